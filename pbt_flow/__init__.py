@@ -1,0 +1,48 @@
+"""Population Based Training as an experiment-tracking workflow: members are MLflow runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
+from pbt_flow.settings import Settings
+from pbt_flow.task import Task
+
+if TYPE_CHECKING:
+    from pbt_flow.result import Finalist, Result
+    from pbt_flow.runner import PopulationError, load, resume, run
+
+__version__ = "0.1.0"
+__all__ = [
+    "Checkpoint",
+    "Donor",
+    "Finalist",
+    "Member",
+    "Plan",
+    "PopulationError",
+    "Result",
+    "Settings",
+    "Task",
+    "Turn",
+    "load",
+    "resume",
+    "run",
+]
+
+_LATER = {
+    "Finalist": "pbt_flow.result",
+    "Result": "pbt_flow.result",
+    "PopulationError": "pbt_flow.runner",
+    "load": "pbt_flow.runner",
+    "resume": "pbt_flow.runner",
+    "run": "pbt_flow.runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the runner when it is first used: a worker imports this package without it."""
+    import importlib
+
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

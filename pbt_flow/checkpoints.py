@@ -1,0 +1,202 @@
+"""Turn folders on disk: a state written once, a record that commits it, and safe ways back.
+
+`turns/000012/state.pt` is the state after a member's twelfth turn and `turns/000012/turn.json` its
+record. The state is written first, the record last, each in one atomic rename: a folder without a
+record is a turn that never happened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pbt_flow.member import Checkpoint, RecordError, Turn, turn_from_json, turn_to_json
+
+STATE = "state.pt"
+RECORD = "turn.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that is missing, altered, truncated, or that would run code when loaded."""
+
+
+def turn_folder(turn: int) -> str:
+    """The folder of a turn within its member's artifacts."""
+    return f"turns/{turn:06d}"
+
+
+def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Checkpoint:
+    """Write a state below `root` and return its reference.
+
+    Raises:
+        CheckpointError: The state holds something that could only be read back by running code.
+    """
+    import torch
+
+    folder = root / turn_folder(turn)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / STATE
+    partial = path.with_name(f".{STATE}.{os.getpid()}")
+    try:
+        torch.save(state, partial)
+        digest = file_digest(partial)
+        _refuse_code(partial)
+        _publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Checkpoint(member=member, turn=turn, digest=digest, size=path.stat().st_size)
+
+
+def _refuse_code(path: Path) -> None:
+    """Fail now, in the turn that made the state, and not in the member that copies it."""
+    import torch
+
+    try:
+        torch.load(path, weights_only=True, map_location="meta", mmap=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            "state_dict() must hold tensors and plain values only (it is read back with "
+            f"weights_only=True): {reason}"
+        ) from None
+
+
+def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[str, Any]:
+    """Read the state that `checkpoint` refers to, from its own member's folder `root`.
+
+    Raises:
+        CheckpointError: The file is not there, is not the one that the turn wrote, or is unsafe.
+    """
+    import torch
+
+    path = root / turn_folder(checkpoint.turn) / STATE
+    what = f"checkpoint of member {checkpoint.member}, turn {checkpoint.turn} ({path})"
+    if not path.is_file():
+        raise CheckpointError(f"{what}: there is no such file")
+    if (found := file_digest(path)) != checkpoint.digest:
+        raise CheckpointError(
+            f"{what}: the file was altered or cut short; its SHA-256 is {found[:12]}..., and "
+            f"{checkpoint.digest[:12]}... by the record"
+        )
+    try:
+        state = torch.load(path, weights_only=True, map_location=device)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{what}: refused: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{what}: holds a {type(state).__name__}, not a dict")
+    return state
+
+
+def save_record(turn: Turn, root: Path) -> None:
+    """Write the record of a turn below `root`: from now on the turn has happened."""
+    folder = root / turn_folder(turn.number)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{RECORD}.{os.getpid()}"
+    try:
+        partial.write_text(json.dumps(turn_to_json(turn), indent=1), encoding="utf-8")
+        _publish(partial, folder / RECORD)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_record(text: str, member: int, turn: int) -> Turn:
+    """The turn in `text`, which stands in the folder of this member and turn.
+
+    Raises:
+        RecordError: The text is no turn record, or one of another member or turn.
+    """
+    try:
+        plain = json.loads(text)
+    except ValueError as error:
+        raise RecordError(f"not JSON: {error}") from None
+    found = turn_from_json(plain)
+    if (found.member, found.number) != (member, turn):
+        raise RecordError(
+            f"the record is of member {found.member}, turn {found.number}, and not of member "
+            f"{member}, turn {turn}, in whose folder it stands"
+        )
+    if found.checkpoint and (found.checkpoint.member, found.checkpoint.turn) != (member, turn):
+        raise RecordError("the record claims a checkpoint of another turn as its own")
+    return found
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Give a finished file its name, so that neither a kill nor a power cut leaves half of it."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class Folders(Protocol):
+    """Where the turn folders of each member are, from a worker's point of view."""
+
+    def root(self, member: int) -> Path:
+        """The member's folder on this machine, in which turns are written."""
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        """The folder below which the file of `checkpoint` now lies on this machine."""
+
+    def publish(self, member: int, turn: int, file: str) -> None:
+        """Put a file that was just written where every machine finds it."""
+
+    def record(self, member: int, turn: int) -> Turn | None:
+        """The record of a turn, or None if the turn has not happened.
+
+        Raises:
+            RecordError: There is a record, but it cannot be trusted.
+        """
+
+
+@dataclass(frozen=True)
+class LocalFolders:
+    """Folders on a disk that all workers see: what is written is where it belongs."""
+
+    roots: Mapping[int, str]
+
+    def root(self, member: int) -> Path:
+        return Path(self.roots[member])
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        return self.root(checkpoint.member)
+
+    def publish(self, member: int, turn: int, file: str) -> None:
+        pass
+
+    def record(self, member: int, turn: int) -> Turn | None:
+        path = self.root(member) / turn_folder(turn) / RECORD
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError as error:
+            raise RecordError(f"{path}: not text: {error}") from None
+        try:
+            return read_record(text, member, turn)
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from None
+
+
+def commit(turn: Turn, folders: Folders) -> None:
+    """Write a turn's record where every machine finds it."""
+    save_record(turn, folders.root(turn.member))
+    folders.publish(turn.member, turn.number, RECORD)

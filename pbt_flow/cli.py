@@ -1,0 +1,224 @@
+"""The command line: `Settings` as options, a result as text or as one line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from pbt_flow.errors import PBTError
+from pbt_flow.progress import duration, number, values
+from pbt_flow.result import Finalist, Result
+from pbt_flow.settings import Settings
+
+_EXIT = {"finished": 0, "failed": 1, "interrupted": 130}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit code: 0 when a population finished, 1 when it failed, 2 for a wrong command,
+        130 when it was interrupted.
+    """
+    parser = _parser()
+    given = vars(parser.parse_args(arguments))
+    command, as_json = given.pop("command"), given.pop("json")
+    if "MLFLOW_RUN_ID" in os.environ:
+        _end_with_launcher()
+    # Options that are left empty count as not given: an MLproject hands over all of them.
+    given = {name: value for name, value in given.items() if value not in (None, "", [], {})}
+    from pbt_flow.runner import PopulationError, resume, run
+
+    try:
+        if command == "resume":
+            if "run_id" not in given:
+                parser.error("resume: RUN_ID is missing")
+            result = resume(given.pop("run_id"), **given)
+        else:
+            if command == "random_search":
+                given["exploit"] = "none"
+            if "task" not in given:
+                parser.error(f"{command}: --task is missing; for example --task rl")
+            result = run(given.pop("task"), **given)
+    except PopulationError as error:
+        print(f"pbt_flow {command}: error: {error}", file=sys.stderr)
+        return 1
+    except PBTError as error:
+        print(f"pbt_flow {command}: error: {error}", file=sys.stderr)
+        return 2
+    print(summary(result), file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps(result.to_json()), flush=True)
+    return _EXIT[result.status]
+
+
+def summary(result: Result) -> str:
+    """What a person wants to know when a population has ended."""
+    lines = [
+        f"\n{result.status}: {result.members} members, {result.turns} turns in "
+        f"{duration(result.seconds)}" + (f" ({result.reason})" if result.reason else "")
+    ]
+    if result.retired:
+        lines.append(f"{result.retired} members failed too often and were retired")
+    if result.winner is not None:
+        lines += _finalist("winner", result.winner)
+        lines.append(f"  mean score of the population {number(result.mean_score)}")
+    if result.best_initial is not None and result.winner is not None:
+        if result.best_initial == result.winner:
+            lines.append("the winner is an initial setting that was never changed")
+        else:
+            lines += _finalist("best of the initial settings, unchanged", result.best_initial)
+    lines += ["", f"population {result.run_id}", *ui(result)]
+    if result.status != "finished":
+        lines += ["go on with", f"  python -m pbt_flow resume {result.run_id}"]
+    return "\n".join(lines)
+
+
+def _finalist(what: str, one: Finalist) -> list[str]:
+    lines = [f"{what}: member {one.member:02d} after turn {one.turn} (step {one.step})"]
+    lines.append(f"  score {number(one.score)}, what selection went by")
+    if one.report:
+        lines.append(f"  report {values(one.report)}, on data that selection never saw")
+    lines.append(f"  {values(one.hparams)}")
+    return lines
+
+
+def ui(result: Result) -> list[str]:
+    """How to open the MLflow UI on the population."""
+    if result.tracking_uri.startswith("http"):
+        return [f"look at it in the MLflow UI at {result.tracking_uri}"]
+    command = f"mlflow ui --backend-store-uri {result.tracking_uri}"
+    return ["look at it in the MLflow UI with", f"  {command}"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pbt_flow",
+        description="Population Based Training whose members are MLflow runs.",
+        epilog="The runs go to MLFLOW_TRACKING_URI, by default mlflow.db in the working folder.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="train a population")
+    control = commands.add_parser(
+        "random_search", help="train the control: the same members, nobody copies"
+    )
+    resume = commands.add_parser("resume", help="go on with a population that was stopped")
+    resume.add_argument("run_id", nargs="?", metavar="RUN_ID", help="the population's run")
+    for command in (run, control, resume):
+        _add_settings(
+            command, on_resume=command is resume, skip=("exploit",) * (command is control)
+        )
+        command.add_argument(
+            "--json", action="store_true", help="print the result as one line of JSON, last"
+        )
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, *, on_resume: bool, skip: Sequence[str]) -> None:
+    """One option for each field of the settings."""
+    hints = get_type_hints(Settings)
+    for f in dataclasses.fields(Settings):
+        if f.name in skip or (on_resume and not f.metadata.get("on_resume")):
+            continue
+        if f.name == "options":
+            parser.add_argument(
+                "--set",
+                dest="options",
+                action=_Options,
+                nargs="*",
+                default={},
+                metavar="KEY=VALUE",
+                help="options of the task, such as env=CartPole-v1",
+            )
+            continue
+        text = f.metadata["help"]
+        if f.default is not None and f.default is not dataclasses.MISSING and f.name != "initial":
+            text += f" (the task's default, or {f.default})"
+        parser.add_argument(
+            f"--{f.name.replace('_', '-')}",
+            dest=f.name,
+            type=_reader(f.name, hints[f.name]),
+            metavar=f.name.upper(),
+            help=text,
+        )
+
+
+def _reader(name: str, hint: Any) -> Any:
+    if name == "initial":
+        return _json
+    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind in (int, float)]
+    if not kinds:
+        return str
+
+    def read(text: str) -> Any:
+        return kinds[0](text) if text else None
+
+    read.__name__ = kinds[0].__name__
+    return read
+
+
+def _json(text: str) -> Any:
+    """Initial points: a JSON list of objects, or `@file.json`."""
+    if not text:
+        return None
+    try:
+        points = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise argparse.ArgumentTypeError('must be a list of objects, as in [{"lr": 0.001}]')
+    return points
+
+
+class _Options(argparse.Action):
+    """Collects `--set a=1 --set b=2 c=3`; an MLproject hands over one text, split at spaces."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        collected = dict(getattr(namespace, self.dest))
+        for item in (part for value in values for part in value.split()):
+            key, equals, value = item.partition("=")
+            if not equals or not key:
+                parser.error(f"--set takes KEY=VALUE, got {item!r}")
+            collected[key] = value
+        setattr(namespace, self.dest, collected)
+
+
+def _end_with_launcher() -> None:
+    """Stop cleanly when the `mlflow run` that launched this process is gone.
+
+    A killed launcher leaves its entry point running as an orphan, whose runs would stay RUNNING.
+    """
+    import signal
+
+    family = _ancestors()
+
+    def watch() -> None:
+        while _ancestors() == family:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="pbt_flow-launcher").start()
+
+
+def _ancestors() -> tuple[int, ...]:
+    """The parent, and where /proc tells, the grandparent: `mlflow run` may put a shell between."""
+    parent = os.getppid()
+    try:
+        status = Path(f"/proc/{parent}/status").read_text()
+    except OSError:
+        return (parent,)
+    return (parent, *(int(line.split()[1]) for line in status.splitlines() if line[:5] == "PPid:"))

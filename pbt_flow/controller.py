@@ -1,0 +1,257 @@
+"""Which member trains next, with what, and what is done with what comes out.
+
+    for each member that is ready:
+        member = advise(member, history, ...)     # perhaps a donor's weights, moved hyperparameters
+        turn = engine runs it                     # restore, train, evaluate, checkpoint, record
+        history.add(turn); store.log_turn(turn)
+
+Asynchronous and generational populations differ in `Controller.ready` alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pbt_flow.advise import advise
+from pbt_flow.checkpoints import commit
+from pbt_flow.engines import Engine, Lost
+from pbt_flow.history import History
+from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.progress import Progress
+from pbt_flow.retention import removable
+from pbt_flow.settings import Settings
+from pbt_flow.worker import Done, Look, Report
+
+if TYPE_CHECKING:
+    from pbt_flow.store import Lease, Store
+
+_TRIES = 2
+"""How often a turn whose worker dies is run before it counts as lost."""
+
+
+class TakenOver(RuntimeError):
+    """Another controller has taken over the population; this one must not touch it any more."""
+
+
+@dataclass
+class Controller:
+    """Decides which member trains next and with what, and what is done with the outcome."""
+
+    settings: Settings
+    store: Store
+    engine: Engine
+    history: History
+    progress: Progress
+    in_flight: dict[int, Plan] = field(default_factory=dict)
+    held: dict[tuple[int, int], Turn] = field(default_factory=dict)
+    """The turns whose checkpoints exist."""
+    deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
+    stopping: str = ""
+    """Why no more turns begin; empty while they do."""
+    rounds: int = 0
+    """Turns that every living member has done: how far the population's own metrics are."""
+
+    def __post_init__(self) -> None:
+        self.strategies = self.settings.strategies()
+        self.began = time.monotonic()
+
+    def find_checkpoints(self) -> None:
+        """Note which checkpoints of the committed turns still exist."""
+        for turns in self.history.turns.values():
+            for turn in turns:
+                if turn.checkpoint is None:
+                    continue
+                if self.store.has_checkpoint(turn.checkpoint):
+                    self.held[turn.member, turn.number] = turn
+                else:
+                    self.history.forget(turn.member, turn.number)
+
+    # --- who trains next, with what ---
+
+    @property
+    def living(self) -> list[Member]:
+        """The members that are not retired."""
+        return self.history.living(self.settings.max_failures)
+
+    def ready(self) -> list[Member]:
+        """The members that may begin their next turn, those with the fewest turns first."""
+        living = self.living
+        idle = [m for m in living if m.index not in self.in_flight and m.turn < self.settings.turns]
+        if self.settings.mode == "generational":
+            generation = min((m.turn for m in living), default=0)
+            idle = [m for m in idle if m.turn == generation]
+        return sorted(idle, key=lambda m: (m.turn, m.index))
+
+    def plan(self, member: Member) -> Plan:
+        """The next turn of a member, after the decision that precedes it."""
+        number, seed = member.turn + 1, self.settings.seed
+        advised = advise(
+            member,
+            self.history,
+            living=len(self.living),
+            space=self.store.space,
+            exploit=self.strategies.exploit,
+            explore=self.strategies.explore,
+            sampler=self.strategies.resample,
+            rng=np.random.default_rng(np.random.SeedSequence([seed, member.index, member.turn])),
+        )
+        return Plan(
+            member=member.index,
+            turn=number,
+            seed=derive_seed(seed, member.index, number),
+            hparams=advised.hparams,
+            steps=self.settings.interval,
+            start=advised.checkpoint,
+            start_step=advised.step,
+            trained=member.trained + self.settings.interval,
+            donor=advised.donor,
+            compared_at=advised.compared_at,
+        )
+
+    def dispatch(self) -> None:
+        """Begin turns on the free slots."""
+        while not self.stopping and len(self.in_flight) < self.engine.slots:
+            ready = self.ready()
+            if not ready:
+                return
+            plan = self.plan(ready[0])
+            self.in_flight[plan.member] = plan
+            self.engine.submit(plan)
+
+    # --- what is done with the outcome ---
+
+    def go(self, lease: Lease) -> None:
+        """Run turns until the budget is spent or something asks for an end.
+
+        Raises:
+            EngineError: No turn can be run any more.
+            TakenOver: Another controller has taken over.
+        """
+        self.dispatch()
+        while self.in_flight:
+            if lease.lost:
+                raise TakenOver(f"another controller has taken over population {self.store.run_id}")
+            finished = self.engine.wait(timeout=0.5)
+            turns = [turn for done in finished if (turn := self.accept(done)) is not None]
+            self.look_for_an_end()
+            # The workers train on while the controller talks to MLflow.
+            self.dispatch()
+            for turn in turns:
+                self.store.log_turn(turn)
+                self.progress.turn(turn, self.history)
+            if turns:
+                self.log_rounds()
+                self.clean()
+            self.progress.tick()
+
+    def accept(self, done: Done | Lost) -> Turn | None:
+        """Enter an outcome into the history; None if the turn is to be run again."""
+        if isinstance(done, Lost):
+            assert isinstance(done.job, Plan)
+            plan = done.job
+            # The worker may have died after its commit: then the turn has happened.
+            turn = self.store.folders.record(plan.member, plan.turn)
+            if turn is None:
+                self.deaths[plan.member, plan.turn] += 1
+                if self.deaths[plan.member, plan.turn] < _TRIES:
+                    self.progress.say(
+                        f"{done.reason}; turn {plan.turn} of member {plan.member} again"
+                    )
+                    self.engine.submit(plan)
+                    return None
+                turn = Turn(plan=plan, status="lost", error=done.reason, started=time.time())
+                commit(turn, self.store.folders)
+        else:
+            assert isinstance(done, Turn)
+            turn = done
+        self.in_flight.pop(turn.member, None)
+        self.history.add(turn)
+        if turn.ok:
+            self.held[turn.member, turn.number] = turn
+        return turn
+
+    def look_for_an_end(self) -> None:
+        """Stop beginning turns when the time is over, the target is reached or nobody lives."""
+        if self.stopping:
+            return
+        seconds, target = self.settings.seconds, self.settings.target
+        if seconds is not None and time.monotonic() - self.began >= seconds:
+            self.stopping = f"{seconds:g} seconds are over"
+        elif not self.living:
+            self.stopping = "every member failed"
+        elif target is not None and (best := self.history.winner()) is not None:
+            sign = 1 if self.history.direction == "maximize" else -1
+            if best.score is not None and sign * best.score >= sign * target:
+                self.stopping = f"the target {target:g} is reached"
+
+    def log_rounds(self) -> None:
+        """Log best and mean score of each round that has just become complete."""
+        living = self.living
+        while living and min(m.turn for m in living) > self.rounds:
+            self.rounds += 1
+            turns = [self.history.turn(m.index, self.rounds) for m in living]
+            scores = [turn.score for turn in turns if turn.score is not None]
+            if scores:
+                best = max(scores) if self.history.direction == "maximize" else min(scores)
+                metrics = {
+                    "best_score": best,
+                    "mean_score": math.fsum(scores) / len(scores),
+                    "copies": sum(turn.plan.donor is not None for turn in turns),
+                }
+                ended = max(turn.ended for turn in turns)
+                self.store.log_population(metrics, turns[0].plan.trained, ended)
+
+    def clean(self) -> None:
+        """Delete the checkpoints that nobody can need any more."""
+        needed: set[Checkpoint | None] = {m.checkpoint for m in self.history.members.values()}
+        needed |= {plan.start for plan in self.in_flight.values()}
+        if (best := self.history.best_initial) is not None:
+            needed.add(best.checkpoint)
+        ages = [m.age for m in self.living if m.turn < self.settings.turns]
+        for turn in removable(
+            self.held.values(),
+            self.history,
+            undecided=min(ages, default=2**63),
+            needed=needed,
+            keep=self.settings.keep,
+        ):
+            assert turn.checkpoint is not None
+            # Noted first: a checkpoint that a decision can still see must exist.
+            self.history.forget(turn.member, turn.number)
+            del self.held[turn.member, turn.number]
+            self.store.delete_checkpoint(turn.checkpoint)
+
+    # --- what came of it ---
+
+    def look(self, turns: list[Turn], samples: str) -> dict[Checkpoint, Mapping[str, float]]:
+        """Reports on some turns' checkpoints, and samples of the first."""
+        engine, reports = self.engine, dict[Checkpoint, Mapping[str, float]]()
+        checkpoints = dict.fromkeys(
+            turn.checkpoint for turn in turns if turn.checkpoint is not None
+        )
+        waiting = [
+            Look(member=checkpoint.member, checkpoint=checkpoint, samples=None if n else samples)
+            for n, checkpoint in enumerate(checkpoints)
+        ]
+        under_way = 0
+        while waiting or under_way:
+            while waiting and under_way < engine.slots:
+                engine.submit(waiting.pop(0))
+                under_way += 1
+            for done in engine.wait():
+                under_way -= 1
+                error = ""
+                if isinstance(done, Report):
+                    reports[done.look.checkpoint], error = done.metrics, done.error.strip()
+                elif isinstance(done, Lost):
+                    error = done.reason
+                if error:
+                    self.progress.say(f"no report: {error.splitlines()[-1]}")
+        return reports

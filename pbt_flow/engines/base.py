@@ -1,0 +1,51 @@
+"""The interface of an engine: five methods, so that another cluster is one more small file."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+
+from pbt_flow.checkpoints import Folders
+from pbt_flow.worker import Done, Job, Workshop
+
+
+class EngineError(RuntimeError):
+    """The engine cannot run turns any more; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A job whose worker died or took too long: what it did is unknown."""
+
+    job: Job
+    reason: str
+
+
+class Engine(abc.ABC):
+    """Runs turns, as many at once as it has `slots`. Order and duration are its own affair."""
+
+    slots: int
+
+    @abc.abstractmethod
+    def start(self, workshop: Workshop) -> None:
+        """Get ready to work for one population; called once, before the first `submit`."""
+
+    @abc.abstractmethod
+    def open(self, folders: Folders) -> None:
+        """Say where the turn folders are; called once, before the first turn is submitted."""
+
+    @abc.abstractmethod
+    def submit(self, job: Job) -> None:
+        """Begin a job. At most `slots` are ever under way."""
+
+    @abc.abstractmethod
+    def wait(self, timeout: float | None = None) -> list[Done | Lost]:
+        """What has finished; blocks until something has, or for `timeout` seconds.
+
+        Raises:
+            EngineError: The engine cannot go on.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Stop at once; jobs under way are given up. May be called twice."""

@@ -1,0 +1,34 @@
+"""Runs each job in this process, when it is submitted: for debugging, and for tiny tasks."""
+
+from __future__ import annotations
+
+from pbt_flow.checkpoints import Folders
+from pbt_flow.engines.base import Engine, EngineError, Lost
+from pbt_flow.worker import Done, Job, StorageError, Worker, Workshop
+
+
+class InlineEngine(Engine):
+    """One slot; a breakpoint in a task works."""
+
+    def __init__(self) -> None:
+        self.slots = 1
+        self._finished: list[Done | Lost] = []
+
+    def start(self, workshop: Workshop) -> None:
+        self._worker = Worker(workshop)
+
+    def open(self, folders: Folders) -> None:
+        self._worker.folders = folders
+
+    def submit(self, job: Job) -> None:
+        try:
+            self._finished.append(self._worker.do(job))
+        except StorageError as error:
+            raise EngineError(str(error)) from error
+
+    def wait(self, timeout: float | None = None) -> list[Done | Lost]:
+        finished, self._finished = self._finished, []
+        return finished
+
+    def close(self) -> None:
+        self._finished.clear()

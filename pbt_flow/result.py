@@ -1,0 +1,127 @@
+"""What became of a population."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pbt_flow.history import History
+from pbt_flow.member import Checkpoint, Turn
+from pbt_flow.space import Hparams
+
+Status = Literal["finished", "interrupted", "failed", "running"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """One turn of one member that is worth pointing at."""
+
+    member: int
+    run_id: str
+    turn: int
+    step: int
+    """The age of its weights."""
+    score: float
+    """What selection went by: the maximum of many noisy scores is optimistic."""
+    report: Mapping[str, float]
+    """What `Task.report` measured on data that selection never saw; empty if it was not asked."""
+    hparams: Hparams
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a population; `pbt_flow.run` returns it, `pbt_flow.load` rebuilds it."""
+
+    run_id: str
+    """The population's run in MLflow."""
+    tracking_uri: str
+    status: Status
+    reason: str
+    """Why it ended; empty if it ran to the end of its budget."""
+    winner: Finalist | None
+    """The best of what the members came to; None if no member was in good health."""
+    best_initial: Finalist | None
+    """The best that an initial configuration came to, unchanged, before PBT replaced it."""
+    mean_score: float
+    """Mean of the members' newest scores; NaN if there are none."""
+    members: int
+    retired: int
+    """Members that failed too often and were given up."""
+    turns: int
+    """Turns of all members together."""
+    seconds: float
+    """Wall-clock seconds of the call that made this result."""
+    history: History = field(repr=False, compare=False)
+    """Every turn of every member."""
+
+    @classmethod
+    def of(
+        cls,
+        history: History,
+        *,
+        run_id: str,
+        tracking_uri: str,
+        member_runs: Sequence[str],
+        reports: Mapping[Checkpoint, Mapping[str, float]],
+        max_failures: int,
+        status: Status,
+        reason: str = "",
+        seconds: float = 0.0,
+    ) -> Result:
+        """Read the result off a history; `reports` is what was measured of some checkpoints."""
+
+        def finalist(turn: Turn | None) -> Finalist | None:
+            if turn is None or turn.score is None or turn.checkpoint is None:
+                return None
+            return Finalist(
+                member=turn.member,
+                run_id=member_runs[turn.member],
+                turn=turn.number,
+                step=turn.step,
+                score=turn.score,
+                report=reports.get(turn.checkpoint, {}),
+                hparams=turn.plan.hparams,
+            )
+
+        living = history.living(max_failures)
+        scores = [member.score for member in living if member.score is not None]
+        return cls(
+            run_id=run_id,
+            tracking_uri=tracking_uri,
+            status=status,
+            reason=reason,
+            winner=finalist(history.winner()),
+            best_initial=finalist(history.best_initial),
+            mean_score=math.fsum(scores) / len(scores) if scores else math.nan,
+            members=len(history.members),
+            retired=len(history.members) - len(living),
+            turns=sum(member.turn for member in history.members.values()),
+            seconds=seconds,
+            history=history,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain JSON values, with null for what is not a finite number."""
+        plain = {
+            "status": self.status,
+            "reason": self.reason,
+            "population": self.run_id,
+            "tracking_uri": self.tracking_uri,
+            "winner": None if self.winner is None else asdict(self.winner),
+            "best_initial": None if self.best_initial is None else asdict(self.best_initial),
+            "mean_score": self.mean_score,
+            "members": self.members,
+            "retired": self.retired,
+            "turns": self.turns,
+            "seconds": round(self.seconds, 3),
+        }
+        finite: dict[str, Any] = _finite(plain)
+        return finite
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

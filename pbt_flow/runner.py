@@ -1,0 +1,331 @@
+"""A population from beginning to end: run a new one, resume a stopped one, load what became."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pbt_flow.controller import Controller, TakenOver
+from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
+from pbt_flow.errors import PBTError
+from pbt_flow.history import History
+from pbt_flow.member import Checkpoint, Member, RecordError
+from pbt_flow.progress import Progress
+from pbt_flow.result import Result, Status
+from pbt_flow.settings import Settings, SettingsError
+from pbt_flow.space import check_hparams, space_to_json
+from pbt_flow.task import Task, TaskError, TaskSpec, find_task
+from pbt_flow.worker import Probe, Probed, Workshop
+
+if TYPE_CHECKING:
+    from pbt_flow.store import Store
+
+
+class PopulationError(PBTError, RuntimeError):
+    """A population that cannot begin or go on; what was committed is safe."""
+
+
+def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Result:
+    """Train a population, and return what became of it.
+
+    Args:
+        task: A task class, or the name of one (see `pbt_flow.task.find_task`).
+        quiet: Whether to print nothing.
+        settings: Fields of `pbt_flow.Settings`; what is not given comes from the task's defaults.
+
+    Raises:
+        ValueError: A setting, a strategy, the task or an initial point cannot be; nothing has been
+            written then.
+        StoreError: The MLflow tracking store cannot be used.
+        PopulationError: The workers cannot be used, or another controller has taken over.
+    """
+    made, kind = Settings.make(task, **settings)
+    strategies = made.strategies()
+    rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
+    drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
+    initial = [check_hparams(point, kind.space) for point in [*made.initial, *drawn]]
+    with _engine(made) as engine:
+        # 2 s of imports, and the migrations of a new database, while the workers import torch.
+        from pbt_flow.store import Store, connect
+
+        client, uri = connect()
+        _check_probe(engine, made)
+        store = Store.create(
+            client,
+            uri,
+            settings=made.to_json(),
+            space=kind.space,
+            direction=kind.direction,
+            initial=initial,
+            tags={
+                "pbt.role": "population",
+                "pbt.task": made.task,
+                "pbt.exploit": str(strategies.exploit),
+                "pbt.explore": str(strategies.explore),
+                "pbt.engine": made.engine,
+            },
+            versions=_versions(),
+        )
+        return _control(store, made, engine, quiet=quiet)
+
+
+def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
+    """Go on with a population that was stopped, from its run id alone.
+
+    Turns that were under way when it stopped are run again; nothing else is.
+
+    Args:
+        run_id: The population's run.
+        quiet: Whether to print nothing.
+        changes: Settings to change, such as a larger `turns` or other `workers`.
+
+    Raises:
+        StoreError: The run is no population, or it is running.
+        SettingsError: A setting was given that defines the population.
+        TaskError: The task is not found any more, or cannot be built.
+        RecordError: A turn record cannot be trusted.
+        PopulationError: The workers cannot be used, or another controller has taken over.
+    """
+    launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
+    from pbt_flow.store import Store
+
+    store = Store.open(run_id)
+    if launched_for:
+        store.client.set_tag(launched_for, "pbt.resumes", run_id)
+    made = Settings.from_json(store.manifest.settings).resumed(**changes)
+    kind = find_task(made.task)
+    if space_to_json(kind.space) != store.manifest.space:
+        raise SettingsError(
+            f"the space of task {made.task} is not the one that population {run_id} began with; "
+            "bring the task's code back, or start a new population"
+        )
+    with _engine(made) as engine:
+        _check_probe(engine, made)
+        return _control(store, made, engine, quiet=quiet)
+
+
+def load(run_id: str) -> Result:
+    """What has become of a population so far, rebuilt from MLflow; it may be running still.
+
+    Raises:
+        StoreError: The run is no population.
+        RecordError: A turn record cannot be trusted.
+    """
+    from pbt_flow.store import Store
+
+    store = Store.open(run_id)
+    settings = Settings.from_json(store.manifest.settings)
+    ended = store.result()
+    reports = {}
+    history = _read_history(store)
+    for name, turn in (("winner", history.winner()), ("best_initial", history.best_initial)):
+        told = ended.get(name) or {}
+        if (
+            turn
+            and turn.checkpoint
+            and (told.get("member"), told.get("turn"))
+            == (
+                turn.member,
+                turn.number,
+            )
+        ):
+            reports[turn.checkpoint] = told["report"]
+    return _result(
+        store,
+        settings,
+        history,
+        reports,
+        status=ended.get("status", "running"),
+        reason=ended.get("reason", ""),
+        seconds=ended.get("seconds", 0.0),
+    )
+
+
+# --- the frame around the controller --------------------------------------------------------------
+
+
+def _control(store: Store, settings: Settings, engine: Engine, *, quiet: bool) -> Result:
+    began = time.monotonic()
+    lease = store.claim()
+    try:
+        history = _read_history(store)
+        for member, turns in history.turns.items():
+            for turn in turns[store.projected(member) :]:
+                store.log_turn(turn)
+        progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
+        controller = Controller(settings, store, engine, history, progress)
+        controller.find_checkpoints()
+        store.begin()
+        engine.open(store.folders)
+        status: Status = "finished"
+        with progress, _signals(controller):
+            try:
+                controller.go(lease)
+            except KeyboardInterrupt:
+                controller.stopping = _INTERRUPTED
+            except (EngineError, RecordError) as error:
+                controller.stopping, status = str(error), "failed"
+        if controller.stopping == _INTERRUPTED:
+            status = "interrupted"
+        elif not controller.living:
+            status = "failed"
+        return _end(controller, status, began)
+    except TakenOver as error:
+        raise PopulationError(str(error)) from None
+    finally:
+        lease.release()
+
+
+def _end(controller: Controller, status: Status, began: float) -> Result:
+    """Look at the winner, say in MLflow what became of everyone, and make the result."""
+    store, history = controller.store, controller.history
+    best, initial = history.winner(), history.best_initial
+    reports: Mapping[Checkpoint, Mapping[str, float]] = {}
+    if status == "finished" and best is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            reports = controller.look([best, *([initial] if initial else [])], folder)
+            if any(Path(folder).iterdir()):
+                store.log_samples(Path(folder))
+    controller.engine.close()
+    result = _result(
+        store,
+        controller.settings,
+        history,
+        reports,
+        status=status,
+        reason=controller.stopping,
+        seconds=time.monotonic() - began,
+    )
+    store.conclude(result)
+    living = {member.index for member in controller.living}
+    ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
+    store.finish(ended, {m: ended if m in living else "FAILED" for m in history.members})
+    return result
+
+
+def _read_history(store: Store) -> History:
+    """The history of a population, from its turn records."""
+    history = History(direction=store.manifest.direction)
+    history.begin(
+        Member(index=index, hparams=check_hparams(point, store.space))
+        for index, point in enumerate(store.manifest.initial)
+    )
+    for member in list(history.members):
+        for turn in store.turns(member):
+            history.add(turn)
+    return history
+
+
+def _result(
+    store: Store,
+    settings: Settings,
+    history: History,
+    reports: Mapping[Checkpoint, Mapping[str, float]],
+    *,
+    status: Status,
+    reason: str,
+    seconds: float,
+) -> Result:
+    return Result.of(
+        history,
+        run_id=store.run_id,
+        tracking_uri=store.tracking_uri,
+        member_runs=store.manifest.members,
+        reports=reports,
+        max_failures=settings.max_failures,
+        status=status,
+        reason=reason,
+        seconds=seconds,
+    )
+
+
+@contextlib.contextmanager
+def _engine(settings: Settings) -> Iterator[Engine]:
+    """An engine that has begun to build the task's first model."""
+    # A script that runs a population when it is imported would start another in each worker.
+    if os.environ.get("PBT_FLOW_WORKER"):
+        raise PopulationError(
+            "run() was called while a worker imported the file of the task; put the call under "
+            'if __name__ == "__main__":'
+        )
+    engine: Engine
+    if settings.engine == "inline":
+        engine = InlineEngine()
+    else:
+        engine = ProcessEngine(min(settings.workers, settings.population), settings.turn_timeout)
+    try:
+        engine.start(
+            Workshop(
+                task=TaskSpec(name=settings.task, options=settings.options, device=settings.device),
+                seed=settings.seed,
+                warm=-(-settings.population // engine.slots),
+            )
+        )
+        engine.submit(Probe())
+        yield engine
+    finally:
+        engine.close()
+
+
+def _check_probe(engine: Engine, settings: Settings) -> None:
+    """Refuse a task that cannot be built, before anything is written."""
+    try:
+        finished = engine.wait()
+        while not finished:
+            finished = engine.wait()
+    except EngineError as error:
+        raise PopulationError(str(error)) from None
+    (probed,) = finished
+    reason = probed.reason if isinstance(probed, Lost) else ""
+    if isinstance(probed, Probed) and probed.error:
+        reason = probed.error
+    if reason:
+        raise TaskError(f"task {settings.task} cannot be built: {reason}")
+
+
+_INTERRUPTED = "interrupted"
+
+
+@contextlib.contextmanager
+def _signals(controller: Controller) -> Iterator[None]:
+    """Ctrl-C lets the turns under way finish; a second one, or SIGTERM, gives them up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and controller.stopping != _INTERRUPTED:
+            controller.stopping = _INTERRUPTED
+            controller.progress.say(
+                f"finishing {len(controller.in_flight)} turns under way; Ctrl-C again gives them up"
+            )
+            return
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _versions() -> dict[str, str]:
+    names = ("pbt-flow", "mlflow", "optuna", "torch", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,187 @@
+"""Samplers: whole configurations, for the initial population and for resampled values.
+
+A sampler that learns is fed the *gain* of each recent turn (fitness after it less fitness before
+it), since the score itself belongs mostly to the inherited weights. Its Optuna study is rebuilt in
+memory for each draw: the record of a population is in MLflow, and there only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pbt_flow.history import Gain
+from pbt_flow.space import Space, Value, draw, from_unit
+
+if TYPE_CHECKING:
+    import numpy as np
+    import optuna
+
+
+class Sampler(Protocol):
+    """Draws configurations from a space."""
+
+    @property
+    def window(self) -> int:
+        """From how many of the newest turns it learns; 0 if it does not."""
+
+    def initial(self, space: Space, size: int, rng: np.random.Generator) -> list[dict[str, Value]]:
+        """The hyperparameters of `size` members that have not trained yet."""
+
+    def fresh(
+        self, space: Space, gains: Sequence[Gain], rng: np.random.Generator
+    ) -> dict[str, Value]:
+        """One configuration in the light of what recent turns brought."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Each hyperparameter uniform on its own scale: the prior of the PBT paper."""
+
+    @property
+    def window(self) -> int:
+        return 0
+
+    def initial(self, space: Space, size: int, rng: np.random.Generator) -> list[dict[str, Value]]:
+        return [draw(space, rng) for _ in range(size)]
+
+    def fresh(
+        self, space: Space, gains: Sequence[Gain], rng: np.random.Generator
+    ) -> dict[str, Value]:
+        return draw(space, rng)
+
+
+@dataclass(frozen=True)
+class Sobol(Uniform):
+    """An initial population that covers the space evenly (a scrambled Sobol sequence)."""
+
+    def initial(self, space: Space, size: int, rng: np.random.Generator) -> list[dict[str, Value]]:
+        from scipy.stats import qmc
+
+        with warnings.catch_warnings():
+            # SciPy wants a power of two for exact balance; any size is still more even than chance.
+            warnings.filterwarnings("ignore", message="The balance properties of Sobol")
+            points = qmc.Sobol(len(space), rng=rng).random(size)
+        return [
+            {
+                name: from_unit(unit, dist)
+                for unit, (name, dist) in zip(row, space.items(), strict=True)
+            }
+            for row in points
+        ]
+
+
+@dataclass(frozen=True)
+class OptunaSampler:
+    """Any sampler of Optuna, such as `TPESampler` or `GPSampler`.
+
+    Raises (when built):
+        ValueError: There is no such sampler.
+    """
+
+    sampler: str = "TPESampler"
+    """A class of `optuna.samplers`, or the dotted name of another subclass of its `BaseSampler`."""
+    window: int = 200
+    """From how many of the newest turns it learns: what was good long ago misleads by now."""
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1, got {self.window}")
+        self._kind()
+
+    def initial(self, space: Space, size: int, rng: np.random.Generator) -> list[dict[str, Value]]:
+        study = self._study(rng)
+        return [dict(study.ask(dict(space)).params) for _ in range(size)]
+
+    def fresh(
+        self, space: Space, gains: Sequence[Gain], rng: np.random.Generator
+    ) -> dict[str, Value]:
+        import optuna
+
+        study = self._study(rng)
+        study.add_trials(
+            optuna.trial.create_trial(
+                params=dict(gain.hparams), distributions=dict(space), value=gain.gain
+            )
+            for gain in gains
+        )
+        return dict(study.ask(dict(space)).params)
+
+    def check_learns(self) -> None:
+        """Refuse a sampler whose draws would not depend on what was observed.
+
+        Raises:
+            ValueError: It keeps what it has learnt where a rebuilt study does not have it, or it
+                never learns.
+        """
+        reasons = {
+            "CmaEsSampler": "it keeps its state in the study that it sampled from",
+            "NSGAIISampler": "it keeps its generations in the study that it sampled from",
+            "NSGAIIISampler": "it keeps its generations in the study that it sampled from",
+            "QMCSampler": "it does not learn",
+            "RandomSampler": "it does not learn (choose uniform)",
+            "GridSampler": "it does not learn",
+            "BruteForceSampler": "it does not learn",
+        }
+        for kind in self._kind().__mro__:
+            if kind.__name__ in reasons:
+                raise ValueError(
+                    f"{self.sampler} cannot propose resampled values: {reasons[kind.__name__]}; "
+                    "choose TPESampler or GPSampler"
+                )
+
+    def _kind(self) -> type[optuna.samplers.BaseSampler]:
+        import optuna
+
+        module, _, name = self.sampler.rpartition(".")
+        try:
+            kind = getattr(importlib.import_module(module) if module else optuna.samplers, name)
+        except (ImportError, AttributeError):
+            known = [
+                n for n in optuna.samplers.__all__ if n.endswith("Sampler") and n[:4] != "Base"
+            ]
+            raise ValueError(f"Optuna has no sampler {self.sampler!r}; it has {known}") from None
+        if not (inspect.isclass(kind) and issubclass(kind, optuna.samplers.BaseSampler)):
+            raise ValueError(f"{self.sampler!r} is no subclass of optuna.samplers.BaseSampler")
+        return kind
+
+    def _study(self, rng: np.random.Generator) -> optuna.Study:
+        import optuna
+
+        kind = self._kind()
+        settings = {"seed": int(rng.integers(2**31 - 1))}
+        if "scramble" in inspect.signature(kind).parameters:
+            settings["scramble"] = True  # without it QMC puts one member on every lower bound
+        with warnings.catch_warnings(), _quiet():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            try:
+                sampler = kind(**settings)
+            except TypeError as error:
+                raise ValueError(f"{self.sampler} cannot be built from a seed: {error}") from None
+            return optuna.create_study(direction="maximize", sampler=sampler)
+
+
+class _quiet:
+    """Keeps Optuna from announcing each throw-away study."""
+
+    def __enter__(self) -> None:
+        import optuna
+
+        self.level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def __exit__(self, *_: object) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(self.level)
+
+
+SAMPLERS = {
+    "uniform": Uniform,
+    "sobol": Sobol,
+    "optuna": OptunaSampler,
+}

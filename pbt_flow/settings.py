@@ -1,0 +1,246 @@
+"""The settings of a population. The command line, the MLproject and the run's params are views of
+this one dataclass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_type_hints
+
+from pbt_flow.errors import PBTError
+from pbt_flow.exploit import EXPLOITS, Exploit, NoExploit
+from pbt_flow.explore import EXPLORES, Explore
+from pbt_flow.samplers import SAMPLERS, OptunaSampler, Sampler
+from pbt_flow.space import SpaceError, check_hparams
+from pbt_flow.strategies import StrategyError, parse, write
+from pbt_flow.task import Task, check_options, check_task, find_task, name_task
+
+Mode = Literal["async", "generational"]
+
+
+class SettingsError(PBTError, ValueError):
+    """A setting that cannot be; the message names it, its rule and its value."""
+
+
+def _setting(default: Any, help: str, *, on_resume: bool = False) -> Any:
+    """A field with its help text; `on_resume` says that a resumed population may change it."""
+    return field(default=default, metadata={"help": help, "on_resume": on_resume})
+
+
+def _workers() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that defines a population; make one with `Settings.make`."""
+
+    task: str = _setting(
+        None, "the learning problem: a name such as rl, module:Class, or path/file.py:Class"
+    )
+    options: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "options of the task"}
+    )
+    population: int = _setting(8, "members trained side by side, at least 2")
+    workers: int = _setting(
+        None, "turns that run at once, each in a process; default: one a core", on_resume=True
+    )
+    turns: int = _setting(20, "turns of each member (the budget)", on_resume=True)
+    interval: int = _setting(1000, "steps of training in a turn, in the task's own unit")
+    mode: Mode = _setting("async", "async: nobody waits; generational: all wait for each other")
+    exploit: str = _setting(
+        "truncation",
+        "whom to copy: truncation, tournament, ttest or none (random search), with settings as in "
+        "truncation:fraction=0.2,copies=weights",
+    )
+    explore: str = _setting(
+        "perturb",
+        "how a copy moves: perturb, gaussian, resample or none, with settings as in "
+        "perturb:factors=0.8/1.2,resample_probability=0",
+    )
+    init: str = _setting(
+        "sobol", "the first hyperparameters: sobol, uniform, or optuna:sampler=NAME"
+    )
+    resample: str = _setting(
+        "uniform", "where resampled values come from: uniform, or optuna:sampler=TPESampler"
+    )
+    initial: Sequence[Mapping[str, Any]] = field(
+        default=(), metadata={"help": "hyperparameters of the first members, as JSON objects"}
+    )
+    seed: int = _setting(0, "seeds every member, turn and decision")
+    seconds: float | None = _setting(None, "stop after this many seconds", on_resume=True)
+    target: float | None = _setting(None, "stop at this score", on_resume=True)
+    max_failures: int = _setting(
+        3, "turns in a row that may fail before a member is retired", on_resume=True
+    )
+    keep: int = _setting(
+        2, "checkpoints kept of each member while others may still copy them", on_resume=True
+    )
+    turn_timeout: float | None = _setting(
+        None, "seconds after which a turn counts as hung and is run again", on_resume=True
+    )
+    engine: Literal["processes", "inline"] = _setting(
+        "processes", "where turns run: worker processes, or inline in this one", on_resume=True
+    )
+    device: str = _setting(
+        "cpu", "cpu, cuda (one GPU a worker) or as torch names it", on_resume=True
+    )
+    name: str | None = _setting(None, "the name of the population's run in MLflow")
+    experiment: str | None = _setting(None, "the MLflow experiment; default: MLflow's, or pbt_flow")
+
+    @classmethod
+    def make(cls, task: str | type[Task], **given: Any) -> tuple[Settings, type[Task]]:
+        """The settings for a task: those given, then the task's own defaults, then the general.
+
+        Args:
+            task: A task class, or the name of one.
+            given: Fields of this class; None counts as not given. A strategy may be given as an
+                object in place of its text.
+
+        Returns:
+            The checked settings, with every default filled in, and the task class.
+
+        Raises:
+            SettingsError: A setting is unknown or out of its range.
+            TaskError: The task is not to be found, or declares nonsense.
+            StrategyError: A strategy is unknown or has no such setting.
+            SpaceError: An initial point lies outside the space.
+        """
+        kind = find_task(task) if isinstance(task, str) else task
+        check_task(kind)
+        known = {f.name for f in dataclasses.fields(cls)} - {"task"}
+        for source, values in (("", given), (f"defaults of task {kind.__name__}: ", kind.defaults)):
+            if unknown := sorted(set(values) - known):
+                raise SettingsError(f"{source}no setting {unknown[0]!r}; there are {sorted(known)}")
+        values = {**kind.defaults, **{k: v for k, v in given.items() if v is not None}}
+        if values.get("workers") is None:
+            values["workers"] = min(_workers(), int(values.get("population", cls.population)))
+        values["options"] = check_options(kind, values.get("options") or {})
+        values["initial"] = tuple(check_hparams(p, kind.space) for p in values.get("initial", ()))
+        for name, kinds in STRATEGIES.items():
+            if not isinstance(values.get(name, ""), str):
+                values[name] = write(values[name], kinds)
+        settings = cls(task=name_task(task), **values)
+        settings._check()
+        return settings, kind
+
+    def _check(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value, hint = getattr(self, f.name), hints[f.name]
+            if hint in (int, float | None) and value is not None:
+                kind = int if hint is int else (int, float)
+                if isinstance(value, bool) or not isinstance(value, kind):
+                    raise SettingsError(f"{f.name} must be a number, got {value!r}")
+            elif (
+                (choices := get_args(hint)) and isinstance(choices[0], str) and value not in choices
+            ):
+                raise SettingsError(f"{f.name} must be one of {list(choices)}, got {value!r}")
+        if self.population < 2:
+            raise SettingsError(
+                f"population must be at least 2, got {self.population}: a single member has nobody "
+                "to copy (for a single run, train it with your own script)"
+            )
+        for name in ("workers", "turns", "interval", "max_failures", "keep"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise SettingsError(f"seed must not be negative, got {self.seed}")
+        for name in ("seconds", "turn_timeout"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise SettingsError(f"{name} must be above 0, got {value}")
+        if len(self.initial) > self.population:
+            raise SettingsError(
+                f"initial gives {len(self.initial)} members to a population of {self.population}"
+            )
+        self.strategies()
+
+    def strategies(self) -> Strategies:
+        """The strategies that the settings name.
+
+        Raises:
+            StrategyError: One of them does not exist, or cannot be set like this.
+        """
+        made = Strategies(
+            **{name: parse(getattr(self, name), kinds, name) for name, kinds in STRATEGIES.items()}
+        )
+        if isinstance(made.resample, OptunaSampler):
+            try:
+                made.resample.check_learns()
+            except ValueError as error:
+                raise StrategyError(f"resample: {error}") from None
+        if made.resample.window == 0 and type(made.resample).__name__ == "Sobol":
+            raise StrategyError("resample: sobol only makes an initial population; choose uniform")
+        return made
+
+    def resumed(self, **given: Any) -> Settings:
+        """These settings with those changed that a resumed population may change.
+
+        Raises:
+            SettingsError: A setting is given that defines the population.
+        """
+        changes = {k: v for k, v in given.items() if v is not None}
+        allowed = [f.name for f in dataclasses.fields(self) if f.metadata.get("on_resume")]
+        for name in changes:
+            if name not in allowed:
+                raise SettingsError(
+                    f"{name} cannot change on resume, since it defines the population; what can: "
+                    f"{allowed}"
+                )
+        settings = dataclasses.replace(self, **changes)
+        settings._check()
+        return settings
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Settings:
+        """The inverse of `to_json`.
+
+        Raises:
+            SettingsError: A field is unknown to this version.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(plain) - known):
+            raise SettingsError(f"settings of another version: unknown {unknown[0]!r}")
+        settings = cls(**plain)
+        settings._check()
+        return settings
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategies:
+    """The strategies that settings name, built."""
+
+    exploit: Exploit
+    explore: Explore
+    init: Sampler
+    resample: Sampler
+
+    @property
+    def is_control(self) -> bool:
+        """Whether this is random search."""
+        return isinstance(self.exploit, NoExploit)
+
+
+STRATEGIES: dict[str, dict[str, type[Any]]] = {
+    "exploit": EXPLOITS,
+    "explore": EXPLORES,
+    "init": SAMPLERS,
+    "resample": SAMPLERS,
+}
+
+__all__ = ["STRATEGIES", "Mode", "Settings", "SettingsError", "SpaceError", "Strategies"]

@@ -1,0 +1,287 @@
+"""The domains of hyperparameters: what may be drawn, how a value moves, how it is written down.
+
+A *space* maps each hyperparameter's name to one of Optuna's distributions, and that is the only
+vocabulary for domains in this project. Everything that depends on the kind of a distribution is in
+this file, one function for each thing that can be done with a value.
+
+>>> from optuna.distributions import FloatDistribution, IntDistribution
+>>> space = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "layers": IntDistribution(1, 4)}
+>>> scale(0.01, space["lr"], 0.5)
+0.005
+>>> scale(1, space["layers"], 1.25)  # rounding alone would leave a 1 for ever
+2
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Collection, Mapping
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+
+from pbt_flow.errors import PBTError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Space: TypeAlias = Mapping[str, BaseDistribution]
+Value: TypeAlias = float | int | str | bool | None
+Hparams: TypeAlias = Mapping[str, Value]
+
+# What MLflow takes as the key of a metric, less the separators that would change its grouping.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\- ]*")
+
+
+class SpaceError(PBTError, ValueError):
+    """A space, or a value in it, that cannot be used; the message names the hyperparameter."""
+
+
+def check_space(space: Space) -> None:
+    """Refuse a space that could not be searched.
+
+    Raises:
+        SpaceError: The space is empty, a name cannot be the name of a metric, a domain is not one
+            of Optuna's three distributions, or no hyperparameter has more than one value.
+    """
+    if not isinstance(space, Mapping) or not space:
+        raise SpaceError(f"a space maps at least one name to an Optuna distribution, got {space!r}")
+    for name, dist in space.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise SpaceError(
+                f"hyperparameter {name!r}: a name consists of letters, digits, '_', '-', '.' and "
+                "spaces, since it becomes the name of an MLflow metric"
+            )
+        if type(dist) not in (FloatDistribution, IntDistribution, CategoricalDistribution):
+            raise SpaceError(
+                f"hyperparameter {name!r}: its domain must be a FloatDistribution, an "
+                f"IntDistribution or a CategoricalDistribution of Optuna, got {dist!r}"
+            )
+    if all(dist.single() for dist in space.values()):
+        raise SpaceError(f"no hyperparameter of {sorted(space)} has more than one value to search")
+
+
+def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
+    """Return `hparams` in the order of `space`, each value with the type of its distribution.
+
+    Raises:
+        SpaceError: A hyperparameter is missing, unknown, or lies outside its distribution.
+    """
+    if unknown := sorted(set(hparams) - set(space)):
+        raise SpaceError(f"unknown hyperparameter {unknown[0]!r}; the space has {sorted(space)}")
+    if missing := [name for name in space if name not in hparams]:
+        raise SpaceError(f"hyperparameter {missing[0]!r} has no value; got {sorted(hparams)}")
+    checked = {}
+    for name, dist in space.items():
+        value = hparams[name]
+        try:
+            inside = snap(value, dist)
+        except (TypeError, ValueError):
+            inside = None
+        same = type(inside) is type(value) or not isinstance(value, bool | str)
+        if inside != value or not same:
+            raise SpaceError(f"hyperparameter {name!r}: {value!r} does not lie in {dist}")
+        checked[name] = inside
+    return checked
+
+
+# --- one value ------------------------------------------------------------------------------------
+
+
+@singledispatch
+def _snap(dist: BaseDistribution, value: Any) -> Value:
+    raise TypeError(f"not a distribution of a space: {dist!r}")
+
+
+@_snap.register
+def _(dist: FloatDistribution, value: Any) -> Value:
+    if dist.step is not None:
+        last = math.floor((dist.high - dist.low) / dist.step + 1e-9)
+        nearest = min(max(round((float(value) - dist.low) / dist.step), 0), last)
+        # Adding steps gives 0.30000000000000004; twelve digits of the step's scale do not.
+        return float(f"{dist.low + nearest * dist.step:.12g}")
+    return min(max(float(value), dist.low), dist.high)
+
+
+@_snap.register
+def _(dist: IntDistribution, value: Any) -> Value:
+    last = (dist.high - dist.low) // dist.step
+    nearest = min(max(round((float(value) - dist.low) / dist.step), 0), last)
+    return dist.low + nearest * dist.step
+
+
+@_snap.register
+def _(dist: CategoricalDistribution, value: Any) -> Value:
+    return dist.choices[index_of(value, dist)]
+
+
+def snap(value: Any, dist: BaseDistribution) -> Value:
+    """The value of `dist` nearest to `value`, with the type of the distribution.
+
+    >>> snap(0.37, FloatDistribution(0.0, 1.0, step=0.25)), snap(9, IntDistribution(1, 8))
+    (0.25, 8)
+    """
+    return _snap(dist, value)
+
+
+def index_of(value: Any, dist: CategoricalDistribution) -> int:
+    """The place of `value` among the choices; 1, 1.0 and True are different choices."""
+    for index, choice in enumerate(dist.choices):
+        if choice == value and type(choice) is type(value):
+            return index
+    raise ValueError(f"{value!r} is not one of {dist.choices}")
+
+
+def _edges(dist: FloatDistribution | IntDistribution) -> tuple[float, float]:
+    """The ends of a domain on its own scale, half a step out, so that each value gets one share."""
+    half = dist.step / 2 if dist.step is not None else 0.0
+    low, high = dist.low - half, float(_snap(dist, dist.high)) + half  # type: ignore[arg-type]
+    return (math.log(low), math.log(high)) if dist.log else (low, high)
+
+
+@singledispatch
+def _to_unit(dist: BaseDistribution, value: Any) -> float:
+    raise TypeError(f"not a distribution of a space: {dist!r}")
+
+
+@_to_unit.register(FloatDistribution)
+@_to_unit.register(IntDistribution)
+def _(dist: FloatDistribution | IntDistribution, value: Any) -> float:
+    low, high = _edges(dist)
+    place = math.log(value) if dist.log else float(value)
+    return 0.5 if high == low else min(max((place - low) / (high - low), 0.0), 1.0)
+
+
+@_to_unit.register
+def _(dist: CategoricalDistribution, value: Any) -> float:
+    return (index_of(value, dist) + 0.5) / len(dist.choices)
+
+
+def to_unit(value: Any, dist: BaseDistribution) -> float:
+    """Where `value` lies in its domain, from 0 to 1, on the domain's own (perhaps log) scale."""
+    return _to_unit(dist, value)
+
+
+@singledispatch
+def _from_unit(dist: BaseDistribution, unit: float) -> Value:
+    raise TypeError(f"not a distribution of a space: {dist!r}")
+
+
+@_from_unit.register(FloatDistribution)
+@_from_unit.register(IntDistribution)
+def _(dist: FloatDistribution | IntDistribution, unit: float) -> Value:
+    low, high = _edges(dist)
+    place = low + unit * (high - low)
+    return snap(math.exp(place) if dist.log else place, dist)
+
+
+@_from_unit.register
+def _(dist: CategoricalDistribution, unit: float) -> Value:
+    return dist.choices[min(int(unit * len(dist.choices)), len(dist.choices) - 1)]
+
+
+def from_unit(unit: float, dist: BaseDistribution) -> Value:
+    """The inverse of `to_unit`; a number outside [0, 1] counts as the nearer end."""
+    return _from_unit(dist, min(max(float(unit), 0.0), 1.0))
+
+
+@singledispatch
+def _scale(dist: BaseDistribution, value: Any, factor: float) -> Value:
+    raise TypeError(f"not a distribution of a space: {dist!r}")
+
+
+@_scale.register(FloatDistribution)
+@_scale.register(IntDistribution)
+def _(dist: FloatDistribution | IntDistribution, value: Any, factor: float) -> Value:
+    width = dist.high - dist.low
+    # A product cannot leave 0, and on a narrow range far from 0 (a discount of 0.9 to 0.999) it
+    # jumps from one end to the other: there the factor scales a share of the range instead.
+    length = value if dist.log else (min(value, width) if dist.low > 0 else width)
+    moved = _snap(dist, value + (factor - 1) * length)
+    if moved == value and dist.step is not None and factor != 1:
+        moved = _snap(dist, value + math.copysign(dist.step, factor - 1))
+    return moved
+
+
+@_scale.register
+def _(dist: CategoricalDistribution, value: Any, factor: float) -> Value:
+    if factor == 1:
+        return cast(Value, value)
+    neighbour = index_of(value, dist) + (1 if factor > 1 else -1)
+    return dist.choices[min(max(neighbour, 0), len(dist.choices) - 1)]
+
+
+def scale(value: Any, dist: BaseDistribution, factor: float) -> Value:
+    """Move `value` by `factor` and stay in its domain.
+
+    A number is multiplied; where its domain reaches 0 or below, or is narrower than the number is
+    large, it moves by the same factor of the domain's width. A stepped number (an integer has step
+    1) moves by at least one step. A choice moves to its neighbour: only ordered ones should be
+    scaled (see `is_ordered`).
+    """
+    return _scale(dist, value, factor)
+
+
+def is_ordered(dist: BaseDistribution) -> bool:
+    """Whether neighbouring values of a domain are alike: numbers, or sorted choices of numbers.
+
+    >>> is_ordered(CategoricalDistribution([16, 32, 64])), is_ordered(CategoricalDistribution("ab"))
+    (True, False)
+    """
+    if not isinstance(dist, CategoricalDistribution):
+        return True
+    choices = list(dist.choices)
+    if not all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices):
+        return False
+    return choices in (sorted(choices), sorted(choices, reverse=True))  # type: ignore[type-var]
+
+
+# --- a whole configuration ------------------------------------------------------------------------
+
+
+def draw(space: Space, rng: np.random.Generator) -> dict[str, Value]:
+    """One configuration drawn uniformly, each hyperparameter on its own scale."""
+    return {name: from_unit(rng.random(), dist) for name, dist in space.items()}
+
+
+def check_names(names: Collection[str], space: Space, what: str) -> None:
+    """Refuse names that are no hyperparameters of `space`; `what` says whose names they are."""
+    for name in names:
+        if name not in space:
+            raise SpaceError(f"{what}: {name!r} is not a hyperparameter; known: {sorted(space)}")
+
+
+# --- on paper -------------------------------------------------------------------------------------
+
+
+def space_to_json(space: Space) -> dict[str, Any]:
+    """The space as plain values, in the form of Optuna's own `distribution_to_json`."""
+    return {name: json.loads(distribution_to_json(dist)) for name, dist in space.items()}
+
+
+def space_from_json(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    """The inverse of `space_to_json`.
+
+    Raises:
+        SpaceError: A domain is not in the form of Optuna's distributions.
+    """
+    space = {}
+    for name, dist in plain.items():
+        try:
+            space[name] = json_to_distribution(json.dumps(dist))
+        except (ValueError, KeyError, TypeError) as error:
+            raise SpaceError(
+                f"hyperparameter {name!r}: unreadable domain {dist!r}: {error}"
+            ) from None
+    check_space(space)
+    return space

@@ -1,0 +1,532 @@
+"""Where members live between turns: MLflow runs. The only file that imports mlflow.
+
+The population is a parent run and each member a child run. What never changes is a param
+(`cfg/...`, `init/...`), what changes is a metric (`score`, `hparam/<name>`, `donor`, `step`), and
+`population.json` on the parent holds what a resume needs. A member's `turns/NNNNNN/turn.json` is
+the record; metrics are its projection, with the record's own time, so that logging a turn twice
+changes nothing. Everything goes through `MlflowClient` with explicit run ids: MLflow's active run
+is global to the process, and it belongs to the user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import mlflow
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking import MlflowClient
+from optuna.distributions import CategoricalDistribution
+
+from pbt_flow.checkpoints import (
+    RECORD,
+    STATE,
+    Folders,
+    LocalFolders,
+    file_digest,
+    read_record,
+    turn_folder,
+)
+from pbt_flow.errors import PBTError
+from pbt_flow.member import Checkpoint, Direction, RecordError, Turn
+from pbt_flow.result import Finalist, Result
+from pbt_flow.space import (
+    Hparams,
+    Space,
+    Value,
+    index_of,
+    space_from_json,
+    space_to_json,
+)
+
+MANIFEST = "population.json"
+RESULT = "result.json"
+_STALE = 60.0
+_BEAT = 15.0
+_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
+
+
+class StoreError(PBTError, RuntimeError):
+    """The tracking server or a run is not what is needed; the message says which and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What defines a population, kept as `population.json` on its run."""
+
+    settings: Mapping[str, Any]
+    space: Mapping[str, Any]
+    """The space, in the form of `pbt_flow.space.space_to_json`."""
+    direction: Direction
+    members: Sequence[str]
+    """The run id of each member."""
+    initial: Sequence[Hparams]
+    """The first hyperparameters of each member."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Store:
+    """One population in MLflow, as its controller sees it."""
+
+    client: MlflowClient
+    tracking_uri: str
+    run_id: str
+    manifest: Manifest
+    space: Space
+    folders: Folders
+    _repositories: dict[int, Any] = field(default_factory=dict)
+
+    # --- making and finding populations -----------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        client: MlflowClient,
+        uri: str,
+        *,
+        settings: Mapping[str, Any],
+        space: Space,
+        direction: Direction,
+        initial: Sequence[Hparams],
+        tags: Mapping[str, str],
+        versions: Mapping[str, str],
+    ) -> Store:
+        """Make the runs of a new population.
+
+        The population's run is the one that `mlflow run` made for this process, where there is one.
+        Its manifest is written last: a run without one is not a population.
+
+        Raises:
+            StoreError: The tracking server cannot be used.
+        """
+        space_json = space_to_json(space)
+        try:
+            parent = _parent_run(client, settings, tags)
+            run_id = parent.info.run_id
+            members = [
+                _member_run(client, parent, index, hparams, space)
+                for index, hparams in enumerate(initial)
+            ]
+            manifest = Manifest(
+                settings=settings,
+                space=space_json,
+                direction=direction,
+                members=[run.info.run_id for run in members],
+                initial=initial,
+                versions=versions,
+            )
+            params = {f"cfg/{k}": _text(v) for k, v in settings.items()}
+            params |= {f"space/{name}": json.dumps(dist) for name, dist in space_json.items()}
+            client.log_batch(
+                run_id,
+                params=[Param(key, value) for key, value in params.items()],
+                tags=[RunTag(key, value) for key, value in tags.items()],
+            )
+            client.log_dict(run_id, _manifest_json(manifest), MANIFEST)
+        except MlflowException as error:
+            raise StoreError(f"cannot make runs at {uri}: {error.message}") from error
+        return cls._with_folders(client, uri, run_id, manifest, space, members)
+
+    @classmethod
+    def open(cls, run_id: str) -> Store:
+        """Find a population by its run id.
+
+        Raises:
+            StoreError: There is no such run, or it is not a population.
+        """
+        client, uri = connect()
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            raise StoreError(f"no run {run_id} at {uri}: {error.message}") from None
+        if (parent := run.data.tags.get("pbt.population")) is not None:
+            raise StoreError(f"run {run_id} is a member; its population is {parent}")
+        try:
+            manifest = Manifest(**json.loads(_read_text(client, run_id, MANIFEST)))
+        except (MlflowException, OSError):
+            raise StoreError(
+                f"run {run_id} at {uri} is no population: it has no artifact {MANIFEST}"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"run {run_id}: {MANIFEST} is not readable: {error}") from None
+        members = [client.get_run(member) for member in manifest.members]
+        space = space_from_json(manifest.space)
+        return cls._with_folders(client, uri, run_id, manifest, space, members)
+
+    @classmethod
+    def _with_folders(
+        cls,
+        client: MlflowClient,
+        uri: str,
+        run_id: str,
+        manifest: Manifest,
+        space: Space,
+        members: Sequence[Run],
+    ) -> Store:
+        places = {index: _local_path(run.info.artifact_uri) for index, run in enumerate(members)}
+        local = {index: place for index, place in places.items() if place is not None}
+        folders: Folders = LocalFolders(local)
+        if len(local) < len(places):
+            ids = {index: run.info.run_id for index, run in enumerate(members)}
+            folders = RemoteFolders(uri, ids, tempfile.mkdtemp(prefix="pbt_flow-"))
+        return cls(client, uri, run_id, manifest, space, folders)
+
+    # --- turns ------------------------------------------------------------------------------------
+
+    def log_turn(self, turn: Turn) -> None:
+        """Project a committed turn onto its member's run. Doing it twice changes nothing.
+
+        The x axis is the member's own effort: MLflow shows the value of the greatest step as the
+        latest, so an axis that went back after a copy would show an old score for ever.
+        """
+        plan, when = turn.plan, int(turn.ended * 1000)
+        values: dict[str, float] = {
+            # A member that copied nobody is its own donor: a line in the chart, without gaps.
+            "donor": plan.donor.member if plan.donor else turn.member,
+            "step": turn.step,
+            **{f"hparam/{name}": self._number(name, v) for name, v in plan.hparams.items()},
+            **{f"train/{name}": value for name, value in turn.metrics.items()},
+            **{f"seconds/{name}": value for name, value in turn.seconds.items()},
+        }
+        if turn.score is not None:
+            values["score"] = turn.score
+        # The tag goes in last, with the same request: it says how far the projection has come.
+        tags = [RunTag("pbt.turn", str(plan.turn))]
+        if plan.donor:
+            tags.insert(
+                0, RunTag("pbt.copied", f"{member_name(plan.donor.member)} turn {plan.turn}")
+            )
+        if not turn.ok:
+            tags.insert(
+                0, RunTag("pbt.error", f"turn {plan.turn} {turn.status}: {turn.error}"[-5000:])
+            )
+        metrics = [Metric(key, float(v), when, plan.trained) for key, v in values.items()]
+        self.client.log_batch(self.manifest.members[turn.member], metrics=metrics, tags=tags)
+
+    def _number(self, name: str, value: Value) -> float:
+        dist = self.space[name]
+        if isinstance(dist, CategoricalDistribution):
+            return index_of(value, dist)
+        return float(value)  # type: ignore[arg-type]
+
+    def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
+        """Log metrics of the whole population on the parent run."""
+        batch = [Metric(key, float(v), int(when * 1000), step) for key, v in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=batch)
+
+    def turns(self, member: int) -> list[Turn]:
+        """The committed turns of a member, in order.
+
+        Raises:
+            RecordError: A record cannot be trusted, or one is missing between others.
+        """
+        found: list[Turn] = []
+        while (turn := self.folders.record(member, len(found) + 1)) is not None:
+            found.append(turn)
+        return found
+
+    def projected(self, member: int) -> int:
+        """How many turns of a member are in its run's metrics for certain."""
+        tags = self.client.get_run(self.manifest.members[member]).data.tags
+        return int(tags.get("pbt.turn", 0))
+
+    def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
+        """Whether the state of a turn is still there."""
+        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
+        if isinstance(self.folders, LocalFolders):
+            return (self.folders.root(checkpoint.member) / place).is_file()
+        run_id = self.manifest.members[checkpoint.member]
+        listed = self.client.list_artifacts(run_id, turn_folder(checkpoint.turn))
+        return place in [info.path for info in listed]
+
+    def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Delete the state of a turn. Its record stays for ever."""
+        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
+        (self.folders.root(checkpoint.member) / place).unlink(missing_ok=True)
+        if isinstance(self.folders, LocalFolders):
+            return
+        if checkpoint.member not in self._repositories:
+            run = self.client.get_run(self.manifest.members[checkpoint.member])
+            self._repositories[checkpoint.member] = get_artifact_repository(
+                run.info.artifact_uri, tracking_uri=self.tracking_uri
+            )
+        self._repositories[checkpoint.member].delete_artifacts(place)
+
+    # --- state of the runs ------------------------------------------------------------------------
+
+    def tag(self, tags: Mapping[str, str], member: int | None = None) -> None:
+        """Set tags on the population's run, or on a member's."""
+        run_id = self.run_id if member is None else self.manifest.members[member]
+        self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+
+    def begin(self) -> None:
+        """Mark all runs as running (again)."""
+        for run_id in (self.run_id, *self.manifest.members):
+            self.client.update_run(run_id, status="RUNNING")
+
+    def finish(self, status: str, members: Mapping[int, str]) -> None:
+        """End the members' runs and then the population's, with the status of each."""
+        for index, member_status in members.items():
+            self.client.set_terminated(self.manifest.members[index], status=member_status)
+        self.client.set_terminated(self.run_id, status=status)
+
+    def conclude(self, result: Result) -> None:
+        """Write what became of the population on its run."""
+        tags = {"pbt.status": result.status, "mlflow.note.content": _note(result)}
+        metrics: dict[str, float] = {}
+        if (winner := result.winner) is not None:
+            tags |= {
+                "pbt.winner": winner.run_id,
+                "pbt.winner_member": str(winner.member),
+                "pbt.winner_turn": str(winner.turn),
+            }
+            metrics |= {"winner/score": winner.score}
+            metrics |= {f"winner/{name}": value for name, value in winner.report.items()}
+        if (initial := result.best_initial) is not None:
+            metrics |= {"best_initial/score": initial.score}
+            metrics |= {f"best_initial/{name}": value for name, value in initial.report.items()}
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.run_id,
+            metrics=[Metric(key, float(v), now, result.turns) for key, v in metrics.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        self.client.log_dict(self.run_id, result.to_json(), RESULT)
+
+    def result(self) -> dict[str, Any]:
+        """What `conclude` wrote, or nothing where the population has not ended."""
+        run = self.client.get_run(self.run_id)
+        if run.info.status == "RUNNING" or "pbt.status" not in run.data.tags:
+            return {}
+        told: dict[str, Any] = json.loads(_read_text(self.client, self.run_id, RESULT))
+        return told
+
+    def log_samples(self, folder: Path) -> None:
+        """Put what a task's `samples` wrote on the population's run."""
+        self.client.log_artifacts(self.run_id, str(folder), "samples")
+
+    # --- one controller at a time -----------------------------------------------------------------
+
+    def claim(self) -> Lease:
+        """Become the population's only controller.
+
+        Raises:
+            StoreError: Another controller is alive, or was faster.
+        """
+        run = self.client.get_run(self.run_id)
+        number = 1 + max((int(k[6:]) for k in run.data.params if k.startswith("lease/")), default=0)
+        beat = float(run.data.tags.get("pbt.heartbeat") or 0)
+        if (silence := time.time() - beat) < _STALE:
+            owner = run.data.params.get(f"lease/{number - 1:04d}", "unknown")
+            raise StoreError(
+                f"population {self.run_id} is running: its controller ({owner}) was heard "
+                f"{silence:.0f} s ago. Stop it first; a controller that is gone loses its claim "
+                f"after {_STALE:.0f} s"
+            )
+        owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        try:
+            # A param can be written only once, so of two controllers exactly one succeeds here.
+            self.client.log_param(self.run_id, f"lease/{number:04d}", owner)
+        except MlflowException:
+            raise StoreError(
+                f"population {self.run_id}: another controller has just taken it"
+            ) from None
+        return Lease(self.client, self.run_id, number)
+
+
+class Lease:
+    """The right to control a population, kept alive by a thread until it is released."""
+
+    def __init__(self, client: MlflowClient, run_id: str, number: int) -> None:
+        self.lost = False
+        """Whether another controller has taken over, which this one must then not disturb."""
+        self._client, self._run_id, self._number = client, run_id, number
+        self._released = threading.Event()
+        self._beat()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="pbt_flow-lease")
+        self._thread.start()
+
+    def _keep(self) -> None:
+        while not self._released.wait(_BEAT):
+            try:
+                params = self._client.get_run(self._run_id).data.params
+                self.lost = f"lease/{self._number + 1:04d}" in params
+                if self.lost:
+                    return
+                self._beat()
+            except MlflowException:
+                continue  # the store is away for a moment; the next beat will tell
+
+    def _beat(self) -> None:
+        self._client.set_tag(self._run_id, "pbt.heartbeat", f"{time.time():.1f}")
+
+    def release(self) -> None:
+        """Let the next controller in at once."""
+        self._released.set()
+        self._thread.join()
+        if not self.lost:
+            self._client.set_tag(self._run_id, "pbt.heartbeat", "")
+
+
+@dataclass(frozen=True)
+class RemoteFolders:
+    """Turn folders in a remote artifact store, with a cache on this machine."""
+
+    tracking_uri: str
+    run_ids: Mapping[int, str]
+    cache: str
+
+    def root(self, member: int) -> Path:
+        return Path(self.cache, str(member))
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        root = self.root(checkpoint.member)
+        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
+        if not (root / place).is_file() or file_digest(root / place) != checkpoint.digest:
+            self._download(checkpoint.member, place)
+        return root
+
+    def publish(self, member: int, turn: int, file: str) -> None:
+        folder = turn_folder(turn)
+        client = MlflowClient(self.tracking_uri)
+        client.log_artifact(self.run_ids[member], str(self.root(member) / folder / file), folder)
+
+    def record(self, member: int, turn: int) -> Turn | None:
+        place = f"{turn_folder(turn)}/{RECORD}"
+        client = MlflowClient(self.tracking_uri)
+        listed = client.list_artifacts(self.run_ids[member], turn_folder(turn))
+        if place not in [info.path for info in listed]:
+            return None
+        self._download(member, place)
+        try:
+            return read_record((self.root(member) / place).read_text("utf-8"), member, turn)
+        except (RecordError, UnicodeDecodeError) as error:
+            raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
+
+    def _download(self, member: int, place: str) -> None:
+        root = self.root(member)
+        root.mkdir(parents=True, exist_ok=True)
+        MlflowClient(self.tracking_uri).download_artifacts(self.run_ids[member], place, str(root))
+
+
+# --- small things ---------------------------------------------------------------------------------
+
+
+def member_name(index: int) -> str:
+    """The name of a member's run."""
+    return f"member-{index:02d}"
+
+
+def connect() -> tuple[MlflowClient, str]:
+    """A client of the tracking store that MLflow is set to, and the store's URI.
+
+    Raises:
+        StoreError: It does not answer.
+    """
+    uri = mlflow.get_tracking_uri()
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(view_type=ViewType.ALL, max_results=1)
+    except (MlflowException, OSError) as error:
+        reason = error.message if isinstance(error, MlflowException) else str(error)
+        raise StoreError(
+            f"cannot reach the MLflow tracking store {uri} (from MLFLOW_TRACKING_URI): {reason}"
+        ) from error
+    return client, uri
+
+
+def _parent_run(client: MlflowClient, settings: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
+    if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
+        run = client.get_run(run_id)
+        if settings["name"]:
+            client.update_run(run_id, name=settings["name"])
+        return run
+    experiment = settings["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    experiment_id = None if experiment else os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if experiment_id is None:
+        experiment = experiment or "pbt_flow"
+        found = client.get_experiment_by_name(experiment)
+        if found is not None and found.lifecycle_stage != "active":
+            raise StoreError(
+                f"the experiment {experiment!r} is deleted; restore it or name another"
+            )
+        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+    created: Run = client.create_run(experiment_id, tags=dict(tags), run_name=settings["name"])
+    return created
+
+
+def _member_run(
+    client: MlflowClient, parent: Run, index: int, hparams: Hparams, space: Space
+) -> Run:
+    run: Run = client.create_run(
+        parent.info.experiment_id,
+        run_name=member_name(index),
+        tags={
+            "mlflow.parentRunId": parent.info.run_id,
+            "mlflow.runColor": _COLOURS[index % len(_COLOURS)],
+            "pbt.role": "member",
+            "pbt.member": str(index),
+            "pbt.population": parent.info.run_id,
+        },
+    )
+    params = {f"init/{name}": _text(value) for name, value in hparams.items()}
+    for name, dist in space.items():
+        if isinstance(dist, CategoricalDistribution):
+            legend = ", ".join(f"{i}={choice!r}" for i, choice in enumerate(dist.choices))
+            params[f"legend/{name}"] = legend
+    client.log_batch(run.info.run_id, params=[Param(k, v[:6000]) for k, v in params.items()])
+    return run
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _note(result: Result) -> str:
+    """The description on the population's page in the MLflow UI; the headline comes first."""
+
+    def row(what: str, one: Finalist) -> str:
+        report = ", ".join(f"{name} {value:.4g}" for name, value in one.report.items()) or "none"
+        hparams = ", ".join(f"{name} {value}" for name, value in one.hparams.items())
+        where = f"{member_name(one.member)}, turn {one.turn}"
+        return f"| {what} | {where} | {one.score:.4g} | {report} | {hparams} |"
+
+    rows = [row("winner", result.winner)] if result.winner else []
+    rows += [row("best initial setting", result.best_initial)] if result.best_initial else []
+    head = f"**{result.status}**: {result.members} members, {result.turns} turns"
+    if result.retired:
+        head += f", {result.retired} retired"
+    if result.reason:
+        head += f" ({result.reason.splitlines()[0]})"
+    table = ["| | member | score | report | hyperparameters |", "|---|---|---|---|---|", *rows]
+    return "\n".join([head, "", *table]) if rows else head
+
+
+def _manifest_json(manifest: Manifest) -> dict[str, Any]:
+    return {**vars(manifest), "initial": [dict(hparams) for hparams in manifest.initial]}
+
+
+def _read_text(client: MlflowClient, run_id: str, artifact: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, artifact, folder)).read_text("utf-8")
+
+
+def _local_path(artifact_uri: str) -> str | None:
+    """The folder behind an artifact URI, or None if it is not on a disk of this machine."""
+    parts = urlparse(artifact_uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return url2pathname(parts.path)
+    return artifact_uri if not parts.scheme else None

@@ -1,0 +1,113 @@
+"""How a strategy is written in a setting: `truncation:fraction=0.2,copies=weights`.
+
+A strategy is a frozen dataclass; its fields are what can be set, and their types say how the text
+is read. A list is written with slashes: `perturb:factors=0.8/1.2`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any
+
+from pbt_flow.errors import PBTError
+
+
+class StrategyError(PBTError, ValueError):
+    """A strategy that does not exist or cannot have this setting; the message lists what can."""
+
+
+def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
+    """Build the strategy that `text` describes.
+
+    Args:
+        text: A name, and settings behind a colon.
+        kinds: The strategies that there are.
+        what: What is being chosen, for the messages.
+
+    Raises:
+        StrategyError: No such strategy or setting, or a value that it cannot take.
+    """
+    name, _, rest = text.strip().partition(":")
+    kind = kinds.get(name) or _import(name)
+    if kind is None:
+        raise StrategyError(
+            f"{what}: there is no {name!r}; choose from {sorted(kinds)}, or name a dataclass "
+            "of your own as package.module.Class"
+        )
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    values = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or key not in fields:
+            raise StrategyError(
+                f"{what} {name!r}: {item!r} is no setting of it; it has {sorted(fields)}, "
+                f"written {name}:key=value,key=value"
+            )
+        try:
+            values[key] = _read(value, fields[key])
+        except ValueError as error:
+            raise StrategyError(f"{what} {name!r}: {key} cannot be {value!r}: {error}") from None
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise StrategyError(f"{what} {name!r}: {error}") from None
+
+
+def _read(text: str, hint: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return tuple(_read(part, arguments[0]) for part in text.split("/"))
+    if origin is typing.Literal:
+        if text not in arguments:
+            raise ValueError(f"choose from {list(arguments)}")
+        return text
+    if origin in (typing.Union, UnionType):
+        return None if text == "none" else _read(text, arguments[0])
+    if hint is bool:
+        if text not in ("true", "false"):
+            raise ValueError("choose true or false")
+        return text == "true"
+    reader: Callable[[str], Any] = hint
+    return reader(text)
+
+
+def _import(name: str) -> type[Any] | None:
+    module, _, attribute = name.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), attribute) if module else None
+    except (ImportError, AttributeError):
+        return None
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def write(strategy: Any, kinds: Mapping[str, type[Any]]) -> str:
+    """The text from which `parse` builds an equal strategy.
+
+    Raises:
+        StrategyError: The strategy is not one that a resumed population could build again.
+    """
+    kind = type(strategy)
+    own = f"{kind.__module__}.{kind.__qualname__}"
+    name = next((name for name, known in kinds.items() if known is kind), own)
+    if name == own and _import(own) is not kind:
+        raise StrategyError(
+            f"{strategy!r} must be an object of a dataclass in an importable module"
+        )
+    settings = [
+        f"{field.name}={_write(getattr(strategy, field.name))}"
+        for field in dataclasses.fields(strategy)
+    ]
+    return name + (":" + ",".join(settings) if settings else "")
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "/".join(_write(part) for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)

@@ -1,0 +1,293 @@
+"""The door for users: a `Task` is a learning problem behind five methods, and how one is named."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from pbt_flow.errors import PBTError
+from pbt_flow.member import Direction
+from pbt_flow.space import Hparams, Space, SpaceError, check_space
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GROUP = "pbt_flow.tasks"
+
+
+class TaskError(PBTError, ValueError):
+    """A task that cannot be found, or that does not keep to the contract."""
+
+
+class Task(abc.ABC):
+    """A model in training: built from a seed, trained under given hyperparameters, scored, saved.
+
+    A member of the population owns one task. Each turn calls, in this order: `load_state_dict` (not
+    for a fresh model, nor where the worker still has the member in memory), `reseed`, `train`,
+    `evaluate`, `state_dict`. What a turn computes must follow from the state, the hyperparameters,
+    the seed and the steps alone, so that a turn can be run again on any machine. Inherit
+    `pbt_flow.testing.TaskContract` in a test to check that it does.
+
+    A subclass gives `space` and the five abstract methods; the rest is optional.
+    """
+
+    space: ClassVar[Space]
+    """The hyperparameters that PBT tunes: names to Optuna distributions."""
+    direction: ClassVar[Direction] = "maximize"
+    """Whether a greater or a smaller score is better."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Settings that suit this task (fields of `pbt_flow.Settings`, such as `interval`), used where
+    the user gives none."""
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        """Build a fresh model.
+
+        Subclasses add their options as keyword arguments with defaults; `--set name=value` sets
+        them, converted to the type of the default.
+
+        Args:
+            seed: Seeds the initial weights; a function of the population's seed and the member.
+            device: Where to put the model, as torch names it.
+        """
+        self.seed = seed
+        self.device = device
+        self.rng = np.random.default_rng(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin a turn: restart every source of randomness from `seed`.
+
+        Seeds Python's, NumPy's and torch's global generators and makes a new `self.rng`. Extend it
+        where the task holds others, and reset here what a state does not carry (an environment).
+        """
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - tasks may use it
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+
+    @abc.abstractmethod
+    def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
+        """Train for `steps` under `hparams`, and return metrics to record (perhaps none).
+
+        The hyperparameters must be obeyed from the first step, whatever a restored optimiser
+        remembers: `optimizer.load_state_dict` brings back the learning rate of the donor.
+        """
+
+    @abc.abstractmethod
+    def evaluate(self) -> float | Sequence[float]:
+        """The score that PBT selects by; a sequence is a sample (episodes), scored by its mean."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training depends on (weights, optimiser, statistics), as tensors and
+        plain values: it is read back with `torch.load(weights_only=True)`.
+        """
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state, perhaps of another member that trained under other hyperparameters."""
+
+    def report(self) -> Mapping[str, float]:
+        """Metrics on data that selection never saw, computed for the winner; the first is the
+        headline.
+        """
+        return {}
+
+    def samples(self, folder: Path) -> None:  # noqa: B027 - optional
+        """Write pictures, texts or animations of what the model does into `folder`."""
+
+    def model(self) -> nn.Module | None:
+        """The module to keep when training is over."""
+        return None
+
+
+# --- how a task is named --------------------------------------------------------------------------
+
+
+def find_task(name: str) -> type[Task]:
+    """The task class that `name` means.
+
+    Args:
+        name: An entry point of the group `pbt_flow.tasks` (`rl`), `module:Class`,
+            `path/to/file.py:Class` (the class may be left out where the file has just one), or the
+            name of a file in the folder `tasks` of the working folder.
+
+    Raises:
+        TaskError: There is no such task; the message lists what there is.
+    """
+    place, _, attribute = name.partition(":")
+    if place.endswith(".py"):
+        found = _load_file(Path(place))
+    elif ":" in name:
+        found = _import(place)
+    else:
+        known = {point.name: point.value for point in entry_points(group=GROUP)}
+        local = Path("tasks", f"{name}.py")
+        if name in known:
+            place, _, attribute = known[name].partition(":")
+            found = _import(place)
+        elif name.isidentifier() and local.is_file():
+            found = _load_file(local)
+        else:
+            names = sorted({*known, *(p.stem for p in Path("tasks").glob("[!_]*.py"))})
+            raise TaskError(
+                f"no task is called {name!r}; there are {names}, or name one as module:Class or "
+                "path/to/file.py:Class"
+            )
+    return _pick(found, attribute, name)
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise TaskError(f"there is no module {module!r} to take a task from") from None
+        raise
+
+
+def _load_file(path: Path) -> Any:
+    path = path.resolve()
+    if not path.is_file():
+        raise TaskError(f"there is no file {path} to take a task from")
+    # A file inside a package is imported as part of it, so that its own imports work.
+    if (path.parent / "__init__.py").is_file():
+        root = path.parent
+        while (root / "__init__.py").is_file():
+            root = root.parent
+        if str(root) not in sys.path:
+            sys.path.insert(0, str(root))
+        return _import(".".join(path.relative_to(root).with_suffix("").parts))
+    name = f"pbt_flow_task_{path.stem}"
+    if getattr(sys.modules.get(name), "__file__", None) == str(path):
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _pick(module: Any, attribute: str, name: str) -> type[Task]:
+    own = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Task) and not inspect.isabstract(value)
+    }
+    if attribute:
+        if attribute not in own:
+            raise TaskError(f"task {name!r}: no Task called {attribute!r}; there are {sorted(own)}")
+        return own[attribute]
+    here = [task for task in own.values() if task.__module__ == module.__name__]
+    if len(here) != 1:
+        raise TaskError(
+            f"task {name!r}: name the class, as in file.py:Class; there are {sorted(own)}"
+        )
+    return here[0]
+
+
+def name_task(task: str | type[Task]) -> str:
+    """A name by which any process finds `task` again (see `find_task`).
+
+    Raises:
+        TaskError: The class is defined where no other process can find it.
+    """
+    if isinstance(task, str):
+        place, colon, attribute = task.partition(":")
+        # A path is made absolute, so that a resume from another folder finds the same file.
+        return f"{Path(place).resolve()}{colon}{attribute}" if place.endswith(".py") else task
+    if "<locals>" in task.__qualname__:
+        raise TaskError(
+            f"{task.__qualname__} is defined inside a function; move it to the top of a file"
+        )
+    module = sys.modules.get(task.__module__)
+    if task.__module__ != "__main__" and not task.__module__.startswith("pbt_flow_task_"):
+        return f"{task.__module__}:{task.__qualname__}"
+    source = getattr(module, "__file__", None)
+    if source is None:
+        raise TaskError(f"{task.__qualname__} is defined at a prompt; move it to a file")
+    return f"{Path(source).resolve()}:{task.__qualname__}"
+
+
+# --- its options ----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """A task with its options: what any process needs to build one of its models."""
+
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    device: str = "cpu"
+
+    def build(self, seed: int, device: str | None = None) -> Task:
+        """A fresh model."""
+        return find_task(self.name)(seed=seed, device=device or self.device, **self.options)
+
+
+def check_task(task: type[Task]) -> None:
+    """Refuse a class whose declarations contradict each other.
+
+    Raises:
+        TaskError: The space or the direction is missing or wrong.
+    """
+    try:
+        check_space(getattr(task, "space", {}))
+    except SpaceError as error:
+        raise TaskError(f"task {task.__name__}: {error}") from None
+    if task.direction not in ("maximize", "minimize"):
+        raise TaskError(
+            f"task {task.__name__}: direction is 'maximize' or 'minimize', got {task.direction!r}"
+        )
+
+
+def check_options(task: type[Task], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `options` with each text converted to the type of the option's default.
+
+    Raises:
+        TaskError: The task has no such option, or the text does not read as its type.
+    """
+    known = {
+        name: parameter.default
+        for name, parameter in inspect.signature(task).parameters.items()
+        if name not in ("seed", "device") and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    checked = {}
+    for name, value in options.items():
+        if name not in known:
+            raise TaskError(
+                f"task {task.__name__} has no option {name!r}; there are {sorted(known)}"
+            )
+        checked[name] = _convert(task, name, value, known[name])
+    return checked
+
+
+def _convert(task: type[Task], name: str, value: Any, default: Any) -> Any:
+    if not isinstance(value, str) or default is None or isinstance(default, str):
+        return value
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+        return kind(value)
+    except (KeyError, ValueError):
+        raise TaskError(
+            f"task {task.__name__}: option {name} takes {kind.__name__}, got {value!r}"
+        ) from None

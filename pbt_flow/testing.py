@@ -1,0 +1,165 @@
+"""What a task must keep to, as a test class to inherit.
+
+    from pbt_flow.testing import TaskContract
+
+    class TestMyTask(TaskContract):
+        task = MyTask
+        options = {"width": 8}
+        steps = 20
+
+pytest then runs every sentence of the contract against the task.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from pbt_flow.member import derive_seed
+from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit
+from pbt_flow.task import Task, check_task
+from pbt_flow.worker import read_score
+
+
+class TaskContract:
+    """The contract of a task. A subclass names the task, and options that make it small."""
+
+    task: ClassVar[type[Task]]
+    options: ClassVar[Mapping[str, Any]] = {}
+    steps: ClassVar[int] = 10
+    """Steps of a turn; enough for the hyperparameters to show in the weights."""
+    obeyed: ClassVar[tuple[str, ...] | None] = None
+    """The hyperparameters whose change must show in the state after one turn; None means all."""
+
+    def make(self, member: int = 0) -> Task:
+        """A fresh model of one member."""
+        return self.task(seed=derive_seed(0, member, 0), **self.options)
+
+    def turn(self, task: Task, hparams: Hparams, seed: int) -> tuple[float, dict[str, Any]]:
+        """One turn: the score, and the state as it comes back from a checkpoint."""
+        task.reseed(seed)
+        task.train(dict(hparams), self.steps)
+        score, _ = read_score(task.evaluate())
+        return score, through_checkpoint(task.state_dict())
+
+    def test_declares_a_space_that_can_be_searched(self) -> None:
+        check_task(self.task)
+
+    def test_scores_are_finite_at_the_middle_of_the_space(self) -> None:
+        score, _ = self.turn(self.make(), middle(self.task.space), seed=1)
+        assert math.isfinite(score), f"evaluate() gave {score}"
+
+    def test_the_state_holds_tensors_and_plain_values_only(self) -> None:
+        through_checkpoint(self.make().state_dict())
+
+    def test_the_state_comes_back_bit_for_bit(self) -> None:
+        task, other = self.make(0), self.make(1)
+        _, state = self.turn(task, middle(self.task.space), seed=1)
+        other.load_state_dict(copy.deepcopy(state))
+        assert_same(through_checkpoint(other.state_dict()), state)
+
+    def test_loading_copies_and_does_not_share(self) -> None:
+        task = self.make(0)
+        _, state = self.turn(task, middle(self.task.space), seed=1)
+        untouched = copy.deepcopy(state)
+        other = self.make(1)
+        other.load_state_dict(state)
+        self.turn(other, middle(self.task.space), seed=2)
+        assert_same(state, untouched)
+
+    def test_a_restored_turn_equals_a_warm_one(self) -> None:
+        """A worker that kept the member in memory, and one that restored its checkpoint, agree."""
+        warm = self.make(0)
+        _, state = self.turn(warm, middle(self.task.space), seed=1)
+        score, after = self.turn(warm, middle(self.task.space), seed=2)
+        # Restored into a model of another member, which has trained on its own before.
+        cold = self.make(1)
+        self.turn(cold, middle(self.task.space), seed=3)
+        cold.load_state_dict(copy.deepcopy(state))
+        cold_score, cold_after = self.turn(cold, middle(self.task.space), seed=2)
+        assert_same(cold_after, after)
+        assert cold_score == score
+
+    def test_hyperparameters_are_obeyed_after_restoring_a_donor(self) -> None:
+        """From one donor's state, two values of a hyperparameter must lead to two states.
+
+        Where restoring brings back the donor's value (`optimizer.load_state_dict` does so with the
+        learning rate), or a scheduler overwrites the value that was set, both end up the same: the
+        commonest bug of PBT in the wild, and a silent one.
+        """
+        space = self.task.space
+        _, donated = self.turn(self.make(0), middle(space), seed=1)
+        for name, dist in space.items():
+            if dist.single() or (self.obeyed is not None and name not in self.obeyed):
+                continue
+            after = []
+            for unit in (0.2, 0.8):
+                member = self.make(1)
+                member.load_state_dict(copy.deepcopy(donated))
+                hparams = {**middle(space), name: from_unit(unit, dist)}
+                after.append(_learnt(self.turn(member, hparams, seed=2)[1], name))
+            assert not same(*after), f"{name}: after a restore, changing it changes nothing"
+
+    def test_any_point_of_the_space_trains_without_an_exception(self) -> None:
+        rng = np.random.default_rng(0)
+        for seed in range(3):
+            hparams = check_hparams(draw(self.task.space, rng), self.task.space)
+            self.turn(self.make(), hparams, seed=seed)
+
+
+def middle(space: Space) -> dict[str, Any]:
+    """The point in the middle of a space, each hyperparameter on its own scale."""
+    return {name: from_unit(0.5, dist) for name, dist in space.items()}
+
+
+def through_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
+    """The state as it is read back from a file, safely."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    loaded: dict[str, Any] = torch.load(buffer, weights_only=True)
+    return loaded
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two states are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return (
+            isinstance(b, torch.Tensor)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and torch.equal(a.nan_to_num(), b.nan_to_num())
+        )
+    if isinstance(a, Mapping):
+        return isinstance(b, Mapping) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and (a == b or (a != a and b != b))
+
+
+def _learnt(state: Any, name: str) -> Any:
+    """A state without the places where a hyperparameter may be noted and yet not be used."""
+    if isinstance(state, Mapping):
+        noted = ("param_groups", name)
+        return {k: _learnt(v, name) for k, v in state.items() if k not in noted}
+    return state
+
+
+def assert_same(a: Any, b: Any, where: str = "state") -> None:
+    """Fail with the first place at which two states differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        assert a.keys() == b.keys(), f"{where}: {sorted(map(str, a))} against {sorted(map(str, b))}"
+        for key in a:
+            assert_same(a[key], b[key], f"{where}[{key!r}]")
+        return
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{index}]")
+        return
+    assert same(a, b), f"{where} differs: {a!r} against {b!r}"

@@ -1,0 +1,234 @@
+"""What a worker does: run one turn, as a pure function of its plan, and commit it.
+
+restore -> reseed -> train -> evaluate -> checkpoint -> record. Everything a turn needs from outside
+comes in through `Plan` and `Workshop`; nothing here knows of a population, a tracker or a decision.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypeAlias
+
+from pbt_flow.checkpoints import STATE, CheckpointError, Folders, commit, load_state, save_state
+from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
+from pbt_flow.task import Task, TaskSpec
+
+
+class StorageError(RuntimeError):
+    """The place for checkpoints refuses to be written: no turn can be committed any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What all turns of one population share."""
+
+    task: TaskSpec
+    seed: int
+    warm: int = 1
+    """How many members' tasks a worker keeps in memory, to save restoring them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A request to build one fresh model, to find out whether the task can be built at all."""
+
+    member: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """The answer to a `Probe`: why the task cannot be built; empty if it can."""
+
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """A request to look at a checkpoint without training it: report metrics, and samples."""
+
+    member: int
+    checkpoint: Checkpoint
+    samples: str | None = None
+    """The folder to write samples into, if they are wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The answer to a `Look`."""
+
+    look: Look
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+
+
+Job: TypeAlias = Plan | Look | Probe
+Done: TypeAlias = Turn | Report | Probed
+
+
+class Worker:
+    """Runs turns one after another and keeps the latest members' tasks in memory."""
+
+    def __init__(self, workshop: Workshop, device: str | None = None) -> None:
+        self.workshop = workshop
+        self.device = device or workshop.task.device
+        self.folders: Folders | None = None
+        """Where the turn folders are; to be set before the first turn."""
+        self._warm: OrderedDict[int, tuple[str, Task]] = OrderedDict()
+
+    def do(self, job: Job) -> Done:
+        """Run a turn, look at a checkpoint, or probe the task."""
+        if isinstance(job, Plan):
+            return self.run(job)
+        return self.look(job) if isinstance(job, Look) else self.probe(job)
+
+    def probe(self, probe: Probe) -> Probed:
+        """Build a fresh model, and keep it for the member's first turn."""
+        try:
+            self._keep(probe.member, "", self._take(probe.member, None))
+        except Exception as error:
+            return Probed(error=f"{type(error).__name__}: {error}")
+        return Probed()
+
+    def run(self, plan: Plan) -> Turn:
+        """Run a turn and commit it. An exception of the task is an outcome, and not raised.
+
+        Raises:
+            StorageError: The checkpoint or the record could not be written.
+        """
+        started, seconds = time.time(), dict[str, float]()
+        status: Status = "failed"
+        score: float | None = None
+        sample: tuple[float, ...] = ()
+        metrics: Mapping[str, float] = {}
+        checkpoint: Checkpoint | None = None
+        error = ""
+        try:
+            with _lap(seconds, "restore"):
+                task = self._take(plan.member, plan.start)
+                task.reseed(plan.seed)
+            with _lap(seconds, "train"):
+                metrics = _read_metrics(task.train(dict(plan.hparams), plan.steps), "train()")
+            with _lap(seconds, "evaluate"):
+                score, sample = read_score(task.evaluate())
+            if math.isfinite(score):
+                with _lap(seconds, "checkpoint"):
+                    checkpoint = self._save(task, plan)
+                status = "ok"
+                self._keep(plan.member, checkpoint.digest, task)
+            else:
+                status, score, sample, error = "diverged", None, (), f"the score is {score}"
+        except StorageError:
+            raise
+        except Exception:
+            score, sample, error = None, (), traceback.format_exc()
+        turn = Turn(
+            plan=plan,
+            status=status,
+            score=score,
+            sample=sample,
+            metrics=metrics,
+            checkpoint=checkpoint,
+            error=error,
+            started=started,
+            seconds=seconds,
+        )
+        with _storage(f"the record of member {plan.member}, turn {plan.turn}"):
+            commit(turn, self._folders)
+        return turn
+
+    def look(self, look: Look) -> Report:
+        """Report on a checkpoint: metrics on data that selection never saw, and samples."""
+        try:
+            task = self._take(look.member, look.checkpoint)
+            task.reseed(derive_seed(self.workshop.seed, look.member, 0))
+            metrics = _read_metrics(task.report(), "report()")
+            if look.samples is not None:
+                task.samples(Path(look.samples))
+        except Exception:
+            return Report(look=look, error=traceback.format_exc())
+        return Report(look=look, metrics=metrics)
+
+    @property
+    def _folders(self) -> Folders:
+        assert self.folders is not None, "the engine sets the folders before the first turn"
+        return self.folders
+
+    def _take(self, member: int, start: Checkpoint | None) -> Task:
+        """The member's task in the state `start`, taken out of the warm ones."""
+        # A fresh model is kept under the digest of no checkpoint.
+        digest, task = self._warm.pop(member, ("", None))
+        if task is None or (start is None and digest):
+            seed = derive_seed(self.workshop.seed, member, 0)
+            task = self.workshop.task.build(seed, self.device)
+        if start is not None and start.digest != digest:
+            root = self._folders.fetch(start)
+            task.load_state_dict(load_state(start, root, self.device))
+        return task
+
+    def _keep(self, member: int, digest: str, task: Task) -> None:
+        self._warm[member] = (digest, task)
+        while len(self._warm) > self.workshop.warm:
+            self._warm.popitem(last=False)
+
+    def _save(self, task: Task, plan: Plan) -> Checkpoint:
+        folders, state = self._folders, task.state_dict()
+        with _storage(f"the checkpoint of member {plan.member}, turn {plan.turn}"):
+            checkpoint = save_state(state, plan.member, plan.turn, folders.root(plan.member))
+            folders.publish(plan.member, plan.turn, STATE)
+        return checkpoint
+
+
+def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
+    """The score and its sample from what `Task.evaluate` returned.
+
+    Raises:
+        TypeError: It is neither a number nor a sequence of at least one number.
+    """
+    try:
+        if hasattr(returned, "__len__") and len(returned):
+            sample = tuple(float(value) for value in returned)
+            return fmean(sample), sample
+        return float(returned), ()
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"evaluate() must return a number or a sequence of numbers, got {returned!r}"
+        ) from None
+
+
+def _read_metrics(returned: Any, what: str) -> dict[str, float]:
+    if returned is None:
+        return {}
+    try:
+        return {str(name): float(value) for name, value in dict(returned).items()}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{what} must return a mapping of names to numbers, got {returned!r}"
+        ) from None
+
+
+@contextmanager
+def _lap(seconds: dict[str, float], name: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] = time.perf_counter() - begun
+
+
+@contextmanager
+def _storage(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save reports a full disk as a RuntimeError.
+        if isinstance(error, CheckpointError):
+            raise
+        raise StorageError(f"cannot write {what}: {error}") from error
