@@ -166,6 +166,9 @@ class Folders(Protocol):
             RecordError: There is a record, but it cannot be trusted.
         """
 
+    def commit(self, turn: Turn) -> None:
+        """Write a turn's record where every machine finds it: from now on it has happened."""
+
 
 @dataclass(frozen=True)
 class LocalFolders:
@@ -195,8 +198,5 @@ class LocalFolders:
         except RecordError as error:
             raise RecordError(f"{path}: {error}") from None
 
-
-def commit(turn: Turn, folders: Folders) -> None:
-    """Write a turn's record where every machine finds it."""
-    save_record(turn, folders.root(turn.member))
-    folders.publish(turn.member, turn.number, RECORD)
+    def commit(self, turn: Turn) -> None:
+        save_record(turn, self.root(turn.member))

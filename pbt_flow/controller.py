@@ -13,27 +13,65 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
 from pbt_flow.advise import advise
-from pbt_flow.checkpoints import commit
 from pbt_flow.engines import Engine, Lost
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
-from pbt_flow.progress import Progress
 from pbt_flow.retention import removable
 from pbt_flow.settings import Settings
+from pbt_flow.space import Space
 from pbt_flow.worker import Done, Look, Report
-
-if TYPE_CHECKING:
-    from pbt_flow.store import Lease, Store
 
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
+
+
+class TurnRecords(Protocol):
+    """Where turns become committed."""
+
+    def record(self, member: int, turn: int) -> Turn | None: ...
+
+    def commit(self, turn: Turn) -> None: ...
+
+
+class Records(Protocol):
+    """What the controller needs of a store."""
+
+    run_id: str
+    space: Space
+
+    @property
+    def folders(self) -> TurnRecords: ...
+
+    def has_checkpoint(self, checkpoint: Checkpoint) -> bool: ...
+
+    def log_turn(self, turn: Turn) -> None: ...
+
+    def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
+
+    def delete_checkpoint(self, checkpoint: Checkpoint) -> None: ...
+
+
+class Watcher(Protocol):
+    """What the controller tells about its progress."""
+
+    def turn(self, turn: Turn, history: History) -> None: ...
+
+    def tick(self) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class Claim(Protocol):
+    """The right to control the population."""
+
+    lost: bool
 
 
 class TakenOver(RuntimeError):
@@ -45,10 +83,12 @@ class Controller:
     """Decides which member trains next and with what, and what is done with the outcome."""
 
     settings: Settings
-    store: Store
+    store: Records
     engine: Engine
     history: History
-    progress: Progress
+    progress: Watcher
+    clock: Callable[[], float] = time.time
+    """Seconds since any fixed moment."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[tuple[int, int], Turn] = field(default_factory=dict)
     """The turns whose checkpoints exist."""
@@ -60,7 +100,7 @@ class Controller:
 
     def __post_init__(self) -> None:
         self.strategies = self.settings.strategies()
-        self.began = time.monotonic()
+        self.began = self.clock()
 
     def find_checkpoints(self) -> None:
         """Note which checkpoints of the committed turns still exist."""
@@ -127,7 +167,7 @@ class Controller:
 
     # --- what is done with the outcome ---
 
-    def go(self, lease: Lease) -> None:
+    def go(self, lease: Claim) -> None:
         """Run turns until the budget is spent or something asks for an end.
 
         Raises:
@@ -166,8 +206,8 @@ class Controller:
                     )
                     self.engine.submit(plan)
                     return None
-                turn = Turn(plan=plan, status="lost", error=done.reason, started=time.time())
-                commit(turn, self.store.folders)
+                turn = Turn(plan=plan, status="lost", error=done.reason, started=self.clock())
+                self.store.folders.commit(turn)
         else:
             assert isinstance(done, Turn)
             turn = done
@@ -182,7 +222,7 @@ class Controller:
         if self.stopping:
             return
         seconds, target = self.settings.seconds, self.settings.target
-        if seconds is not None and time.monotonic() - self.began >= seconds:
+        if seconds is not None and self.clock() - self.began >= seconds:
             self.stopping = f"{seconds:g} seconds are over"
         elif not self.living:
             self.stopping = "every member failed"

@@ -78,7 +78,8 @@ class Progress:
             copied = f" from member {turn.plan.donor.member:02d}" if turn.plan.donor else ""
             self.say(
                 f"[{done}/{budget}{self._left(history)}] member {turn.member:02d} "
-                f"turn {turn.number}{copied}: score {number(turn.score)}  {values(turn.plan.hparams)}"
+                f"turn {turn.number}{copied}: score {number(turn.score)}  "
+                f"{values(turn.plan.hparams)}"
             )
 
     def tick(self) -> None:

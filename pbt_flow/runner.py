@@ -181,16 +181,16 @@ def _control(store: Store, settings: Settings, engine: Engine, *, quiet: bool) -
             status = "interrupted"
         elif not controller.living:
             status = "failed"
-        return _end(controller, status, began)
+        return _end(store, controller, status, began)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
     finally:
         lease.release()
 
 
-def _end(controller: Controller, status: Status, began: float) -> Result:
+def _end(store: Store, controller: Controller, status: Status, began: float) -> Result:
     """Look at the winner, say in MLflow what became of everyone, and make the result."""
-    store, history = controller.store, controller.history
+    history = controller.history
     best, initial = history.winner(), history.best_initial
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
     if status == "finished" and best is not None:

@@ -37,6 +37,7 @@ from pbt_flow.checkpoints import (
     LocalFolders,
     file_digest,
     read_record,
+    save_record,
     turn_folder,
 )
 from pbt_flow.errors import PBTError
@@ -403,6 +404,10 @@ class RemoteFolders:
         folder = turn_folder(turn)
         client = MlflowClient(self.tracking_uri)
         client.log_artifact(self.run_ids[member], str(self.root(member) / folder / file), folder)
+
+    def commit(self, turn: Turn) -> None:
+        save_record(turn, self.root(turn.member))
+        self.publish(turn.member, turn.number, RECORD)
 
     def record(self, member: int, turn: int) -> Turn | None:
         place = f"{turn_folder(turn)}/{RECORD}"

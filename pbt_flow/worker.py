@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from pbt_flow.checkpoints import STATE, CheckpointError, Folders, commit, load_state, save_state
+from pbt_flow.checkpoints import STATE, CheckpointError, Folders, load_state, save_state
 from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
 from pbt_flow.task import Task, TaskSpec
 
@@ -141,7 +141,7 @@ class Worker:
             seconds=seconds,
         )
         with _storage(f"the record of member {plan.member}, turn {plan.turn}"):
-            commit(turn, self._folders)
+            self._folders.commit(turn)
         return turn
 
     def look(self, look: Look) -> Report:

@@ -1,0 +1,208 @@
+"""A population without MLflow, files or waiting: the real controller, a simulated engine and clock.
+
+For tests and for studies of the method itself: thousands of populations, every order of events
+reproducible from a seed, faults where a schedule puts them.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from pbt_flow.checkpoints import Folders
+from pbt_flow.controller import Controller
+from pbt_flow.engines.base import Engine, Lost
+from pbt_flow.history import History
+from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.settings import Settings
+from pbt_flow.space import Space, check_hparams
+from pbt_flow.task import Task
+from pbt_flow.worker import Done, Job, Workshop, read_score
+
+Fault = Literal["raises", "nan", "inf", "dies", "hangs"]
+
+
+@dataclass
+class SimulatedEngine(Engine):
+    """Runs each turn when it is submitted, and hands it over when the simulated clock says so."""
+
+    task: Callable[[int], Task]
+    """Builds a fresh model from a seed."""
+    seed: int
+    slots: int
+    duration: Callable[[Plan, np.random.Generator], float] = lambda plan, rng: 1.0
+    """Simulated seconds of a turn."""
+    faults: Mapping[tuple[int, int], list[Fault]] = field(default_factory=dict)
+    """What goes wrong, by member and turn; each attempt at the turn uses up one."""
+    now: float = 0.0
+    """The simulated clock, in seconds."""
+    states: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    """The checkpoints that exist."""
+    log: list[tuple[float, str, int, int]] = field(default_factory=list)
+    """What happened: time, event, member, turn."""
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng(np.random.SeedSequence([self.seed, 10**6]))
+        self._pending: list[tuple[float, int, Done | Lost]] = []
+        self._faults = {key: list(kinds) for key, kinds in self.faults.items()}
+        self._order = 0
+
+    def start(self, workshop: Workshop) -> None:
+        pass
+
+    def open(self, folders: Folders) -> None:
+        pass
+
+    def submit(self, job: Job) -> None:
+        assert isinstance(job, Plan), "a simulation only runs turns"
+        assert len(self._pending) < self.slots, "more turns than slots"
+        faults = self._faults.get((job.member, job.turn), [])
+        outcome = self._outcome(job, faults.pop(0) if faults else None)
+        self.log.append((self.now, "begins", job.member, job.turn))
+        self._order += 1
+        ends = self.now + self.duration(job, self._rng)
+        heapq.heappush(self._pending, (ends, self._order, outcome))
+
+    def wait(self, timeout: float | None = None) -> list[Done | Lost]:
+        self.now, _, done = heapq.heappop(self._pending)
+        if isinstance(done, Turn):
+            self.log.append((self.now, done.status, done.member, done.number))
+        return [done]
+
+    def close(self) -> None:
+        self._pending.clear()
+
+    def _outcome(self, plan: Plan, fault: Fault | None) -> Turn | Lost:
+        if fault in ("dies", "hangs"):
+            return Lost(job=plan, reason=f"the worker {fault}")
+        if fault == "raises":
+            return Turn(plan=plan, status="failed", error="raised by the simulation")
+        task = self.task(derive_seed(self.seed, plan.member, 0))
+        if plan.start is not None:
+            task.load_state_dict(copy.deepcopy(self.states[plan.start.member, plan.start.turn]))
+        task.reseed(plan.seed)
+        metrics = dict(task.train(dict(plan.hparams), plan.steps))
+        score, sample = read_score(task.evaluate())
+        score = {"nan": math.nan, "inf": math.inf}.get(fault or "", score)
+        if not math.isfinite(score):
+            return Turn(plan=plan, status="diverged", error=f"the score is {score}")
+        self.states[plan.member, plan.turn] = copy.deepcopy(task.state_dict())
+        checkpoint = Checkpoint(member=plan.member, turn=plan.turn, digest="", size=0)
+        return Turn(
+            plan=plan,
+            status="ok",
+            score=score,
+            sample=sample,
+            metrics=metrics,
+            checkpoint=checkpoint,
+            started=self.now,
+        )
+
+
+@dataclass
+class MemoryStore:
+    """What the controller needs of a store, in memory."""
+
+    space: Space
+    engine: SimulatedEngine
+    run_id: str = "simulation"
+    most_checkpoints: int = 0
+    """The greatest number of checkpoints that ever existed at once."""
+
+    @property
+    def folders(self) -> MemoryStore:
+        return self
+
+    def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
+        return (checkpoint.member, checkpoint.turn) in self.engine.states
+
+    def record(self, member: int, turn: int) -> Turn | None:
+        return None
+
+    def commit(self, turn: Turn) -> None:
+        pass
+
+    def log_turn(self, turn: Turn) -> None:
+        self.most_checkpoints = max(self.most_checkpoints, len(self.engine.states))
+
+    def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
+        pass
+
+    def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
+        del self.engine.states[checkpoint.member, checkpoint.turn]
+
+
+class _Silence:
+    """A progress that shows nothing, and a lease that is never lost."""
+
+    lost = False
+
+    def turn(self, turn: Turn, history: History) -> None:
+        pass
+
+    def tick(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What came of a simulated population."""
+
+    history: History
+    engine: SimulatedEngine
+    store: MemoryStore
+    controller: Controller
+
+    @property
+    def best(self) -> float:
+        """The winner's score; NaN if there is none."""
+        winner = self.history.winner()
+        return math.nan if winner is None or winner.score is None else winner.score
+
+
+def simulate(
+    task: type[Task],
+    *,
+    slots: int = 2,
+    duration: Callable[[Plan, np.random.Generator], float] = lambda plan, rng: 1.0,
+    faults: Mapping[tuple[int, int], list[Fault]] | None = None,
+    **settings: Any,
+) -> Simulation:
+    """Train a simulated population.
+
+    Args:
+        task: The task class; its turns are really trained.
+        slots: Turns that run at once, in simulated time.
+        duration: Simulated seconds of a turn, perhaps drawn from the generator.
+        faults: What goes wrong, by member and turn.
+        settings: Fields of `pbt_flow.Settings`.
+    """
+    made, kind = Settings.make(task, **settings)
+    strategies = made.strategies()
+    rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
+    drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
+    history = History(direction=kind.direction)
+    history.begin(
+        Member(index=index, hparams=check_hparams(point, kind.space))
+        for index, point in enumerate([*made.initial, *drawn])
+    )
+    engine = SimulatedEngine(
+        task=lambda seed: kind(seed=seed, **made.options),
+        seed=made.seed,
+        slots=slots,
+        duration=duration,
+        faults=faults or {},
+    )
+    store, silence = MemoryStore(kind.space, engine), _Silence()
+    controller = Controller(made, store, engine, history, silence, clock=lambda: engine.now)
+    controller.go(silence)
+    return Simulation(history, engine, store, controller)

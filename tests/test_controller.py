@@ -1,0 +1,259 @@
+"""The controller on a simulated engine and clock: order, budget, faults, retention, events."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from pbt_flow.simulation import simulate
+from pbt_flow.task import Task
+from tasks.toy import Toy
+
+FAULTS = ["raises", "nan", "inf", "dies", "hangs"]
+
+
+class Counting(Task):
+    """Its state counts the steps of its lineage; its score is what they were worth."""
+
+    space = {
+        "gain": FloatDistribution(0.1, 10, log=True),
+        "count": IntDistribution(1, 8),
+        "kind": CategoricalDistribution(["a", "b"]),
+    }
+    defaults = {"population": 4, "turns": 6, "interval": 5}
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        super().__init__(seed=seed, device=device)
+        self.steps, self.value = 0, 0.0
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        self.steps += steps
+        self.value += steps * float(hparams["gain"]) + self.rng.normal()
+        return {"steps": self.steps}
+
+    def evaluate(self) -> list[float]:
+        return [self.value + x for x in self.rng.normal(size=5)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "value": self.value}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps, self.value = state["steps"], state["value"]
+
+
+def slowly(plan, rng):
+    return rng.lognormal(0, 1)
+
+
+def turns_of(simulation):
+    return [turn for turns in simulation.history.turns.values() for turn in turns]
+
+
+@given(
+    population=st.integers(2, 9),
+    slots=st.integers(1, 9),
+    turns=st.integers(1, 6),
+    mode=st.sampled_from(["async", "generational"]),
+    exploit=st.sampled_from(
+        ["truncation", "truncation:fraction=0.5,ties=true", "tournament", "ttest", "none"]
+        + [f"tournament:copies={copies}" for copies in ("weights", "hparams")]
+    ),
+    explore=st.sampled_from(["perturb", "gaussian", "resample", "none"]),
+    faults=st.dictionaries(
+        st.tuples(st.integers(0, 8), st.integers(1, 6)),
+        st.lists(st.sampled_from(FAULTS), min_size=1, max_size=3),
+        max_size=6,
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
+    population, slots, turns, mode, exploit, explore, faults, seed
+):
+    simulation = simulate(
+        Counting,
+        population=population,
+        slots=slots,
+        turns=turns,
+        mode=mode,
+        exploit=exploit,
+        explore=explore,
+        faults=faults,
+        duration=slowly,
+        seed=seed,
+    )
+    history, states = simulation.history, simulation.engine.states
+    living = {member.index for member in simulation.controller.living}
+    for index, own in history.turns.items():
+        assert [turn.number for turn in own] == list(range(1, len(own) + 1))
+        assert len(own) == turns or index not in living
+        assert [turn.plan.trained for turn in own] == [5 * turn.number for turn in own]
+    for turn in turns_of(simulation):
+        plan = turn.plan
+        if turn.ok:
+            # The state counted the steps of its lineage itself: the record must say the same.
+            assert turn.metrics["steps"] == turn.step
+        if plan.donor is not None:
+            given_by = history.turn(plan.donor.member, plan.donor.turn)
+            assert given_by.ok
+            assert given_by.member != turn.member
+            if plan.donor.copies != "hparams":
+                assert (plan.start, plan.start_step) == (given_by.checkpoint, given_by.step)
+            if plan.donor.copies == "both" and explore == "none":
+                assert plan.hparams == given_by.plan.hparams
+        elif turn.number > 1:
+            before = history.turn(turn.member, turn.number - 1)
+            assert plan.hparams == before.plan.hparams
+            assert plan.start == (before.checkpoint if before.ok else before.plan.start)
+        if exploit == "none":
+            assert plan.donor is None
+    for member in history.members.values():
+        stands_on = member.checkpoint
+        assert stands_on is None or (stands_on.member, stands_on.turn) in states
+    winner = history.winner()
+    if winner is not None:
+        assert (winner.member, winner.number) in states
+        newest = [own[-1].score for own in history.turns.values() if own and own[-1].ok]
+        assert winner.score == max(newest)
+
+
+@pytest.mark.parametrize("mode", ["async", "generational"])
+def test_the_same_seed_gives_the_same_events_and_another_seed_others(mode):
+    def events(seed):
+        simulation = simulate(Counting, mode=mode, seed=seed, duration=slowly)
+        return simulation.engine.log, turns_of(simulation)
+
+    assert events(1) == events(1)
+    assert events(1) != events(2)
+
+
+def test_a_generational_population_does_not_depend_on_workers_or_their_speed():
+    def outcome(**settings):
+        return turns_of_without_time(simulate(Counting, mode="generational", seed=3, **settings))
+
+    alone = outcome(slots=1)
+    assert outcome(slots=4, duration=slowly) == alone
+    assert outcome(slots=2, duration=lambda plan, rng: 1 + 9 * (plan.member == 0)) == alone
+
+
+def test_the_learning_sampler_does_not_make_it_depend_on_them_either():
+    def outcome(**settings):
+        simulation = simulate(
+            Counting,
+            mode="generational",
+            explore="resample:probability=1",
+            resample="optuna:sampler=TPESampler",
+            population=6,
+            **settings,
+        )
+        return turns_of_without_time(simulation)
+
+    assert outcome(slots=1) == outcome(slots=3, duration=slowly)
+
+
+def turns_of_without_time(simulation):
+    turns = sorted(turns_of(simulation), key=lambda turn: (turn.member, turn.number))
+    return [(turn.plan, turn.score, turn.status) for turn in turns]
+
+
+def test_asynchronous_members_never_wait_for_a_straggler():
+    simulation = simulate(
+        Counting,
+        population=4,
+        slots=4,
+        turns=10,
+        duration=lambda plan, rng: 100.0 if plan.member == 0 else 1.0,
+    )
+    ended = {(m, n): when for when, event, m, n in simulation.engine.log if event == "ok"}
+    assert max(ended[m, 10] for m in (1, 2, 3)) == 10.0
+
+
+def test_generational_members_wait_for_all_others():
+    log = simulate(Counting, mode="generational", slots=3, duration=slowly).engine.log
+    begun = Counter()
+    for _, event, _, number in log:
+        if event == "begins":
+            assert number == 1 or begun[number - 1, "ok"] == 4
+        begun[number, event] += 1
+
+
+def test_members_with_the_fewest_turns_come_first():
+    log = simulate(Counting, population=6, slots=2, duration=lambda plan, rng: 1.0).engine.log
+    numbers = [number for _, event, _, number in log if event == "begins"]
+    assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("fault", ["raises", "nan", "inf"])
+def test_a_failed_turn_is_recorded_and_its_member_rescued(fault):
+    simulation = simulate(Counting, faults={(1, 2): [fault]})
+    failed, rescued = simulation.history.turns[1][1:3]
+    assert failed.status == ("failed" if fault == "raises" else "diverged")
+    assert failed.score is None
+    assert rescued.ok
+    assert rescued.plan.donor is not None
+
+
+@pytest.mark.parametrize("fault", ["dies", "hangs"])
+def test_a_turn_whose_worker_is_lost_is_run_again_with_the_same_plan(fault):
+    undisturbed = simulate(Counting, mode="generational")
+    disturbed = simulate(Counting, mode="generational", faults={(1, 2): [fault]})
+    assert turns_of_without_time(disturbed) == turns_of_without_time(undisturbed)
+
+
+def test_a_turn_that_kills_two_workers_is_lost_and_its_member_rescued():
+    simulation = simulate(Counting, faults={(1, 2): ["dies", "dies"]})
+    lost, rescued = simulation.history.turns[1][1:3]
+    assert (lost.status, lost.error) == ("lost", "the worker dies")
+    assert rescued.plan.donor is not None
+
+
+def test_a_member_that_keeps_failing_is_retired_and_the_others_go_on():
+    faults = {(1, number): ["raises"] for number in range(1, 7)}
+    simulation = simulate(Counting, faults=faults, max_failures=3)
+    assert len(simulation.history.turns[1]) == 3
+    assert [m.index for m in simulation.controller.living] == [0, 2, 3]
+    assert all(len(simulation.history.turns[m]) == 6 for m in (0, 2, 3))
+
+
+def test_where_every_member_fails_the_population_ends_and_says_so():
+    faults = {(m, n): ["raises"] for m in range(4) for n in range(1, 7)}
+    simulation = simulate(Counting, faults=faults)
+    assert simulation.controller.stopping == "every member failed"
+    assert simulation.history.winner() is None
+
+
+def test_the_target_ends_the_population():
+    simulation = simulate(Counting, target=20.0, turns=100)
+    assert simulation.best >= 20
+    assert simulation.controller.stopping == "the target 20 is reached"
+    assert len(turns_of(simulation)) < 400
+
+
+def test_the_time_limit_ends_the_population():
+    simulation = simulate(Counting, seconds=10.0, turns=100, slots=1)
+    assert len(turns_of(simulation)) == 10
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_checkpoints_stay_within_keep_for_each_member_however_long_it_takes(keep):
+    simulation = simulate(Counting, population=8, slots=2, turns=30, keep=keep, duration=slowly)
+    # Beside them: the two being written, those that these began with, and the best initial one.
+    assert simulation.store.most_checkpoints <= keep * 8 + 2 * 2 + 1
+
+
+def test_when_all_is_done_only_the_newest_checkpoints_and_the_best_initial_one_are_left():
+    simulation = simulate(Counting, population=8, turns=20)
+    newest = {(turn.member, turn.number) for turn in (o[-1] for o in simulation.history.turns.values())}
+    best = simulation.history.best_initial
+    assert set(simulation.engine.states) == newest | {(best.member, best.number)}
+
+
+def test_decisions_of_a_large_population_stay_quick():
+    """Not a timed test: with time per decision growing with history, it would take minutes."""
+    simulation = simulate(Toy, population=256, turns=10, slots=16, duration=slowly)
+    assert len(turns_of(simulation)) == 2560
+    assert np.isfinite(simulation.best)
