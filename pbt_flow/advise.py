@@ -10,14 +10,14 @@ and members are compared at the same age, see `comparable`.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pbt_flow.exploit import Candidate, Exploit
 from pbt_flow.explore import Explore
 from pbt_flow.history import History
-from pbt_flow.member import Donor, Member, Turn
+from pbt_flow.member import Donor, Member
 from pbt_flow.samplers import Sampler
 from pbt_flow.space import Space, Value, check_hparams
 
@@ -52,13 +52,11 @@ def advise(
     if age is None:
         return replace(member, donor=None)
 
-    candidates = [_candidate(record, history) for record in records.values()]
-    others = [candidate for candidate in candidates if candidate.member != member.index]
+    others = [candidate for index, candidate in records.items() if index != member.index]
     if member.failures:
         chosen = rescue(others, rng) if exploit.copies else None
     else:
-        me = next(candidate for candidate in candidates if candidate.member == member.index)
-        chosen = exploit(me, others, rng)
+        chosen = exploit(records[member.index], others, rng)
 
     member = replace(member, donor=None, compared_at=age)
     taken = None if chosen is None else history.copyable(chosen, member.age)
@@ -82,8 +80,8 @@ def advise(
 
 def comparable(
     member: Member, history: History, *, quorum: int
-) -> tuple[int | None, dict[int, Turn]]:
-    """The records that `member` is compared with, all of one age, and that age.
+) -> tuple[int | None, Mapping[int, Candidate]]:
+    """The candidates that `member` is compared with, all of one age, and that age.
 
     On a rising curve whoever has just reported looks better than those that are an interval
     behind. So a decision ranks records of the same age: the greatest age, up to the member's own,
@@ -95,20 +93,20 @@ def comparable(
     others' records serve to find a donor.
 
     Returns:
-        The age and each member's record, or None and nothing where no such age exists.
+        The age and each member's candidate, or None and nothing where no such age exists.
     """
     judged = None if member.failures else member.compared_at
     for age in history.ages(above=judged, up_to=member.age):
         records = history.at(age)
         if member.failures:
             if any(index != member.index for index in records):
-                return age, dict(records)
+                return age, records
             continue
         mine = records.get(member.index)
-        if mine is not None and mine.number <= member.copied_after:
+        if mine is not None and mine.turn <= member.copied_after:
             return None, {}  # every older record is older than the copy, too
         if mine is not None and len(records) >= quorum:
-            return age, dict(records)
+            return age, records
     return None, {}
 
 
@@ -116,12 +114,3 @@ def rescue(others: list[Candidate], rng: np.random.Generator) -> int | None:
     """A donor for a member that failed, whatever the exploit strategy: one of the better half."""
     ranked = sorted(others, key=lambda c: (c.fitness, c.member))
     return ranked[int(rng.integers(len(ranked) // 2, len(ranked)))].member if ranked else None
-
-
-def _candidate(record: Turn, history: History) -> Candidate:
-    sign = 1.0 if history.direction == "maximize" else -1.0
-    return Candidate(
-        member=record.member,
-        fitness=history.fitness(record) if record.ok else -math.inf,
-        sample=tuple(sign * value for value in record.sample),
-    )

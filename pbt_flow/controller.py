@@ -11,8 +11,9 @@ Asynchronous and generational populations differ in `Controller.ready` alone.
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -90,8 +91,8 @@ class Controller:
     clock: Callable[[], float] = time.time
     """Seconds since any fixed moment."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
-    held: dict[tuple[int, int], Turn] = field(default_factory=dict)
-    """The turns whose checkpoints exist."""
+    held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
+    """Of each member the turns whose checkpoints exist, oldest first."""
     deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
     stopping: str = ""
     """Why no more turns begin; empty while they do."""
@@ -109,7 +110,7 @@ class Controller:
                 if turn.checkpoint is None:
                     continue
                 if self.store.has_checkpoint(turn.checkpoint):
-                    self.held[turn.member, turn.number] = turn
+                    self.held[turn.member].append(turn)
                 else:
                     self.history.forget(turn.member, turn.number)
 
@@ -214,7 +215,7 @@ class Controller:
         self.in_flight.pop(turn.member, None)
         self.history.add(turn)
         if turn.ok:
-            self.held[turn.member, turn.number] = turn
+            self.held[turn.member].append(turn)
         return turn
 
     def look_for_an_end(self) -> None:
@@ -250,22 +251,22 @@ class Controller:
 
     def clean(self) -> None:
         """Delete the checkpoints that nobody can need any more."""
-        needed: set[Checkpoint | None] = {m.checkpoint for m in self.history.members.values()}
-        needed |= {plan.start for plan in self.in_flight.values()}
-        if (best := self.history.best_initial) is not None:
-            needed.add(best.checkpoint)
-        ages = [m.age for m in self.living if m.turn < self.settings.turns]
-        for turn in removable(
-            self.held.values(),
-            self.history,
-            undecided=min(ages, default=2**63),
-            needed=needed,
-            keep=self.settings.keep,
-        ):
+        best, budget = self.history.best_initial, self.settings.turns
+
+        def needed(checkpoint: Checkpoint) -> bool:
+            return (
+                any(member.checkpoint == checkpoint for member in self.history.members.values())
+                or any(plan.start == checkpoint for plan in self.in_flight.values())
+                or (best is not None and best.checkpoint == checkpoint)
+            )
+
+        undecided = min((m.age for m in self.living if m.turn < budget), default=sys.maxsize)
+        keep = self.settings.keep
+        for turn in removable(self.held, undecided=undecided, needed=needed, keep=keep):
             assert turn.checkpoint is not None
             # Noted first: a checkpoint that a decision can still see must exist.
             self.history.forget(turn.member, turn.number)
-            del self.held[turn.member, turn.number]
+            self.held[turn.member].remove(turn)
             self.store.delete_checkpoint(turn.checkpoint)
 
     # --- what came of it ---

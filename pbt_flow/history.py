@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from pbt_flow.exploit import Candidate
 from pbt_flow.member import Direction, Member, Turn
 from pbt_flow.space import Hparams
 
@@ -35,7 +36,7 @@ class History:
     """Every turn of each member, in order."""
     best_initial: Turn | None = None
     """The best that an initial configuration came to, unchanged, before PBT replaced it."""
-    _at_age: dict[int, dict[int, Turn]] = field(default_factory=lambda: defaultdict(dict))
+    _at_age: dict[int, dict[int, Candidate]] = field(default_factory=lambda: defaultdict(dict))
     _ages: list[int] = field(default_factory=list)
     _gone: set[tuple[int, int]] = field(default_factory=set)
 
@@ -54,7 +55,13 @@ class History:
                 self.best_initial = turn
             if turn.step not in self._at_age:
                 bisect.insort(self._ages, turn.step)
-            self._at_age[turn.step][turn.member] = turn
+            sign = 1.0 if self.direction == "maximize" else -1.0
+            self._at_age[turn.step][turn.member] = Candidate(
+                member=turn.member,
+                turn=turn.number,
+                fitness=self.fitness(turn),
+                sample=tuple(sign * value for value in turn.sample),
+            )
 
     def fitness(self, turn: Turn) -> float:
         return turn.fitness(self.direction)
@@ -76,8 +83,8 @@ class History:
 
     # --- who is comparable ---
 
-    def at(self, age: int) -> Mapping[int, Turn]:
-        """Each member's newest record with weights of exactly this age."""
+    def at(self, age: int) -> Mapping[int, Candidate]:
+        """Each member's newest score with weights of exactly this age."""
         return self._at_age.get(age, {})
 
     def ages(self, *, above: int | None, up_to: int) -> Iterable[int]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Mapping, Sequence
 
-from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Turn
 
 
 def removable(
-    held: Iterable[Turn],
-    history: History,
+    held: Mapping[int, Sequence[Turn]],
     *,
     undecided: int,
-    needed: Collection[Checkpoint | None],
+    needed: Callable[[Checkpoint], bool],
     keep: int,
 ) -> list[Turn]:
     """The turns among `held` whose checkpoints can be deleted.
@@ -24,21 +22,18 @@ def removable(
     does not hold on to more than `keep` of each member; it copies an older one instead.
 
     Args:
-        held: Turns whose checkpoints exist.
-        history: The committed turns.
+        held: Of each member the turns whose checkpoints exist, oldest first.
         undecided: The smallest age of the members that will decide again.
-        needed: Checkpoints that members stand on, turns under way began with, or pins name.
+        needed: Whether a member stands on a checkpoint, a turn under way began with it, or a pin
+            names it.
         keep: How many checkpoints of a member are kept for stragglers at most.
     """
-    by_member: dict[int, list[Turn]] = {}
-    for turn in held:
-        by_member.setdefault(turn.member, []).append(turn)
-    found = []
-    for turns in by_member.values():
-        newest_first = sorted(turns, key=lambda turn: -turn.number)
-        for place, turn in enumerate(newest_first):
-            # The newest stays in any case: it is what the member came to.
-            beyond = turn.step < undecided or place >= keep
-            if place > 0 and beyond and turn.checkpoint not in needed:
-                found.append(turn)
-    return sorted(found, key=lambda turn: (turn.number, turn.member))
+    return [
+        turn
+        for turns in held.values()
+        # The newest stays in any case: it is what the member came to.
+        for place, turn in enumerate(turns[:-1])
+        if (turn.step < undecided or len(turns) - place > keep)
+        and turn.checkpoint is not None
+        and not needed(turn.checkpoint)
+    ]

@@ -193,10 +193,13 @@ def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
         TypeError: It is neither a number nor a sequence of at least one number.
     """
     try:
-        if hasattr(returned, "__len__") and len(returned):
-            sample = tuple(float(value) for value in returned)
-            return fmean(sample), sample
-        return float(returned), ()
+        if isinstance(returned, str | bytes | Mapping):
+            raise TypeError
+        # A tensor without dimensions has a length only to say that it has none.
+        if getattr(returned, "ndim", 1) == 0 or not hasattr(returned, "__len__"):
+            return float(returned), ()
+        sample = tuple(float(value) for value in returned)
+        return fmean(sample), sample
     except (TypeError, ValueError):
         raise TypeError(
             f"evaluate() must return a number or a sequence of numbers, got {returned!r}"

@@ -135,7 +135,7 @@ def test_a_member_that_is_ahead_is_judged_by_its_own_past():
     population.turn(0, 100)
     age, records = comparable(population.history.members[0], population.history, quorum=2)
     assert age == INTERVAL
-    assert {index: turn.score for index, turn in records.items()} == {0: 1, 1: 2, 2: 3, 3: 4}
+    assert {index: one.fitness for index, one in records.items()} == {0: 1, 1: 2, 2: 3, 3: 4}
     assert population.advise(0).donor.member == 3
 
 

@@ -1,0 +1,157 @@
+"""Small real tasks that the tests train in worker processes, good ones and broken ones."""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from pbt_flow import Task
+
+
+class Regression(Task):
+    """A linear model with momentum on noisy data: weights, an optimiser, batches from `self.rng`."""
+
+    space = {
+        "lr": FloatDistribution(1e-4, 0.5, log=True),
+        "batch": IntDistribution(2, 16),
+        "loss": CategoricalDistribution(["l1", "l2"]),
+    }
+    direction = "minimize"
+    defaults = {"population": 4, "turns": 4, "interval": 5}
+
+    def __init__(self, *, seed: int, device: str = "cpu", noise: float = 0.1) -> None:
+        super().__init__(seed=seed, device=device)
+        torch.manual_seed(seed)
+        self.noise = noise
+        self.net = torch.nn.Linear(3, 1).to(device)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1.0, momentum=0.9)
+
+    def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.as_tensor(self.rng.normal(size=(size, 3)), dtype=torch.float32)
+        y = x.sum(1, keepdim=True) + self.noise * torch.randn(size, 1)
+        return x.to(self.device), y.to(self.device)
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = hparams["lr"]
+        measure = {"l1": torch.nn.functional.l1_loss, "l2": torch.nn.functional.mse_loss}
+        for _ in range(steps):
+            x, y = self.batch(hparams["batch"])
+            loss = measure[hparams["loss"]](self.net(x), y)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        return {"loss": loss.item(), "live/lr": self.optimizer.param_groups[0]["lr"]}
+
+    def evaluate(self) -> list[float]:
+        with torch.no_grad():
+            x, y = self.batch(256)
+            return [(self.net(x) - y).square().mean().item() for _ in range(3)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def report(self) -> Mapping[str, float]:
+        return {"error": (self.net.weight - 1).abs().max().item()}
+
+    def samples(self, folder: Path) -> None:
+        (folder / "weights.txt").write_text(str(self.net.weight.tolist()))
+
+    def model(self) -> torch.nn.Module:
+        return self.net
+
+
+class KeepsTheDonorsRate(Regression):
+    """The classic bug: the restored optimiser decides."""
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        live = self.optimizer.param_groups[0]["lr"]
+        restored = live if live != 1.0 else hparams["lr"]
+        return super().train({**hparams, "lr": restored}, steps)
+
+
+class ForgetsMomentum(Regression):
+    """Its state lacks the optimiser: a restored turn differs from a warm one."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"net": self.net.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+
+
+class SavesAnObject(Regression):
+    """Its state cannot be read back without running code."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "path": Path("somewhere")}
+
+
+class DrawsFromItsOwnGenerator(Regression):
+    """Holds a source of randomness that `reseed` does not know."""
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        super().__init__(seed=seed, device=device)
+        self.own = torch.Generator().manual_seed(seed)
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        metrics = super().train(hparams, steps)
+        self.net.bias.data += torch.randn(1, generator=self.own)
+        return metrics
+
+
+class Misbehaving(Regression):
+    """Does what it is told, by files in a folder: `raise-2`, `die-2`, `hang-2`, `nan-2`, `slow`.
+
+    The number counts this model's turns in the lineage of its weights; a file is used up.
+    """
+
+    def __init__(self, *, seed: int, device: str = "cpu", orders: str = "") -> None:
+        super().__init__(seed=seed, device=device)
+        self.orders = Path(orders)
+        self.count = 0
+
+    def ordered(self, what: str) -> bool:
+        try:
+            (self.orders / f"{what}-{self.count}").unlink()
+        except OSError:
+            return False
+        return True
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        self.count += 1
+        if self.ordered("raise"):
+            raise ZeroDivisionError("as ordered")
+        if self.ordered("die"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.ordered("hang"):
+            time.sleep(600)
+        if (self.orders / "slow").exists():
+            time.sleep(0.2)
+        return super().train(hparams, steps)
+
+    def evaluate(self) -> list[float]:
+        return [float("nan")] if self.ordered("nan") else super().evaluate()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.count = state["count"]
+
+
+class CannotBeBuilt(Regression):
+    """Raises on construction."""
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        raise OSError("the data set is not there")

@@ -1,0 +1,175 @@
+"""Worker processes: they run turns side by side, die alone, and never outlive their controller."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pbt_flow.checkpoints import LocalFolders
+from pbt_flow.engines import EngineError, InlineEngine, Lost, ProcessEngine
+from pbt_flow.member import Plan, Turn
+from pbt_flow.task import TaskSpec
+from pbt_flow.worker import Probe, Probed, Workshop
+
+HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
+
+
+def plan(member, turn=1, start=None):
+    return Plan(
+        member=member,
+        turn=turn,
+        seed=turn,
+        hparams=HPARAMS,
+        steps=2,
+        start=start,
+        start_step=2 * (turn - 1),
+        trained=2 * turn,
+    )
+
+
+def opened(engine, tmp_path):
+    task = TaskSpec(name="sample_tasks:Misbehaving", options={"orders": str(tmp_path)})
+    engine.start(Workshop(task=task, seed=0, warm=2))
+    engine.open(LocalFolders({member: str(tmp_path / str(member)) for member in range(4)}))
+    return engine
+
+
+@pytest.fixture
+def engine(tmp_path):
+    engine = opened(ProcessEngine(workers=2, turn_timeout=60), tmp_path)
+    yield engine
+    engine.close()
+
+
+def wait(engine, count=1):
+    done = []
+    while len(done) < count:
+        done += engine.wait(timeout=60)
+    return done
+
+
+def pids(engine):
+    return [process.popen.pid for process in engine._processes]
+
+
+def test_turns_run_side_by_side_and_give_what_they_give_in_this_process(engine, tmp_path):
+    for member in (0, 1):
+        engine.submit(plan(member))
+    turns = {turn.member: turn for turn in wait(engine, 2)}
+    inline = opened(InlineEngine(), tmp_path / "inline")
+    for member in (0, 1):
+        inline.submit(plan(member))
+        (here,) = inline.wait()
+        assert (turns[member].checkpoint, turns[member].score) == (here.checkpoint, here.score)
+
+
+def test_a_member_goes_back_to_the_worker_that_has_it_in_memory(engine):
+    for member in (0, 1):
+        engine.submit(plan(member))
+    first = {turn.member: turn for turn in wait(engine, 2)}
+    homes = {member: p.index for p in engine._processes for member in p.members}
+    for member in (1, 0):
+        engine.submit(plan(member, 2, first[member].checkpoint))
+        wait(engine)
+    assert {member: p.index for p in engine._processes for member in p.members} == homes
+
+
+def test_a_worker_that_dies_is_replaced_and_its_turn_reported_lost(engine, tmp_path):
+    (tmp_path / "die-1").touch()
+    before = pids(engine)
+    engine.submit(plan(0))
+    (lost,) = wait(engine)
+    assert isinstance(lost, Lost)
+    assert lost.job == plan(0)
+    assert "SIGKILL" in lost.reason
+    assert len(set(before) & set(pids(engine))) == 1
+    engine.submit(plan(0))
+    (turn,) = wait(engine)
+    assert isinstance(turn, Turn)
+    assert turn.ok
+
+
+def test_a_turn_that_hangs_is_ended_at_its_time_limit(tmp_path):
+    engine = opened(ProcessEngine(workers=1, turn_timeout=20), tmp_path)
+    try:
+        (tmp_path / "hang-1").touch()
+        engine.submit(Probe())
+        assert wait(engine) == [Probed()]
+        engine.turn_timeout = 0.5
+        engine.submit(plan(0))
+        (lost,) = wait(engine)
+        assert "longer than turn_timeout, 0.5 seconds" in lost.reason
+    finally:
+        engine.close()
+
+
+def test_workers_that_cannot_start_end_the_engine_with_what_they_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is broken')")
+    monkeypatch.setattr(sys, "path", sys.path)
+    engine = ProcessEngine(workers=1)
+    try:
+        engine.start(Workshop(task=TaskSpec(name="sample_tasks:Regression"), seed=0))
+        with pytest.raises(EngineError, match=r"(?s)die as soon as they start.*torch is broken"):
+            for _ in range(10):
+                engine.wait(timeout=60)
+    finally:
+        engine.close()
+
+
+def test_a_worker_imports_no_mlflow_and_has_one_thread_for_each_core_that_is_its_share(tmp_path):
+    (tmp_path / "spy.py").write_text(
+        "import sys, torch, os\n"
+        "from sample_tasks import Regression\n"
+        "class Spy(Regression):\n"
+        "    def train(self, hparams, steps):\n"
+        "        return {'mlflow': 'mlflow' in sys.modules, 'threads': torch.get_num_threads(),\n"
+        "                'run': 'MLFLOW_RUN_ID' in os.environ}\n"
+    )
+    os.environ["MLFLOW_RUN_ID"] = "of the controller"
+    engine = ProcessEngine(workers=2)
+    try:
+        engine.start(Workshop(task=TaskSpec(name=f"{tmp_path}/spy.py:Spy"), seed=0))
+        engine.open(LocalFolders({0: str(tmp_path / "0")}))
+        engine.submit(plan(0))
+        (turn,) = wait(engine)
+    finally:
+        engine.close()
+        del os.environ["MLFLOW_RUN_ID"]
+    assert turn.ok, turn.error
+    share = float(max(1, (os.cpu_count() or 1) // 2))
+    assert turn.metrics == {"mlflow": 0.0, "threads": share, "run": 0.0}
+
+
+def test_workers_die_with_a_controller_that_is_killed(tmp_path):
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from pathlib import Path; from test_engines import *\n"
+        "engine = opened(ProcessEngine(workers=2), Path(sys.argv[1]))\n"
+        "Path(sys.argv[1], 'hang-1').touch()\n"
+        "engine.submit(Probe()); wait(engine); engine.submit(plan(0))\n"
+        "print(*pids(engine), flush=True)\n"
+        "wait(engine)"
+    )
+    controller = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), *sys.path], stdout=subprocess.PIPE, text=True
+    )
+    workers = [int(pid) for pid in controller.stdout.readline().split()]
+    assert len(workers) == 2
+    controller.send_signal(signal.SIGKILL)
+    controller.wait()
+    controller.stdout.close()
+    deadline = time.monotonic() + 30
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlived its controller"
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,211 @@
+"""One turn: a pure function of its plan, committed or not at all."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from pbt_flow.checkpoints import LocalFolders, load_state, read_record
+from pbt_flow.member import Plan
+from pbt_flow.task import TaskSpec
+from pbt_flow.testing import assert_same
+from pbt_flow.worker import Look, Probe, StorageError, Worker, Workshop, read_score
+
+HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
+
+
+def worker(tmp_path, task="Regression", warm=2, **options):
+    spec = TaskSpec(name=f"sample_tasks:{task}", options=options)
+    made = Worker(Workshop(task=spec, seed=3, warm=warm))
+    made.folders = LocalFolders({0: str(tmp_path / "m0"), 1: str(tmp_path / "m1")})
+    return made
+
+
+def plan(member=0, turn=1, start=None, **changes):
+    values = {"member": member, "turn": turn, "seed": 11 + turn, "hparams": HPARAMS, "steps": 4}
+    return Plan(**values, trained=4 * turn, start=start, start_step=4 * (turn - 1), **changes)
+
+
+def state(tmp_path, turn):
+    return load_state(turn.checkpoint, tmp_path / f"m{turn.checkpoint.member}")
+
+
+def test_a_turn_leaves_a_state_and_a_record_that_agree(tmp_path):
+    turn = worker(tmp_path).run(plan())
+    assert turn.ok
+    assert turn.score == pytest.approx(sum(turn.sample) / 3)
+    folder = tmp_path / "m0" / "turns" / "000001"
+    assert sorted(p.name for p in folder.iterdir()) == ["state.pt", "turn.json"]
+    assert read_record((folder / "turn.json").read_text(), 0, 1) == turn
+    assert state(tmp_path, turn)["net"]["weight"].shape == (1, 3)
+
+
+def test_a_cold_worker_gives_bit_for_bit_what_a_warm_one_gives(tmp_path):
+    warm = worker(tmp_path / "warm")
+    first = warm.run(plan())
+    second = warm.run(plan(turn=2, start=first.checkpoint))
+    for_cold = worker(tmp_path / "cold")
+    assert for_cold.run(plan()).checkpoint == first.checkpoint
+    cold = worker(tmp_path / "cold", warm=1).run(plan(turn=2, start=first.checkpoint))
+    assert_same(state(tmp_path / "cold", cold), state(tmp_path / "warm", second))
+    assert (cold.score, cold.checkpoint) == (second.score, second.checkpoint)
+
+
+def test_a_turn_in_another_process_gives_the_same_bits(tmp_path):
+    here = worker(tmp_path / "here").run(plan())
+    code = (
+        "import sys, pathlib; sys.path[:0] = sys.argv[2:]\n"
+        "from test_worker import plan, worker\n"
+        "print(worker(pathlib.Path(sys.argv[1])).run(plan()).checkpoint.digest)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "there"), *sys.path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == here.checkpoint.digest
+
+
+def test_a_copy_begins_with_the_donors_weights_and_obeys_its_own_rate(tmp_path):
+    one = worker(tmp_path)
+    donor = one.run(plan(member=1))
+    one.run(plan(member=0))
+    hparams = {**HPARAMS, "lr": 0.2}
+    copy = one.run(dataclasses.replace(plan(turn=2, start=donor.checkpoint), hparams=hparams))
+    assert copy.metrics["live/lr"] == 0.2
+    again = worker(tmp_path / "again")
+    again.folders = LocalFolders({0: str(tmp_path / "again"), 1: str(tmp_path / "m1")})
+    alone = dataclasses.replace(plan(turn=2, start=donor.checkpoint), hparams=hparams)
+    assert again.run(alone).checkpoint == copy.checkpoint
+
+
+def test_the_same_plan_with_another_seed_gives_other_weights(tmp_path):
+    first = worker(tmp_path / "a").run(plan())
+    other = worker(tmp_path / "b").run(dataclasses.replace(plan(), seed=99))
+    assert first.checkpoint.digest != other.checkpoint.digest
+
+
+@pytest.mark.parametrize(
+    ("order", "status", "error"),
+    [("raise-1", "failed", "ZeroDivisionError: as ordered"), ("nan-1", "diverged", "nan")],
+)
+def test_what_goes_wrong_in_a_task_is_an_outcome_with_its_reason(tmp_path, order, status, error):
+    (tmp_path / order).touch()
+    one = worker(tmp_path, "Misbehaving", orders=str(tmp_path))
+    turn = one.run(plan())
+    assert turn.status == status
+    assert error in turn.error
+    assert turn.checkpoint is None
+    folder = tmp_path / "m0" / "turns" / "000001"
+    assert [p.name for p in folder.iterdir()] == ["turn.json"]
+    assert json.loads((folder / "turn.json").read_text())["score"] is None
+
+
+def test_a_member_that_failed_is_built_anew(tmp_path):
+    """What an exception left of the model in memory must not leak into the next turn."""
+    (tmp_path / "raise-2").touch()
+    one = worker(tmp_path, "Misbehaving", orders=str(tmp_path))
+    first = one.run(plan())
+    assert not one.run(plan(turn=2, start=first.checkpoint)).ok
+    third = one.run(plan(turn=3, start=first.checkpoint))
+    assert third.ok
+    assert state(tmp_path, third)["count"] == 2
+
+
+def test_a_state_that_would_need_code_to_load_fails_in_the_turn_that_made_it(tmp_path):
+    turn = worker(tmp_path, "SavesAnObject").run(plan())
+    assert turn.status == "failed"
+    assert "state_dict() must hold tensors and plain values only" in turn.error
+
+
+def test_an_altered_checkpoint_is_refused_by_name(tmp_path):
+    one = worker(tmp_path, warm=1)
+    first = one.run(plan())
+    file = tmp_path / "m0" / "turns" / "000001" / "state.pt"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    turn = worker(tmp_path).run(plan(turn=2, start=first.checkpoint))
+    assert turn.status == "failed"
+    assert "checkpoint of member 0, turn 1" in turn.error
+    assert "altered" in turn.error
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
+def test_a_full_disk_is_trouble_with_storage_and_not_with_the_task(tmp_path):
+    disk = tmp_path / "m0"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        (disk / "filler").write_bytes(b"x" * 8192)
+        with pytest.raises(StorageError, match="cannot write the checkpoint of member 0, turn 1"):
+            worker(tmp_path).run(plan())
+        assert not list(disk.rglob("turn.json"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_worker_killed_between_state_and_record_leaves_no_turn(tmp_path):
+    """The record is the commit: at any instruction before it the turn has not happened."""
+    code = (
+        "import os, signal, sys, pathlib; sys.path[:0] = sys.argv[2:]\n"
+        "import pbt_flow.checkpoints as c\n"
+        "c.save_record = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from test_worker import plan, worker\n"
+        "worker(pathlib.Path(sys.argv[1])).run(plan())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), *sys.path])
+    assert done.returncode == -signal.SIGKILL
+    folders = LocalFolders({0: str(tmp_path / "m0")})
+    assert folders.record(0, 1) is None
+    again = worker(tmp_path).run(plan())
+    assert folders.record(0, 1) == again
+
+
+def test_a_look_reports_and_writes_samples_without_training(tmp_path):
+    one = worker(tmp_path)
+    turn = one.run(plan())
+    (tmp_path / "samples").mkdir()
+    look = Look(member=0, checkpoint=turn.checkpoint, samples=str(tmp_path / "samples"))
+    report = one.look(look)
+    weight = state(tmp_path, turn)["net"]["weight"]
+    assert report.metrics["error"] == pytest.approx((weight - 1).abs().max().item())
+    assert (tmp_path / "samples" / "weights.txt").exists()
+
+
+def test_a_probe_says_why_a_task_cannot_be_built(tmp_path):
+    assert worker(tmp_path).probe(Probe()).error == ""
+    assert worker(tmp_path, "CannotBeBuilt").probe(Probe()).error == (
+        "OSError: the data set is not there"
+    )
+
+
+def test_the_model_that_a_probe_built_is_the_one_that_trains(tmp_path):
+    probed = worker(tmp_path / "a")
+    probed.probe(Probe())
+    assert probed.run(plan()).checkpoint == worker(tmp_path / "b").run(plan()).checkpoint
+
+
+@pytest.mark.parametrize(
+    ("returned", "score", "sample"),
+    [
+        (1, 1.0, ()),
+        (torch.tensor(2.5), 2.5, ()),
+        ([1.0, 2.0], 1.5, (1.0, 2.0)),
+        (torch.tensor([1.0, 2.0]), 1.5, (1.0, 2.0)),
+    ],
+)
+def test_a_score_is_a_number_or_the_mean_of_a_sample(returned, score, sample):
+    assert read_score(returned) == (score, sample)
+
+
+@pytest.mark.parametrize("returned", [None, [], "high", {"score": 1}, ["a"]])
+def test_anything_else_is_refused_as_a_score(returned):
+    with pytest.raises(TypeError, match=r"evaluate\(\) must return a number or a sequence"):
+        read_score(returned)
