@@ -525,6 +525,9 @@ def _manifest_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _read_text(client: MlflowClient, run_id: str, artifact: str) -> str:
+    place = _local_path(client.get_run(run_id).info.artifact_uri)
+    if place is not None:
+        return Path(place, artifact).read_text("utf-8")
     with tempfile.TemporaryDirectory() as folder:
         return Path(client.download_artifacts(run_id, artifact, folder)).read_text("utf-8")
 

@@ -106,6 +106,7 @@ class ProcessEngine(Engine):
         self.turn_timeout = turn_timeout
         self._deaths_in_a_row = 0
 
+        self._folders: Folders | None = None
         self._logs = tempfile.TemporaryDirectory(prefix="pbt_flow-")
         self._threads = max(1, (os.cpu_count() or 1) // workers)
         # They import torch while the controller imports mlflow and opens the store.

@@ -1,0 +1,246 @@
+"""The command line as a person and an operating system treat it: killed, interrupted, resumed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+import pbt_flow
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "pbt_flow", *map(str, arguments)]
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def told(process):
+    out, err = process.communicate(timeout=120)
+    return out, err
+
+
+def population():
+    """The only population of the store in this folder, once it has a turn."""
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        if any(Path().rglob("turn.json")):
+            client = MlflowClient()
+            (run,) = client.search_runs(
+                [e.experiment_id for e in client.search_experiments()],
+                "tags.`pbt.role` = 'population'",
+            )
+            return run.info.run_id
+    raise AssertionError("no turn was ever committed")
+
+
+def wait_for_turns(count):
+    deadline = time.monotonic() + 90
+    while len(list(Path().rglob("turn.json"))) < count:
+        assert time.monotonic() < deadline, "the population does not get on"
+
+
+def essence(result):
+    return {
+        index: [(turn.plan, turn.status, turn.score, turn.checkpoint) for turn in turns]
+        for index, turns in result.history.turns.items()
+    }
+
+
+def duplicates(result):
+    client = MlflowClient()
+    for member in range(result.members):
+        run_id = client.get_run(result.run_id).info.run_id and result_member(result, member)
+        points = client.get_metric_history(run_id, "score")
+        steps = [point.step for point in points]
+        assert steps == sorted(set(steps))
+        assert len(steps) == sum(turn.ok for turn in result.history.turns[member])
+
+
+def result_member(result, member):
+    client = MlflowClient()
+    (run,) = client.search_runs(
+        [client.get_run(result.run_id).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{result.run_id}' AND tags.`pbt.member` = '{member}'",
+    )
+    return run.info.run_id
+
+
+SLOWLY = ("run", "--task", "sample_tasks:Misbehaving", "--mode", "generational", "--turns", 5)
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_controller_that_is_killed_loses_nothing_that_was_committed(tmp_path, kills):
+    (tmp_path / "slow").touch()
+    orders = ("--set", f"orders={tmp_path}", "--workers", 2)
+    process = start(*SLOWLY, *orders)
+    run_id = population()
+    for kill in range(kills):
+        wait_for_turns(3 * (kill + 1))
+        process.send_signal(signal.SIGKILL)
+        told(process)
+        time_passes(run_id)
+        if kill < kills - 1:
+            process = start("resume", run_id)
+    resumed = subprocess.run(
+        command("resume", run_id, "--json", "--workers", 1), capture_output=True, text=True
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    result = pbt_flow.load(run_id)
+    duplicates(result)
+    (tmp_path / "slow").unlink()
+    undisturbed = pbt_flow.run(
+        "sample_tasks:Misbehaving",
+        options={"orders": str(tmp_path)},
+        mode="generational",
+        turns=5,
+        engine="inline",
+        quiet=True,
+    )
+    assert essence(result) == essence(undisturbed)
+    assert json.loads(resumed.stdout)["winner"]["score"] == undisturbed.winner.score
+
+
+def time_passes(run_id):
+    """The claim of a killed controller stands for a minute, as nobody can know that it is dead."""
+    refused = subprocess.run(command("resume", run_id), capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "is running: its controller" in refused.stderr
+    MlflowClient().set_tag(run_id, "pbt.heartbeat", "0")
+
+
+def test_ctrl_c_finishes_the_turns_under_way_and_says_how_to_go_on(tmp_path):
+    (tmp_path / "slow").touch()
+    process = start(*SLOWLY, "--set", f"orders={tmp_path}", "--workers", 2)
+    run_id = population()
+    process.send_signal(signal.SIGINT)
+    out, err = told(process)
+    assert process.returncode == 130, err
+    assert "turns under way; Ctrl-C again gives them up" in err
+    assert f"python -m pbt_flow resume {run_id}" in out
+    assert "Traceback" not in err
+    assert MlflowClient().get_run(run_id).info.status == "KILLED"
+    resumed = subprocess.run(command("resume", run_id), capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    result = pbt_flow.load(run_id)
+    assert (result.status, result.turns) == ("finished", 20)
+    duplicates(result)
+
+
+@pytest.mark.slow
+def test_sigterm_stops_at_once_and_leaves_a_population_that_can_be_resumed(tmp_path):
+    (tmp_path / "hang-2").touch()
+    process = start(*SLOWLY, "--set", f"orders={tmp_path}", "--workers", 1)
+    run_id = population()
+    wait_for_turns(4)
+    process.send_signal(signal.SIGTERM)
+    _, err = told(process)
+    assert process.returncode == 130, err
+    assert MlflowClient().get_run(run_id).info.status == "KILLED"
+
+
+MISTAKES = [
+    (("run",), "--task is missing"),
+    (("run", "--task", "rll"), "no task is called 'rll'"),
+    (("run", "--task", "no_module:Task"), "no module 'no_module'"),
+    (("run", "--task", "missing.py:Task"), "there is no file"),
+    (("run", "--task", "toy", "--set", "ratte=1"), "no option 'ratte'"),
+    (("run", "--task", "toy", "--set", "rate=fast"), "option rate takes float, got 'fast'"),
+    (("run", "--task", "toy", "--set", "rate"), "KEY=VALUE"),
+    (("run", "--task", "toy", "--interval", 0), "interval must be at least 1, got 0"),
+    (("run", "--task", "toy", "--population", 1), "population must be at least 2"),
+    (("run", "--task", "toy", "--population", "many"), "invalid int value: 'many'"),
+    (("run", "--task", "toy", "--exploit", "truncate"), "there is no 'truncate'"),
+    (("run", "--task", "toy", "--exploit", "truncation:part=1"), "'part=1' is no setting"),
+    (("run", "--task", "toy", "--initial", '[{"h": 1}]'), "unknown hyperparameter 'h'"),
+    (("run", "--task", "toy", "--initial", "[h]"), "is not JSON"),
+    (("run", "--task", "toy", "--mode", "sync"), "mode must be one of"),
+    (("run", "--task", "toy", "--resample", "optuna:sampler=CmaEsSampler"), "keeps its state"),
+    (("resume",), "RUN_ID is missing"),
+    (("resume", "0" * 32), "no run 000"),
+    (("jump",), "invalid choice: 'jump'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), MISTAKES, ids=lambda x: str(x)[:40])
+def test_a_mistake_gets_one_clear_sentence_and_exit_code_2(arguments, sentence, capsys):
+    from pbt_flow.cli import main
+
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    err = capsys.readouterr().err
+    assert code == 2
+    assert sentence in err
+    assert "Traceback" not in err
+    assert not Path("mlruns").exists()
+
+
+def test_the_last_line_of_a_json_run_is_the_result(tmp_path, capsys):
+    from pbt_flow.cli import main
+
+    assert main(["run", "--task", "toy", "--turns", "3", "--engine", "inline", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert {"status", "population", "tracking_uri", "winner", "mean_score", "members", "turns"} <= (
+        set(result)
+    )
+    assert result["turns"] == 24
+    assert set(result["winner"]) >= {"member", "run_id", "turn", "score", "report", "hparams"}
+    assert pbt_flow.load(result["population"]).winner.score == result["winner"]["score"]
+
+
+def test_random_search_is_one_word_away(capsys):
+    from pbt_flow.cli import main
+
+    assert main(["random_search", "--task", "toy", "--turns", "2", "--engine", "inline"]) == 0
+    run_id = capsys.readouterr().out.split("population ")[-1].split()[0]
+    result = pbt_flow.load(run_id)
+    assert all(t.plan.donor is None for turns in result.history.turns.values() for t in turns)
+
+
+def test_a_script_of_the_users_own_needs_no_registration(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import pbt_flow\n"
+        "from sample_tasks import Regression\n"
+        "class Mine(Regression):\n"
+        "    pass\n"
+        "if __name__ == '__main__':\n"
+        "    print(pbt_flow.run(task=Mine, turns=2, workers=1, quiet=True).turns)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("8"), done.stderr
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import pbt_flow\n"
+        "from sample_tasks import Regression\n"
+        "class Mine(Regression):\n"
+        "    pass\n"
+        "pbt_flow.run(task=Mine, turns=2, workers=1, quiet=True)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'put the call under if __name__ == "__main__":' in done.stderr
+    shutil.rmtree(tmp_path / "mlruns", ignore_errors=True)

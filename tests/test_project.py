@@ -1,0 +1,112 @@
+"""The project file, and `mlflow run` on it for real."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+from pbt_flow.cli import _parser
+from pbt_flow.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+MLFLOW = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local"]
+
+
+@pytest.mark.parametrize("name", PROJECT["entry_points"])
+def test_each_parameter_is_used_in_its_command_and_is_a_setting(name):
+    """MLflow drops a declared parameter that the command does not name, without a word."""
+    entry = PROJECT["entry_points"][name]
+    used = set(re.findall(r"{(\w+)}", entry["command"]))
+    assert used == set(entry["parameters"])
+    known = {*Settings.__dataclass_fields__, "run_id", "set"}
+    assert used <= known
+
+
+@pytest.mark.parametrize("name", PROJECT["entry_points"])
+def test_each_command_is_one_that_the_command_line_takes(name):
+    entry = PROJECT["entry_points"][name]
+    values = {key: spec.get("default", "abc") for key, spec in entry["parameters"].items()}
+    words = entry["command"].format(**values).split()
+    assert words[:3] == ["python", "-m", "pbt_flow"]
+    _parser().parse_args(words[3:])
+
+
+def test_the_environment_lists_third_parties_only():
+    """MLflow caches it by this list: our own code in it would be an old copy for ever."""
+    environment = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    assert environment["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
+    pins = (ROOT / "requirements.txt").read_text().splitlines()
+    for line in pins:
+        assert not line or line.startswith("#") or re.fullmatch(r"[\w\-\[\],]+==[\w.]+", line)
+
+
+def parameters(**values):
+    return [word for key, value in values.items() for word in ("-P", f"{key}={value}")]
+
+
+def populations():
+    client = MlflowClient()
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(ids, "tags.`pbt.role` = 'population'")
+
+
+@pytest.mark.slow
+def test_mlflow_run_trains_a_population_in_the_run_that_it_made():
+    done = subprocess.run(
+        [*MLFLOW, "-e", "pbt", *parameters(task="toy", turns=2, set="rate=0.02")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = populations()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.project.entryPoint"] == "pbt"
+    assert json.loads(run.data.params["cfg/options"]) == {"rate": 0.02}
+    client = MlflowClient()
+    runs = client.search_runs([run.info.experiment_id])
+    assert len(runs) == 1 + 8
+    assert {one.info.status for one in runs} == {"FINISHED"}
+    resumed = subprocess.run(
+        [*MLFLOW, "-e", "resume", *parameters(run_id=run.info.run_id, turns=3)],
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "24 turns" in resumed.stdout + resumed.stderr
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_terminated_strands_no_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    (tmp_path / "hang-2").touch()
+    settings = parameters(task="sample_tasks:Misbehaving", workers=1, set=f"orders={tmp_path}")
+    launcher = subprocess.Popen([*MLFLOW, "-e", "pbt", *settings], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while (tmp_path / "hang-2").exists():
+        assert time.monotonic() < deadline, "the population does not get on"
+    launcher.send_signal(signal.SIGTERM)
+    launcher.wait()
+    while any(processes_of(launcher.pid)):
+        assert time.monotonic() < deadline, "a process of ours was stranded"
+    (run,) = populations()
+    assert run.info.status == "KILLED"
+
+
+def processes_of(session):
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z" and int(entry.name) != os.getpid():
+                yield int(entry.name)

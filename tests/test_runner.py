@@ -1,0 +1,393 @@
+"""Whole populations in a real MLflow store: what is recorded, what survives, what is refused."""
+
+import json
+import math
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+from sample_tasks import Misbehaving, Regression
+
+import pbt_flow
+from pbt_flow.member import RecordError
+from pbt_flow.result import Result
+from pbt_flow.settings import SettingsError
+from pbt_flow.store import StoreError
+from pbt_flow.task import TaskError
+
+# One database, migrated once, is every test's first state: migrations take seconds.
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def store(migrated, tmp_path):
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+
+
+def run(task=Regression, **settings):
+    return pbt_flow.run(task, **{"engine": "inline", "quiet": True, **settings})
+
+
+def client(result):
+    return MlflowClient(result.tracking_uri)
+
+
+def members(result):
+    found = client(result).search_runs(
+        [client(result).get_run(result.run_id).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{result.run_id}'",
+    )
+    return sorted(found, key=lambda run: int(run.data.tags["pbt.member"]))
+
+
+def points(result):
+    """Every metric point of every member, as MLflow has them."""
+    return {
+        (member.data.tags["pbt.member"], key): sorted(
+            (point.step, point.value, point.timestamp)
+            for point in client(result).get_metric_history(member.info.run_id, key)
+        )
+        for member in members(result)
+        for key in member.data.metrics
+    }
+
+
+def essence(result: Result):
+    """What must be the same whatever disturbed the population: all but times."""
+    return {
+        index: [
+            (turn.plan, turn.status, turn.score, turn.sample, turn.checkpoint) for turn in turns
+        ]
+        for index, turns in result.history.turns.items()
+    }
+
+
+# --- what is recorded -----------------------------------------------------------------------------
+
+
+def test_mlflow_has_every_turn_of_every_member():
+    result = run(turns=5)
+    assert result.status == "finished"
+    assert [m.data.tags["mlflow.runName"] for m in members(result)] == [
+        "member-00",
+        "member-01",
+        "member-02",
+        "member-03",
+    ]
+    recorded = points(result)
+    for index, turns in result.history.turns.items():
+        steps = [turn.plan.trained for turn in turns]
+        assert steps == [5, 10, 15, 20, 25]
+
+        def series(key, index=index):
+            return [(step, value) for step, value, _ in recorded[str(index), key]]
+
+        assert series("score") == [(t.plan.trained, t.score) for t in turns]
+        assert series("hparam/lr") == [(t.plan.trained, t.plan.hparams["lr"]) for t in turns]
+        assert series("step") == [(t.plan.trained, t.step) for t in turns]
+        donors = [t.plan.donor.member if t.plan.donor else index for t in turns]
+        assert [value for _, value in series("donor")] == donors
+        choices = [("l1", "l2").index(t.plan.hparams["loss"]) for t in turns]
+        assert [value for _, value in series("hparam/loss")] == choices
+        # The value that the optimiser really had, as the task saw it.
+        live = [(t.plan.trained, t.plan.hparams["lr"]) for t in turns]
+        assert series("train/live/lr") == live
+
+
+def test_each_turn_began_where_its_record_says():
+    """Weights are followed along the checkpoints: by digest, from a turn to what it began with."""
+    result = run(turns=6, exploit="tournament")
+    copies = 0
+    for turns in result.history.turns.values():
+        for turn in turns:
+            if turn.plan.donor:
+                copies += 1
+                given = result.history.turn(turn.plan.donor.member, turn.plan.donor.turn)
+                assert turn.plan.start == given.checkpoint
+                assert turn.plan.start_step == given.step
+    assert copies > 3
+
+
+def test_what_never_changes_is_a_param_and_the_rest_is_not():
+    result = run(turns=2, options={"noise": 0.5})
+    parent = client(result).get_run(result.run_id)
+    assert parent.data.params["cfg/interval"] == "5"
+    assert json.loads(parent.data.params["cfg/options"]) == {"noise": 0.5}
+    assert json.loads(parent.data.params["space/lr"])["attributes"]["log"] is True
+    for member, turns in zip(members(result), result.history.turns.values(), strict=True):
+        assert float(member.data.params["init/lr"]) == turns[0].plan.hparams["lr"]
+        assert member.data.params["legend/loss"] == "0='l1', 1='l2'"
+
+
+def test_the_winner_is_named_reported_and_shown():
+    result = run(turns=4)
+    parent = client(result).get_run(result.run_id)
+    scores = [turns[-1].score for turns in result.history.turns.values()]
+    assert result.winner.score == min(scores)
+    assert parent.data.tags["pbt.winner"] == result.winner.run_id
+    assert parent.data.metrics["winner/score"] == result.winner.score
+    assert parent.data.metrics["winner/error"] == result.winner.report["error"]
+    assert parent.data.metrics["best_initial/score"] == result.best_initial.score
+    assert parent.info.status == "FINISHED"
+    assert {m.info.status for m in members(result)} == {"FINISHED"}
+    artifacts = {a.path for a in client(result).list_artifacts(result.run_id)}
+    assert artifacts == {"population.json", "result.json", "samples"}
+    note = parent.data.tags["mlflow.note.content"]
+    assert note.startswith("**finished**: 4 members, 16 turns")
+    history = client(result).get_metric_history(result.run_id, "best_score")
+    assert [point.step for point in history] == [5, 10, 15, 20]
+
+
+def test_load_rebuilds_the_result_from_mlflow_alone():
+    result = run(turns=3)
+    loaded = pbt_flow.load(result.run_id)
+    assert loaded.winner == result.winner
+    assert loaded.best_initial == result.best_initial
+    assert essence(loaded) == essence(result)
+    assert loaded.to_json() == result.to_json()
+
+
+def test_initial_points_of_the_user_come_first():
+    point = {"lr": 0.25, "batch": 3, "loss": "l1"}
+    result = run(turns=1, initial=[point])
+    assert result.history.turns[0][0].plan.hparams == point
+
+
+def test_random_search_copies_nobody_and_begins_with_the_same_members():
+    pbt, control = run(turns=3), run(turns=3, exploit="none")
+    for a, b in zip(pbt.history.turns.values(), control.history.turns.values(), strict=True):
+        assert (a[0].plan, a[0].score) == (b[0].plan, b[0].score)
+        assert all(turn.plan.donor is None for turn in b)
+        assert len({turn.plan.hparams["lr"] for turn in b}) == 1
+
+
+def test_only_newest_checkpoints_are_left_on_disk_and_all_records():
+    result = run(turns=6)
+    for member, turns in zip(members(result), result.history.turns.values(), strict=True):
+        folder = Path(member.info.artifact_uri)
+        assert len(list(folder.rglob("turn.json"))) == len(turns)
+        states = {path.parent.name for path in folder.rglob("state.pt")}
+        pinned = {f"{result.best_initial.turn:06d}"}
+        own = pinned if result.best_initial.run_id == member.info.run_id else set()
+        assert states == {"000006"} | own
+
+
+# --- what is the run, and whose -------------------------------------------------------------------
+
+
+def test_the_run_that_mlflow_run_made_is_the_population(monkeypatch):
+    made = MlflowClient().create_run("0")
+    monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
+    result = run(turns=1)
+    assert result.run_id == made.info.run_id
+    assert {m.info.experiment_id for m in members(result)} == {"0"}
+
+
+def test_the_users_own_active_run_is_left_alone():
+    with mlflow.start_run() as own:
+        result = run(turns=1)
+        assert mlflow.active_run().info.run_id == own.info.run_id
+        mlflow.log_metric("mine", 1)
+    assert result.run_id != own.info.run_id
+    assert set(mlflow.get_run(own.info.run_id).data.metrics) == {"mine"}
+
+
+# --- stopped and resumed --------------------------------------------------------------------------
+
+
+def test_a_larger_budget_goes_on_as_if_it_had_been_so_from_the_start():
+    whole = run(turns=6, mode="generational")
+    part = run(turns=3, mode="generational")
+    resumed = pbt_flow.resume(part.run_id, turns=6, quiet=True)
+    assert resumed.run_id == part.run_id
+    assert essence(resumed) == essence(whole)
+    assert resumed.winner.score == whole.winner.score
+
+
+def test_resuming_what_is_finished_changes_nothing():
+    result = run(turns=2)
+    before = points(result)
+    again = pbt_flow.resume(result.run_id, quiet=True)
+    assert essence(again) == essence(result)
+    assert points(again) == before
+
+
+def test_turns_that_mlflow_never_heard_of_are_logged_on_resume_and_none_twice():
+    """As after a kill between a worker's commit and the controller's log_batch."""
+    result = run(turns=3)
+    before = points(result)
+    member = result.history.turns[1][0].member
+    run_id = members(result)[member].info.run_id
+    with sqlite3.connect("mlflow.db") as database:
+        database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step = 15", (run_id,))
+        database.execute(
+            "UPDATE tags SET value = '1' WHERE run_uuid = ? AND key = 'pbt.turn'", (run_id,)
+        )
+    assert points(result) != before
+    pbt_flow.resume(result.run_id, quiet=True)
+    assert points(result) == before
+
+
+def test_a_turn_without_a_record_never_happened_and_is_run_again():
+    whole = run(turns=4, mode="generational")
+    part = run(turns=3, mode="generational")
+    folder = Path(members(part)[2].info.artifact_uri) / "turns" / "000004"
+    folder.mkdir()
+    (folder / "state.pt").write_bytes(b"half of a state")
+    (folder / ".turn.json.1234").write_text("half of a record")
+    resumed = pbt_flow.resume(part.run_id, turns=4, quiet=True)
+    assert essence(resumed) == essence(whole)
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda text: text.replace('"score": ', '"score": 1'), None),
+        (lambda text: text[: len(text) // 2], "not JSON"),
+        (lambda text: text.replace('"member": 1', '"member": 2'), "not of member 1"),
+        (lambda text: text.replace('"turn": 2', '"turn": 7'), "not of member 1, turn 2"),
+        (lambda text: text.replace('"status"', '"state"'), "not a turn record"),
+    ],
+)
+def test_a_harmed_record_is_refused_with_its_place(harm, sentence):
+    result = run(turns=2)
+    path = Path(members(result)[1].info.artifact_uri) / "turns" / "000002" / "turn.json"
+    path.write_text(harm(path.read_text()))
+    if sentence is None:
+        return  # a number that still reads as a number cannot be told from a true one
+    with pytest.raises(RecordError, match=f"(?s){path.name}.*{sentence}"):
+        pbt_flow.resume(result.run_id, quiet=True)
+
+
+def test_a_population_that_is_running_refuses_a_second_controller():
+    result = run(turns=1)
+    client(result).set_tag(result.run_id, "pbt.heartbeat", f"{time.time()}")
+    with pytest.raises(StoreError, match=r"is running: its controller \(.*\) was heard 0 s ago"):
+        pbt_flow.resume(result.run_id, quiet=True)
+
+
+def test_of_two_controllers_that_claim_at_once_one_wins():
+    from pbt_flow.store import Store
+
+    result = run(turns=1)
+    store = Store.open(result.run_id)
+    first = store.claim()
+    client(result).set_tag(result.run_id, "pbt.heartbeat", "0")
+    second = store.claim()  # the first was silent for so long that it counts as gone
+    try:
+        client(result).set_tag(result.run_id, "pbt.heartbeat", "0")
+        client(result).log_param(result.run_id, "lease/0005", "someone faster")
+        rival = Store.open(result.run_id)
+        taken = client(result).get_run(result.run_id).data.params
+        assert {"lease/0002", "lease/0003"} <= set(taken)
+        assert rival.claim()._number == 6
+    finally:
+        for lease in (first, second):
+            lease.release()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"interval": 7}, "interval cannot change on resume"),
+        ({"seed": 1}, "seed cannot change on resume"),
+        ({"workers": 0}, "workers must be at least 1"),
+    ],
+)
+def test_a_resume_may_not_change_what_defines_the_population(changes, sentence):
+    result = run(turns=1)
+    with pytest.raises(SettingsError, match=sentence):
+        pbt_flow.resume(result.run_id, quiet=True, **changes)
+
+
+def test_a_resume_with_another_space_says_so(monkeypatch):
+    result = run(turns=1)
+    smaller = {k: v for k, v in Regression.space.items() if k != "batch"}
+    monkeypatch.setattr(Regression, "space", smaller)
+    with pytest.raises(SettingsError, match="the space of task .* is not the one"):
+        pbt_flow.resume(result.run_id, quiet=True)
+
+
+@pytest.mark.parametrize("which", ["nothing", "a plain run", "a member"])
+def test_a_run_that_is_no_population_is_refused(which):
+    run_id, sentence = "0" * 32, "no run"
+    if which == "a plain run":
+        run_id, sentence = MlflowClient().create_run("0").info.run_id, "is no population"
+    if which == "a member":
+        run_id, sentence = members(run(turns=1))[0].info.run_id, "is a member; its population is"
+    with pytest.raises(StoreError, match=sentence):
+        pbt_flow.resume(run_id, quiet=True)
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_failures_are_rescued_recorded_and_never_crowned(tmp_path):
+    for order in ("raise-2", "nan-3"):
+        (tmp_path / order).touch()
+    result = run(Misbehaving, options={"orders": str(tmp_path)}, turns=5)
+    turns = [turn for turns in result.history.turns.values() for turn in turns]
+    assert sorted(turn.status for turn in turns if not turn.ok) == ["diverged", "failed"]
+    assert result.status == "finished"
+    assert result.turns == 20
+    assert math.isfinite(result.winner.score)
+    failed = next(turn for turn in turns if turn.status == "failed")
+    assert "ZeroDivisionError: as ordered" in failed.error
+    assert failed.metrics == {}
+    for turn in turns:
+        if not turn.ok:
+            told = members(result)[turn.member].data.tags["pbt.error"]
+            assert told.startswith("turn ")
+
+
+def test_where_every_member_fails_the_run_says_failed_and_why(tmp_path):
+    result = run("sample_tasks:Misbehaving", options={"orders": ""}, turns=2, max_failures=1)
+    assert result.status == "finished"
+    broken = tmp_path / "broken.py"
+    broken.write_text(
+        "from sample_tasks import Regression\n"
+        "class Broken(Regression):\n"
+        "    def train(self, hparams, steps):\n"
+        "        raise RuntimeError('no data')\n"
+    )
+    result = run(f"{broken}:Broken", turns=3, max_failures=2)
+    assert (result.status, result.reason, result.winner) == ("failed", "every member failed", None)
+    assert client(result).get_run(result.run_id).info.status == "FAILED"
+    assert {m.info.status for m in members(result)} == {"FAILED"}
+    assert result.to_json()["mean_score"] is None
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "error", "sentence"),
+    [
+        ("sample_tasks:CannotBeBuilt", {}, TaskError, "cannot be built: OSError: the data set"),
+        (Regression, {"population": 1}, SettingsError, "population must be at least 2, got 1"),
+        (Regression, {"interval": 0}, SettingsError, "interval must be at least 1, got 0"),
+        (Regression, {"options": {"nois": 1}}, TaskError, "has no option 'nois'"),
+        (Regression, {"exploit": "best"}, ValueError, "there is no 'best'"),
+        (Regression, {"initial": [{"lr": 1.0}]}, ValueError, "has no value|does not lie"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(task, settings, error, sentence):
+    with pytest.raises(error, match=sentence):
+        run(task, **settings)
+    assert MlflowClient().search_runs(["0"]) == []
+    assert [e.name for e in MlflowClient().search_experiments()] == ["Default"]
+
+
+def test_a_tracking_server_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match=r"cannot reach the MLflow tracking store http://127"):
+        run(turns=1)
