@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -14,15 +14,15 @@ from pbt_flow import Task
 
 
 class Regression(Task):
-    """A linear model with momentum on noisy data: weights, an optimiser, batches from `self.rng`."""
+    """A linear model with momentum on noisy data, in batches from `self.rng`."""
 
-    space = {
+    space: ClassVar = {
         "lr": FloatDistribution(1e-4, 0.5, log=True),
         "batch": IntDistribution(2, 16),
         "loss": CategoricalDistribution(["l1", "l2"]),
     }
     direction = "minimize"
-    defaults = {"population": 4, "turns": 4, "interval": 5}
+    defaults: ClassVar = {"population": 4, "turns": 4, "interval": 5}
 
     def __init__(self, *, seed: int, device: str = "cpu", noise: float = 0.1) -> None:
         super().__init__(seed=seed, device=device)

@@ -49,6 +49,13 @@ def test_the_environment_lists_third_parties_only():
         assert not line or line.startswith("#") or re.fullmatch(r"[\w\-\[\],]+==[\w.]+", line)
 
 
+@pytest.fixture(autouse=True)
+def this_python(monkeypatch):
+    """`mlflow run` starts the `python` of the path, as in an activated environment."""
+    here = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", os.pathsep.join([here, os.environ["PATH"]]))
+
+
 def parameters(**values):
     return [word for key, value in values.items() for word in ("-P", f"{key}={value}")]
 
@@ -92,6 +99,7 @@ def test_a_launcher_that_is_terminated_strands_no_process(tmp_path, monkeypatch)
     launcher = subprocess.Popen([*MLFLOW, "-e", "pbt", *settings], start_new_session=True)
     deadline = time.monotonic() + 120
     while (tmp_path / "hang-2").exists():
+        assert launcher.poll() is None, "the population ended"
         assert time.monotonic() < deadline, "the population does not get on"
     launcher.send_signal(signal.SIGTERM)
     launcher.wait()
