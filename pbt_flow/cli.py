@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = vars(parser.parse_args(arguments))
     command, as_json = given.pop("command"), given.pop("json")
+    # Of MLflow's own output a person needs none: a link for each run, a bar for each small file.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if "MLFLOW_RUN_ID" in os.environ:
         _end_with_launcher()
     # Options that are left empty count as not given: an MLproject hands over all of them.

@@ -422,9 +422,12 @@ class RemoteFolders:
             raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
 
     def _download(self, member: int, place: str) -> None:
-        root = self.root(member)
-        root.mkdir(parents=True, exist_ok=True)
-        MlflowClient(self.tracking_uri).download_artifacts(self.run_ids[member], place, str(root))
+        path = self.root(member) / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        client = MlflowClient(self.tracking_uri)
+        # Into a folder of its own first: two workers may want the same donor at once.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            os.replace(client.download_artifacts(self.run_ids[member], place, folder), path)
 
 
 # --- small things ---------------------------------------------------------------------------------
