@@ -39,6 +39,8 @@ def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Che
     """
     import torch
 
+    if not isinstance(state, dict):
+        raise CheckpointError(f"state_dict() must return a dict, got a {type(state).__name__}")
     folder = root / turn_folder(turn)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STATE
@@ -86,8 +88,9 @@ def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[
         )
     try:
         state = torch.load(path, weights_only=True, map_location=device)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{what}: refused: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # torch's unpickler stumbles over a broken file in many ways
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(f"{what}: refused: {type(error).__name__}: {reason}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{what}: holds a {type(state).__name__}, not a dict")
     return state
@@ -113,7 +116,7 @@ def read_record(text: str, member: int, turn: int) -> Turn:
     """
     try:
         plain = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"not JSON: {error}") from None
     found = turn_from_json(plain)
     if (found.member, found.number) != (member, turn):

@@ -9,6 +9,7 @@ Source: Jaderberg et al. 2017, section 4 and appendix A (arXiv 1711.09846).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -69,8 +70,9 @@ class Perturb:
     """Choices, beside those that are sorted numbers, whose neighbours are alike."""
 
     def __post_init__(self) -> None:
-        if not self.factors or min(self.factors) <= 0 or 1 in self.factors:
-            raise ValueError(f"factors must be above 0 and not 1, got {self.factors}")
+        fine = [math.isfinite(factor) and factor > 0 and factor != 1 for factor in self.factors]
+        if not fine or not all(fine):
+            raise ValueError(f"factors must be finite, above 0 and not 1, got {self.factors}")
         _check_probability(self.resample_probability)
 
     def __call__(
@@ -123,7 +125,7 @@ class Gaussian:
                 return hparams[name]
             unit = abs(to_unit(hparams[name], dist) + size) % 2
             moved = from_unit(2 - unit if unit > 1 else unit, dist)
-            if moved == hparams[name] and not isinstance(moved, float):
+            if moved == hparams[name] and getattr(dist, "step", 1) is not None:
                 # A coarse domain would round nearly every step away.
                 moved = scale(moved, dist, 1.5 if size > 0 else 0.5)
             return moved

@@ -51,7 +51,11 @@ class History:
         if turn.ok:
             never_copied = member.copied_after == 0
             best = self.best_initial
-            if never_copied and (best is None or self.fitness(turn) > self.fitness(best)):
+            # Of equals the earliest turn, so that the order of arrival does not matter.
+            rank = (self.fitness(turn), -turn.number, -turn.member)
+            if never_copied and (
+                best is None or rank > (self.fitness(best), -best.number, -best.member)
+            ):
                 self.best_initial = turn
             if turn.step not in self._at_age:
                 bisect.insort(self._ages, turn.step)

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -203,38 +205,47 @@ def turn_from_json(plain: Any) -> Turn:
     Raises:
         RecordError: A field is missing, unknown, or of the wrong kind.
     """
-    try:
-        plain = dict(plain)
-        if (version := plain.pop("version")) != 1:
-            raise RecordError(f"a turn record of version {version!r}, this program reads version 1")
-        plan = dict(plain.pop("plan"))
-        plan["start"] = _checkpoint(plan["start"])
-        plan["donor"] = None if plan["donor"] is None else Donor(**plan["donor"])
-        plan["hparams"] = dict(plan["hparams"])
-        metrics = {k: math.nan if v is None else float(v) for k, v in plain.pop("metrics").items()}
-        turn = Turn(
-            plan=Plan(**plan),
-            metrics=metrics,
-            checkpoint=_checkpoint(plain.pop("checkpoint")),
-            sample=tuple(float(x) for x in plain.pop("sample")),
-            **plain,
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RecordError(f"not a turn record: {type(error).__name__}: {error}") from None
-    numbers = (turn.member, turn.number, turn.plan.steps, turn.plan.start_step, turn.plan.trained)
-    if not all(type(n) is int and n >= 0 for n in numbers):
-        raise RecordError(f"not a turn record: counts must be whole numbers from 0, got {numbers}")
+    if not isinstance(plain, Mapping) or plain.get("version") != 1:
+        version = plain.get("version") if isinstance(plain, Mapping) else None
+        raise RecordError(f"a turn record of version {version!r}, this program reads version 1")
+    turn: Turn = _read("turn", {k: v for k, v in plain.items() if k != "version"}, Turn)
     if turn.ok != (turn.checkpoint is not None) or turn.ok != (turn.score is not None):
-        raise RecordError(
-            f"a turn with status {turn.status!r} has a score and checkpoint iff it is ok"
-        )
+        raise RecordError(f"a turn record of status {turn.status!r}: ok means score and checkpoint")
     return turn
 
 
-def _checkpoint(plain: Any) -> Checkpoint | None:
-    if plain is None:
-        return None
-    checkpoint = Checkpoint(**plain)
-    if type(checkpoint.member) is not int or type(checkpoint.turn) is not int:
-        raise RecordError(f"a checkpoint is named by two whole numbers, got {plain}")
-    return checkpoint
+def _read(where: str, value: Any, hint: Any) -> Any:
+    """`value` as the type that `hint` says, or an error that says where it is not."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
+        hints = get_type_hints(hint)
+        if value.keys() != hints.keys():
+            odd = sorted(map(str, value.keys() ^ hints.keys()))
+            raise RecordError(f"not a turn record: {where} has missing or unknown fields {odd}")
+        return hint(**{name: _read(f"{where}.{name}", value[name], hints[name]) for name in hints})
+    if origin is Mapping and isinstance(value, Mapping):
+        metric = where == "turn.metrics"
+        return {
+            str(k): math.nan if metric and v is None else _read(f"{where}.{k}", v, arguments[1])
+            for k, v in value.items()
+        }
+    if origin is tuple and isinstance(value, list):
+        return tuple(_read(where, item, arguments[0]) for item in value)
+    if origin is Literal and isinstance(value, str) and value in arguments:
+        return value
+    if origin is UnionType or origin is Union:
+        if value is None and type(None) in arguments:
+            return None
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        if len(kinds) == 1:
+            return _read(where, value, kinds[0])
+        if type(value) in kinds:  # the value of a hyperparameter
+            return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number and abs(value) <= sys.float_info.max:
+        return float(value)
+    if hint is int and type(value) is int and value >= 0:
+        return value
+    if hint is str and isinstance(value, str):
+        return value
+    raise RecordError(f"not a turn record: {where} cannot be {value!r:.80}")

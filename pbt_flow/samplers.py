@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pbt_flow.history import Gain
-from pbt_flow.space import Space, Value, draw, from_unit
+from pbt_flow.space import Space, Value, check_hparams, draw, from_unit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +53,24 @@ class Uniform:
         self, space: Space, gains: Sequence[Gain], rng: np.random.Generator
     ) -> dict[str, Value]:
         return draw(space, rng)
+
+
+@dataclass(frozen=True)
+class LatinHypercube(Uniform):
+    """An initial population that covers each hyperparameter evenly.
+
+    Each of as many equal shares of a domain as there are members is drawn from once (McKay et al.
+    1979, 10.2307/1268522).
+    """
+
+    def initial(self, space: Space, size: int, rng: np.random.Generator) -> list[dict[str, Value]]:
+        columns = {
+            name: [
+                from_unit((share + rng.random()) / size, dist) for share in rng.permutation(size)
+            ]
+            for name, dist in space.items()
+        }
+        return [{name: column[row] for name, column in columns.items()} for row in range(size)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +113,8 @@ class OptunaSampler:
 
     def initial(self, space: Space, size: int, rng: np.random.Generator) -> list[dict[str, Value]]:
         study = self._study(rng)
-        return [dict(study.ask(dict(space)).params) for _ in range(size)]
+        # Optuna hands on 3 x 0.1 as 0.30000000000000004.
+        return [check_hparams(study.ask(dict(space)).params, space) for _ in range(size)]
 
     def fresh(
         self, space: Space, gains: Sequence[Gain], rng: np.random.Generator
@@ -109,7 +128,7 @@ class OptunaSampler:
             )
             for gain in gains
         )
-        return dict(study.ask(dict(space)).params)
+        return check_hparams(study.ask(dict(space)).params, space)
 
     def check_learns(self) -> None:
         """Refuse a sampler whose draws would not depend on what was observed.
@@ -182,6 +201,7 @@ class _quiet:
 
 SAMPLERS = {
     "uniform": Uniform,
+    "latin": LatinHypercube,
     "sobol": Sobol,
     "optuna": OptunaSampler,
 }

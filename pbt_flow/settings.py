@@ -5,16 +5,19 @@ this one dataclass.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
+import numpy as np
+
 from pbt_flow.errors import PBTError
-from pbt_flow.exploit import EXPLOITS, Exploit, NoExploit
+from pbt_flow.exploit import EXPLOITS, Candidate, Exploit, NoExploit
 from pbt_flow.explore import EXPLORES, Explore
-from pbt_flow.samplers import SAMPLERS, OptunaSampler, Sampler
-from pbt_flow.space import SpaceError, check_hparams
+from pbt_flow.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
+from pbt_flow.space import Space, SpaceError, check_hparams, draw
 from pbt_flow.strategies import StrategyError, parse, write
 from pbt_flow.task import Task, check_options, check_task, find_task, name_task
 
@@ -64,7 +67,8 @@ class Settings:
         "perturb:factors=0.8/1.2,resample_probability=0",
     )
     init: str = _setting(
-        "sobol", "the first hyperparameters: sobol, uniform, or optuna:sampler=NAME"
+        "latin",
+        "the first hyperparameters: latin (hypercube), sobol, uniform, or optuna:sampler=NAME",
     )
     resample: str = _setting(
         "uniform", "where resampled values come from: uniform, or optuna:sampler=TPESampler"
@@ -119,24 +123,49 @@ class Settings:
                 raise SettingsError(f"{source}no setting {unknown[0]!r}; there are {sorted(known)}")
         values = {**kind.defaults, **{k: v for k, v in given.items() if v is not None}}
         if values.get("workers") is None:
-            values["workers"] = min(_workers(), int(values.get("population", cls.population)))
-        values["options"] = check_options(kind, values.get("options") or {})
-        values["initial"] = tuple(check_hparams(p, kind.space) for p in values.get("initial", ()))
+            values["workers"] = _workers()
+        options, initial = values.get("options", {}), values.get("initial", ())
+        if not isinstance(options, Mapping):
+            raise SettingsError(f"options must map names to values, got {options!r}")
+        if isinstance(initial, str | Mapping) or not isinstance(initial, Sequence):
+            raise SettingsError(f"initial must be a list of hyperparameters, got {initial!r}")
+        if not all(isinstance(point, Mapping) for point in initial):
+            raise SettingsError(f"initial must hold one mapping for each member, got {initial!r}")
+        values["options"] = check_options(kind, options)
+        values["initial"] = tuple(check_hparams(point, kind.space) for point in initial)
         for name, kinds in STRATEGIES.items():
             if not isinstance(values.get(name, ""), str):
                 values[name] = write(values[name], kinds)
         settings = cls(task=name_task(task), **values)
         settings._check()
+        settings._try_strategies(kind.space)
         return settings, kind
+
+    def _try_strategies(self, space: Space) -> None:
+        """Use each strategy once on the space: what could only fail later must fail now."""
+        made, rng = self.strategies(), np.random.default_rng(0)
+        point = draw(space, rng)
+        two = [Candidate(member=n, fitness=float(n), sample=(float(n), n + 1.0)) for n in (0, 1)]
+        try:
+            made.exploit(two[0], two[1:], rng)
+            check_hparams(made.explore(point, space, lambda: draw(space, rng), rng), space)
+            made.init.initial(space, 1, rng)
+            made.resample.fresh(space, [], rng)
+        except PBTError:
+            raise
+        except Exception as error:
+            raise StrategyError(f"a strategy does not work on this space: {error}") from None
 
     def _check(self) -> None:
         hints = get_type_hints(type(self))
         for f in dataclasses.fields(self):
             value, hint = getattr(self, f.name), hints[f.name]
-            if hint in (int, float | None) and value is not None:
-                kind = int if hint is int else (int, float)
-                if isinstance(value, bool) or not isinstance(value, kind):
-                    raise SettingsError(f"{f.name} must be a number, got {value!r}")
+            if hint is int and type(value) is not int:
+                raise SettingsError(f"{f.name} must be a number, got {value!r}")
+            if hint == float | None and value is not None:
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                if not number or not math.isfinite(value):
+                    raise SettingsError(f"{f.name} must be a finite number, got {value!r}")
             elif (
                 (choices := get_args(hint)) and isinstance(choices[0], str) and value not in choices
             ):
@@ -174,8 +203,10 @@ class Settings:
                 made.resample.check_learns()
             except ValueError as error:
                 raise StrategyError(f"resample: {error}") from None
-        if made.resample.window == 0 and type(made.resample).__name__ == "Sobol":
-            raise StrategyError("resample: sobol only makes an initial population; choose uniform")
+        if isinstance(made.resample, Sobol | LatinHypercube):
+            raise StrategyError(
+                f"resample: {self.resample} only makes an initial population; choose uniform"
+            )
         return made
 
     def resumed(self, **given: Any) -> Settings:
@@ -210,7 +241,7 @@ class Settings:
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(plain) - known):
             raise SettingsError(f"settings of another version: unknown {unknown[0]!r}")
-        settings = cls(**plain)
+        settings = cls(**{**plain, "initial": tuple(plain.get("initial", ()))})
         settings._check()
         return settings
 

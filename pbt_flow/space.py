@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from functools import singledispatch
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from optuna.distributions import (
@@ -81,15 +82,22 @@ def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
         raise SpaceError(f"unknown hyperparameter {unknown[0]!r}; the space has {sorted(space)}")
     if missing := [name for name in space if name not in hparams]:
         raise SpaceError(f"hyperparameter {missing[0]!r} has no value; got {sorted(hparams)}")
-    checked = {}
+    checked: dict[str, Value] = {}
     for name, dist in space.items():
         value = hparams[name]
+        stepped = isinstance(dist, FloatDistribution) and dist.step is not None
+        number = isinstance(value, Real) and not isinstance(value, bool)
         try:
-            inside = snap(value, dist)
-        except (TypeError, ValueError):
-            inside = None
-        same = type(inside) is type(value) or not isinstance(value, bool | str)
-        if inside != value or not same:
+            inside: Any = snap(value, dist)
+            # A sampler of Optuna writes 3 x 0.1 as 0.30000000000000004.
+            fits = (
+                math.isclose(inside, value, rel_tol=1e-12, abs_tol=1e-12)
+                if stepped
+                else inside == value
+            )  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            fits = False
+        if not fits or not (number or isinstance(dist, CategoricalDistribution)):
             raise SpaceError(f"hyperparameter {name!r}: {value!r} does not lie in {dist}")
         checked[name] = inside
     return checked
@@ -108,8 +116,12 @@ def _(dist: FloatDistribution, value: Any) -> Value:
     if dist.step is not None:
         last = math.floor((dist.high - dist.low) / dist.step + 1e-9)
         nearest = min(max(round((float(value) - dist.low) / dist.step), 0), last)
-        # Adding steps gives 0.30000000000000004; twelve digits of the step's scale do not.
-        return float(f"{dist.low + nearest * dist.step:.12g}")
+        # 0.1 + 2 * 0.1 is 0.30000000000000004; where a short decimal is as near, it is meant.
+        exact = dist.low + nearest * dist.step
+        short = round(exact, 12)
+        error = 4 * math.ulp(max(abs(dist.low), abs(dist.high)))
+        near = abs(short - exact) <= error and dist.low <= short <= dist.high
+        return short if near else min(exact, dist.high)
     return min(max(float(value), dist.low), dist.high)
 
 

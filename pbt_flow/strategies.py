@@ -54,14 +54,14 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
             raise StrategyError(f"{what} {name!r}: {key} cannot be {value!r}: {error}") from None
     try:
         return kind(**values)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise StrategyError(f"{what} {name!r}: {error}") from None
 
 
 def _read(text: str, hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
-        return tuple(_read(part, arguments[0]) for part in text.split("/"))
+        return () if not text else tuple(_read(part, arguments[0]) for part in text.split("/"))
     if origin is typing.Literal:
         if text not in arguments:
             raise ValueError(f"choose from {list(arguments)}")
@@ -80,7 +80,7 @@ def _import(name: str) -> type[Any] | None:
     module, _, attribute = name.rpartition(".")
     try:
         kind = getattr(importlib.import_module(module), attribute) if module else None
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, TypeError, ValueError):
         return None
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 

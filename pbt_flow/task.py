@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 GROUP = "pbt_flow.tasks"
+_FILE = "pbt_flow_task_"
 
 
 class TaskError(PBTError, ValueError):
@@ -134,7 +136,7 @@ def find_task(name: str) -> type[Task]:
     elif ":" in name:
         found = _import(place)
     else:
-        known = {point.name: point.value for point in entry_points(group=GROUP)}
+        known = _registered()
         local = Path("tasks", f"{name}.py")
         if name in known:
             place, _, attribute = known[name].partition(":")
@@ -150,7 +152,13 @@ def find_task(name: str) -> type[Task]:
     return _pick(found, attribute, name)
 
 
+def _registered() -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=GROUP)}
+
+
 def _import(module: str) -> Any:
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise TaskError(f"{module!r} is no module's name to take a task from")
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -170,9 +178,14 @@ def _load_file(path: Path) -> Any:
             root = root.parent
         if str(root) not in sys.path:
             sys.path.insert(0, str(root))
-        return _import(".".join(path.relative_to(root).with_suffix("").parts))
-    name = f"pbt_flow_task_{path.stem}"
-    if getattr(sys.modules.get(name), "__file__", None) == str(path):
+        name = ".".join(path.relative_to(root).with_suffix("").parts)
+        found = _import(name)
+        if Path(str(found.__file__)).resolve() != path:
+            raise TaskError(f"{path} cannot be imported: {name} is already {found.__file__}")
+        return found
+    # Two files may have one name; the digest keeps their modules apart.
+    name = f"{_FILE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -213,14 +226,17 @@ def name_task(task: str | type[Task]) -> str:
     """
     if isinstance(task, str):
         place, colon, attribute = task.partition(":")
+        if not colon and place.isidentifier() and place not in _registered():
+            place = str(Path("tasks", f"{place}.py"))
         # A path is made absolute, so that a resume from another folder finds the same file.
         return f"{Path(place).resolve()}{colon}{attribute}" if place.endswith(".py") else task
-    if "<locals>" in task.__qualname__:
+    if "." in task.__qualname__:
+        inside = "function" if "<locals>" in task.__qualname__ else "class"
         raise TaskError(
-            f"{task.__qualname__} is defined inside a function; move it to the top of a file"
+            f"{task.__qualname__} is defined inside a {inside}; move it to the top of a file"
         )
     module = sys.modules.get(task.__module__)
-    if task.__module__ != "__main__" and not task.__module__.startswith("pbt_flow_task_"):
+    if task.__module__ != "__main__" and not task.__module__.startswith(_FILE):
         return f"{task.__module__}:{task.__qualname__}"
     source = getattr(module, "__file__", None)
     if source is None:
@@ -282,7 +298,8 @@ def check_options(task: type[Task], options: Mapping[str, Any]) -> dict[str, Any
 
 
 def _convert(task: type[Task], name: str, value: Any, default: Any) -> Any:
-    if not isinstance(value, str) or default is None or isinstance(default, str):
+    undecided = default is None or default is inspect.Parameter.empty
+    if not isinstance(value, str) or undecided or isinstance(default, str):
         return value
     kind = type(default)
     try:
