@@ -84,17 +84,14 @@ def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
         raise SpaceError(f"hyperparameter {missing[0]!r} has no value; got {sorted(hparams)}")
     checked: dict[str, Value] = {}
     for name, dist in space.items():
-        value = hparams[name]
+        value: Any = hparams[name]
         stepped = isinstance(dist, FloatDistribution) and dist.step is not None
         number = isinstance(value, Real) and not isinstance(value, bool)
         try:
             inside: Any = snap(value, dist)
             # A sampler of Optuna writes 3 x 0.1 as 0.30000000000000004.
-            fits = (
-                math.isclose(inside, value, rel_tol=1e-12, abs_tol=1e-12)
-                if stepped
-                else inside == value
-            )  # type: ignore[arg-type]
+            near = stepped and math.isclose(inside, value, rel_tol=1e-12, abs_tol=1e-12)
+            fits = near or inside == value
         except (TypeError, ValueError, OverflowError):
             fits = False
         if not fits or not (number or isinstance(dist, CategoricalDistribution)):
