@@ -471,8 +471,15 @@ def _parent_run(client: MlflowClient, settings: Mapping[str, Any], tags: Mapping
             raise StoreError(
                 f"the experiment {experiment!r} is deleted; restore it or name another"
             )
-        experiment_id = found.experiment_id if found else client.create_experiment(experiment)
-    created: Run = client.create_run(experiment_id, tags=dict(tags), run_name=settings["name"])
+        if found is None:
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            experiment_id = client.create_experiment(experiment, tags=kind)
+        else:
+            experiment_id = found.experiment_id
+    # What runs are called in MLflow's table when nobody named them tells nothing apart.
+    method = "random search" if settings["exploit"] == "none" else "pbt"
+    name = settings["name"] or f"{Path(settings['task'].partition(':')[0]).stem} {method}"
+    created: Run = client.create_run(experiment_id, tags=dict(tags), run_name=name)
     return created
 
 
@@ -508,7 +515,10 @@ def _note(result: Result) -> str:
 
     def row(what: str, one: Finalist) -> str:
         report = ", ".join(f"{name} {value:.4g}" for name, value in one.report.items()) or "none"
-        hparams = ", ".join(f"{name} {value}" for name, value in one.hparams.items())
+        hparams = ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in one.hparams.items()
+        )
         where = f"{member_name(one.member)}, turn {one.turn}"
         return f"| {what} | {where} | {one.score:.4g} | {report} | {hparams} |"
 

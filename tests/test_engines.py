@@ -109,13 +109,11 @@ def test_a_turn_that_hangs_is_ended_at_its_time_limit(tmp_path):
 def test_workers_that_cannot_start_end_the_engine_with_what_they_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "torch.py").write_text("raise SystemExit('torch is broken')")
-    monkeypatch.setattr(sys, "path", sys.path)
     engine = ProcessEngine(workers=1)
     try:
         engine.start(Workshop(task=TaskSpec(name="sample_tasks:Regression"), seed=0))
         with pytest.raises(EngineError, match=r"(?s)die as soon as they start.*torch is broken"):
-            for _ in range(10):
-                engine.wait(timeout=60)
+            wait(engine)
     finally:
         engine.close()
 

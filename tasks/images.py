@@ -1,0 +1,325 @@
+"""Labelled images for the GAN task: one option names the data, one record holds them.
+
+=====================  =============================================================================
+`digits`               1,797 grey digits of 8 x 8 pixels that scikit-learn brings along
+`fashion-mnist`        70,000 grey clothes of 28 x 28: Debian's package `dataset-fashion-mnist`,
+                       or else torchvision's download
+`idx:FOLDER`           four IDX files named like those of MNIST, plain or gzip
+`cifar10`              60,000 colour images of 32 x 32: torchvision's download
+`cifar10:FOLDER`       the same from a folder, in the binary or in the Python version
+`folder:FOLDER`        one folder of image files per class, cut and scaled to `size` pixels
+nothing                `fashion-mnist` where it lies on this machine, else `digits`; no network
+=====================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import io
+import math
+import os
+import pickle
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pbt_flow.task import TaskError
+
+try:
+    from PIL import Image, ImageOps
+except ModuleNotFoundError as error:
+    raise TaskError(f"the gan task needs {error.name}: pip install 'pbt-flow[gan]'") from error
+
+Arrays: TypeAlias = tuple[NDArray[np.uint8], NDArray[Any]]
+"""Images, (N, channels, height, width), and their labels, (N,)."""
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Images:
+    """Square images with their classes, split into those to train on and those held out."""
+
+    name: str
+    train: Tensor
+    """uint8, (N, channels, size, size)."""
+    train_labels: Tensor
+    """int64, (N,), from 0 to classes - 1."""
+    test: Tensor
+    test_labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise TaskError(
+                f"data {self.name!r}: an Inception score needs at least two classes of images, "
+                f"got {self.classes}"
+            )
+        height, width = self.train.shape[2:]
+        if height != width or self.test.shape[1:] != self.train.shape[1:] or not len(self.test):
+            raise TaskError(
+                f"data {self.name!r}: training and test images must be square and of one size, got "
+                f"shapes {tuple(self.train.shape)} and {tuple(self.test.shape)}"
+            )
+        if int(self.test_labels.max()) >= self.classes:
+            raise TaskError(
+                f"data {self.name!r}: a test image has a class that no training image has"
+            )
+
+    @property
+    def classes(self) -> int:
+        return int(self.train_labels.max()) + 1 if len(self.train_labels) else 0
+
+    @property
+    def channels(self) -> int:
+        return self.train.shape[1]
+
+    @property
+    def size(self) -> int:
+        return self.train.shape[-1]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all pixels and labels, in hexadecimal."""
+        parts = (self.train, self.train_labels, self.test, self.test_labels)
+        sha = hashlib.sha256(repr([tuple(part.shape) for part in parts]).encode())
+        for part in parts:
+            sha.update(memoryview(part.numpy()))
+        return sha.hexdigest()
+
+
+def scale(images: Tensor) -> Tensor:
+    """From bytes to the range of tanh, -1 to 1, in which all networks here work."""
+    return images.float() / 127.5 - 1
+
+
+@functools.lru_cache(maxsize=2)  # All members of a worker share one copy.
+def load_images(data: str = "", size: int = 32) -> Images:
+    """The images that `data` names (see the table above); `size` matters to `folder:` only.
+
+    Raises:
+        TaskError: There are no such data, or a file of them is not what it should be.
+    """
+    kind, colon, place = data.partition(":")
+    folder = Path(place).expanduser()
+    readers: dict[str, Callable[[], tuple[Arrays, Arrays]]] = {
+        "": lambda: _idx(found) if (found := _fashion_mnist()) else _digits(),
+        "digits": _digits,
+        "fashion-mnist": lambda: _idx(_fashion_mnist() or _download("FashionMNIST")),
+        "idx:": lambda: _idx(folder),
+        "cifar10": lambda: _cifar10(_download("CIFAR10")),
+        "cifar10:": lambda: _cifar10(folder),
+        "folder:": lambda: _folder(folder, size),
+    }
+    if kind + colon not in readers:
+        raise TaskError(
+            f"there are no data {data!r}; there are digits, fashion-mnist, idx:FOLDER, cifar10, "
+            "cifar10:FOLDER and folder:FOLDER"
+        )
+    if colon and not (place and folder.is_dir()):
+        raise TaskError(f"data {data!r}: there is no folder {place!r}")
+    (train, train_labels), (test, test_labels) = readers[kind + colon]()
+    return Images(
+        name=data,
+        train=torch.from_numpy(train),
+        train_labels=torch.from_numpy(train_labels).long(),
+        test=torch.from_numpy(test),
+        test_labels=torch.from_numpy(test_labels).long(),
+    )
+
+
+def cache_folder() -> Path:
+    """Where downloads and trained classifiers are kept: PBT_FLOW_CACHE, or the user's cache."""
+    if own := os.environ.get("PBT_FLOW_CACHE"):
+        return Path(own).expanduser()
+    if sys.platform == "win32":
+        user = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        user = Path.home() / "Library" / "Caches"
+    else:
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return user / "pbt-flow"
+
+
+# --- one reader for each kind ---------------------------------------------------------------------
+
+
+def _digits() -> tuple[Arrays, Arrays]:
+    try:
+        from sklearn.datasets import load_digits  # Takes a second: only for those who want digits.
+    except ImportError:
+        raise TaskError("the digits need scikit-learn: pip install 'pbt-flow[gan]'") from None
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    test, train = np.split(np.random.default_rng(0).permutation(len(pixels)), [len(pixels) // 5])
+    return (pixels[train], labels[train]), (pixels[test], labels[test])
+
+
+def _idx(folder: Path) -> tuple[Arrays, Arrays]:
+    """The IDX files of MNIST: a magic number, the sizes (all big-endian int32), then the bytes."""
+
+    def read(name: str, dimensions: int) -> NDArray[np.uint8]:
+        file = folder / name if (folder / name).is_file() else folder / f"{name}.gz"
+        raw = _read(file)
+        header, magic = 4 * (1 + dimensions), 0x800 + dimensions  # 8 is the type, unsigned bytes.
+        numbers = np.frombuffer(raw[:header].ljust(header, b"\0"), ">i4").tolist()
+        if numbers[0] != magic:
+            raise TaskError(
+                f"{file} is no IDX file of bytes in {dimensions} dimensions: its magic number is "
+                f"{numbers[0]}, not {magic}"
+            )
+        if len(raw) - header != math.prod(numbers[1:]):
+            raise TaskError(f"{file} should hold {numbers[1:]} bytes, but has {len(raw) - header}")
+        return np.frombuffer(raw, np.uint8, offset=header).reshape(numbers[1:])
+
+    def part(name: str) -> Arrays:
+        return _matching(
+            read(f"{name}-images-idx3-ubyte", 3)[:, None],
+            read(f"{name}-labels-idx1-ubyte", 1),
+            folder,
+        )
+
+    return part("train"), part("t10k")
+
+
+def _cifar10(folder: Path) -> tuple[Arrays, Arrays]:
+    """CIFAR-10 from the folder of its files or the one above it, binary or Python version."""
+    for inner, ending, read in (
+        ("cifar-10-batches-bin", ".bin", _binary_batch),
+        ("cifar-10-batches-py", "", _pickled_batch),
+    ):
+        for place in (folder, folder / inner):
+            if (place / f"data_batch_1{ending}").is_file():
+                batches = [read(place / f"data_batch_{n}{ending}") for n in range(1, 6)]
+                images, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+                return (images, labels), read(place / f"test_batch{ending}")
+    raise TaskError(f"there is no data_batch_1.bin or data_batch_1 of CIFAR-10 in {folder}")
+
+
+def _binary_batch(file: Path) -> Arrays:
+    raw = np.frombuffer(_read(file), np.uint8)
+    if len(raw) % 3073:
+        raise TaskError(f"{file} is no batch of CIFAR-10: {len(raw)} bytes, no multiple of 3073")
+    rows = raw.reshape(-1, 3073)  # A label, then 32 x 32 bytes of red, of green and of blue.
+    return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
+
+
+def _pickled_batch(file: Path) -> Arrays:
+    raw = _read(file)
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load()
+        images = np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32)
+        return _matching(images, np.asarray(batch["labels"], np.int64), file)
+    except TaskError:
+        raise
+    except Exception as error:  # What a damaged pickle raises could be anything.
+        raise TaskError(f"{file} is no batch of CIFAR-10: {error}") from None
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads plain values and numpy arrays, and nothing else.
+
+    An ordinary unpickler runs any code that a file asks for. torchvision guards CIFAR-10 by the
+    checksums of its files; this needs no torchvision to read a folder that is already there, and
+    trusts no file.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.empty(0).__reduce__()[0]  # numpy's public way to that private function.
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):  # How Python 3 writes bytes for Python 2.
+            return lambda text, _encoding: text.encode("latin1")
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
+
+
+def _folder(folder: Path, size: int) -> tuple[Arrays, Arrays]:
+    """A class for each folder inside; every tenth image is held out; grey only if all are grey."""
+    known = Image.registered_extensions()
+    pictures: list[Image.Image] = []
+    labels: list[int] = []
+    held_out: list[bool] = []
+    for label, place in enumerate(sorted(place for place in folder.iterdir() if place.is_dir())):
+        files = sorted(file for file in place.rglob("*") if file.suffix.lower() in known)
+        if len(files) < 10:
+            raise TaskError(f"{place} holds {len(files)} images; a class needs at least 10")
+        for number, file in enumerate(files):
+            try:
+                with Image.open(file) as image:
+                    upright = ImageOps.exif_transpose(image)
+                    kind = "L" if upright.mode in ("1", "L") else "RGB"
+                    pictures.append(ImageOps.fit(upright.convert(kind), (size, size)))
+            except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of them.
+                raise TaskError(f"{file} cannot be read as an image: {error}") from None
+            labels.append(label)
+            held_out.append(number % 10 == 9)
+    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
+    images = np.empty((len(pictures), len(mode), size, size), np.uint8)
+    for row, picture in zip(images, pictures, strict=True):
+        row[:] = np.moveaxis(np.asarray(picture.convert(mode)).reshape(size, size, -1), 2, 0)
+    classes, test = np.asarray(labels, np.int64), np.asarray(held_out, bool)
+    return (images[~test], classes[~test]), (images[test], classes[test])
+
+
+def _read(file: Path) -> bytearray:
+    """The bytes of a file, unpacked, and writable, since torch wants to own its memory."""
+    try:
+        return bytearray(
+            gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        )
+    except (OSError, EOFError, zlib.error) as error:
+        raise TaskError(f"{file} cannot be read: {error}") from None
+
+
+def _matching(images: NDArray[np.uint8], labels: NDArray[Any], where: Path) -> Arrays:
+    if len(images) != len(labels):
+        raise TaskError(f"{where}: {len(images)} images, but {len(labels)} labels")
+    return images, labels
+
+
+# --- downloads ------------------------------------------------------------------------------------
+
+
+def _fashion_mnist() -> Path | None:
+    """Where Fashion-MNIST lies on this machine, if anywhere."""
+    places = (DEBIAN, cache_folder() / "FashionMNIST")
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _download(name: str) -> Path:
+    """The folder with what torchvision has downloaded of a data set, now or on an earlier day."""
+    folder = cache_folder() / name
+    if folder.is_dir():
+        return folder
+    try:
+        from torchvision import datasets
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch.
+        raise TaskError(
+            f"{name} is not on this machine, and a download takes torchvision ({error}): "
+            "pip install torch torchvision, or name a folder that holds the files"
+        ) from None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        try:
+            # It compares checksums, so that what arrives is the data set or an error.
+            made = getattr(datasets, name)(root=temporary, download=True)
+        except (OSError, RuntimeError) as error:
+            raise TaskError(
+                f"{name} could not be downloaded ({error}); name a folder that holds the files"
+            ) from None
+        files = Path(getattr(made, "raw_folder", temporary))
+        with contextlib.suppress(OSError):  # Another worker was faster: its copy is as good.
+            os.rename(files, folder)
+    return folder

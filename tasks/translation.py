@@ -1,0 +1,710 @@
+"""Machine translation by a small Transformer, selected by BLEU: section 4.2 of the PBT paper.
+
+What is tuned is what the paper tunes: the learning rate and three dropout rates. There is no
+schedule and no warm-up: PBT finds them. The default is Chinese to English on Tatoeba sentences of
+up to five words, a small task for two CPU cores; its BLEU says nothing about newspaper text.
+
+    python -m pbt_flow run --task translation
+    python -m pbt_flow run --task translation --set data=files:train.de,train.en --set max_words=20
+
+A run of seconds, for tests (no download):
+
+    python -m pbt_flow run --task translation --population 4 --turns 3 --interval 50 \
+        --set data=babel --set max_pairs=2000 --set width=48 --set feedforward=96 \
+        --set source_vocabulary=250 --set target_vocabulary=250
+
+Paper: Jaderberg et al., "Population Based Training of Neural Networks", 2017, arXiv:1711.09846.
+The model is that of Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, with layer
+normalisation before each sub-layer instead of after it (it trains without a warm-up).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import html
+import itertools
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from optuna.distributions import FloatDistribution
+from torch import Tensor, nn
+
+from pbt_flow.space import Hparams, Space
+from pbt_flow.task import Task, TaskError
+from tasks.corpora import BOS, EOS, PAD, Corpus, Pair, load
+
+try:
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+    from sentencepiece import SentencePieceProcessor
+except ModuleNotFoundError as error:
+    raise TaskError(
+        f"the translation task needs {error.name}: pip install 'pbt-flow[translation]'"
+    ) from error
+
+FLOOR = 2.0
+"""BLEU below this is noise: there, members are ranked by their likelihood instead."""
+BLOCKS = 20
+"""Into how many parts the dev split is cut to estimate the score's error."""
+SHOWN = 100
+"""How many test sentences `samples` shows."""
+CHUNK = 256
+"""How many sentences are translated at once."""
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+class Dropout(nn.Module):
+    """Sets a share `p` of the numbers to 0 while training, and scales the others to make up for it.
+
+    torch's own draws one random number for each element, which took 15% of a training step here;
+    this one takes four from each 64-bit draw, and rounds `p` to a multiple of 2^-16.
+    """
+
+    p = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = min(round(self.p * 2**16), 2**16 - 1)
+        if not self.training or dropped == 0:
+            return x
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+        draws = draws.random_(-(2**63), None).view(torch.int16)[: x.numel()].view(x.shape)
+        return x * ((draws >= dropped - 2**15).to(x.dtype) * (2**16 / (2**16 - dropped)))
+
+
+class Dropouts(nn.Module):
+    """The three dropouts, one module each, shared by all places where it applies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.residual = Dropout()
+        """On what each sub-layer adds to the residual stream, and on the embeddings."""
+        self.attention = Dropout()
+        """On the attention weights."""
+        self.relu = Dropout()
+        """On the hidden units of the feed-forward layers."""
+
+
+@dataclass
+class Cache:
+    """What one decoder layer keeps between two steps: keys and values."""
+
+    memory: tuple[Tensor, Tensor]
+    memory_mask: Tensor
+    past: tuple[Tensor, Tensor] | None = None
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all sentences but those at `rows`."""
+        self.memory = (self.memory[0][rows], self.memory[1][rows])
+        self.memory_mask = self.memory_mask[rows]
+        if self.past is not None:
+            self.past = (self.past[0][rows], self.past[1][rows])
+
+
+class Attention(nn.Module):
+    """Multi-head attention; keys and values are made apart, so that a decoder can keep them."""
+
+    def __init__(self, width: int, heads: int, dropout: Dropout) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = dropout
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values for `x` [batch, length, width], each [batch, heads, length, part]."""
+        both = self.key_value(x).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        key, value = both.contiguous()  # or else each step of a decoding would copy them
+        return key, value
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        """Let each place of `x` look at the keys; at those where the mask is False it cannot."""
+        key, value = keys_values
+        query = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        weights = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+        if mask is not None:
+            weights = weights.masked_fill(~mask, -math.inf)
+        mixed = self.dropout(weights.softmax(-1)) @ value
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """One layer of the encoder or (with `cross`) of the decoder."""
+
+    def __init__(
+        self, width: int, heads: int, feedforward: int, drop: Dropouts, *, cross: bool
+    ) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads, drop.attention)
+        if cross:
+            self.cross_norm = nn.LayerNorm(width)
+            self.cross_attention = Attention(width, heads, drop.attention)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, feedforward)
+        self.feed_out = nn.Linear(feedforward, width)
+        self.drop = drop
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        hidden = self.drop.relu(F.relu(self.feed_in(self.feed_norm(x))))
+        return x + self.drop.residual(self.feed_out(hidden))
+
+    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = self.self_norm(x)
+        mixed = self.self_attention(y, self.self_attention.keys_values(y), mask)
+        return self.feed_forward(x + self.drop.residual(mixed))
+
+    def decode(self, x: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
+        """Go on behind the places that `cache` holds, and add those of `x` to it."""
+        y = self.self_norm(x)
+        key, value = self.self_attention.keys_values(y)
+        if cache.past is not None:
+            key, value = torch.cat([cache.past[0], key], 2), torch.cat([cache.past[1], value], 2)
+        cache.past = (key, value)
+        x = x + self.drop.residual(self.self_attention(y, cache.past, mask))
+        y = self.cross_norm(x)
+        x = x + self.drop.residual(self.cross_attention(y, cache.memory, cache.memory_mask))
+        return self.feed_forward(x)
+
+
+class Transformer(nn.Module):
+    """Encoder and decoder; the output layer is the target embedding, transposed."""
+
+    def __init__(
+        self, sources: int, targets: int, *, width: int, heads: int, layers: int, feedforward: int
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.drop = Dropouts()
+        sizes = (width, heads, feedforward, self.drop)
+        self.source_embedding = nn.Embedding(sources, width)
+        self.target_embedding = nn.Embedding(targets, width)
+        self.encoder = nn.ModuleList(Layer(*sizes, cross=False) for _ in range(layers))
+        self.decoder = nn.ModuleList(Layer(*sizes, cross=True) for _ in range(layers))
+        self.encoder_norm = nn.LayerNorm(width)
+        self.decoder_norm = nn.LayerNorm(width)
+        for embedding in (self.source_embedding, self.target_embedding):
+            nn.init.normal_(embedding.weight, std=width**-0.5)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2 and "embedding" not in name:
+                nn.init.xavier_uniform_(weight)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """The logits of each next piece, [batch, target length, vocabulary].
+
+        Args:
+            source: Pieces, padded on the right, [batch, source length].
+            target: Pieces so far, which begin with BOS, padded on the right.
+        """
+        caches = self.start(source)
+        length = target.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=target.device).tril()
+        return self.go_on(target, caches, causal)
+
+    def start(self, source: Tensor) -> list[Cache]:
+        """Read the source sentences; what comes back is ready to decode from."""
+        mask = (source != PAD)[:, None, None, :]
+        x = self.embed(self.source_embedding, source, 0)
+        for layer in self.encoder:
+            x = layer.encode(x, mask)
+        memory = self.encoder_norm(x)
+        return [Cache(layer.cross_attention.keys_values(memory), mask) for layer in self.decoder]
+
+    def go_on(self, target: Tensor, caches: list[Cache], mask: Tensor | None = None) -> Tensor:
+        """The logits of the pieces that follow each of `target`, the next in a cached decoding."""
+        past = caches[0].past
+        x = self.embed(self.target_embedding, target, 0 if past is None else past[0].shape[2])
+        for layer, cache in zip(self.decoder, caches, strict=True):
+            x = layer.decode(x, cache, mask)
+        return F.linear(self.decoder_norm(x), self.target_embedding.weight)
+
+    def embed(self, embedding: nn.Embedding, pieces: Tensor, first: int) -> Tensor:
+        x = embedding(pieces) * math.sqrt(self.width)
+        end = first + pieces.shape[1]
+        places = sinusoids(1 << end.bit_length(), self.width)[first:end]
+        return self.drop.residual(x + places.to(x))
+
+    @torch.no_grad()
+    def greedy(self, source: Tensor, limit: int) -> list[list[int]]:
+        """The likeliest next piece, again and again: at most `limit` pieces for each sentence."""
+        self.eval()
+        caches = self.start(source)
+        answers: list[list[int]] = [[] for _ in range(len(source))]
+        going = list(range(len(source)))
+        pieces = torch.full((len(source), 1), BOS, device=source.device)
+        for _ in range(limit):
+            pieces = self.go_on(pieces, caches).argmax(-1)
+            rows = []
+            for row, piece in enumerate(pieces[:, 0].tolist()):
+                if piece != EOS:
+                    answers[going[row]].append(piece)
+                    rows.append(row)
+            if not rows:
+                break
+            if len(rows) < len(going):
+                going = [going[row] for row in rows]
+                chosen = torch.tensor(rows, device=source.device)
+                pieces = pieces[chosen]
+                for cache in caches:
+                    cache.keep(chosen)
+        return answers
+
+
+@functools.lru_cache(maxsize=8)
+def sinusoids(length: int, width: int) -> Tensor:
+    """Vaswani's fixed code of positions, [length, width]."""
+    rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
+    angle = torch.arange(length)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
+
+
+class Translator(nn.Module):
+    """The network with its two vocabularies: from text to text. This is what is kept at the end."""
+
+    def __init__(
+        self,
+        network: Transformer,
+        source: SentencePieceProcessor,
+        target: SentencePieceProcessor,
+        limit: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.source = source
+        self.target = target
+        self.limit = limit
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """See `Transformer.forward`."""
+        return self.network(source, target)
+
+    def translate(self, sentences: Sequence[str]) -> list[str]:
+        """Greedy translations, in the order of `sentences`."""
+        pieces = pad([[*line, EOS] for line in self.source.encode(list(sentences))])
+        device = self.network.source_embedding.weight.device
+        translations = [""] * len(sentences)
+        for rows in by_length(pieces):
+            answers = self.network.greedy(batch(pieces, rows, device), self.limit)
+            for row, text in zip(rows, self.target.decode(answers), strict=True):
+                translations[row] = text
+        return translations
+
+
+# --- the data as numbers --------------------------------------------------------------------------
+
+
+def pad(sentences: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    """The sentences as rows, padded on the right."""
+    rows = np.full((len(sentences), max(map(len, sentences), default=0)), PAD, np.int32)
+    for row, sentence in zip(rows, sentences, strict=True):
+        row[: len(sentence)] = sentence
+    return rows
+
+
+def batch(pieces: NDArray[np.int32], rows: NDArray[np.intp], device: str | torch.device) -> Tensor:
+    """Some rows as a tensor, as long as the longest of them needs."""
+    chosen = pieces[rows]
+    longest = int((chosen != PAD).sum(1).max())
+    return torch.from_numpy(chosen[:, :longest]).to(device, torch.long)
+
+
+def by_length(pieces: NDArray[np.int32]) -> list[NDArray[np.intp]]:
+    """All rows in chunks of like length, so that few places are padding."""
+    order = np.argsort((pieces != PAD).sum(1), kind="stable")
+    return [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+
+
+class Encoded(NamedTuple):
+    """A split in pieces: rows of sources and of targets, with BOS and EOS around the latter."""
+
+    source: NDArray[np.int32]
+    target: NDArray[np.int32]
+
+    def lengths(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        return (self.source != PAD).sum(1), (self.target != PAD).sum(1) - 1
+
+    def at_most(self, length: int) -> Encoded:
+        """Without the pairs that are longer on either side."""
+        kept = np.maximum(*self.lengths()) <= length
+        return Encoded(self.source[kept], self.target[kept])
+
+    def batches(self, rng: np.random.Generator, limit: int) -> Iterator[NDArray[np.intp]]:
+        """Epoch after epoch of batches, of at most `limit` places on either side.
+
+        A batch holds sentences of like length; which ones, and the order of the batches, is drawn
+        anew in each epoch.
+        """
+        source, target = self.lengths()
+        while True:
+            order = rng.permutation(len(source))
+            order = order[np.lexsort((source[order], target[order]))]
+            cuts, start, longest = [], 0, 0
+            for end, length in enumerate(np.maximum(source, target)[order].tolist()):
+                longest = max(longest, length)
+                if longest * (end + 1 - start) > limit:
+                    cuts.append(end)
+                    start, longest = end, length
+            epoch = np.split(order, cuts)
+            for index in rng.permutation(len(epoch)):
+                yield epoch[index]
+
+
+def encode(corpus: Corpus, pairs: Sequence[Pair]) -> Encoded:
+    """The pairs in pieces."""
+    sources, targets = zip(*pairs, strict=True)
+    return Encoded(
+        pad([[*line, EOS] for line in corpus.source.encode(list(sources))]),
+        pad([[BOS, *line, EOS] for line in corpus.target.encode(list(targets))]),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def prepare(**options: Any) -> tuple[Corpus, Encoded, Encoded]:
+    """The corpus (see `tasks.corpora.load`), and its train and dev split in pieces.
+
+    Kept for the process, since the members that train in one worker share it.
+    """
+    corpus = load(**options)
+    return corpus, encode(corpus, corpus.splits.train), encode(corpus, corpus.splits.dev)
+
+
+# --- the score ------------------------------------------------------------------------------------
+
+
+class Quality(NamedTuple):
+    """How good translations are."""
+
+    bleu: float
+    """Corpus BLEU of sacreBLEU, 0 to 100."""
+    nll: float
+    """Negative log likelihood of the references in nats per piece, without label smoothing."""
+    sample: tuple[float, ...]
+    """Values whose mean is the score, and whose variance by their number its squared error."""
+
+
+def score(bleu: float, nll: float) -> float:
+    """One number that orders all members: BLEU, and below `FLOOR` the likelihood instead.
+
+    While BLEU is under 2 it is noise: ranked by it, a bad member was copied three times, and PBT
+    fell back to random search. There the score is 2 exp(-NLL), 2 divided by the perplexity per
+    piece: it grows as the likelihood does, and stays below every BLEU that counts. A score under 2
+    in the record therefore is no BLEU; the NLL is log(2 / score).
+
+    >>> score(1.9, 3.0) < score(0.1, 2.5) < score(2.0, 9.0)
+    True
+    """
+    return bleu if bleu >= FLOOR else FLOOR * math.exp(-nll)
+
+
+def measure(
+    metric: BLEU,
+    translations: Sequence[str],
+    references: Sequence[str],
+    nlls: NDArray[np.float64],
+    pieces: NDArray[np.intp],
+) -> Quality:
+    """Score translations, with the error of the score.
+
+    BLEU is a ratio of sums over the corpus, so it has no value per sentence to average. The sample
+    that a t-test needs is made of jackknife pseudo-values (Tukey, 1958): cut the sentences into
+    n = 20 blocks, leave out each in turn, and take n S - (n - 1) S_without, moved by a constant so
+    that the mean is S, the score of the whole. The t-test divides a variance by n: that is right
+    for these values, but would be wrong by any factor for bootstrap resamples, whose number is
+    arbitrary; and they need no random numbers. The error is that of the choice of sentences. Two
+    members are scored on the same ones, so a test that takes the samples as independent errs on
+    the safe side.
+
+    Args:
+        metric: BLEU with its options.
+        translations: One for each reference.
+        references: What they should be.
+        nlls: Negative log likelihood of each reference, in nats.
+        pieces: How many pieces each has.
+    """
+    blocks = min(BLOCKS, len(references))
+    sums = []
+    for block in range(blocks):
+        part = slice(block, None, blocks)
+        found = metric.corpus_score(translations[part], [references[part]])
+        lengths = [found.sys_len, found.ref_len, nlls[part].sum(), pieces[part].sum()]
+        sums.append([*found.counts, *found.totals, *lengths])
+    parts = np.array(sums, np.float64)
+    whole = parts.sum(0)
+
+    def values(total: NDArray[np.float64]) -> tuple[float, float]:
+        orders = metric.max_ngram_order
+        counts = [int(count) for count in total[:-2]]
+        bleu = BLEU.compute_bleu(
+            correct=counts[:orders],
+            total=counts[orders : 2 * orders],
+            sys_len=counts[-2],
+            ref_len=counts[-1],
+            smooth_method=metric.smooth_method,
+            smooth_value=metric.smooth_value,
+        )
+        return bleu.score, float(total[-2] / total[-1])
+
+    bleu, nll = values(whole)
+    if not math.isfinite(nll):
+        return Quality(bleu, nll, (math.nan,))  # the weights are lost, whatever they still say
+    center = score(bleu, nll)
+    without = []
+    for part in parts:
+        bleu_, nll_ = values(whole - part)
+        # On the whole's side of the floor, lest a block that tips it counts as a great difference.
+        without.append(bleu_ if bleu >= FLOOR else FLOOR * math.exp(-nll_))
+    pseudo = blocks * center - (blocks - 1) * np.array(without)
+    return Quality(bleu, nll, tuple((pseudo + (center - pseudo.mean())).tolist()))
+
+
+# --- the task -------------------------------------------------------------------------------------
+
+
+class Translation(Task):
+    """A Transformer that learns to translate; its score is BLEU on the dev split (see `score`)."""
+
+    space: ClassVar[Space] = {
+        "lr": FloatDistribution(1e-4, 1e-2, log=True),
+        "residual_dropout": FloatDistribution(0.0, 0.5),
+        "attention_dropout": FloatDistribution(0.0, 0.5),
+        "relu_dropout": FloatDistribution(0.0, 0.5),
+    }
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "population": 8,
+        "turns": 12,
+        "interval": 200,
+        "exploit": "truncation:fraction=0.25",
+        "explore": "perturb:factors=0.5/2,resample_probability=0.25",
+    }
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        device: str = "cpu",
+        data: str = "tatoeba",
+        swap: bool = False,
+        max_words: int = 5,
+        max_pairs: int = 200_000,
+        source_vocabulary: int = 2_500,
+        target_vocabulary: int = 1_000,
+        width: int = 96,
+        feedforward: int = 192,
+        layers: int = 1,
+        heads: int = 4,
+        batch_tokens: int = 512,
+        label_smoothing: float = 0.1,
+        tokenize: str = "13a",
+    ) -> None:
+        """Read the corpus and build a fresh model. A step is one batch, one update.
+
+        Args:
+            seed: Seeds the initial weights.
+            device: Where to put the model.
+            data: Where the sentences come from: tatoeba, tsv:FILE, files:SRC,TGT,
+                hf:NAME[,CONFIG], or babel (see `tasks.corpora.SOURCES`).
+            swap: Translate from the second language to the first.
+            max_words: The longest sentence to keep, in words between spaces, on either side.
+            max_pairs: Read no more pairs than this.
+            source_vocabulary: How many pieces the source language gets at most; characters where a
+                language has many of them (see `tasks.corpora.learn_subwords`).
+            target_vocabulary: Likewise, for the target. It costs time: the output layer is a third
+                of the work.
+            width: Of the residual stream.
+            feedforward: Hidden units in each feed-forward layer.
+            layers: Of the encoder, and again of the decoder.
+            heads: Of each attention.
+            batch_tokens: Pieces in a batch with their padding, on the longer side.
+            label_smoothing: Of the training target, this share is spread evenly over the vocabulary
+                and the rest is on the right piece (Szegedy et al., 2016). The dev NLL has none.
+            tokenize: The tokeniser of sacreBLEU: 13a, or zh, ja-mecab, char, ... by the target.
+
+        Raises:
+            TaskError: An option cannot be used, or the data cannot be had or read.
+        """
+        super().__init__(seed=seed, device=device)
+        sizes = {"max_words": max_words, "width": width, "feedforward": feedforward}
+        sizes |= {"layers": layers, "heads": heads, "batch_tokens": batch_tokens}
+        for name, value in sizes.items():
+            if value < 1:
+                raise TaskError(f"translation: {name} must be at least 1, got {value}")
+        if not 0 <= label_smoothing < 1:
+            raise TaskError(
+                f"translation: label_smoothing must be from 0 to below 1, got {label_smoothing}"
+            )
+        if width % 2 or width % heads:
+            raise TaskError(
+                f"translation: width={width} must be even and a multiple of heads={heads}"
+            )
+        if tokenize not in BLEU.TOKENIZERS:
+            raise TaskError(
+                f"translation: tokenize={tokenize!r} is none of sacreBLEU's "
+                f"{sorted(BLEU.TOKENIZERS)}"
+            )
+        self.corpus, train, self.dev = prepare(
+            data=data,
+            swap=swap,
+            max_words=max_words,
+            max_pairs=max_pairs,
+            source_vocabulary=source_vocabulary,
+            target_vocabulary=target_vocabulary,
+        )
+        self.training = train.at_most(batch_tokens)
+        if (left := len(self.training.source)) < 10:
+            raise TaskError(
+                f"translation: batch_tokens={batch_tokens} leaves {left} pairs to train on; the "
+                "others are longer than a whole batch"
+            )
+        self.batch_tokens = batch_tokens
+        self.label_smoothing = label_smoothing
+        self.bleu = BLEU(tokenize=tokenize)
+        self.chrf = CHRF()
+        pieces = [v.serialized_model_proto() for v in (self.corpus.source, self.corpus.target)]
+        self.vocabulary = hashlib.sha256(b"".join(pieces)).hexdigest()
+
+        torch.manual_seed(seed)
+        source, target = self.corpus.source, self.corpus.target
+        self.network = Transformer(
+            source.get_piece_size(),
+            target.get_piece_size(),
+            width=width,
+            heads=heads,
+            layers=layers,
+            feedforward=feedforward,
+        ).to(device)
+        # The paper's beta2 is 0.98: rare words get gradients rarely.
+        self.optimizer = torch.optim.Adam(
+            self.network.parameters(), betas=(0.9, 0.98), eps=1e-9, fused=True
+        )
+        longest = int(self.training.lengths()[1].max())
+        self.translator = Translator(self.network, source, target, limit=longest)
+
+    def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
+        """Train on `steps` batches; return the mean loss and target pieces per second."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = hparams["lr"]
+        for site in ("residual", "attention", "relu"):
+            getattr(self.network.drop, site).p = hparams[f"{site}_dropout"]
+        self.network.train()
+        started = time.perf_counter()
+        loss_sum, tokens = torch.zeros((), device=self.device), 0
+        batches = self.training.batches(self.rng, self.batch_tokens)
+        for rows in itertools.islice(batches, steps):
+            source = batch(self.training.source, rows, self.device)
+            target = batch(self.training.target, rows, self.device)
+            logits = self.network(source, target[:, :-1])
+            labels = target[:, 1:].flatten()
+            loss = F.cross_entropy(
+                logits.flatten(0, 1),
+                labels,
+                ignore_index=PAD,
+                label_smoothing=self.label_smoothing,
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            self.optimizer.step()
+            loss_sum += loss.detach()
+            tokens += int((labels != PAD).sum())
+        seconds = time.perf_counter() - started
+        return {"loss": float(loss_sum) / steps, "tokens_per_second": tokens / seconds}
+
+    def evaluate(self) -> Sequence[float]:
+        """The score on the dev split, as a sample (see `score` and `measure`)."""
+        return self.validate().sample
+
+    def validate(self) -> Quality:
+        """BLEU and likelihood on the dev split."""
+        return self._quality(self.corpus.splits.dev, self.dev)[0]
+
+    def _quality(self, pairs: Sequence[Pair], encoded: Encoded) -> tuple[Quality, list[str]]:
+        sources, references = zip(*pairs, strict=True)
+        translations = self.translator.translate(sources)
+        return measure(
+            self.bleu, translations, references, self._nlls(encoded), encoded.lengths()[1]
+        ), translations
+
+    @torch.no_grad()
+    def _nlls(self, encoded: Encoded) -> NDArray[np.float64]:
+        """The negative log likelihood of each target sentence, in nats."""
+        self.network.eval()
+        nlls = np.zeros(len(encoded.target))
+        for rows in by_length(encoded.target):
+            source = batch(encoded.source, rows, self.device)
+            target = batch(encoded.target, rows, self.device)
+            logits, labels = self.network(source, target[:, :-1]), target[:, 1:]
+            nll = F.cross_entropy(
+                logits.flatten(0, 1), labels.flatten(), ignore_index=PAD, reduction="none"
+            )
+            nlls[rows] = nll.view(labels.shape).sum(1).cpu().numpy()
+        return nlls
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "network": copy.deepcopy(self.network.state_dict()),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "vocabulary": self.vocabulary,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["vocabulary"] != self.vocabulary:
+            # As when the file was changed since: the numbers would mean other words.
+            raise TaskError("translation: this state was trained on other data or vocabularies")
+        self.network.load_state_dict(state["network"])
+        # Adam would go on to write into the tensors of `state`.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+
+    def report(self) -> Mapping[str, float]:
+        """BLEU, its standard error, chrF and NLL on the test split, which selection never saw."""
+        return self._test()[0]
+
+    def _test(self) -> tuple[dict[str, float], list[str]]:
+        pairs = self.corpus.splits.test
+        quality, translations = self._quality(pairs, encode(self.corpus, pairs))
+        sample = np.array(quality.sample)
+        return {
+            "bleu": quality.bleu,
+            "bleu_error": float(sample.std(ddof=1) / math.sqrt(len(sample))),
+            "chrf": self.chrf.corpus_score(translations, [[t for _, t in pairs]]).score,
+            "nll": quality.nll,
+        }, translations
+
+    def samples(self, folder: Path) -> None:
+        """Write `translations.html`: test sentences, their translations and the references."""
+        metrics, translations = self._test()
+        rows = [
+            "".join(f'<td dir="auto">{html.escape(text)}</td>' for text in (source, ours, target))
+            for (source, target), ours in zip(self.corpus.splits.test, translations, strict=True)
+        ]
+        page = f"""<!DOCTYPE html>
+<html><head><meta charset="utf-8"><title>Translations</title><style>
+body {{ font: 15px/1.4 system-ui, sans-serif; color-scheme: light dark; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: 3px 12px; text-align: start; border-bottom: 1px solid #8884; }}
+</style></head><body>
+<p>Test split, {len(rows)} sentences, which selection never saw:<br>
+BLEU {metrics["bleu"]:.2f} &plusmn; {metrics["bleu_error"]:.2f}
+(standard error; {self.bleu.get_signature()})<br>
+chrF {metrics["chrf"]:.2f} ({self.chrf.get_signature()})</p>
+<p>{html.escape(self.corpus.credit)}</p>
+<table><tr><th>Source</th><th>Translation</th><th>Reference</th></tr>
+{"".join(f"<tr>{row}</tr>{chr(10)}" for row in rows[:SHOWN])}</table></body></html>
+"""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "translations.html").write_text(page, encoding="utf-8")
+
+    def model(self) -> Translator:
+        """The network with its vocabularies; `translate` takes and gives text."""
+        return self.translator

@@ -1,0 +1,459 @@
+"""Checkpoints: what was written comes back whole, or is refused; nothing in a file ever runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import pickle
+import stat
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pbt_flow.checkpoints import (
+    RECORD,
+    STATE,
+    CheckpointError,
+    LocalFolders,
+    file_digest,
+    load_state,
+    read_record,
+    save_record,
+    save_state,
+    turn_folder,
+)
+from pbt_flow.member import Checkpoint, Plan, RecordError, Turn, turn_to_json
+from pbt_flow.testing import assert_same
+
+STATE_AFTER: dict[str, Any] = {
+    "model": OrderedDict(weight=torch.arange(6.0).reshape(2, 3), bias=torch.tensor([0.1])),
+    "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]},
+    "half": torch.tensor([1.5], dtype=torch.bfloat16),
+    "seen": 12,
+    "names": ("a", None, True, 1.5),
+}
+
+
+def turn_of(member: int, number: int, checkpoint: Checkpoint | None) -> Turn:
+    plan = Plan(
+        member=member, turn=number, seed=0, hparams={"lr": 0.1}, steps=10, trained=10 * number
+    )
+    if checkpoint is None:
+        return Turn(plan=plan, status="failed", error="why")
+    return Turn(plan=plan, status="ok", score=1.0, checkpoint=checkpoint)
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+
+
+def planted(content: bytes, root: Path, turn: int = 1) -> Checkpoint:
+    """A checkpoint file that somebody else wrote, with a reference whose digest is right."""
+    folder = root / turn_folder(turn)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / STATE).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return Checkpoint(member=0, turn=turn, digest=digest, size=len(content))
+
+
+# --- writing and reading a state ------------------------------------------------------------------
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    checkpoint = save_state(STATE_AFTER, member=3, turn=12, root=tmp_path)
+    assert_same(load_state(checkpoint, tmp_path), STATE_AFTER)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor(1.0),
+        torch.zeros(0),
+        torch.zeros(2, 0, 3),
+        torch.tensor([1 + 2j]),
+        torch.tensor([True]),
+        torch.arange(6).reshape(2, 3).T,
+        torch.nn.Parameter(torch.ones(2)),
+        torch.Generator().manual_seed(0).get_state(),
+        torch.Size([2, 3]),
+        torch.float16,
+        torch.device("cpu"),
+        2**70,
+        -0.0,
+        float("inf"),
+        b"bytes",
+        "text\n\u00e9",
+        {1, 2},
+        [],
+        {},
+        {(0, "a"): None},
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+def test_tensors_and_plain_values_of_any_kind_come_back(tmp_path: Path, value: Any) -> None:
+    checkpoint = save_state({"value": value}, member=0, turn=1, root=tmp_path)
+    loaded = load_state(checkpoint, tmp_path)["value"]
+    assert type(loaded) is type(value)
+    assert_same(loaded, value)
+
+
+def test_a_checkpoint_is_one_file_and_its_reference_tells_whose_and_which(tmp_path: Path) -> None:
+    checkpoint = save_state(STATE_AFTER, member=3, turn=12, root=tmp_path)
+    assert files(tmp_path) == ["turns/000012/state.pt"]
+    content = (tmp_path / "turns/000012/state.pt").read_bytes()
+    assert checkpoint == Checkpoint(
+        member=3, turn=12, digest=hashlib.sha256(content).hexdigest(), size=len(content)
+    )
+
+
+def test_what_was_loaded_can_be_changed_without_changing_the_file(tmp_path: Path) -> None:
+    checkpoint = save_state(STATE_AFTER, member=0, turn=1, root=tmp_path)
+    load_state(checkpoint, tmp_path)["model"]["weight"].zero_()
+    assert_same(load_state(checkpoint, tmp_path), STATE_AFTER)
+
+
+def test_the_same_state_has_the_same_digest(tmp_path: Path) -> None:
+    first, again = (save_state(STATE_AFTER, 0, 1, tmp_path / name) for name in "ab")
+    assert first == again
+    other = save_state({**STATE_AFTER, "seen": 13}, 0, 1, tmp_path / "c")
+    assert other.digest != first.digest
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_the_digest_is_sha_256_of_all_blocks(tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    assert file_digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+# --- what is refused when it is saved -------------------------------------------------------------
+
+
+class Plain:
+    """An object that only a pickle that runs code could bring back."""
+
+
+class Refuses:
+    """An object that cannot be written."""
+
+    def __reduce__(self) -> Any:
+        raise OSError("no space left on device")
+
+
+def _some_function() -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        Plain(),
+        _some_function,
+        Plain,
+        Path("x"),
+        os.system,
+        np.zeros(2),
+        np.float64(1.0),
+        torch.nn.Linear(1, 1),
+        functools.partial(print),
+    ],
+    ids=lambda thing: str(thing)[:20],
+)
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_state_that_only_code_could_bring_back_is_refused_at_once(
+    tmp_path: Path, thing: Any, depth: int
+) -> None:
+    state = {"deep": {"deeper": [thing]}} if depth else {"thing": thing}
+    with pytest.raises(
+        CheckpointError, match=r"state_dict\(\) must hold tensors and plain values only"
+    ):
+        save_state({**STATE_AFTER, **state}, member=0, turn=1, root=tmp_path)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("state", [[1, 2], torch.zeros(2), 3, None], ids=repr)
+def test_a_state_that_is_no_dict_is_refused_at_once(tmp_path: Path, state: Any) -> None:
+    with pytest.raises(CheckpointError):
+        save_state(state, member=0, turn=1, root=tmp_path)
+
+
+def test_a_state_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="no space left on device"):
+        save_state({**STATE_AFTER, "last": Refuses()}, member=0, turn=1, root=tmp_path)
+    assert files(tmp_path) == []
+
+
+def test_a_state_that_cannot_be_written_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> None:
+    checkpoint = save_state(STATE_AFTER, member=0, turn=1, root=tmp_path)
+    for state in ({"last": Refuses()}, {"thing": Plain()}):
+        with pytest.raises((OSError, CheckpointError)):
+            save_state(state, member=0, turn=1, root=tmp_path)
+    assert files(tmp_path) == ["turns/000001/state.pt"]
+    assert_same(load_state(checkpoint, tmp_path), STATE_AFTER)
+
+
+def test_a_place_that_cannot_be_written_to_leaves_nothing_behind(tmp_path: Path) -> None:
+    # A folder stands where the state belongs, so that the last step, the rename, fails.
+    (tmp_path / turn_folder(1) / STATE).mkdir(parents=True)
+    with pytest.raises(OSError, match=STATE):
+        save_state(STATE_AFTER, member=0, turn=1, root=tmp_path)
+    assert files(tmp_path) == []
+
+
+# --- what is refused when it is loaded ------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    checkpoint = save_state(STATE_AFTER, member=4, turn=7, root=tmp_path)
+    (tmp_path / turn_folder(7) / STATE).unlink()
+    with pytest.raises(
+        CheckpointError, match=r"member 4, turn 7 \(.*turns/000007/state.pt\): there is no such"
+    ):
+        load_state(checkpoint, tmp_path)
+
+
+def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    checkpoint = save_state(STATE_AFTER, member=4, turn=7, root=tmp_path)
+    path = tmp_path / turn_folder(7) / STATE
+    content = path.read_bytes()
+    for place in range(0, len(content), 97):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="the file was altered or cut short; its SHA-256"):
+            load_state(checkpoint, tmp_path)
+    path.write_bytes(content)
+    load_state(checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_noticed(tmp_path: Path, share: float) -> None:
+    checkpoint = save_state(STATE_AFTER, member=4, turn=7, root=tmp_path)
+    path = tmp_path / turn_folder(7) / STATE
+    path.write_bytes(path.read_bytes()[: int(share * checkpoint.size)])
+    with pytest.raises(CheckpointError, match=r"member 4, turn 7 .*altered or cut short"):
+        load_state(checkpoint, tmp_path)
+
+
+def test_the_state_of_another_turn_in_its_place_is_noticed(tmp_path: Path) -> None:
+    checkpoint = save_state(STATE_AFTER, member=0, turn=1, root=tmp_path)
+    save_state({"seen": 13}, member=0, turn=2, root=tmp_path)
+    (tmp_path / turn_folder(2) / STATE).replace(tmp_path / turn_folder(1) / STATE)
+    with pytest.raises(CheckpointError, match="altered or cut short"):
+        load_state(checkpoint, tmp_path)
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> Any:
+        return open, (self.path, "w")
+
+
+def _torch_file(thing: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(thing, buffer)
+    return buffer.getvalue()
+
+
+_NOT_OF_TORCH = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+
+
+@_NOT_OF_TORCH
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda evil: pickle.dumps(evil, protocol=4),
+        lambda evil: pickle.dumps({"model": evil}, protocol=2),
+        lambda evil: _torch_file(evil),
+        lambda evil: _torch_file({**STATE_AFTER, "model": {"weight": evil}}),
+    ],
+    ids=["a pickle", "a pickled dict", "a checkpoint", "deep in a checkpoint"],
+)
+def test_a_pickle_with_code_in_it_is_refused_and_does_not_run(tmp_path: Path, content: Any) -> None:
+    trace = tmp_path / "it ran"
+    dangerous = content(Evil(trace))
+    checkpoint = planted(dangerous, tmp_path)
+    with pytest.raises(CheckpointError, match=r"member 0, turn 1 .*: refused: "):
+        load_state(checkpoint, tmp_path)
+    assert not trace.exists()
+    # The trap does spring where it is opened without care.
+    with contextlib.suppress(RuntimeError):
+        torch.load(io.BytesIO(dangerous), weights_only=False)
+    assert trace.exists()
+
+
+def _altered(content: bytes, part: str, instead: bytes | None) -> bytes:
+    """A checkpoint's archive with one of its files replaced, or left out."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            if part not in name:
+                new.writestr(name, old.read(name))
+            elif instead is not None:
+                new.writestr(name, instead)
+    return buffer.getvalue()
+
+
+_GOOD = _torch_file(STATE_AFTER)
+
+
+@_NOT_OF_TORCH
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"PK", id="short"),
+        pytest.param(b"not a checkpoint at all", id="text"),
+        pytest.param(pickle.dumps({"plain": 1}, protocol=4), id="a pickle"),
+        pytest.param(_GOOD[:-100], id="cut"),
+        pytest.param(_altered(_GOOD, "data.pkl", None), id="no index"),
+        pytest.param(_altered(_GOOD, "data/0", None), id="no tensor"),
+        pytest.param(_altered(_GOOD, "data.pkl", b"\x80\x02c"), id="a broken index"),
+        pytest.param(
+            _altered(_GOOD, "data.pkl", b"\x80\x02X\x01\0\0\0\xff."),
+            id="an index with a broken text",
+        ),
+        pytest.param(_altered(_GOOD, "data.pkl", b"\x80\x02h\x07."), id="no such memo"),
+        pytest.param(_altered(_GOOD, "data.pkl", b"\x80\x02s."), id="an empty stack"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_though_its_digest_is_right(
+    tmp_path: Path, content: bytes
+) -> None:
+    with pytest.raises(CheckpointError, match=r"member 0, turn 1 .*: refused: "):
+        load_state(planted(content, tmp_path), tmp_path)
+
+
+@pytest.mark.parametrize("thing", [[1, 2], torch.zeros(2), 3, None], ids=repr)
+def test_a_checkpoint_that_holds_no_dict_is_refused(tmp_path: Path, thing: Any) -> None:
+    checkpoint = planted(_torch_file(thing), tmp_path)
+    with pytest.raises(CheckpointError, match=f"holds a {type(thing).__name__}, not a dict"):
+        load_state(checkpoint, tmp_path)
+
+
+# --- the record -----------------------------------------------------------------------------------
+
+
+def test_a_record_comes_back_from_its_folder(tmp_path: Path) -> None:
+    for turn in (
+        turn_of(2, 1, Checkpoint(member=2, turn=1, digest="d", size=1)),
+        turn_of(2, 2, None),
+    ):
+        save_record(turn, tmp_path)
+        text = (tmp_path / turn_folder(turn.number) / RECORD).read_text()
+        assert read_record(text, 2, turn.number) == turn
+    assert files(tmp_path) == ["turns/000001/turn.json", "turns/000002/turn.json"]
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    turn = turn_of(0, 1, None)
+    unwritable = dataclasses.replace(turn, plan=dataclasses.replace(turn.plan, hparams={"a": {1}}))  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_record(unwritable, tmp_path)
+    assert files(tmp_path) == []
+
+
+def text_of(turn: Turn) -> str:
+    return json.dumps(turn_to_json(turn))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("{} {}", "not JSON"),
+        (text_of(turn_of(0, 1, None))[:-10], "not JSON"),
+        ("[]", "turn record"),
+        ("null", "turn record"),
+        (
+            text_of(turn_of(1, 1, None)),
+            "of member 1, turn 1, and not of member 0, turn 1, in whose folder it stands",
+        ),
+        (
+            text_of(turn_of(0, 2, None)),
+            "of member 0, turn 2, and not of member 0, turn 1, in whose folder it stands",
+        ),
+        (
+            text_of(turn_of(0, 1, Checkpoint(member=3, turn=1, digest="d", size=1))),
+            "claims a checkpoint of another turn as its own",
+        ),
+        (
+            text_of(turn_of(0, 1, Checkpoint(member=0, turn=2, digest="d", size=1))),
+            "claims a checkpoint of another turn as its own",
+        ),
+    ],
+)
+def test_a_record_that_does_not_belong_into_its_folder_is_refused(text: str, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        read_record(text, member=0, turn=1)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_record_or_refused(text: str) -> None:
+    with pytest.raises(RecordError):
+        read_record(text, 0, 1)
+
+
+def test_a_deeply_nested_text_is_refused() -> None:
+    with pytest.raises(RecordError):
+        read_record("[" * 100_000, 0, 1)
+
+
+# --- folders that all workers see -----------------------------------------------------------------
+
+
+def test_a_committed_turn_is_found_in_its_members_folder(tmp_path: Path) -> None:
+    folders = LocalFolders({0: str(tmp_path / "a"), 1: str(tmp_path / "b")})
+    assert folders.record(1, 1) is None
+    turn = turn_of(1, 1, save_state(STATE_AFTER, 1, 1, folders.root(1)))
+    assert folders.record(1, 1) is None, "a state without a record is a turn that never happened"
+    folders.commit(turn)
+    assert folders.record(1, 1) == turn
+    assert folders.record(0, 1) is None
+    assert turn.checkpoint is not None
+    assert_same(load_state(turn.checkpoint, folders.fetch(turn.checkpoint)), STATE_AFTER)
+    assert files(tmp_path) == ["b/turns/000001/state.pt", "b/turns/000001/turn.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe\x00", b'{"version": 1', text_of(turn_of(5, 9, None)).encode()],
+    ids=["empty", "no text", "cut", "another's"],
+)
+def test_a_record_that_cannot_be_trusted_is_named_with_its_path(
+    tmp_path: Path, content: bytes
+) -> None:
+    folders = LocalFolders({0: str(tmp_path)})
+    folders.commit(turn_of(0, 1, None))
+    (tmp_path / turn_folder(1) / RECORD).write_bytes(content)
+    with pytest.raises(RecordError, match=r"turns/000001/turn\.json: "):
+        folders.record(0, 1)
+
+
+def test_files_are_readable_for_all_whom_the_umask_lets(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        folders = LocalFolders({0: str(tmp_path)})
+        folders.commit(turn_of(0, 1, save_state(STATE_AFTER, 0, 1, folders.root(0))))
+    finally:
+        os.umask(old)
+    for name in (STATE, RECORD):
+        mode = (tmp_path / turn_folder(1) / name).stat().st_mode
+        assert stat.S_IMODE(mode) == 0o644

