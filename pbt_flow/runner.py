@@ -26,6 +26,7 @@ from pbt_flow.progress import Progress
 from pbt_flow.result import Result, Status
 from pbt_flow.settings import Settings, SettingsError
 from pbt_flow.space import check_hparams, space_to_json
+from pbt_flow.strategies import StrategyError
 from pbt_flow.task import Task, TaskError, TaskSpec, find_task
 from pbt_flow.worker import Probe, Probed, Workshop
 
@@ -78,7 +79,7 @@ def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Resu
             },
             versions=_versions(),
         )
-        return _control(store, made, engine, quiet=quiet)
+        return _control(store, made, engine, resumed=False, quiet=quiet)
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
@@ -113,7 +114,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         )
     with _engine(made) as engine:
         _check_probe(engine, made)
-        return _control(store, made, engine, quiet=quiet)
+        return _control(store, made, engine, resumed=True, quiet=quiet)
 
 
 def load(run_id: str) -> Result:
@@ -156,18 +157,21 @@ def load(run_id: str) -> Result:
 # --- the frame around the controller --------------------------------------------------------------
 
 
-def _control(store: Store, settings: Settings, engine: Engine, *, quiet: bool) -> Result:
+def _control(
+    store: Store, settings: Settings, engine: Engine, *, resumed: bool, quiet: bool
+) -> Result:
     began = time.monotonic()
     lease = store.claim()
     try:
-        history = _read_history(store)
+        history = _read_history(store) if resumed else _no_history(store)
         for member, turns in history.turns.items():
             for turn in turns[store.projected(member) :]:
                 store.log_turn(turn)
         progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
         controller = Controller(settings, store, engine, history, progress)
         controller.find_checkpoints()
-        store.begin()
+        if resumed:
+            store.begin()
         engine.open(store.folders)
         status: Status = "finished"
         with progress, _signals(controller):
@@ -175,7 +179,7 @@ def _control(store: Store, settings: Settings, engine: Engine, *, quiet: bool) -
                 controller.go(lease)
             except KeyboardInterrupt:
                 controller.stopping = _INTERRUPTED
-            except (EngineError, RecordError) as error:
+            except (EngineError, RecordError, StrategyError) as error:
                 controller.stopping, status = str(error), "failed"
         if controller.stopping == _INTERRUPTED:
             status = "interrupted"
@@ -215,13 +219,19 @@ def _end(store: Store, controller: Controller, status: Status, began: float) -> 
     return result
 
 
-def _read_history(store: Store) -> History:
-    """The history of a population, from its turn records."""
+def _no_history(store: Store) -> History:
+    """The history of a population that has not trained yet."""
     history = History(direction=store.manifest.direction)
     history.begin(
         Member(index=index, hparams=check_hparams(point, store.space))
         for index, point in enumerate(store.manifest.initial)
     )
+    return history
+
+
+def _read_history(store: Store) -> History:
+    """The history of a population, from its turn records."""
+    history = _no_history(store)
     for member in list(history.members):
         for turn in store.turns(member):
             history.add(turn)

@@ -10,6 +10,7 @@ is global to the process, and it belongs to the user.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -215,7 +216,7 @@ class Store:
                 0, RunTag("pbt.error", f"turn {plan.turn} {turn.status}: {turn.error}"[-5000:])
             )
         metrics = [Metric(key, float(v), when, plan.trained) for key, v in values.items()]
-        self.client.log_batch(self.manifest.members[turn.member], metrics=metrics, tags=tags)
+        self._log_batch(self.manifest.members[turn.member], metrics, tags)
 
     def _number(self, name: str, value: Value) -> float:
         dist = self.space[name]
@@ -226,7 +227,17 @@ class Store:
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         """Log metrics of the whole population on the parent run."""
         batch = [Metric(key, float(v), int(when * 1000), step) for key, v in metrics.items()]
-        self.client.log_batch(self.run_id, metrics=batch)
+        self._log_batch(self.run_id, batch, [])
+
+    def _log_batch(self, run_id: str, metrics: list[Metric], tags: list[RunTag]) -> None:
+        try:
+            self.client.log_batch(run_id, metrics=metrics, tags=tags)
+        except MlflowException as error:
+            raise StoreError(
+                f"the tracking store {self.tracking_uri} does not take what is logged: "
+                f"{error.message}; every turn that was committed is safe, go on with "
+                f"python -m pbt_flow resume {self.run_id}"
+            ) from error
 
     def turns(self, member: int) -> list[Turn]:
         """The committed turns of a member, in order.
@@ -379,7 +390,9 @@ class Lease:
         self._released.set()
         self._thread.join()
         if not self.lost:
-            self._client.set_tag(self._run_id, "pbt.heartbeat", "")
+            # A store that is away lets the next controller in when the heartbeat is old enough.
+            with contextlib.suppress(MlflowException):
+                self._client.set_tag(self._run_id, "pbt.heartbeat", "")
 
 
 @dataclass(frozen=True)

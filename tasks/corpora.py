@@ -162,7 +162,7 @@ def _read(name: str) -> list[str]:
     except (OSError, EOFError, zlib.error) as error:  # the latter two by damaged gzip files
         reason = getattr(error, "strerror", None) or error
         raise CorpusError(f"translation: cannot read {name}: {reason}") from None
-    # Not splitlines(): it also breaks at U+2028 and others, and lines would lose their partner.
+    # Not splitlines(): it breaks at other characters too, and lines would lose their partners.
     lines = raw.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(lines, 1):
         try:

@@ -361,7 +361,7 @@ class RL(Task):
 
     space: ClassVar[Space] = {
         # Wide on purpose: what someone knows who has never trained on this environment. Shorter
-        # unrolls are left out for time: at 16 a step takes twice as long as at 128, in tiny updates.
+        # unrolls are left out for time: at 16 a step takes twice as long as at 128.
         "lr": FloatDistribution(1e-5, 1e-2, log=True),
         "entropy_cost": FloatDistribution(1e-4, 1e-1, log=True),
         "unroll": IntDistribution(32, 512, log=True),

@@ -369,6 +369,13 @@ def test_a_record_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -
     assert files(tmp_path) == []
 
 
+def test_a_record_that_cannot_be_named_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / turn_folder(1) / RECORD).mkdir(parents=True)
+    with pytest.raises(OSError, match=RECORD):
+        save_record(turn_of(0, 1, None), tmp_path)
+    assert files(tmp_path) == []
+
+
 def text_of(turn: Turn) -> str:
     return json.dumps(turn_to_json(turn))
 

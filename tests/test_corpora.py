@@ -72,7 +72,7 @@ def test_the_columns_of_a_tsv_file_are_told_by_their_number(
 def test_lines_stay_with_their_partners_whatever_separators_they_hold(
     tmp_path: Path, zipped: bool
 ) -> None:
-    left = ["\ufeffeins\u2028zwei", "drei\x0cvier\x85", "", "fünf"]
+    left = ["\ufeffeins\u2028zwei", "drei\rvier\x0c\x85", "", "fünf"]
     right = ["one two", "three four", "", "five"]
     source, target = write(tmp_path / "de", left), write(tmp_path / "en", right)
     if zipped:

@@ -135,17 +135,17 @@ OBEYED = tuple(name for name in RL.space if name != "clip")
 
 
 class TestOnCartPole(TaskContract):
-    task, steps, obeyed = RL, 512, OBEYED
+    task, steps, obeyed = RL, 256, OBEYED
     options: ClassVar[dict[str, Any]] = {"env": "CartPole-v1", **SMALL}
 
 
 class TestOnPendulum(TaskContract):
-    task, steps, obeyed = RL, 512, OBEYED
+    task, steps, obeyed = RL, 256, OBEYED
     options: ClassVar[dict[str, Any]] = {"env": "Pendulum-v1", **SMALL}
 
 
 class TestOnImages(TaskContract):
-    task, steps, obeyed = RL, 512, OBEYED
+    task, steps, obeyed = RL, 256, OBEYED
     options: ClassVar[dict[str, Any]] = {"env": "PbtFlowTest/Lamp-v0", **SMALL}
 
 

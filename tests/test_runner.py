@@ -330,6 +330,20 @@ def test_a_run_that_is_no_population_is_refused(which):
         pbt_flow.resume(run_id, quiet=True)
 
 
+class OneNumber(Regression):
+    """Its score is one number, no sample."""
+
+    def evaluate(self):
+        return super().evaluate()[0]
+
+
+def test_a_t_test_on_single_numbers_ends_the_run_and_says_what_the_task_must_return():
+    result = run(OneNumber, exploit="ttest", turns=5)
+    assert result.status == "failed"
+    assert "exploit ttest compares samples" in result.reason
+    assert client(result).get_run(result.run_id).info.status == "FAILED"
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 

@@ -331,9 +331,9 @@ def test_fewer_sentences_than_blocks_are_scored_too() -> None:
     assert len(scored(translations, references).sample) == 3
 
 
-def test_the_likelihood_is_that_of_the_references_without_smoothing() -> None:
+def test_the_likelihood_is_that_of_the_references_without_smoothing_or_dropout() -> None:
     task = make(label_smoothing=0.9)
-    task.train(GOOD, 5)
+    task.train({**GOOD, "residual_dropout": 0.5}, 5)
     total, pieces = 0.0, 0
     for source, target in zip(task.dev.source, task.dev.target, strict=True):
         one = torch.from_numpy(source[source != PAD]).long()[None]
@@ -350,6 +350,9 @@ def test_weights_that_are_lost_score_nothing() -> None:
     with torch.no_grad():
         next(task.network.parameters()).fill_(math.nan)
     assert all(math.isnan(value) for value in task.evaluate())
+    perfect = ["a b c d e"] * 4
+    assert scored(perfect, perfect).sample == pytest.approx((100,) * 4)
+    assert all(math.isnan(value) for value in scored(perfect, perfect, nll=math.inf).sample)
 
 
 # --- what comes out -------------------------------------------------------------------------------
