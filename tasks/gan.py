@@ -165,7 +165,9 @@ class GAN(Task):
             width: Channels of the largest feature maps; those half the size have twice as many.
             latent: Length of the vectors that images are made from.
             batch: Images per update.
-            k: Discriminator updates before each generator update.
+            k: Discriminator updates before each generator update; 5 in the paper. Less gets
+                further in the same time: on digits, both rates at 3e-3, one seed, k=1 scored 7.2
+                after 6.0 CPU s, k=2 6.9 after 5.7, and k=5 5.8 after 8.4.
             samples: Images that a score is computed from.
             imagenet: Also report the Inception score of ImageNet's network (minutes): the file
                 with its weights, or `download`.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 import pbt_flow
 from pbt_flow.task import TaskError
-from pbt_flow.testing import TaskContract
+from pbt_flow.testing import TaskContract, assert_same
 
 sacrebleu = pytest.importorskip("sacrebleu")
 pytest.importorskip("sentencepiece")
@@ -253,6 +253,17 @@ def test_an_epoch_holds_each_pair_once_in_batches_of_like_length() -> None:
 def test_pairs_that_fit_in_no_batch_are_left_out_of_training() -> None:
     data = Encoded(pad([[4] * 9, [5], [6]]), pad([[BOS, 4, EOS], [BOS, 5, EOS], [BOS] + [6] * 9]))
     assert data.at_most(8).source[:, 0].tolist() == [5]
+
+
+def test_training_on_leaves_a_state_that_was_taken_or_given_as_it_was() -> None:
+    donor, member = make(), make()
+    donor.train(GOOD, 2)
+    state = donor.state_dict()
+    untouched = copy.deepcopy(state)
+    member.load_state_dict(state)
+    member.train(GOOD, 2)
+    donor.train(GOOD, 2)
+    assert_same(state, untouched)
 
 
 def test_a_state_of_other_vocabularies_is_refused() -> None:
