@@ -131,9 +131,13 @@ def test_a_latin_hypercube_has_one_member_in_each_share_of_every_domain(
     size: int, seed: int
 ) -> None:
     points = LatinHypercube().initial(SPACE, size, rng(seed))
-    for name in ("lr", "dropout"):
-        shares = [int(to_unit(point[name], SPACE[name]) * size) for point in points]
-        assert sorted(shares) == list(range(size))
+    orders = [
+        [int(to_unit(point[name], SPACE[name]) * size) for point in points]
+        for name in ("lr", "dropout")
+    ]
+    assert [sorted(order) for order in orders] == [list(range(size))] * 2
+    # Nor do the members lie on a diagonal; two orders of 7 agree once in 5040 times.
+    assert size < 7 or orders[0] != orders[1]
     # Of 4 values each comes as often as another, but for the shares that lie across two of them.
     layers = [point["layers"] for point in points]
     assert all(abs(layers.count(value) - size / 4) < 2 for value in range(1, 5))
@@ -149,7 +153,11 @@ def test_sobol_makes_any_number_of_members_without_a_warning(size: int) -> None:
 @pytest.mark.parametrize("sampler", ["TPESampler", "RandomSampler", "QMCSampler"])
 def test_a_stepped_float_of_optuna_lies_on_the_grid_of_the_space(sampler: str) -> None:
     space: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0, step=0.1)}
-    for point in OptunaSampler(sampler=sampler).initial(space, 24, rng(0)):
+    optunas, chance = OptunaSampler(sampler=sampler), rng(0)
+    points = optunas.initial(space, 24, chance)
+    gains = [Gain(hparams=point, gain=float(chance.normal())) for point in points]
+    points += [optunas.fresh(space, gains, chance) for _ in range(12)]
+    for point in points:
         assert check_hparams(point, space) == point
 
 
