@@ -68,8 +68,7 @@ def essence(result):
 def duplicates(result):
     client = MlflowClient()
     for member in range(result.members):
-        run_id = client.get_run(result.run_id).info.run_id and result_member(result, member)
-        points = client.get_metric_history(run_id, "score")
+        points = client.get_metric_history(result_member(result, member), "score")
         steps = [point.step for point in points]
         assert steps == sorted(set(steps))
         assert len(steps) == sum(turn.ok for turn in result.history.turns[member])
