@@ -18,54 +18,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-from optuna.distributions import FloatDistribution
-
-from pbt_flow import Task
+from typing import Any
 
 WORKERS = 2
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class NoOp(Task):
-    """Trains nothing; its state is as large as it is told, and its score makes members copy."""
-
-    space: ClassVar = {"x": FloatDistribution(0, 1)}
-
-    def __init__(self, *, seed: int, device: str = "cpu", megabytes: float = 0.01) -> None:
-        """Hold `megabytes` of weights."""
-        super().__init__(seed=seed, device=device)
-        self.weights = torch.zeros(max(1, int(megabytes * 250_000)))
-        self.score = 0.0
-
-    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
-        """Do next to nothing."""
-        self.score = float(self.rng.random())
-        self.weights[0] += 1
-        return {}
-
-    def evaluate(self) -> float:
-        """A random score."""
-        return self.score
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.weights = state["weights"]
-
-
 def ours(megabytes: float, population: int, turns: int) -> dict[str, float]:
     """One population of ours, with everything in MLflow's default store."""
+    began = time.time()
     import pbt_flow
 
-    began = time.time()
     result = pbt_flow.run(
-        f"{ROOT}/benchmarks/overhead.py:NoOp",
+        f"{ROOT}/benchmarks/noop.py:NoOp",
         options={"megabytes": megabytes},
         population=population,
         turns=turns,
@@ -80,6 +46,8 @@ def ours(megabytes: float, population: int, turns: int) -> dict[str, float]:
 
 def limit(megabytes: float, population: int, turns: int) -> dict[str, float]:
     """The least that must be done: save, fsync and rename a state, or link the donor's."""
+    import torch
+
     state = {"weights": torch.zeros(max(1, int(megabytes * 250_000)))}
     for turn in range(turns):
         for member in range(population):
@@ -96,6 +64,7 @@ def limit(megabytes: float, population: int, turns: int) -> dict[str, float]:
 
 def ray(megabytes: float, population: int, turns: int) -> dict[str, float]:
     """Ray Tune's PopulationBasedTraining at its cheapest: class API, actors reused, no MLflow."""
+    import torch
     from ray import init, tune
     from ray.tune.schedulers import PopulationBasedTraining
 

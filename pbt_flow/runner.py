@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import pickle
 import platform
 import signal
 import tempfile
@@ -24,11 +25,11 @@ from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, RecordError
 from pbt_flow.progress import Progress
 from pbt_flow.result import Result, Status
-from pbt_flow.settings import Settings, SettingsError
+from pbt_flow.settings import Settings, SettingsError, count_cores
 from pbt_flow.space import check_hparams, space_to_json
 from pbt_flow.strategies import StrategyError
-from pbt_flow.task import Task, TaskError, TaskSpec, find_task
-from pbt_flow.worker import Probe, Probed, Workshop
+from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare
+from pbt_flow.worker import Describe, Described, Done, Probe, Probed, Workshop
 
 if TYPE_CHECKING:
     from pbt_flow.store import Store
@@ -52,16 +53,19 @@ def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Resu
         StoreError: The MLflow tracking store cannot be used.
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
-    made, kind = Settings.make(task, **settings)
-    strategies = made.strategies()
-    rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
-    drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
-    initial = [check_hparams(point, kind.space) for point in [*made.initial, *drawn]]
-    with _engine(made) as engine:
-        # 2 s of imports, and the migrations of a new database, while the workers import torch.
+    with _engine(**settings) as engine:
+        if isinstance(task, str):
+            engine.submit(Describe(task=task))
+        # 2 s of imports, while a worker imports torch.
         from pbt_flow.store import Store, connect
 
-        client, uri = connect()
+        made, kind = Settings.make(_declared(engine, task), **settings)
+        strategies = made.strategies()
+        rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
+        drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
+        initial = [check_hparams(point, kind.space) for point in [*made.initial, *drawn]]
+        _start(engine, made)
+        client, uri = connect()  # a new database takes seconds, while the model is built
         _check_probe(engine, made)
         store = Store.create(
             client,
@@ -106,13 +110,14 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
     if launched_for:
         store.client.set_tag(launched_for, "pbt.resumes", run_id)
     made = Settings.from_json(store.manifest.settings).resumed(**changes)
-    kind = find_task(made.task)
-    if space_to_json(kind.space) != store.manifest.space:
-        raise SettingsError(
-            f"the space of task {made.task} is not the one that population {run_id} began with; "
-            "bring the task's code back, or start a new population"
-        )
-    with _engine(made) as engine:
+    with _engine(engine=made.engine, workers=made.workers, population=made.population) as engine:
+        engine.submit(Describe(task=made.task))
+        if space_to_json(_declared(engine, made.task).space) != store.manifest.space:
+            raise SettingsError(
+                f"the space of task {made.task} is not the one that population {run_id} began "
+                "with; bring the task's code back, or start a new population"
+            )
+        _start(engine, made)
         _check_probe(engine, made)
         return _control(store, made, engine, resumed=True, quiet=quiet)
 
@@ -262,47 +267,79 @@ def _result(
 
 
 @contextlib.contextmanager
-def _engine(settings: Settings) -> Iterator[Engine]:
-    """An engine that has begun to build the task's first model."""
+def _engine(
+    engine: str | None = None,
+    workers: int | None = None,
+    population: int | None = None,
+    **others: Any,
+) -> Iterator[Engine]:
+    """The engine that the settings ask for; they are not checked yet."""
     # A script that runs a population when it is imported would start another in each worker.
     if os.environ.get("PBT_FLOW_WORKER"):
         raise PopulationError(
             "run() was called while a worker imported the file of the task; put the call under "
             'if __name__ == "__main__":'
         )
-    engine: Engine
-    if settings.engine == "inline":
-        engine = InlineEngine()
+    made: Engine
+    if engine == "inline":
+        made = InlineEngine()
     else:
-        engine = ProcessEngine(min(settings.workers, settings.population), settings.turn_timeout)
+        limits = [n for n in (workers or count_cores(), population) if type(n) is int and n > 0]
+        made = ProcessEngine(min(limits, default=1))
     try:
-        engine.start(
-            Workshop(
-                task=TaskSpec(name=settings.task, options=settings.options, device=settings.device),
-                seed=settings.seed,
-                warm=-(-settings.population // engine.slots),
-            )
-        )
-        engine.submit(Probe())
-        yield engine
+        yield made
     finally:
-        engine.close()
+        made.close()
+
+
+def _declared(engine: Engine, task: str | type[Task]) -> Declaration:
+    """What the task declares; of a task given by name, a worker has been asked to find out.
+
+    So this process imports neither the task's libraries nor, above all, torch.
+    """
+    if isinstance(task, str):
+        described = _ask(engine)
+        if isinstance(described, Lost):
+            raise TaskError(f"task {task} cannot be imported: {described.reason}")
+        assert isinstance(described, Described)
+        with contextlib.suppress(Exception):
+            found: Declaration = pickle.loads(described.declaration)
+            return found
+    return declare(task)
+
+
+def _start(engine: Engine, settings: Settings) -> None:
+    """Let the engine get ready, and build the task's first model."""
+    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
+    workshop = Workshop(
+        task=TaskSpec(name=settings.task, options=settings.options, device=settings.device),
+        seed=settings.seed,
+        warm=-(-settings.population // slots),
+    )
+    engine.start(workshop, slots=slots, turn_timeout=settings.turn_timeout)
+    engine.submit(Probe())
 
 
 def _check_probe(engine: Engine, settings: Settings) -> None:
     """Refuse a task that cannot be built, before anything is written."""
+    probed = _ask(engine)
+    reason = probed.reason if isinstance(probed, Lost) else ""
+    if isinstance(probed, Probed) and probed.error:
+        reason = probed.error
+    if reason:
+        raise TaskError(f"task {settings.task} cannot be built: {reason}")
+
+
+def _ask(engine: Engine) -> Done | Lost:
+    """The answer to the only job under way."""
     try:
         finished = engine.wait()
         while not finished:
             finished = engine.wait()
     except EngineError as error:
         raise PopulationError(str(error)) from None
-    (probed,) = finished
-    reason = probed.reason if isinstance(probed, Lost) else ""
-    if isinstance(probed, Probed) and probed.error:
-        reason = probed.error
-    if reason:
-        raise TaskError(f"task {settings.task} cannot be built: {reason}")
+    (answer,) = finished
+    return answer
 
 
 _INTERRUPTED = "interrupted"

@@ -19,7 +19,7 @@ from pbt_flow.explore import EXPLORES, Explore
 from pbt_flow.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
 from pbt_flow.space import Space, SpaceError, check_hparams, draw
 from pbt_flow.strategies import StrategyError, parse, write
-from pbt_flow.task import Task, check_options, check_task, find_task, name_task
+from pbt_flow.task import Declaration, Task, check_options, declare
 
 Mode = Literal["async", "generational"]
 
@@ -33,7 +33,8 @@ def _setting(default: Any, help: str, *, on_resume: bool = False) -> Any:
     return field(default=default, metadata={"help": help, "on_resume": on_resume})
 
 
-def _workers() -> int:
+def count_cores() -> int:
+    """The cores that this process may use, which is how many workers there are by default."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -98,16 +99,18 @@ class Settings:
     experiment: str | None = _setting(None, "the MLflow experiment; default: MLflow's, or pbt_flow")
 
     @classmethod
-    def make(cls, task: str | type[Task], **given: Any) -> tuple[Settings, type[Task]]:
+    def make(
+        cls, task: str | type[Task] | Declaration, **given: Any
+    ) -> tuple[Settings, Declaration]:
         """The settings for a task: those given, then the task's own defaults, then the general.
 
         Args:
-            task: A task class, or the name of one.
+            task: A task class, the name of one, or what one declares.
             given: Fields of this class; None counts as not given. A strategy may be given as an
                 object in place of its text.
 
         Returns:
-            The checked settings, with every default filled in, and the task class.
+            The checked settings, with every default filled in, and what the task declares.
 
         Raises:
             SettingsError: A setting is unknown or out of its range.
@@ -115,15 +118,19 @@ class Settings:
             StrategyError: A strategy is unknown or has no such setting.
             SpaceError: An initial point lies outside the space.
         """
-        kind = find_task(task) if isinstance(task, str) else task
-        check_task(kind)
+        kind = task if isinstance(task, Declaration) else declare(task)
         known = {f.name for f in dataclasses.fields(cls)} - {"task"}
-        for source, values in (("", given), (f"defaults of task {kind.__name__}: ", kind.defaults)):
-            if unknown := sorted(set(values) - known):
-                raise SettingsError(f"{source}no setting {unknown[0]!r}; there are {sorted(known)}")
+        # Where turns run is decided before the task is read, and is not the task's affair.
+        own = known - {"engine", "workers", "device"}
+        sources = ("", given, known), (f"defaults of task {kind.label}: ", kind.defaults, own)
+        for source, values, possible in sources:
+            if unknown := sorted(set(values) - possible):
+                raise SettingsError(
+                    f"{source}no setting {unknown[0]!r}; there are {sorted(possible)}"
+                )
         values = {**kind.defaults, **{k: v for k, v in given.items() if v is not None}}
         if values.get("workers") is None:
-            values["workers"] = _workers()
+            values["workers"] = count_cores()
         options, initial = values.get("options", {}), values.get("initial", ())
         if not isinstance(options, Mapping):
             raise SettingsError(f"options must map names to values, got {options!r}")
@@ -136,7 +143,7 @@ class Settings:
         for name, kinds in STRATEGIES.items():
             if not isinstance(values.get(name, ""), str):
                 values[name] = write(values[name], kinds)
-        settings = cls(task=name_task(task), **values)
+        settings = cls(task=kind.name, **values)
         settings._check()
         settings._try_strategies(kind.space)
         return settings, kind

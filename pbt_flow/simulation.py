@@ -53,7 +53,9 @@ class SimulatedEngine(Engine):
         self._faults = {key: list(kinds) for key, kinds in self.faults.items()}
         self._order = 0
 
-    def start(self, workshop: Workshop) -> None:
+    def start(
+        self, workshop: Workshop, *, slots: int = 1, turn_timeout: float | None = None
+    ) -> None:
         pass
 
     def open(self, folders: Folders) -> None:
@@ -196,7 +198,7 @@ def simulate(
         for index, point in enumerate([*made.initial, *drawn])
     )
     engine = SimulatedEngine(
-        task=lambda seed: kind(seed=seed, **made.options),
+        task=lambda seed: task(seed=seed, **made.options),
         seed=made.seed,
         slots=slots,
         duration=duration,

@@ -205,16 +205,15 @@ class Store:
         }
         if turn.score is not None:
             values["score"] = turn.score
-        # The tag goes in last, with the same request: it says how far the projection has come.
-        tags = [RunTag("pbt.turn", str(plan.turn))]
+        # Last: in a store that is no database, it says that the others have been logged.
+        values["turn"] = plan.turn
+        # A tag costs as much as all metrics together, so there are none for a turn as usual.
+        tags = []
         if plan.donor:
-            tags.insert(
-                0, RunTag("pbt.copied", f"{member_name(plan.donor.member)} turn {plan.turn}")
-            )
+            tags.append(RunTag("pbt.copied", f"{member_name(plan.donor.member)} turn {plan.turn}"))
         if not turn.ok:
-            tags.insert(
-                0, RunTag("pbt.error", f"turn {plan.turn} {turn.status}: {turn.error}"[-5000:])
-            )
+            error = f"turn {plan.turn} {turn.status}: {turn.error}"[-5000:]
+            tags.append(RunTag("pbt.error", error))
         metrics = [Metric(key, float(v), when, plan.trained) for key, v in values.items()]
         self._log_batch(self.manifest.members[turn.member], metrics, tags)
 
@@ -251,9 +250,10 @@ class Store:
         return found
 
     def projected(self, member: int) -> int:
-        """How many turns of a member are in its run's metrics for certain."""
-        tags = self.client.get_run(self.manifest.members[member]).data.tags
-        return int(tags.get("pbt.turn", 0))
+        """How many turns of a member are in its run for certain."""
+        metrics = self.client.get_run(self.manifest.members[member]).data.metrics
+        # The metrics of a turn arrive together, and before its tags.
+        return max(0, int(metrics.get("turn", 0)) - 1)
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
         """Whether the state of a turn is still there."""

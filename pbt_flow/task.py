@@ -244,7 +244,46 @@ def name_task(task: str | type[Task]) -> str:
     return f"{Path(source).resolve()}:{task.__qualname__}"
 
 
-# --- its options ----------------------------------------------------------------------------------
+# --- what it declares -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What a task class says of itself: all that a controller needs, which then needs no torch."""
+
+    name: str
+    """By which any process finds the class (see `find_task`)."""
+    label: str
+    """What the class is called in messages."""
+    space: Space
+    direction: Direction
+    defaults: Mapping[str, Any]
+    """Settings that suit the task."""
+    options: Mapping[str, Any]
+    """The default of each option; None where there is none to take a type from."""
+
+
+def declare(task: str | type[Task]) -> Declaration:
+    """Read what a task declares.
+
+    Raises:
+        TaskError: The task is not found, or its declarations contradict each other.
+    """
+    kind = find_task(task) if isinstance(task, str) else task
+    check_task(kind)
+    options = {
+        name: None if parameter.default is inspect.Parameter.empty else parameter.default
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name not in ("seed", "device") and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    return Declaration(
+        name=name_task(task),
+        label=kind.__name__,
+        space=kind.space,
+        direction=kind.direction,
+        defaults=kind.defaults,
+        options=options,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,30 +315,24 @@ def check_task(task: type[Task]) -> None:
         )
 
 
-def check_options(task: type[Task], options: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(task: Declaration, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return `options` with each text converted to the type of the option's default.
 
     Raises:
         TaskError: The task has no such option, or the text does not read as its type.
     """
-    known = {
-        name: parameter.default
-        for name, parameter in inspect.signature(task).parameters.items()
-        if name not in ("seed", "device") and parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
     checked = {}
     for name, value in options.items():
-        if name not in known:
+        if name not in task.options:
             raise TaskError(
-                f"task {task.__name__} has no option {name!r}; there are {sorted(known)}"
+                f"task {task.label} has no option {name!r}; there are {sorted(task.options)}"
             )
-        checked[name] = _convert(task, name, value, known[name])
+        checked[name] = _convert(task, name, value, task.options[name])
     return checked
 
 
-def _convert(task: type[Task], name: str, value: Any, default: Any) -> Any:
-    undecided = default is None or default is inspect.Parameter.empty
-    if not isinstance(value, str) or undecided or isinstance(default, str):
+def _convert(task: Declaration, name: str, value: Any, default: Any) -> Any:
+    if not isinstance(value, str) or default is None or isinstance(default, str):
         return value
     kind = type(default)
     try:
@@ -308,5 +341,5 @@ def _convert(task: type[Task], name: str, value: Any, default: Any) -> Any:
         return kind(value)
     except (KeyError, ValueError):
         raise TaskError(
-            f"task {task.__name__}: option {name} takes {kind.__name__}, got {value!r}"
+            f"task {task.label}: option {name} takes {kind.__name__}, got {value!r}"
         ) from None

@@ -7,6 +7,7 @@ comes in through `Plan` and `Workshop`; nothing here knows of a population, a tr
 from __future__ import annotations
 
 import math
+import pickle
 import time
 import traceback
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from typing import Any, TypeAlias
 
 from pbt_flow.checkpoints import STATE, CheckpointError, Folders, load_state, save_state
 from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
-from pbt_flow.task import Task, TaskSpec
+from pbt_flow.task import Task, TaskSpec, declare
 
 
 class StorageError(RuntimeError):
@@ -34,6 +35,21 @@ class Workshop:
     seed: int
     warm: int = 1
     """How many members' tasks a worker keeps in memory, to save restoring them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Describe:
+    """A request to find a task and to say what it declares."""
+
+    task: str
+    member: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """The answer to a `Describe`, pickled; empty where the task's declaration cannot travel."""
+
+    declaration: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +85,19 @@ class Report:
     error: str = ""
 
 
-Job: TypeAlias = Plan | Look | Probe
-Done: TypeAlias = Turn | Report | Probed
+Job: TypeAlias = Plan | Look | Probe | Describe
+Done: TypeAlias = Turn | Report | Probed | Described
+
+
+def describe(job: Describe) -> Described:
+    """Say what a task declares.
+
+    Whoever asked finds out for himself what is wrong with a task that cannot be described.
+    """
+    try:
+        return Described(declaration=pickle.dumps(declare(job.task)))
+    except Exception:
+        return Described(declaration=b"")
 
 
 class Worker:
@@ -84,10 +111,12 @@ class Worker:
         self._warm: OrderedDict[int, tuple[str, Task]] = OrderedDict()
 
     def do(self, job: Job) -> Done:
-        """Run a turn, look at a checkpoint, or probe the task."""
+        """Run a turn, look at a checkpoint, probe the task or describe it."""
         if isinstance(job, Plan):
             return self.run(job)
-        return self.look(job) if isinstance(job, Look) else self.probe(job)
+        if isinstance(job, Look):
+            return self.look(job)
+        return self.probe(job) if isinstance(job, Probe) else describe(job)
 
     def probe(self, probe: Probe) -> Probed:
         """Build a fresh model, and keep it for the member's first turn."""

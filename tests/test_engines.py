@@ -30,16 +30,16 @@ def plan(member, turn=1, start=None):
     )
 
 
-def opened(engine, tmp_path):
+def opened(engine, tmp_path, slots=2, turn_timeout=None):
     task = TaskSpec(name="sample_tasks:Misbehaving", options={"orders": str(tmp_path)})
-    engine.start(Workshop(task=task, seed=0, warm=2))
+    engine.start(Workshop(task=task, seed=0, warm=2), slots=slots, turn_timeout=turn_timeout)
     engine.open(LocalFolders({member: str(tmp_path / str(member)) for member in range(4)}))
     return engine
 
 
 @pytest.fixture
 def engine(tmp_path):
-    engine = opened(ProcessEngine(workers=2, turn_timeout=60), tmp_path)
+    engine = opened(ProcessEngine(workers=2), tmp_path, turn_timeout=60)
     yield engine
     engine.close()
 
@@ -52,7 +52,9 @@ def wait(engine, count=1):
 
 
 def pids(engine):
-    return [process.popen.pid for process in engine._processes]
+    for process in engine._processes:
+        process.nursery.settle()
+    return [process.pid for process in engine._processes]
 
 
 def test_turns_run_side_by_side_and_give_what_they_give_in_this_process(engine, tmp_path):
@@ -92,8 +94,25 @@ def test_a_worker_that_dies_is_replaced_and_its_turn_reported_lost(engine, tmp_p
     assert turn.ok
 
 
+def test_workers_outlive_the_process_that_they_were_forked_from(engine, tmp_path):
+    before = pids(engine)
+    os.kill(engine._nursery._popen.pid, signal.SIGKILL)
+    engine._nursery._popen.wait()
+    engine.submit(plan(0))
+    (turn,) = wait(engine)
+    assert turn.ok
+    (tmp_path / "die-2").touch()
+    engine.submit(plan(0, 2, turn.checkpoint))
+    (lost,) = wait(engine)
+    assert "the process that workers are forked from has ended" in lost.reason
+    engine.submit(plan(0, 2, turn.checkpoint))
+    assert [done.ok for done in wait(engine)] == [True]
+    engine.close()
+    wait_until_dead(before)
+
+
 def test_a_turn_that_hangs_is_ended_at_its_time_limit(tmp_path):
-    engine = opened(ProcessEngine(workers=1, turn_timeout=20), tmp_path)
+    engine = opened(ProcessEngine(workers=1), tmp_path, slots=1, turn_timeout=20)
     try:
         (tmp_path / "hang-1").touch()
         engine.submit(Probe())
@@ -130,7 +149,7 @@ def test_a_worker_imports_no_mlflow_and_has_one_thread_for_each_core_that_is_its
     os.environ["MLFLOW_RUN_ID"] = "of the controller"
     engine = ProcessEngine(workers=2)
     try:
-        engine.start(Workshop(task=TaskSpec(name=f"{tmp_path}/spy.py:Spy"), seed=0))
+        engine.start(Workshop(task=TaskSpec(name=f"{tmp_path}/spy.py:Spy"), seed=0), slots=2)
         engine.open(LocalFolders({0: str(tmp_path / "0")}))
         engine.submit(plan(0))
         (turn,) = wait(engine)
@@ -160,6 +179,10 @@ def test_workers_die_with_a_controller_that_is_killed(tmp_path):
     controller.send_signal(signal.SIGKILL)
     controller.wait()
     controller.stdout.close()
+    wait_until_dead(workers)
+
+
+def wait_until_dead(workers):
     deadline = time.monotonic() + 30
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker outlived its controller"

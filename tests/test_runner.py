@@ -231,9 +231,7 @@ def test_turns_that_mlflow_never_heard_of_are_logged_on_resume_and_none_twice():
     run_id = members(result)[member].info.run_id
     with sqlite3.connect("mlflow.db") as database:
         database.execute("DELETE FROM metrics WHERE run_uuid = ? AND step = 15", (run_id,))
-        database.execute(
-            "UPDATE tags SET value = '1' WHERE run_uuid = ? AND key = 'pbt.turn'", (run_id,)
-        )
+        database.execute("DELETE FROM latest_metrics WHERE run_uuid = ?", (run_id,))
     assert points(result) != before
     pbt_flow.resume(result.run_id, quiet=True)
     assert points(result) == before

@@ -22,7 +22,7 @@ from pbt_flow.samplers import LatinHypercube, OptunaSampler, Sobol, Uniform
 from pbt_flow.settings import STRATEGIES, Settings, SettingsError, Strategies
 from pbt_flow.space import SpaceError
 from pbt_flow.strategies import StrategyError
-from pbt_flow.task import Task, TaskError
+from pbt_flow.task import Task, TaskError, declare
 
 
 class Small(Task):
@@ -127,10 +127,11 @@ def test_there_are_as_many_workers_as_cores_unless_said_otherwise(population: in
 
 
 def test_a_task_may_be_given_as_a_class_or_as_its_name(tmp_path: Path) -> None:
-    by_class, task = Settings.make(Opinionated)
+    by_class, declared = Settings.make(Opinionated)
     by_name, found = Settings.make(f"{__name__}:Opinionated")
-    assert by_class == by_name
-    assert task is found is Opinionated
+    by_declaration, same = Settings.make(declared)
+    assert by_class == by_name == by_declaration
+    assert declared == found == same == declare(Opinionated)
     assert by_class.task == f"{__name__}:Opinionated"
 
 

@@ -21,6 +21,7 @@ from pbt_flow.task import (
     TaskSpec,
     check_options,
     check_task,
+    declare,
     find_task,
     name_task,
 )
@@ -419,7 +420,7 @@ def test_a_class_of_a_prompt_is_refused(tmp_path: Path) -> None:
 def test_the_text_of_an_option_takes_the_type_of_its_default(
     name: str, given: Any, value: Any
 ) -> None:
-    checked = check_options(Small, {name: given})
+    checked = check_options(declare(Small), {name: given})
     assert checked == {name: value}
     assert type(checked[name]) is type(value)
 
@@ -442,15 +443,15 @@ def test_the_text_of_an_option_takes_the_type_of_its_default(
 )
 def test_an_option_that_cannot_be_is_refused(options: Mapping[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
-        check_options(Small, options)
+        check_options(declare(Small), options)
 
 
 def test_the_text_of_an_option_without_a_default_stays_text() -> None:
-    assert check_options(WithoutDefault, {"width": "16"}) == {"width": "16"}
+    assert check_options(declare(WithoutDefault), {"width": "16"}) == {"width": "16"}
 
 
 def test_no_options_are_no_options() -> None:
-    assert check_options(Small, {}) == {}
+    assert check_options(declare(Small), {}) == {}
 
 
 def test_a_spec_builds_the_task_with_its_options(tmp_path: Path) -> None:

@@ -22,13 +22,24 @@ class Lost:
 
 
 class Engine(abc.ABC):
-    """Runs turns, as many at once as it has `slots`. Order and duration are its own affair."""
+    """Runs turns, as many at once as it has `slots`. Order and duration are its own affair.
 
-    slots: int
+    Before `start` it has one slot, and the only job is to `Describe` the task.
+    """
+
+    slots: int = 1
 
     @abc.abstractmethod
-    def start(self, workshop: Workshop) -> None:
-        """Get ready to work for one population; called once, before the first `submit`."""
+    def start(
+        self, workshop: Workshop, *, slots: int = 1, turn_timeout: float | None = None
+    ) -> None:
+        """Get ready to work for one population; called once, before the first turn.
+
+        Args:
+            workshop: What all its turns share.
+            slots: How many turns are to run at once; an engine may have fewer.
+            turn_timeout: Seconds after which a turn counts as hung; None waits for ever.
+        """
 
     @abc.abstractmethod
     def open(self, folders: Folders) -> None:

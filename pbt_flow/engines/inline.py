@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from pbt_flow.checkpoints import Folders
 from pbt_flow.engines.base import Engine, EngineError, Lost
-from pbt_flow.worker import Done, Job, StorageError, Worker, Workshop
+from pbt_flow.worker import Describe, Done, Job, StorageError, Worker, Workshop, describe
 
 
 class InlineEngine(Engine):
     """One slot; a breakpoint in a task works."""
 
     def __init__(self) -> None:
-        self.slots = 1
         self._finished: list[Done | Lost] = []
 
-    def start(self, workshop: Workshop) -> None:
+    def start(
+        self, workshop: Workshop, *, slots: int = 1, turn_timeout: float | None = None
+    ) -> None:
         self._worker = Worker(workshop)
 
     def open(self, folders: Folders) -> None:
         self._worker.folders = folders
 
     def submit(self, job: Job) -> None:
+        if isinstance(job, Describe):
+            self._finished.append(describe(job))
+            return
         try:
             self._finished.append(self._worker.do(job))
         except StorageError as error:

@@ -1,7 +1,7 @@
 """Worker processes on this machine: the default engine.
 
-A worker is a fresh Python process that talks to the controller over a pipe. It lives for the whole
-population, so that torch is imported once; it never imports mlflow where the artifacts are on a
+A worker is forked from a nursery process that has imported torch, and talks to the controller over
+a pipe. It lives for the whole population and never imports mlflow where the artifacts are on a
 local disk. It dies with its controller: a watching thread holds the end of a pipe that closes when
 the controller is gone, whatever killed it.
 """
@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -22,73 +24,143 @@ from typing import Any
 
 from pbt_flow.checkpoints import Folders
 from pbt_flow.engines.base import Engine, EngineError, Lost
+from pbt_flow.engines.nursery import ANSWER, REQUEST
 from pbt_flow.worker import Done, Job, Workshop
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_GONE = "the process that workers are forked from has ended"
 
 
-class _Process:
-    """One worker process, seen from the controller."""
+class _Nursery:
+    """The process that workers are forked from, seen from the controller.
 
-    def __init__(self, index: int, threads: int, log: Path) -> None:
-        self.index = index
+    Forking is asked for and not waited for: while the nursery imports torch, the controller has
+    imports of its own.
+    """
+
+    def __init__(self, threads: int, log: Path) -> None:
         self.log = log
-        self.job: Job | None = None
-        self.since = 0.0
-        self.members: set[int] = set()
-        self.connection, theirs = Pipe()
-        lifeline, self._lifeline = os.pipe()
+        self._unborn: deque[_Process] = deque()
+        self._control, theirs = socket.socketpair()
         # A worker that inherited this variable would resume the population's run and finish it.
         environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
-        environment["PBT_FLOW_WORKER"] = str(index)
         for name in _THREADS:
             environment.setdefault(name, str(threads))
-        command = [
-            sys.executable,
-            "-m",
-            "pbt_flow.engines.child",
-            str(theirs.fileno()),
-            str(lifeline),
-        ]
         package_root = str(Path(__file__).resolve().parents[2])
         path = [package_root, environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+        code = f"from pbt_flow.engines import nursery; nursery.main({theirs.fileno()})"
         with log.open("ab") as output:
-            self.popen = subprocess.Popen(
-                command,
-                pass_fds=(theirs.fileno(), lifeline),
+            self._popen = subprocess.Popen(
+                [sys.executable, "-c", code],
+                pass_fds=(theirs.fileno(),),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )
         theirs.close()
-        os.close(lifeline)
 
-    def send(self, message: Any) -> None:
+    def fork(self, process: _Process, pipe: int, lifeline: int) -> None:
+        """Ask for a worker; raises OSError if the nursery is gone."""
+        with process.log.open("ab") as log:
+            files = [pipe, lifeline, log.fileno()]
+            socket.send_fds(self._control, [REQUEST.pack(b"f", process.index)], files)
+        self._unborn.append(process)
+
+    def settle(self, *, block: bool = True) -> None:
+        """Learn the pids of the workers that have been asked for; raises OSError if it is gone."""
+        if self._popen.poll() is not None:
+            raise ConnectionResetError(_GONE)
+        self._control.setblocking(block)
+        try:
+            while self._unborn:
+                self._unborn[0].pid = self._answer()
+                self._unborn.popleft()
+        except BlockingIOError:
+            pass
+        finally:
+            self._control.setblocking(True)
+
+    def reap(self, pid: int) -> int:
+        """The exit code of a worker that has ended or is about to; raises OSError."""
+        self.settle()
+        self._control.sendall(REQUEST.pack(b"r", pid))
+        return self._answer()
+
+    def _answer(self) -> int:
+        answer = self._control.recv(ANSWER.size)
+        if not answer:
+            raise ConnectionResetError(_GONE)
+        number: int = ANSWER.unpack(answer)[0]
+        return number
+
+    def stop(self) -> None:
+        self._popen.kill()
+        self._popen.wait()
+        self._control.close()
+
+
+class _Process:
+    """One worker process, seen from the controller."""
+
+    def __init__(self, index: int, log: Path, nursery: _Nursery) -> None:
+        self.index = index
+        self.log = log
+        self.nursery = nursery
+        self.pid: int | None = None
+        self.job: Job | None = None
+        self.since = 0.0
+        self.members: set[int] = set()
+        self.connection, theirs = Pipe()
+        lifeline, self._lifeline = os.pipe()
+        try:
+            nursery.fork(self, theirs.fileno(), lifeline)
+        except OSError:
+            self._abandon()
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline)
+
+    def send(self, what: str, *given: Any) -> None:
         # A worker that has just died is noticed by `wait`, with its reason.
         with contextlib.suppress(OSError):
-            self.connection.send(message)
+            self.connection.send((what, *given))
 
     def begin(self, job: Job) -> None:
         self.job, self.since = job, time.monotonic()
         self.members.add(job.member)
-        self.send(job)
+        self.send("do", job)
 
     def stop(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
+        """Kill the worker, and return when it is dead."""
+        # The pid is its own until the nursery reaps it. Without a nursery, the closed lifeline
+        # ends the worker; so it does one that is not born yet.
+        with contextlib.suppress(OSError):
+            self.nursery.settle(block=False)
+            if self.pid is not None:
+                os.kill(self.pid, signal.SIGKILL)
+                self.nursery.reap(self.pid)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        self.pid = None
         self.connection.close()
         os.close(self._lifeline)
 
     def epitaph(self) -> str:
         """How the worker ended, and the last lines it printed."""
         try:
-            code = self.popen.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return "closed its pipe"
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        tail = self.log.read_text(errors="replace").strip().splitlines()[-5:]
+            self.nursery.settle()
+            assert self.pid is not None
+            code = self.nursery.reap(self.pid)
+            name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            log = self.log
+        except OSError as error:
+            name, log = str(error), self.nursery.log
+        self.pid = None
+        tail = log.read_text(errors="replace").strip().splitlines()[-5:]
         return name + "".join(f"\n    {line}" for line in tail)
 
 
@@ -96,35 +168,52 @@ class ProcessEngine(Engine):
     """Runs turns in worker processes; a worker that dies is replaced.
 
     Args:
-        workers: How many processes, each with one turn at a time.
-        turn_timeout: Seconds after which a turn counts as hung and its worker is killed; None
-            waits for ever.
+        workers: How many processes there may be, which is what the cores are divided by.
     """
 
-    def __init__(self, workers: int, turn_timeout: float | None = None) -> None:
-        self.slots = workers
-        self.turn_timeout = turn_timeout
+    def __init__(self, workers: int) -> None:
+        self.turn_timeout: float | None = None
         self._deaths_in_a_row = 0
-
+        self._workshop: Workshop | None = None
         self._folders: Folders | None = None
         self._logs = tempfile.TemporaryDirectory(prefix="pbt_flow-")
         self._threads = max(1, (os.cpu_count() or 1) // workers)
-        # They import torch while the controller imports mlflow and opens the store.
-        self._processes = [self._spawn(index) for index in range(workers)]
+        # It imports torch while the controller imports mlflow and opens the store.
+        self._nursery = self._found_nursery()
+        self._processes = [self._spawn(0)]
+
+    def _found_nursery(self) -> _Nursery:
+        return _Nursery(self._threads, Path(self._logs.name, "nursery.log"))
 
     def _spawn(self, index: int) -> _Process:
         log = Path(self._logs.name, f"worker-{index}.log")
-        return _Process(index, self._threads, log)
+        try:
+            process = _Process(index, log, self._nursery)
+        except OSError:
+            self._nursery.stop()
+            self._nursery = self._found_nursery()
+            process = _Process(index, log, self._nursery)
+        process.send("path", sys.path)
+        if self._workshop is not None:
+            process.send("start", self._workshop, self._threads)
+        if self._folders is not None:
+            process.send("open", self._folders)
+        return process
 
-    def start(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def start(
+        self, workshop: Workshop, *, slots: int = 1, turn_timeout: float | None = None
+    ) -> None:
+        self.slots, self.turn_timeout = slots, turn_timeout
+        self._threads = max(1, (os.cpu_count() or 1) // slots)
         for process in self._processes:
-            process.send((workshop, process.index, self._threads, sys.path))
+            process.send("start", workshop, self._threads)
+        self._workshop = workshop
+        self._processes += [self._spawn(index) for index in range(len(self._processes), slots)]
 
     def open(self, folders: Folders) -> None:
         self._folders = folders
         for process in self._processes:
-            process.send(folders)
+            process.send("open", folders)
 
     def submit(self, job: Job) -> None:
         idle = [process for process in self._processes if process.job is None]
@@ -160,11 +249,7 @@ class ProcessEngine(Engine):
             raise EngineError(f"workers die as soon as they start; the last one: {reason}")
         job = process.job
         process.stop()
-        successor = self._spawn(process.index)
-        successor.send((self._workshop, process.index, self._threads, sys.path))
-        if self._folders is not None:
-            successor.send(self._folders)
-        self._processes[self._processes.index(process)] = successor
+        self._processes[self._processes.index(process)] = self._spawn(process.index)
         return None if job is None else Lost(job=job, reason=reason)
 
     def _expired(self) -> list[Done | Lost]:
@@ -182,4 +267,5 @@ class ProcessEngine(Engine):
         for process in self._processes:
             process.stop()
         self._processes = []
+        self._nursery.stop()
         self._logs.cleanup()
