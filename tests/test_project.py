@@ -92,6 +92,25 @@ def test_mlflow_run_trains_a_population_in_the_run_that_it_made():
 
 
 @pytest.mark.slow
+def test_mlflow_run_without_options_asks_conda_for_the_environment(tmp_path, monkeypatch):
+    """The literal `mlflow run . -e pbt`, with a stand-in for conda that installs nothing."""
+    environments = tmp_path / "environments"
+    environments.mkdir()
+    monkeypatch.setenv("STAND_IN_CONDA", str(environments))
+    monkeypatch.setenv("MLFLOW_CONDA_HOME", str(ROOT / "tests" / "stand_in_conda"))
+    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "pbt"]
+    done = subprocess.run(
+        [*command, *parameters(task="toy", turns=1, population=2)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = populations()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.project.env"] == "conda"
+    (asked_for,) = environments.glob("*/environment.yaml")
+    assert asked_for.read_text() == (ROOT / "conda.yaml").read_text()
+
+
+@pytest.mark.slow
 def test_a_launcher_that_is_terminated_strands_no_process(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     (tmp_path / "hang-2").touch()
