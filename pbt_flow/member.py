@@ -95,6 +95,8 @@ class Turn:
     """The sample behind the score (such as episode returns), for tests between members."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What `Task.train` returned."""
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    """What `Task.metrics` returned after `evaluate`."""
     checkpoint: Checkpoint | None = None
     """The new state. None unless `ok`."""
     error: str = ""
@@ -192,10 +194,15 @@ class RecordError(PBTError, ValueError):
     """A turn record that cannot be trusted: altered, truncated, or of another version."""
 
 
+_METRICS = ("metrics", "evaluation")
+"""The fields of a turn whose numbers need not be finite."""
+
+
 def turn_to_json(turn: Turn) -> dict[str, Any]:
     """The turn as plain JSON values. A metric that is not finite becomes null."""
     plain = dataclasses.asdict(turn)
-    plain["metrics"] = {k: v if math.isfinite(v) else None for k, v in turn.metrics.items()}
+    for name in _METRICS:
+        plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
     return {"version": 1, **plain}
 
 
@@ -224,7 +231,7 @@ def _read(where: str, value: Any, hint: Any) -> Any:
             raise RecordError(f"not a turn record: {where} has missing or unknown fields {odd}")
         return hint(**{name: _read(f"{where}.{name}", value[name], hints[name]) for name in hints})
     if origin is Mapping and isinstance(value, Mapping):
-        metric = where == "turn.metrics"
+        metric = where in [f"turn.{name}" for name in _METRICS]
         return {
             str(k): math.nan if metric and v is None else _read(f"{where}.{k}", v, arguments[1])
             for k, v in value.items()

@@ -201,6 +201,7 @@ class Store:
             "step": turn.step,
             **{f"hparam/{name}": self._number(name, v) for name, v in plan.hparams.items()},
             **{f"train/{name}": value for name, value in turn.metrics.items()},
+            **{f"eval/{name}": value for name, value in turn.evaluation.items()},
             **{f"seconds/{name}": value for name, value in turn.seconds.items()},
         }
         if turn.score is not None:

@@ -37,9 +37,9 @@ class Task(abc.ABC):
 
     A member of the population owns one task. Each turn calls, in this order: `load_state_dict` (not
     for a fresh model, nor where the worker still has the member in memory), `reseed`, `train`,
-    `evaluate`, `state_dict`. What a turn computes must follow from the state, the hyperparameters,
-    the seed and the steps alone, so that a turn can be run again on any machine. Inherit
-    `pbt_flow.testing.TaskContract` in a test to check that it does.
+    `evaluate`, `metrics`, `state_dict`. What a turn computes must follow from the state, the
+    hyperparameters, the seed and the steps alone, so that a turn can be run again on any machine.
+    Inherit `pbt_flow.testing.TaskContract` in a test to check that it does.
 
     A subclass gives `space` and the five abstract methods; the rest is optional.
     """
@@ -101,6 +101,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state, perhaps of another member that trained under other hyperparameters."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """What the last `evaluate` found beside the score, to record with it."""
+        return {}
 
     def report(self) -> Mapping[str, float]:
         """Metrics on data that selection never saw, computed for the winner; the first is the

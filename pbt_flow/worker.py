@@ -137,6 +137,7 @@ class Worker:
         score: float | None = None
         sample: tuple[float, ...] = ()
         metrics: Mapping[str, float] = {}
+        evaluation: Mapping[str, float] = {}
         checkpoint: Checkpoint | None = None
         error = ""
         try:
@@ -147,6 +148,7 @@ class Worker:
                 metrics = _read_metrics(task.train(dict(plan.hparams), plan.steps), "train()")
             with _lap(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
+                evaluation = _read_metrics(task.metrics(), "metrics()")
             if math.isfinite(score):
                 with _lap(seconds, "checkpoint"):
                     checkpoint = self._save(task, plan)
@@ -164,6 +166,7 @@ class Worker:
             score=score,
             sample=sample,
             metrics=metrics,
+            evaluation=evaluation,
             checkpoint=checkpoint,
             error=error,
             started=started,

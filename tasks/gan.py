@@ -233,13 +233,10 @@ class GAN(Task):
             self.generator_adam.step()
             self.discriminator.requires_grad_(True)
             generator_loss = generator_loss + loss.detach() / steps
-        classifier = load_classifier(SELECTION, self.images, self.count, self.device)
         return {
             "generator_loss": float(generator_loss),
             "discriminator_loss": float(discriminator_loss),
             "spread": float(fake.std(0).mean() / real.std(0).mean()),
-            "real_score": classifier.real_score,
-            "classifier_accuracy": classifier.accuracy,
         }
 
     def _real(self) -> Tensor:
@@ -255,6 +252,11 @@ class GAN(Task):
             return math.nan
         classifier = load_classifier(SELECTION, self.images, self.count, self.device)
         return classifier.score(self._generate(self.count, SELECTION_LATENTS))
+
+    def metrics(self) -> Mapping[str, float]:
+        """What the score is to be seen beside: real images' own, and how good the classifier is."""
+        classifier = load_classifier(SELECTION, self.images, self.count, self.device)
+        return {"real_score": classifier.real_score, "classifier_accuracy": classifier.accuracy}
 
     def _is_finite(self) -> bool:
         networks = (self.generator, self.discriminator)

@@ -625,7 +625,12 @@ class Translation(Task):
 
     def evaluate(self) -> Sequence[float]:
         """The score on the dev split, as a sample (see `score` and `measure`)."""
-        return self.validate().sample
+        self.quality = self.validate()
+        return self.quality.sample
+
+    def metrics(self) -> Mapping[str, float]:
+        """What the score was made from: under a BLEU of 2 it is the likelihood (see `score`)."""
+        return {"bleu": self.quality.bleu, "nll": self.quality.nll}
 
     def validate(self) -> Quality:
         """BLEU and likelihood on the dev split."""

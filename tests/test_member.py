@@ -223,6 +223,7 @@ _plans = st.builds(
 _common: dict[str, Any] = {
     "plan": _plans,
     "metrics": st.dictionaries(_names, _numbers, max_size=4),
+    "evaluation": st.dictionaries(_names, _numbers, max_size=4),
     "started": st.floats(0, 4e9),
     "seconds": st.dictionaries(_names, st.floats(0, 1e6), max_size=4),
 }
@@ -254,11 +255,14 @@ def test_a_turn_comes_back_from_json_as_it_was(turn: Turn) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_metric_that_is_not_finite_is_null_in_json_and_comes_back_as_nan(value: float) -> None:
-    turn = dataclasses.replace(ok(OWN_PLAN), metrics={"loss": value, "steps": 3.0})
+@pytest.mark.parametrize("kind", ["metrics", "evaluation"])
+def test_a_metric_that_is_not_finite_is_null_in_json_and_comes_back_as_nan(
+    kind: str, value: float
+) -> None:
+    turn = dataclasses.replace(ok(OWN_PLAN), **{kind: {"loss": value, "steps": 3.0}})
     plain = json.loads(json.dumps(turn_to_json(turn), allow_nan=False))
-    assert plain["metrics"] == {"loss": None, "steps": 3.0}
-    assert math.isnan(turn_from_json(plain).metrics["loss"])
+    assert plain[kind] == {"loss": None, "steps": 3.0}
+    assert math.isnan(getattr(turn_from_json(plain), kind)["loss"])
 
 
 GOOD: dict[str, Any] = json.loads(
@@ -299,6 +303,7 @@ _REQUIRED = [
     "plan",
     "status",
     "metrics",
+    "evaluation",
     "checkpoint",
     "sample",
     *(f"plan.{name}" for name in ("member", "turn", "seed", "hparams", "steps", "trained")),

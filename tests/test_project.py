@@ -15,8 +15,10 @@ from mlflow.tracking import MlflowClient
 
 from pbt_flow.cli import _parser
 from pbt_flow.settings import Settings
+from pbt_flow.task import find_task
 
 ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 MLFLOW = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local"]
 
@@ -47,6 +49,17 @@ def test_the_environment_lists_third_parties_only():
     pins = (ROOT / "requirements.txt").read_text().splitlines()
     for line in pins:
         assert not line or line.startswith("#") or re.fullmatch(r"[\w\-\[\],]+==[\w.]+", line)
+
+
+def test_a_clone_that_was_not_installed_knows_the_same_tasks(monkeypatch):
+    """`mlflow run` installs third parties only: there a task is the file of its name."""
+    installed = dict(re.findall(r'^(\w+) = "(tasks\..+:.+)"$', PYPROJECT, re.MULTILINE))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("pbt_flow.task._registered", dict)
+    assert len(installed) == 5
+    for name, place in installed.items():
+        found = find_task(name)
+        assert f"{found.__module__}:{found.__name__}" == place
 
 
 @pytest.fixture(autouse=True)

@@ -99,6 +99,7 @@ def test_mlflow_has_every_turn_of_every_member():
         assert [value for _, value in series("donor")] == donors
         choices = [("l1", "l2").index(t.plan.hparams["loss"]) for t in turns]
         assert [value for _, value in series("hparam/loss")] == choices
+        assert series("eval/bias") == [(t.plan.trained, t.evaluation["bias"]) for t in turns]
         # The value that the optimiser really had, as the task saw it.
         live = [(t.plan.trained, t.plan.hparams["lr"]) for t in turns]
         assert series("train/live/lr") == live

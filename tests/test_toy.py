@@ -7,7 +7,8 @@ import pytest
 
 from pbt_flow.simulation import simulate
 from pbt_flow.testing import TaskContract
-from tasks.toy import NoisyQuadratic, Toy, figure
+from tasks.quadratic import NoisyQuadratic
+from tasks.toy import Toy, figure
 
 HALVES = [{"h0": 1.0, "h1": 0.0}] * 4 + [{"h0": 0.0, "h1": 1.0}] * 4
 PAIR = [HALVES[0], HALVES[-1]]

@@ -354,6 +354,8 @@ def test_the_likelihood_is_that_of_the_references_without_smoothing_or_dropout()
         total -= logits.log_softmax(-1)[range(len(other) - 1), other[1:]].sum().item()
         pieces += len(other) - 1
     assert task.validate().nll == pytest.approx(total / pieces, rel=1e-5)
+    sample = task.evaluate()
+    assert math.fsum(sample) / len(sample) == pytest.approx(score(**task.metrics()))
 
 
 def test_weights_that_are_lost_score_nothing() -> None:

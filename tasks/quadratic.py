@@ -1,0 +1,63 @@
+"""A noisy quadratic: the smallest problem whose best learning rate is a schedule.
+
+    python -m pbt_flow run --task quadratic
+
+Source: Zhang et al. 2019 (arXiv 1907.04164), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from optuna.distributions import FloatDistribution
+
+from pbt_flow.space import Hparams, Space
+from pbt_flow.task import Task
+
+
+class NoisyQuadratic(Task):
+    """Minimise a quadratic in 200 dimensions with noisy gradients: only a falling rate does well.
+
+    The loss is the mean over dimensions i of h_i theta_i^2 / 2 with curvature h_i = 1/i, and the
+    gradient of dimension i has noise of variance h_i. A large rate gets rid of the far start at 3
+    along flat directions, a small one of the noise along steep ones.
+    """
+
+    space: ClassVar[Space] = {"lr": FloatDistribution(1e-4, 1, log=True)}
+    direction = "minimize"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "population": 20,
+        "turns": 100,
+        "interval": 20,
+        "exploit": "truncation:fraction=0.2",
+    }
+
+    def __init__(self, *, seed: int, device: str = "cpu", dimensions: int = 200) -> None:
+        """Start at 3 in each of the `dimensions`."""
+        super().__init__(seed=seed, device=device)
+        self.curvature = 1 / np.arange(1, dimensions + 1)
+        self.theta = np.full(dimensions, 3.0)
+
+    def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
+        """Take `steps` steps of stochastic gradient descent."""
+        rate = float(hparams["lr"])  # type: ignore[arg-type]
+        noise = self.rng.normal(size=(steps, self.theta.size)) * np.sqrt(self.curvature)
+        for step in range(steps):
+            self.theta -= rate * (self.curvature * self.theta + noise[step])
+        return {}
+
+    def evaluate(self) -> float:
+        """The exact loss, without noise."""
+        return float(0.5 * np.sum(self.curvature * self.theta**2))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"theta": self.theta.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.theta = np.array(state["theta"])
+
+    def report(self) -> Mapping[str, float]:
+        """The loss again: it is known exactly."""
+        return {"loss": self.evaluate()}
