@@ -1,4 +1,4 @@
-"""Where members live between turns: MLflow runs. The only file that imports mlflow.
+"""Where members live between turns: MLflow runs.
 
 The population is a parent run and each member a child run. What never changes is a param
 (`cfg/...`, `init/...`), what changes is a metric (`score`, `hparam/<name>`, `donor`, `step`), and
@@ -10,13 +10,10 @@ is global to the process, and it belongs to the user.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
-import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,17 +29,15 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.checkpoints import (
-    RECORD,
     STATE,
     Folders,
     LocalFolders,
-    file_digest,
-    read_record,
-    save_record,
     turn_folder,
 )
-from pbt_flow.errors import PBTError
-from pbt_flow.member import Checkpoint, Direction, RecordError, Turn
+from pbt_flow.errors import StoreError
+from pbt_flow.lease import Lease, claim
+from pbt_flow.member import Checkpoint, Direction, Turn
+from pbt_flow.remote import RemoteFolders
 from pbt_flow.result import Finalist, Result
 from pbt_flow.space import (
     Hparams,
@@ -55,13 +50,7 @@ from pbt_flow.space import (
 
 MANIFEST = "population.json"
 RESULT = "result.json"
-_STALE = 60.0
-_BEAT = 15.0
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
-
-
-class StoreError(PBTError, RuntimeError):
-    """The tracking server or a run is not what is needed; the message says which and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,117 +319,13 @@ class Store:
         """Put what a task's `samples` wrote on the population's run."""
         self.client.log_artifacts(self.run_id, str(folder), "samples")
 
-    # --- one controller at a time -----------------------------------------------------------------
-
     def claim(self) -> Lease:
         """Become the population's only controller.
 
         Raises:
             StoreError: Another controller is alive, or was faster.
         """
-        run = self.client.get_run(self.run_id)
-        number = 1 + max((int(k[6:]) for k in run.data.params if k.startswith("lease/")), default=0)
-        beat = float(run.data.tags.get("pbt.heartbeat") or 0)
-        if (silence := time.time() - beat) < _STALE:
-            owner = run.data.params.get(f"lease/{number - 1:04d}", "unknown")
-            raise StoreError(
-                f"population {self.run_id} is running: its controller ({owner}) was heard "
-                f"{silence:.0f} s ago. Stop it first; a controller that is gone loses its claim "
-                f"after {_STALE:.0f} s"
-            )
-        owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        try:
-            # A param can be written only once, so of two controllers exactly one succeeds here.
-            self.client.log_param(self.run_id, f"lease/{number:04d}", owner)
-        except MlflowException:
-            raise StoreError(
-                f"population {self.run_id}: another controller has just taken it"
-            ) from None
-        return Lease(self.client, self.run_id, number)
-
-
-class Lease:
-    """The right to control a population, kept alive by a thread until it is released."""
-
-    def __init__(self, client: MlflowClient, run_id: str, number: int) -> None:
-        self.lost = False
-        """Whether another controller has taken over, which this one must then not disturb."""
-        self._client, self._run_id, self._number = client, run_id, number
-        self._released = threading.Event()
-        self._beat()
-        self._thread = threading.Thread(target=self._keep, daemon=True, name="pbt_flow-lease")
-        self._thread.start()
-
-    def _keep(self) -> None:
-        while not self._released.wait(_BEAT):
-            try:
-                params = self._client.get_run(self._run_id).data.params
-                self.lost = f"lease/{self._number + 1:04d}" in params
-                if self.lost:
-                    return
-                self._beat()
-            except MlflowException:
-                continue  # the store is away for a moment; the next beat will tell
-
-    def _beat(self) -> None:
-        self._client.set_tag(self._run_id, "pbt.heartbeat", f"{time.time():.1f}")
-
-    def release(self) -> None:
-        """Let the next controller in at once."""
-        self._released.set()
-        self._thread.join()
-        if not self.lost:
-            # A store that is away lets the next controller in when the heartbeat is old enough.
-            with contextlib.suppress(MlflowException):
-                self._client.set_tag(self._run_id, "pbt.heartbeat", "")
-
-
-@dataclass(frozen=True)
-class RemoteFolders:
-    """Turn folders in a remote artifact store, with a cache on this machine."""
-
-    tracking_uri: str
-    run_ids: Mapping[int, str]
-    cache: str
-
-    def root(self, member: int) -> Path:
-        return Path(self.cache, str(member))
-
-    def fetch(self, checkpoint: Checkpoint) -> Path:
-        root = self.root(checkpoint.member)
-        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
-        if not (root / place).is_file() or file_digest(root / place) != checkpoint.digest:
-            self._download(checkpoint.member, place)
-        return root
-
-    def publish(self, member: int, turn: int, file: str) -> None:
-        folder = turn_folder(turn)
-        client = MlflowClient(self.tracking_uri)
-        client.log_artifact(self.run_ids[member], str(self.root(member) / folder / file), folder)
-
-    def commit(self, turn: Turn) -> None:
-        save_record(turn, self.root(turn.member))
-        self.publish(turn.member, turn.number, RECORD)
-
-    def record(self, member: int, turn: int) -> Turn | None:
-        place = f"{turn_folder(turn)}/{RECORD}"
-        client = MlflowClient(self.tracking_uri)
-        listed = client.list_artifacts(self.run_ids[member], turn_folder(turn))
-        if place not in [info.path for info in listed]:
-            return None
-        self._download(member, place)
-        try:
-            return read_record((self.root(member) / place).read_text("utf-8"), member, turn)
-        except (RecordError, UnicodeDecodeError) as error:
-            raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
-
-    def _download(self, member: int, place: str) -> None:
-        path = self.root(member) / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(self.tracking_uri)
-        # Into a folder of its own first: two workers may want the same donor at once.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            os.replace(client.download_artifacts(self.run_ids[member], place, folder), path)
+        return claim(self.client, self.run_id)
 
 
 # --- small things ---------------------------------------------------------------------------------
