@@ -16,14 +16,17 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from pbt_flow.advise import advise
 from pbt_flow.engines import Engine, Lost
+from pbt_flow.errors import StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.outbox import Outbox
 from pbt_flow.retention import removable
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
@@ -90,6 +93,8 @@ class Controller:
     progress: Watcher
     clock: Callable[[], float] = time.time
     """Seconds since any fixed moment."""
+    pause: Callable[[float], None] = time.sleep
+    """Waits for so many seconds."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
@@ -102,6 +107,7 @@ class Controller:
     def __post_init__(self) -> None:
         self.strategies = self.settings.strategies()
         self.began = self.clock()
+        self.outbox = Outbox(say=self.progress.say, clock=self.clock, pause=self.pause)
 
     def find_checkpoints(self) -> None:
         """Note which checkpoints of the committed turns still exist."""
@@ -174,6 +180,7 @@ class Controller:
         Raises:
             EngineError: No turn can be run any more.
             TakenOver: Another controller has taken over.
+            StoreError: The tracking store refuses what is logged, or was away for too long.
         """
         self.dispatch()
         while self.in_flight:
@@ -185,11 +192,12 @@ class Controller:
             # The workers train on while the controller talks to MLflow.
             self.dispatch()
             for turn in turns:
-                self.store.log_turn(turn)
+                self.outbox.put(partial(self.store.log_turn, turn))
                 self.progress.turn(turn, self.history)
             if turns:
                 self.log_rounds()
                 self.clean()
+            self.outbox.deliver()
             self.progress.tick()
 
     def accept(self, done: Done | Lost) -> Turn | None:
@@ -237,7 +245,11 @@ class Controller:
         living = self.living
         while living and min(m.turn for m in living) > self.rounds:
             self.rounds += 1
-            turns = [self.history.turn(m.index, self.rounds) for m in living]
+            # A member that has been retired since took part in the rounds before: what is logged
+            # of a round must be the same whenever it is logged, after a resume as well.
+            turns = [
+                t[self.rounds - 1] for t in self.history.turns.values() if len(t) >= self.rounds
+            ]
             scores = [turn.score for turn in turns if turn.score is not None]
             if scores:
                 best = max(scores) if self.history.direction == "maximize" else min(scores)
@@ -247,7 +259,8 @@ class Controller:
                     "copies": sum(turn.plan.donor is not None for turn in turns),
                 }
                 ended = max(turn.ended for turn in turns)
-                self.store.log_population(metrics, turns[0].plan.trained, ended)
+                step = turns[0].plan.trained
+                self.outbox.put(partial(self.store.log_population, metrics, step, ended))
 
     def clean(self) -> None:
         """Delete the checkpoints that nobody can need any more."""
@@ -267,7 +280,10 @@ class Controller:
             # Noted first: a checkpoint that a decision can still see must exist.
             self.history.forget(turn.member, turn.number)
             self.held[turn.member].remove(turn)
-            self.store.delete_checkpoint(turn.checkpoint)
+            try:
+                self.store.delete_checkpoint(turn.checkpoint)
+            except StoreAway:
+                self.outbox.put(partial(self.store.delete_checkpoint, turn.checkpoint))
 
     # --- what came of it ---
 

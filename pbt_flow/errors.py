@@ -7,3 +7,16 @@ class PBTError(Exception):
 
 class StoreError(PBTError, RuntimeError):
     """The tracking server or a run is not what is needed; the message says which and why."""
+
+
+class StoreAway(StoreError):
+    """The tracking store does not answer just now; what was meant for it can be told later.
+
+    Args:
+        reason: What does not answer, and what it says.
+        remedy: How the user goes on if it stays away.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason

@@ -66,7 +66,7 @@ class Lease:
                 if self.lost:
                     return
                 self._beat()
-            except MlflowException:
+            except (MlflowException, OSError):
                 continue  # the store is away for a moment; the next beat will tell
 
     def _beat(self) -> None:
@@ -78,5 +78,5 @@ class Lease:
         self._thread.join()
         if not self.lost:
             # A store that is away lets the next controller in when the heartbeat is old enough.
-            with contextlib.suppress(MlflowException):
+            with contextlib.suppress(MlflowException, OSError):
                 self._client.set_tag(self._run_id, "pbt.heartbeat", "")

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.checkpoints import (
     RECORD,
     STATE,
+    CheckpointError,
     file_digest,
     read_record,
     save_record,
     turn_folder,
 )
 from pbt_flow.member import Checkpoint, RecordError, Turn
+from pbt_flow.outbox import PATIENCE
+
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+}
+"""What MLflow calls an error that trying again does not mend, such as a run that was deleted."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +55,8 @@ class RemoteFolders:
 
     def publish(self, member: int, turn: int, file: str) -> None:
         folder = turn_folder(turn)
-        client = MlflowClient(self.tracking_uri)
-        client.log_artifact(self.run_ids[member], str(self.root(member) / folder / file), folder)
+        path = str(self.root(member) / folder / file)
+        _patiently(lambda c: c.log_artifact(self.run_ids[member], path, folder), self.tracking_uri)
 
     def commit(self, turn: Turn) -> None:
         save_record(turn, self.root(turn.member))
@@ -50,8 +64,8 @@ class RemoteFolders:
 
     def record(self, member: int, turn: int) -> Turn | None:
         place = f"{turn_folder(turn)}/{RECORD}"
-        client = MlflowClient(self.tracking_uri)
-        listed = client.list_artifacts(self.run_ids[member], turn_folder(turn))
+        run_id, folder = self.run_ids[member], turn_folder(turn)
+        listed = _patiently(lambda c: c.list_artifacts(run_id, folder), self.tracking_uri)
         if place not in [info.path for info in listed]:
             return None
         self._download(member, place)
@@ -63,7 +77,40 @@ class RemoteFolders:
     def _download(self, member: int, place: str) -> None:
         path = self.root(member) / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(self.tracking_uri)
+        run_id = self.run_ids[member]
         # Into a folder of its own first: two workers may want the same donor at once.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            os.replace(client.download_artifacts(self.run_ids[member], place, folder), path)
+
+            def download(client: MlflowClient) -> str:
+                # A missing file must be told from a silent store: a download calls both an error.
+                listed = client.list_artifacts(run_id, os.path.dirname(place))
+                if place not in [info.path for info in listed]:
+                    raise CheckpointError(f"run {run_id} has no artifact {place}")
+                return client.download_artifacts(run_id, place, folder)
+
+            os.replace(_patiently(download, self.tracking_uri), path)
+
+
+def _patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
+    """Ask the artifact store for something, again and again while it does not answer.
+
+    A turn that has been trained is worth waiting for: without its artifacts it has not happened.
+    """
+    gap, given_up = 1.0, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask(MlflowClient(tracking_uri))
+        except (MlflowException, OSError) as error:
+            if not is_away(error) or time.monotonic() > given_up:
+                raise
+        time.sleep(gap)
+        gap = min(2 * gap, 30.0)
+
+
+def is_away(error: MlflowException | OSError) -> bool:
+    """Whether the store that raised this may answer later; a refusal it would only repeat."""
+    if isinstance(error, MlflowException):
+        return error.error_code not in _REFUSALS
+    # An answer of an HTTP server that blames the request: an artifact that is not there, say.
+    answer = getattr(error, "response", None)
+    return answer is None or answer.status_code >= 500

@@ -10,11 +10,11 @@ is global to the process, and it belongs to the user.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,10 @@ from pbt_flow.checkpoints import (
     LocalFolders,
     turn_folder,
 )
-from pbt_flow.errors import StoreError
+from pbt_flow.errors import StoreAway, StoreError
 from pbt_flow.lease import Lease, claim
 from pbt_flow.member import Checkpoint, Direction, Turn
-from pbt_flow.remote import RemoteFolders
+from pbt_flow.remote import RemoteFolders, is_away
 from pbt_flow.result import Finalist, Result
 from pbt_flow.space import (
     Hparams,
@@ -50,6 +50,7 @@ from pbt_flow.space import (
 
 MANIFEST = "population.json"
 RESULT = "result.json"
+_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
 
 
@@ -205,7 +206,9 @@ class Store:
                 0, RunTag("pbt.error", f"turn {plan.turn} {turn.status}: {turn.error}"[-5000:])
             )
         metrics = [Metric(key, float(v), when, plan.trained) for key, v in values.items()]
-        self._log_batch(self.manifest.members[turn.member], metrics, tags)
+        with self._talk():
+            run_id = self.manifest.members[turn.member]
+            self.client.log_batch(run_id, metrics=metrics, tags=tags)
 
     def _number(self, name: str, value: Value) -> float:
         dist = self.space[name]
@@ -216,17 +219,8 @@ class Store:
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         """Log metrics of the whole population on the parent run."""
         batch = [Metric(key, float(v), int(when * 1000), step) for key, v in metrics.items()]
-        self._log_batch(self.run_id, batch, [])
-
-    def _log_batch(self, run_id: str, metrics: list[Metric], tags: list[RunTag]) -> None:
-        try:
-            self.client.log_batch(run_id, metrics=metrics, tags=tags)
-        except MlflowException as error:
-            raise StoreError(
-                f"the tracking store {self.tracking_uri} does not take what is logged: "
-                f"{error.message}; every turn that was committed is safe, go on with "
-                f"python -m pbt_flow resume {self.run_id}"
-            ) from error
+        with self._talk():
+            self.client.log_batch(self.run_id, metrics=batch)
 
     def turns(self, member: int) -> list[Turn]:
         """The committed turns of a member, in order.
@@ -241,7 +235,8 @@ class Store:
 
     def projected(self, member: int) -> int:
         """How many turns of a member are in its run's metrics for certain."""
-        tags = self.client.get_run(self.manifest.members[member]).data.tags
+        with self._talk():
+            tags = self.client.get_run(self.manifest.members[member]).data.tags
         return int(tags.get("pbt.turn", 0))
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
@@ -250,39 +245,44 @@ class Store:
         if isinstance(self.folders, LocalFolders):
             return (self.folders.root(checkpoint.member) / place).is_file()
         run_id = self.manifest.members[checkpoint.member]
-        listed = self.client.list_artifacts(run_id, turn_folder(checkpoint.turn))
+        with self._talk():
+            listed = self.client.list_artifacts(run_id, turn_folder(checkpoint.turn))
         return place in [info.path for info in listed]
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Delete the state of a turn. Its record stays for ever."""
         place = f"{turn_folder(checkpoint.turn)}/{STATE}"
-        (self.folders.root(checkpoint.member) / place).unlink(missing_ok=True)
-        if isinstance(self.folders, LocalFolders):
-            return
-        if checkpoint.member not in self._repositories:
-            run = self.client.get_run(self.manifest.members[checkpoint.member])
-            self._repositories[checkpoint.member] = get_artifact_repository(
-                run.info.artifact_uri, tracking_uri=self.tracking_uri
-            )
-        self._repositories[checkpoint.member].delete_artifacts(place)
+        with self._talk():
+            (self.folders.root(checkpoint.member) / place).unlink(missing_ok=True)
+            if isinstance(self.folders, LocalFolders):
+                return
+            if checkpoint.member not in self._repositories:
+                run = self.client.get_run(self.manifest.members[checkpoint.member])
+                self._repositories[checkpoint.member] = get_artifact_repository(
+                    run.info.artifact_uri, tracking_uri=self.tracking_uri
+                )
+            self._repositories[checkpoint.member].delete_artifacts(place)
 
     # --- state of the runs ------------------------------------------------------------------------
 
     def tag(self, tags: Mapping[str, str], member: int | None = None) -> None:
         """Set tags on the population's run, or on a member's."""
         run_id = self.run_id if member is None else self.manifest.members[member]
-        self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        with self._talk():
+            self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
     def begin(self) -> None:
         """Mark all runs as running (again)."""
-        for run_id in (self.run_id, *self.manifest.members):
-            self.client.update_run(run_id, status="RUNNING")
+        with self._talk():
+            for run_id in (self.run_id, *self.manifest.members):
+                self.client.update_run(run_id, status="RUNNING")
 
     def finish(self, status: str, members: Mapping[int, str]) -> None:
         """End the members' runs and then the population's, with the status of each."""
-        for index, member_status in members.items():
-            self.client.set_terminated(self.manifest.members[index], status=member_status)
-        self.client.set_terminated(self.run_id, status=status)
+        with self._talk():
+            for index, member_status in members.items():
+                self.client.set_terminated(self.manifest.members[index], status=member_status)
+            self.client.set_terminated(self.run_id, status=status)
 
     def conclude(self, result: Result) -> None:
         """Write what became of the population on its run."""
@@ -299,13 +299,16 @@ class Store:
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}
             metrics |= {f"best_initial/{name}": value for name, value in initial.report.items()}
-        now = int(time.time() * 1000)
-        self.client.log_batch(
-            self.run_id,
-            metrics=[Metric(key, float(v), now, result.turns) for key, v in metrics.items()],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
-        self.client.log_dict(self.run_id, result.to_json(), RESULT)
+        # The last record's time, and not now: what is said again after a kill must change nothing.
+        ended = (turn.ended for turns in result.history.turns.values() for turn in turns)
+        when = int(max(ended, default=0.0) * 1000)
+        batch = [Metric(key, float(v), when, result.turns) for key, v in metrics.items()]
+        with self._talk():
+            # The tags last: where they say that the population has ended, its result is there.
+            self.client.log_dict(self.run_id, result.to_json(), RESULT)
+            self.client.log_batch(
+                self.run_id, metrics=batch, tags=[RunTag(k, v) for k, v in tags.items()]
+            )
 
     def result(self) -> dict[str, Any]:
         """What `conclude` wrote, or nothing where the population has not ended."""
@@ -317,7 +320,8 @@ class Store:
 
     def log_samples(self, folder: Path) -> None:
         """Put what a task's `samples` wrote on the population's run."""
-        self.client.log_artifacts(self.run_id, str(folder), "samples")
+        with self._talk():
+            self.client.log_artifacts(self.run_id, str(folder), "samples")
 
     def claim(self) -> Lease:
         """Become the population's only controller.
@@ -325,7 +329,29 @@ class Store:
         Raises:
             StoreError: Another controller is alive, or was faster.
         """
-        return claim(self.client, self.run_id)
+        with self._talk():
+            return claim(self.client, self.run_id)
+
+    @contextlib.contextmanager
+    def _talk(self) -> Iterator[None]:
+        """Talk to the store, and tell a refusal from a store that does not answer.
+
+        Raises:
+            StoreAway: It does not answer now, and may do so later.
+            StoreError: It refuses, and would do so again.
+        """
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            said = error.message if isinstance(error, MlflowException) else str(error)
+            what = f"the tracking store {self.tracking_uri} does not take what is logged: {said}"
+            remedy = (
+                "every turn that was committed is safe, go on with "
+                f"python -m pbt_flow resume {self.run_id}"
+            )
+            if not is_away(error):
+                raise StoreError(f"{what}; {remedy}") from error
+            raise StoreAway(what, remedy) from error
 
 
 # --- small things ---------------------------------------------------------------------------------
@@ -334,6 +360,22 @@ class Store:
 def member_name(index: int) -> str:
     """The name of a member's run."""
     return f"member-{index:02d}"
+
+
+@contextlib.contextmanager
+def short_requests() -> Iterator[None]:
+    """Let no request to a tracking server last longer than a moment, while this lasts.
+
+    MLflow's client repeats one for four minutes, in which a controller could hand out no turns.
+    What the user has set stays as it is.
+    """
+    ours = {name: value for name, value in _REQUESTS.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def connect() -> tuple[MlflowClient, str]:

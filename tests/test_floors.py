@@ -33,6 +33,7 @@ FLOORS: dict[str, int] = {
     "retention": 2,
     "lease": 2,
     "remote": 2,
+    "outbox": 1,
     # 3: neighbours that do not know each other
     "advise": 3,
     "settings": 3,
