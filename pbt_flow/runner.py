@@ -174,6 +174,8 @@ def _control(
         ]
         progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
         controller = Controller(settings, store, engine, history, progress)
+        if lease.took_over:
+            progress.say(lease.took_over)
         for turn in unknown:
             controller.outbox.put(partial(store.log_turn, turn))
         controller.find_checkpoints()
