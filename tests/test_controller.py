@@ -150,6 +150,34 @@ def test_a_generational_population_does_not_depend_on_workers_or_their_speed():
     assert outcome(slots=2, duration=lambda plan, rng: 1 + 9 * (plan.member == 0)) == alone
 
 
+@given(
+    exploit=st.sampled_from(["truncation:ties=true", "tournament", "ttest"]),
+    slots=st.integers(1, 6),
+    faults=st.dictionaries(
+        st.tuples(st.integers(0, 5), st.integers(1, 6)),
+        st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2),
+        max_size=4,
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_nor_does_it_under_any_strategy_whatever_goes_wrong(exploit, slots, faults, seed):
+    """Who arrives first decides nothing: not even which opponent a tournament draws."""
+
+    def outcome(**settings):
+        simulation = simulate(
+            Counting,
+            mode="generational",
+            population=6,
+            exploit=exploit,
+            faults=faults,
+            seed=seed,
+            **settings,
+        )
+        return turns_of_without_time(simulation)
+
+    assert outcome(slots=slots, duration=slowly) == outcome(slots=1)
+
+
 def test_the_learning_sampler_does_not_make_it_depend_on_them_either():
     def outcome(**settings):
         simulation = simulate(

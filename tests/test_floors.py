@@ -31,6 +31,7 @@ FLOORS: dict[str, int] = {
     "worker": 2,
     "result": 2,
     "retention": 2,
+    "roster": 2,
     "lease": 2,
     "remote": 2,
     "outbox": 1,
