@@ -10,7 +10,7 @@ and members are compared at the same age, see `comparable`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,8 @@ def advise(
     if age is None:
         return replace(member, donor=None)
 
-    others = [candidate for index, candidate in records.items() if index != member.index]
+    # In the order of their rank: in that of arrival, chance would favour whoever was faster.
+    others = history.others(member.index, age)
     if member.failures:
         chosen = rescue(others, rng) if exploit.copies else None
     else:
@@ -110,7 +111,7 @@ def comparable(
     return None, {}
 
 
-def rescue(others: list[Candidate], rng: np.random.Generator) -> int | None:
+def rescue(others: Sequence[Candidate], rng: np.random.Generator) -> int | None:
     """A donor for a member that failed, whatever the exploit strategy: one of the better half."""
     ranked = sorted(others, key=lambda c: (c.fitness, c.member))
     return ranked[int(rng.integers(len(ranked) // 2, len(ranked)))].member if ranked else None

@@ -45,6 +45,7 @@ def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Che
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STATE
     partial = path.with_name(f".{STATE}.{os.getpid()}")
+    _clear(folder)
     try:
         torch.save(state, partial)
         digest = file_digest(partial)
@@ -136,6 +137,12 @@ def file_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _clear(folder: Path) -> None:
+    """Take away what an attempt at the same turn left unfinished when it was killed."""
+    for partial in [*folder.glob(f".{STATE}.*"), *folder.glob(f".{RECORD}.*")]:
+        partial.unlink(missing_ok=True)
 
 
 def _publish(partial: Path, path: Path) -> None:

@@ -14,17 +14,21 @@ import math
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from pbt_flow.advise import advise
 from pbt_flow.engines import Engine, Lost
+from pbt_flow.errors import StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.outbox import Outbox
 from pbt_flow.retention import removable
+from pbt_flow.roster import Roster
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
 from pbt_flow.worker import Done, Look, Report
@@ -90,6 +94,8 @@ class Controller:
     progress: Watcher
     clock: Callable[[], float] = time.time
     """Seconds since any fixed moment."""
+    pause: Callable[[float], None] = time.sleep
+    """Waits for so many seconds."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
@@ -98,10 +104,18 @@ class Controller:
     """Why no more turns begin; empty while they do."""
     rounds: int = 0
     """Turns that every living member has done: how far the population's own metrics are."""
+    touched: set[int] = field(default_factory=set)
+    """Members of whose checkpoints one may have become superfluous."""
 
     def __post_init__(self) -> None:
+        self.roster = Roster(self.settings.turns, self.settings.max_failures)
+        self.roster.begin(self.history.members.values())
+        self.pinned: Checkpoint | None = None
+        self._pin()
+        self.undecided = self.roster.undecided()
         self.strategies = self.settings.strategies()
         self.began = self.clock()
+        self.outbox = Outbox(say=self.progress.say, clock=self.clock, pause=self.pause)
 
     def find_checkpoints(self) -> None:
         """Note which checkpoints of the committed turns still exist."""
@@ -113,6 +127,7 @@ class Controller:
                     self.held[turn.member].append(turn)
                 else:
                     self.history.forget(turn.member, turn.number)
+        self.touched.update(self.held)
 
     # --- who trains next, with what ---
 
@@ -121,14 +136,17 @@ class Controller:
         """The members that are not retired."""
         return self.history.living(self.settings.max_failures)
 
-    def ready(self) -> list[Member]:
-        """The members that may begin their next turn, those with the fewest turns first."""
-        living = self.living
-        idle = [m for m in living if m.index not in self.in_flight and m.turn < self.settings.turns]
+    def ready(self) -> Member | None:
+        """The member that may begin its next turn: of several the one with the fewest turns."""
+        index = self.roster.first()
+        if index is None:
+            return None
+        member = self.history.members[index]
         if self.settings.mode == "generational":
-            generation = min((m.turn for m in living), default=0)
-            idle = [m for m in idle if m.turn == generation]
-        return sorted(idle, key=lambda m: (m.turn, m.index))
+            generation = min((plan.turn for plan in self.in_flight.values()), default=sys.maxsize)
+            if member.turn >= generation:
+                return None
+        return member
 
     def plan(self, member: Member) -> Plan:
         """The next turn of a member, after the decision that precedes it."""
@@ -136,7 +154,7 @@ class Controller:
         advised = advise(
             member,
             self.history,
-            living=len(self.living),
+            living=self.roster.alive,
             space=self.store.space,
             exploit=self.strategies.exploit,
             explore=self.strategies.explore,
@@ -159,10 +177,12 @@ class Controller:
     def dispatch(self) -> None:
         """Begin turns on the free slots."""
         while not self.stopping and len(self.in_flight) < self.engine.slots:
-            ready = self.ready()
-            if not ready:
+            member = self.ready()
+            if member is None:
                 return
-            plan = self.plan(ready[0])
+            plan = self.plan(member)
+            self.roster.take()
+            self.roster.use(plan.start)
             self.in_flight[plan.member] = plan
             self.engine.submit(plan)
 
@@ -174,22 +194,26 @@ class Controller:
         Raises:
             EngineError: No turn can be run any more.
             TakenOver: Another controller has taken over.
+            StoreError: The tracking store refuses what is logged, or was away for too long.
         """
+        winner = self.history.winner()
+        self.look_for_an_end([winner] if winner else [])
         self.dispatch()
         while self.in_flight:
             if lease.lost:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             finished = self.engine.wait(timeout=0.5)
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
-            self.look_for_an_end()
+            self.look_for_an_end(turns)
             # The workers train on while the controller talks to MLflow.
             self.dispatch()
             for turn in turns:
-                self.store.log_turn(turn)
+                self.outbox.put(partial(self.store.log_turn, turn))
                 self.progress.turn(turn, self.history)
             if turns:
                 self.log_rounds()
                 self.clean()
+            self.outbox.deliver()
             self.progress.tick()
 
     def accept(self, done: Done | Lost) -> Turn | None:
@@ -213,31 +237,59 @@ class Controller:
             assert isinstance(done, Turn)
             turn = done
         self.in_flight.pop(turn.member, None)
-        self.history.add(turn)
-        if turn.ok:
-            self.held[turn.member].append(turn)
+        self._enter(turn)
         return turn
 
-    def look_for_an_end(self) -> None:
+    def _enter(self, turn: Turn) -> None:
+        """Move a member on, and note whose checkpoints that may make superfluous."""
+        before = self.history.members[turn.member]
+        self.history.add(turn)
+        member = self.history.members[turn.member]
+        self.roster.leave(before)
+        self.roster.enter(member)
+        self.roster.rest(member)
+        self.roster.use(turn.plan.start, -1)
+        if turn.ok:
+            self.held[turn.member].append(turn)
+        left = [before.checkpoint, turn.plan.start, self.pinned]
+        self._pin()
+        self.touched.add(turn.member)
+        self.touched.update(checkpoint.member for checkpoint in left if checkpoint is not None)
+
+    def _pin(self) -> None:
+        """Hold on to the best of the initial settings, which the report at the end looks at."""
+        best = self.history.best_initial
+        self.roster.use(self.pinned, -1)
+        self.pinned = None if best is None else best.checkpoint
+        self.roster.use(self.pinned)
+
+    def look_for_an_end(self, turns: Sequence[Turn]) -> None:
         """Stop beginning turns when the time is over, the target is reached or nobody lives."""
         if self.stopping:
             return
-        seconds, target = self.settings.seconds, self.settings.target
+        seconds = self.settings.seconds
         if seconds is not None and self.clock() - self.began >= seconds:
             self.stopping = f"{seconds:g} seconds are over"
-        elif not self.living:
+        elif not self.roster.alive:
             self.stopping = "every member failed"
-        elif target is not None and (best := self.history.winner()) is not None:
-            sign = 1 if self.history.direction == "maximize" else -1
-            if best.score is not None and sign * best.score >= sign * target:
-                self.stopping = f"the target {target:g} is reached"
+        elif self.settings.target is not None and any(map(self._reaches_target, turns)):
+            self.stopping = f"the target {self.settings.target:g} is reached"
+
+    def _reaches_target(self, turn: Turn) -> bool:
+        if turn.score is None or self.settings.target is None:
+            return False
+        sign = 1 if self.history.direction == "maximize" else -1
+        return sign * turn.score >= sign * self.settings.target
 
     def log_rounds(self) -> None:
         """Log best and mean score of each round that has just become complete."""
-        living = self.living
-        while living and min(m.turn for m in living) > self.rounds:
+        while self.roster.alive and self.roster.fewest_turns() > self.rounds:
             self.rounds += 1
-            turns = [self.history.turn(m.index, self.rounds) for m in living]
+            # A member that has been retired since took part in the rounds before: what is logged
+            # of a round must be the same whenever it is logged, after a resume as well.
+            turns = [
+                t[self.rounds - 1] for t in self.history.turns.values() if len(t) >= self.rounds
+            ]
             scores = [turn.score for turn in turns if turn.score is not None]
             if scores:
                 best = max(scores) if self.history.direction == "maximize" else min(scores)
@@ -247,27 +299,27 @@ class Controller:
                     "copies": sum(turn.plan.donor is not None for turn in turns),
                 }
                 ended = max(turn.ended for turn in turns)
-                self.store.log_population(metrics, turns[0].plan.trained, ended)
+                step = turns[0].plan.trained
+                self.outbox.put(partial(self.store.log_population, metrics, step, ended))
 
     def clean(self) -> None:
         """Delete the checkpoints that nobody can need any more."""
-        best, budget = self.history.best_initial, self.settings.turns
-
-        def needed(checkpoint: Checkpoint) -> bool:
-            return (
-                any(member.checkpoint == checkpoint for member in self.history.members.values())
-                or any(plan.start == checkpoint for plan in self.in_flight.values())
-                or (best is not None and best.checkpoint == checkpoint)
-            )
-
-        undecided = min((m.age for m in self.living if m.turn < budget), default=sys.maxsize)
+        undecided, before = self.roster.undecided(), self.undecided
+        self.undecided = undecided
+        # Once a round the last member goes beyond an age, which may concern everybody.
+        touched = self.touched if undecided <= before else set(self.held)
+        held = {member: self.held[member] for member in sorted(touched)}
+        self.touched.clear()
         keep = self.settings.keep
-        for turn in removable(self.held, undecided=undecided, needed=needed, keep=keep):
+        for turn in removable(held, undecided=undecided, needed=self.roster.needs, keep=keep):
             assert turn.checkpoint is not None
             # Noted first: a checkpoint that a decision can still see must exist.
             self.history.forget(turn.member, turn.number)
             self.held[turn.member].remove(turn)
-            self.store.delete_checkpoint(turn.checkpoint)
+            try:
+                self.store.delete_checkpoint(turn.checkpoint)
+            except StoreAway:
+                self.outbox.put(partial(self.store.delete_checkpoint, turn.checkpoint))
 
     # --- what came of it ---
 

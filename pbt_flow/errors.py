@@ -1,5 +1,22 @@
-"""The base of all errors that a user can mend."""
+"""Errors that a user can mend, and that more than one room raises."""
 
 
 class PBTError(Exception):
     """Its message is one sentence that names the thing, the rule, the value and the way out."""
+
+
+class StoreError(PBTError, RuntimeError):
+    """The tracking server or a run is not what is needed; the message says which and why."""
+
+
+class StoreAway(StoreError):
+    """The tracking store does not answer just now; what was meant for it can be told later.
+
+    Args:
+        reason: What does not answer, and what it says.
+        remedy: How the user goes on if it stays away.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pbt_flow.exploit import Candidate
 from pbt_flow.member import Direction, Member, Turn
 from pbt_flow.space import Hparams
+
+
+def _rank(candidate: Candidate) -> tuple[float, int]:
+    return candidate.fitness, candidate.member
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class History:
     best_initial: Turn | None = None
     """The best that an initial configuration came to, unchanged, before PBT replaced it."""
     _at_age: dict[int, dict[int, Candidate]] = field(default_factory=lambda: defaultdict(dict))
+    _ranked: dict[int, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
     _ages: list[int] = field(default_factory=list)
     _gone: set[tuple[int, int]] = field(default_factory=set)
 
@@ -60,12 +65,17 @@ class History:
             if turn.step not in self._at_age:
                 bisect.insort(self._ages, turn.step)
             sign = 1.0 if self.direction == "maximize" else -1.0
-            self._at_age[turn.step][turn.member] = Candidate(
+            candidate = Candidate(
                 member=turn.member,
                 turn=turn.number,
                 fitness=self.fitness(turn),
                 sample=tuple(sign * value for value in turn.sample),
             )
+            ranked, older = self._ranked[turn.step], self._at_age[turn.step].get(turn.member)
+            if older is not None:
+                del ranked[bisect.bisect_left(ranked, _rank(older), key=_rank)]
+            bisect.insort(ranked, candidate, key=_rank)
+            self._at_age[turn.step][turn.member] = candidate
 
     def fitness(self, turn: Turn) -> float:
         return turn.fitness(self.direction)
@@ -90,6 +100,14 @@ class History:
     def at(self, age: int) -> Mapping[int, Candidate]:
         """Each member's newest score with weights of exactly this age."""
         return self._at_age.get(age, {})
+
+    def others(self, member: int, age: int) -> Sequence[Candidate]:
+        """The same of all members but one, from the worst to the best."""
+        ranked, mine = self._ranked.get(age, []), self.at(age).get(member)
+        if mine is None:
+            return list(ranked)
+        place = bisect.bisect_left(ranked, _rank(mine), key=_rank)
+        return ranked[:place] + ranked[place + 1 :]
 
     def ages(self, *, above: int | None, up_to: int) -> Iterable[int]:
         """The ages that have records, from `up_to` downwards and greater than `above`."""

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Resu
         if isinstance(task, str):
             engine.submit(Describe(task=task))
         # 2 s of imports, while a worker imports torch.
-        from pbt_flow.store import Store, connect
+        from pbt_flow.store import Store, connect, short_requests
 
         made, kind = Settings.make(_declared(engine, task), **settings)
         strategies = made.strategies()
@@ -65,25 +66,26 @@ def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Resu
         drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
         initial = [check_hparams(point, kind.space) for point in [*made.initial, *drawn]]
         _start(engine, made)
-        client, uri = connect()  # a new database takes seconds, while the model is built
-        _check_probe(engine, made)
-        store = Store.create(
-            client,
-            uri,
-            settings=made.to_json(),
-            space=kind.space,
-            direction=kind.direction,
-            initial=initial,
-            tags={
-                "pbt.role": "population",
-                "pbt.task": made.task,
-                "pbt.exploit": str(strategies.exploit),
-                "pbt.explore": str(strategies.explore),
-                "pbt.engine": made.engine,
-            },
-            versions=_versions(),
-        )
-        return _control(store, made, engine, resumed=False, quiet=quiet)
+        with short_requests():
+            client, uri = connect()  # a new database takes seconds, while the model is built
+            _check_probe(engine, made)
+            store = Store.create(
+                client,
+                uri,
+                settings=made.to_json(),
+                space=kind.space,
+                direction=kind.direction,
+                initial=initial,
+                tags={
+                    "pbt.role": "population",
+                    "pbt.task": made.task,
+                    "pbt.exploit": str(strategies.exploit),
+                    "pbt.explore": str(strategies.explore),
+                    "pbt.engine": made.engine,
+                },
+                versions=_versions(),
+            )
+            return _control(store, made, engine, resumed=False, quiet=quiet)
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
@@ -104,13 +106,17 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
     launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
-    from pbt_flow.store import Store
+    from pbt_flow.store import Store, short_requests
 
-    store = Store.open(run_id)
+    with short_requests():
+        store = Store.open(run_id)
     if launched_for:
         store.client.set_tag(launched_for, "pbt.resumes", run_id)
     made = Settings.from_json(store.manifest.settings).resumed(**changes)
-    with _engine(engine=made.engine, workers=made.workers, population=made.population) as engine:
+    with (
+        _engine(engine=made.engine, workers=made.workers, population=made.population) as engine,
+        short_requests(),
+    ):
         engine.submit(Describe(task=made.task))
         if space_to_json(_declared(engine, made.task).space) != store.manifest.space:
             raise SettingsError(
@@ -169,11 +175,17 @@ def _control(
     lease = store.claim()
     try:
         history = _read_history(store) if resumed else _no_history(store)
-        for member, turns in history.turns.items():
-            for turn in turns[store.projected(member) :]:
-                store.log_turn(turn)
+        unknown = [
+            turn
+            for member, turns in history.turns.items()
+            for turn in turns[store.projected(member) :]
+        ]
         progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
         controller = Controller(settings, store, engine, history, progress)
+        if lease.took_over:
+            progress.say(lease.took_over)
+        for turn in unknown:
+            controller.outbox.put(partial(store.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
             store.begin()
@@ -184,7 +196,7 @@ def _control(
                 controller.go(lease)
             except KeyboardInterrupt:
                 controller.stopping = _INTERRUPTED
-            except (EngineError, RecordError, StrategyError) as error:
+            except (EngineError, RecordError, StrategyError, OSError) as error:
                 controller.stopping, status = str(error), "failed"
         if controller.stopping == _INTERRUPTED:
             status = "interrupted"
@@ -199,28 +211,37 @@ def _control(
 
 def _end(store: Store, controller: Controller, status: Status, began: float) -> Result:
     """Look at the winner, say in MLflow what became of everyone, and make the result."""
-    history = controller.history
+    history, outbox = controller.history, controller.outbox
     best, initial = history.winner(), history.best_initial
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
-    if status == "finished" and best is not None:
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        if status == "finished" and best is not None:
             reports = controller.look([best, *([initial] if initial else [])], folder)
             if any(Path(folder).iterdir()):
-                store.log_samples(Path(folder))
-    controller.engine.close()
-    result = _result(
-        store,
-        controller.settings,
-        history,
-        reports,
-        status=status,
-        reason=controller.stopping,
-        seconds=time.monotonic() - began,
-    )
-    store.conclude(result)
-    living = {member.index for member in controller.living}
-    ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
-    store.finish(ended, {m: ended if m in living else "FAILED" for m in history.members})
+                outbox.put(partial(store.log_samples, Path(folder)))
+        controller.engine.close()
+        result = _result(
+            store,
+            controller.settings,
+            history,
+            reports,
+            status=status,
+            reason=controller.stopping,
+            seconds=time.monotonic() - began,
+        )
+        living = {member.index for member in controller.living}
+        ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
+        members = {m: ended if m in living else "FAILED" for m in history.members}
+        outbox.put(partial(store.conclude, result))
+        outbox.put(partial(store.finish, ended, members))
+        try:
+            outbox.drain()
+        except KeyboardInterrupt:
+            raise PopulationError(
+                f"the tracking store {store.tracking_uri} was not told that the population has "
+                f"{result.status}; every turn that was committed is safe, python -m pbt_flow "
+                f"resume {store.run_id} tells it"
+            ) from None
     return result
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import numpy as np
 from pbt_flow.checkpoints import Folders
 from pbt_flow.controller import Controller
 from pbt_flow.engines.base import Engine, Lost
+from pbt_flow.errors import StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
 from pbt_flow.settings import Settings
@@ -44,6 +45,8 @@ class SimulatedEngine(Engine):
     """The simulated clock, in seconds."""
     states: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     """The checkpoints that exist."""
+    most_states: int = 0
+    """The greatest number of them that ever existed at once."""
     log: list[tuple[float, str, int, int]] = field(default_factory=list)
     """What happened: time, event, member, turn."""
 
@@ -80,6 +83,10 @@ class SimulatedEngine(Engine):
     def close(self) -> None:
         self._pending.clear()
 
+    def pass_time(self, seconds: float) -> None:
+        """Let the simulated clock run on."""
+        self.now += seconds
+
     def _outcome(self, plan: Plan, fault: Fault | None) -> Turn | Lost:
         if fault in ("dies", "hangs"):
             return Lost(job=plan, reason=f"the worker {fault}")
@@ -95,6 +102,7 @@ class SimulatedEngine(Engine):
         if not math.isfinite(score):
             return Turn(plan=plan, status="diverged", error=f"the score is {score}")
         self.states[plan.member, plan.turn] = copy.deepcopy(task.state_dict())
+        self.most_states = max(self.most_states, len(self.states))
         checkpoint = Checkpoint(member=plan.member, turn=plan.turn, digest="", size=0)
         return Turn(
             plan=plan,
@@ -114,8 +122,15 @@ class MemoryStore:
     space: Space
     engine: SimulatedEngine
     run_id: str = "simulation"
-    most_checkpoints: int = 0
-    """The greatest number of checkpoints that ever existed at once."""
+    outages: Sequence[tuple[float, float]] = ()
+    """When the store does not answer: from and until, in simulated seconds."""
+    told: list[Turn] = field(default_factory=list)
+    """The turns that were logged, in that order."""
+
+    @property
+    def most_checkpoints(self) -> int:
+        """The greatest number of checkpoints that ever existed at once."""
+        return self.engine.most_states
 
     @property
     def folders(self) -> MemoryStore:
@@ -131,19 +146,27 @@ class MemoryStore:
         pass
 
     def log_turn(self, turn: Turn) -> None:
-        self.most_checkpoints = max(self.most_checkpoints, len(self.engine.states))
+        self._answer()
+        self.told.append(turn)
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
-        pass
+        self._answer()
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
         del self.engine.states[checkpoint.member, checkpoint.turn]
 
+    def _answer(self) -> None:
+        if any(begins <= self.engine.now < ends for begins, ends in self.outages):
+            raise StoreAway("the store is away", "wait")
+
 
 class _Silence:
-    """A progress that shows nothing, and a lease that is never lost."""
+    """A progress that only remembers what it was to say, and a lease that is never lost."""
 
     lost = False
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
 
     def turn(self, turn: Turn, history: History) -> None:
         pass
@@ -152,7 +175,7 @@ class _Silence:
         pass
 
     def say(self, text: str) -> None:
-        pass
+        self.said.append(text)
 
 
 @dataclass(frozen=True)
@@ -163,6 +186,8 @@ class Simulation:
     engine: SimulatedEngine
     store: MemoryStore
     controller: Controller
+    said: list[str]
+    """What the user would have read."""
 
     @property
     def best(self) -> float:
@@ -177,6 +202,7 @@ def simulate(
     slots: int = 2,
     duration: Callable[[Plan, np.random.Generator], float] = lambda plan, rng: 1.0,
     faults: Mapping[tuple[int, int], list[Fault]] | None = None,
+    outages: Sequence[tuple[float, float]] = (),
     **settings: Any,
 ) -> Simulation:
     """Train a simulated population.
@@ -186,6 +212,7 @@ def simulate(
         slots: Turns that run at once, in simulated time.
         duration: Simulated seconds of a turn, perhaps drawn from the generator.
         faults: What goes wrong, by member and turn.
+        outages: When the tracking store does not answer: from and until, in simulated seconds.
         settings: Fields of `pbt_flow.Settings`.
     """
     made, kind = Settings.make(task, **settings)
@@ -204,7 +231,10 @@ def simulate(
         duration=duration,
         faults=faults or {},
     )
-    store, silence = MemoryStore(kind.space, engine), _Silence()
-    controller = Controller(made, store, engine, history, silence, clock=lambda: engine.now)
+    store, silence = MemoryStore(kind.space, engine, outages=outages), _Silence()
+    controller = Controller(
+        made, store, engine, history, silence, clock=lambda: engine.now, pause=engine.pass_time
+    )
     controller.go(silence)
-    return Simulation(history, engine, store, controller)
+    controller.outbox.drain()
+    return Simulation(history, engine, store, controller, silence.said)

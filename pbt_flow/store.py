@@ -1,4 +1,4 @@
-"""Where members live between turns: MLflow runs. The only file that imports mlflow.
+"""Where members live between turns: MLflow runs.
 
 The population is a parent run and each member a child run. What never changes is a param
 (`cfg/...`, `init/...`), what changes is a metric (`score`, `hparam/<name>`, `donor`, `step`), and
@@ -14,10 +14,7 @@ import contextlib
 import json
 import os
 import tempfile
-import threading
-import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,17 +29,15 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.checkpoints import (
-    RECORD,
     STATE,
     Folders,
     LocalFolders,
-    file_digest,
-    read_record,
-    save_record,
     turn_folder,
 )
-from pbt_flow.errors import PBTError
-from pbt_flow.member import Checkpoint, Direction, RecordError, Turn
+from pbt_flow.errors import StoreAway, StoreError
+from pbt_flow.lease import Lease, claim
+from pbt_flow.member import Checkpoint, Direction, Turn
+from pbt_flow.remote import RemoteFolders, is_away
 from pbt_flow.result import Finalist, Result
 from pbt_flow.space import (
     Hparams,
@@ -55,13 +50,8 @@ from pbt_flow.space import (
 
 MANIFEST = "population.json"
 RESULT = "result.json"
-_STALE = 60.0
-_BEAT = 15.0
+_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
-
-
-class StoreError(PBTError, RuntimeError):
-    """The tracking server or a run is not what is needed; the message says which and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +206,9 @@ class Store:
             error = f"turn {plan.turn} {turn.status}: {turn.error}"[-5000:]
             tags.append(RunTag("pbt.error", error))
         metrics = [Metric(key, float(v), when, plan.trained) for key, v in values.items()]
-        self._log_batch(self.manifest.members[turn.member], metrics, tags)
+        with self._talk():
+            run_id = self.manifest.members[turn.member]
+            self.client.log_batch(run_id, metrics=metrics, tags=tags)
 
     def _number(self, name: str, value: Value) -> float:
         dist = self.space[name]
@@ -227,17 +219,8 @@ class Store:
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         """Log metrics of the whole population on the parent run."""
         batch = [Metric(key, float(v), int(when * 1000), step) for key, v in metrics.items()]
-        self._log_batch(self.run_id, batch, [])
-
-    def _log_batch(self, run_id: str, metrics: list[Metric], tags: list[RunTag]) -> None:
-        try:
-            self.client.log_batch(run_id, metrics=metrics, tags=tags)
-        except MlflowException as error:
-            raise StoreError(
-                f"the tracking store {self.tracking_uri} does not take what is logged: "
-                f"{error.message}; every turn that was committed is safe, go on with "
-                f"python -m pbt_flow resume {self.run_id}"
-            ) from error
+        with self._talk():
+            self.client.log_batch(self.run_id, metrics=batch)
 
     def turns(self, member: int) -> list[Turn]:
         """The committed turns of a member, in order.
@@ -252,7 +235,8 @@ class Store:
 
     def projected(self, member: int) -> int:
         """How many turns of a member are in its run for certain."""
-        metrics = self.client.get_run(self.manifest.members[member]).data.metrics
+        with self._talk():
+            metrics = self.client.get_run(self.manifest.members[member]).data.metrics
         # The metrics of a turn arrive together, and before its tags.
         return max(0, int(metrics.get("turn", 0)) - 1)
 
@@ -262,39 +246,44 @@ class Store:
         if isinstance(self.folders, LocalFolders):
             return (self.folders.root(checkpoint.member) / place).is_file()
         run_id = self.manifest.members[checkpoint.member]
-        listed = self.client.list_artifacts(run_id, turn_folder(checkpoint.turn))
+        with self._talk():
+            listed = self.client.list_artifacts(run_id, turn_folder(checkpoint.turn))
         return place in [info.path for info in listed]
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Delete the state of a turn. Its record stays for ever."""
         place = f"{turn_folder(checkpoint.turn)}/{STATE}"
-        (self.folders.root(checkpoint.member) / place).unlink(missing_ok=True)
-        if isinstance(self.folders, LocalFolders):
-            return
-        if checkpoint.member not in self._repositories:
-            run = self.client.get_run(self.manifest.members[checkpoint.member])
-            self._repositories[checkpoint.member] = get_artifact_repository(
-                run.info.artifact_uri, tracking_uri=self.tracking_uri
-            )
-        self._repositories[checkpoint.member].delete_artifacts(place)
+        with self._talk():
+            (self.folders.root(checkpoint.member) / place).unlink(missing_ok=True)
+            if isinstance(self.folders, LocalFolders):
+                return
+            if checkpoint.member not in self._repositories:
+                run = self.client.get_run(self.manifest.members[checkpoint.member])
+                self._repositories[checkpoint.member] = get_artifact_repository(
+                    run.info.artifact_uri, tracking_uri=self.tracking_uri
+                )
+            self._repositories[checkpoint.member].delete_artifacts(place)
 
     # --- state of the runs ------------------------------------------------------------------------
 
     def tag(self, tags: Mapping[str, str], member: int | None = None) -> None:
         """Set tags on the population's run, or on a member's."""
         run_id = self.run_id if member is None else self.manifest.members[member]
-        self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        with self._talk():
+            self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
     def begin(self) -> None:
         """Mark all runs as running (again)."""
-        for run_id in (self.run_id, *self.manifest.members):
-            self.client.update_run(run_id, status="RUNNING")
+        with self._talk():
+            for run_id in (self.run_id, *self.manifest.members):
+                self.client.update_run(run_id, status="RUNNING")
 
     def finish(self, status: str, members: Mapping[int, str]) -> None:
         """End the members' runs and then the population's, with the status of each."""
-        for index, member_status in members.items():
-            self.client.set_terminated(self.manifest.members[index], status=member_status)
-        self.client.set_terminated(self.run_id, status=status)
+        with self._talk():
+            for index, member_status in members.items():
+                self.client.set_terminated(self.manifest.members[index], status=member_status)
+            self.client.set_terminated(self.run_id, status=status)
 
     def conclude(self, result: Result) -> None:
         """Write what became of the population on its run."""
@@ -311,13 +300,16 @@ class Store:
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}
             metrics |= {f"best_initial/{name}": value for name, value in initial.report.items()}
-        now = int(time.time() * 1000)
-        self.client.log_batch(
-            self.run_id,
-            metrics=[Metric(key, float(v), now, result.turns) for key, v in metrics.items()],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-        )
-        self.client.log_dict(self.run_id, result.to_json(), RESULT)
+        # The last record's time, and not now: what is said again after a kill must change nothing.
+        ended = (turn.ended for turns in result.history.turns.values() for turn in turns)
+        when = int(max(ended, default=0.0) * 1000)
+        batch = [Metric(key, float(v), when, result.turns) for key, v in metrics.items()]
+        with self._talk():
+            # The tags last: where they say that the population has ended, its result is there.
+            self.client.log_dict(self.run_id, result.to_json(), RESULT)
+            self.client.log_batch(
+                self.run_id, metrics=batch, tags=[RunTag(k, v) for k, v in tags.items()]
+            )
 
     def result(self) -> dict[str, Any]:
         """What `conclude` wrote, or nothing where the population has not ended."""
@@ -329,9 +321,8 @@ class Store:
 
     def log_samples(self, folder: Path) -> None:
         """Put what a task's `samples` wrote on the population's run."""
-        self.client.log_artifacts(self.run_id, str(folder), "samples")
-
-    # --- one controller at a time -----------------------------------------------------------------
+        with self._talk():
+            self.client.log_artifacts(self.run_id, str(folder), "samples")
 
     def claim(self) -> Lease:
         """Become the population's only controller.
@@ -339,109 +330,29 @@ class Store:
         Raises:
             StoreError: Another controller is alive, or was faster.
         """
-        run = self.client.get_run(self.run_id)
-        number = 1 + max((int(k[6:]) for k in run.data.params if k.startswith("lease/")), default=0)
-        beat = float(run.data.tags.get("pbt.heartbeat") or 0)
-        if (silence := time.time() - beat) < _STALE:
-            owner = run.data.params.get(f"lease/{number - 1:04d}", "unknown")
-            raise StoreError(
-                f"population {self.run_id} is running: its controller ({owner}) was heard "
-                f"{silence:.0f} s ago. Stop it first; a controller that is gone loses its claim "
-                f"after {_STALE:.0f} s"
+        with self._talk():
+            return claim(self.client, self.run_id)
+
+    @contextlib.contextmanager
+    def _talk(self) -> Iterator[None]:
+        """Talk to the store, and tell a refusal from a store that does not answer.
+
+        Raises:
+            StoreAway: It does not answer now, and may do so later.
+            StoreError: It refuses, and would do so again.
+        """
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            said = error.message if isinstance(error, MlflowException) else str(error)
+            what = f"the tracking store {self.tracking_uri} does not take what is logged: {said}"
+            remedy = (
+                "every turn that was committed is safe, go on with "
+                f"python -m pbt_flow resume {self.run_id}"
             )
-        owner = f"{os.uname().nodename}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        try:
-            # A param can be written only once, so of two controllers exactly one succeeds here.
-            self.client.log_param(self.run_id, f"lease/{number:04d}", owner)
-        except MlflowException:
-            raise StoreError(
-                f"population {self.run_id}: another controller has just taken it"
-            ) from None
-        return Lease(self.client, self.run_id, number)
-
-
-class Lease:
-    """The right to control a population, kept alive by a thread until it is released."""
-
-    def __init__(self, client: MlflowClient, run_id: str, number: int) -> None:
-        self.lost = False
-        """Whether another controller has taken over, which this one must then not disturb."""
-        self._client, self._run_id, self._number = client, run_id, number
-        self._released = threading.Event()
-        self._beat()
-        self._thread = threading.Thread(target=self._keep, daemon=True, name="pbt_flow-lease")
-        self._thread.start()
-
-    def _keep(self) -> None:
-        while not self._released.wait(_BEAT):
-            try:
-                params = self._client.get_run(self._run_id).data.params
-                self.lost = f"lease/{self._number + 1:04d}" in params
-                if self.lost:
-                    return
-                self._beat()
-            except MlflowException:
-                continue  # the store is away for a moment; the next beat will tell
-
-    def _beat(self) -> None:
-        self._client.set_tag(self._run_id, "pbt.heartbeat", f"{time.time():.1f}")
-
-    def release(self) -> None:
-        """Let the next controller in at once."""
-        self._released.set()
-        self._thread.join()
-        if not self.lost:
-            # A store that is away lets the next controller in when the heartbeat is old enough.
-            with contextlib.suppress(MlflowException):
-                self._client.set_tag(self._run_id, "pbt.heartbeat", "")
-
-
-@dataclass(frozen=True)
-class RemoteFolders:
-    """Turn folders in a remote artifact store, with a cache on this machine."""
-
-    tracking_uri: str
-    run_ids: Mapping[int, str]
-    cache: str
-
-    def root(self, member: int) -> Path:
-        return Path(self.cache, str(member))
-
-    def fetch(self, checkpoint: Checkpoint) -> Path:
-        root = self.root(checkpoint.member)
-        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
-        if not (root / place).is_file() or file_digest(root / place) != checkpoint.digest:
-            self._download(checkpoint.member, place)
-        return root
-
-    def publish(self, member: int, turn: int, file: str) -> None:
-        folder = turn_folder(turn)
-        client = MlflowClient(self.tracking_uri)
-        client.log_artifact(self.run_ids[member], str(self.root(member) / folder / file), folder)
-
-    def commit(self, turn: Turn) -> None:
-        save_record(turn, self.root(turn.member))
-        self.publish(turn.member, turn.number, RECORD)
-
-    def record(self, member: int, turn: int) -> Turn | None:
-        place = f"{turn_folder(turn)}/{RECORD}"
-        client = MlflowClient(self.tracking_uri)
-        listed = client.list_artifacts(self.run_ids[member], turn_folder(turn))
-        if place not in [info.path for info in listed]:
-            return None
-        self._download(member, place)
-        try:
-            return read_record((self.root(member) / place).read_text("utf-8"), member, turn)
-        except (RecordError, UnicodeDecodeError) as error:
-            raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
-
-    def _download(self, member: int, place: str) -> None:
-        path = self.root(member) / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(self.tracking_uri)
-        # Into a folder of its own first: two workers may want the same donor at once.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            os.replace(client.download_artifacts(self.run_ids[member], place, folder), path)
+            if not is_away(error):
+                raise StoreError(f"{what}; {remedy}") from error
+            raise StoreAway(what, remedy) from error
 
 
 # --- small things ---------------------------------------------------------------------------------
@@ -450,6 +361,22 @@ class RemoteFolders:
 def member_name(index: int) -> str:
     """The name of a member's run."""
     return f"member-{index:02d}"
+
+
+@contextlib.contextmanager
+def short_requests() -> Iterator[None]:
+    """Let no request to a tracking server last longer than a moment, while this lasts.
+
+    MLflow's client repeats one for four minutes, in which a controller could hand out no turns.
+    What the user has set stays as it is.
+    """
+    ours = {name: value for name, value in _REQUESTS.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def connect() -> tuple[MlflowClient, str]:

@@ -1,5 +1,6 @@
 """The controller on a simulated engine and clock: order, budget, faults, retention, events."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from pbt_flow.errors import StoreAway
 from pbt_flow.simulation import simulate
 from pbt_flow.task import Task
 from tasks.toy import Toy
@@ -69,10 +71,13 @@ def turns_of(simulation):
         st.lists(st.sampled_from(FAULTS), min_size=1, max_size=3),
         max_size=6,
     ),
+    outages=st.lists(
+        st.tuples(st.floats(0, 30), st.floats(0.1, 300)).map(lambda o: (o[0], sum(o))), max_size=2
+    ),
     seed=st.integers(0, 1000),
 )
 def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
-    population, slots, turns, mode, exploit, explore, faults, seed
+    population, slots, turns, mode, exploit, explore, faults, outages, seed
 ):
     simulation = simulate(
         Counting,
@@ -83,6 +88,7 @@ def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
         exploit=exploit,
         explore=explore,
         faults=faults,
+        outages=outages,
         duration=slowly,
         seed=seed,
     )
@@ -111,6 +117,10 @@ def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
             assert plan.start == (before.checkpoint if before.ok else before.plan.start)
         if exploit == "none":
             assert plan.donor is None
+    # The store was told of every turn once, and of each member's turns in their order.
+    told = [(turn.member, turn.number) for turn in simulation.store.told]
+    assert len(told) == len(set(told)) == len(turns_of(simulation))
+    assert sorted(told, key=lambda key: key[0]) == sorted(told)
     for member in history.members.values():
         stands_on = member.checkpoint
         assert stands_on is None or (stands_on.member, stands_on.turn) in states
@@ -138,6 +148,34 @@ def test_a_generational_population_does_not_depend_on_workers_or_their_speed():
     alone = outcome(slots=1)
     assert outcome(slots=4, duration=slowly) == alone
     assert outcome(slots=2, duration=lambda plan, rng: 1 + 9 * (plan.member == 0)) == alone
+
+
+@given(
+    exploit=st.sampled_from(["truncation:ties=true", "tournament", "ttest"]),
+    slots=st.integers(1, 6),
+    faults=st.dictionaries(
+        st.tuples(st.integers(0, 5), st.integers(1, 6)),
+        st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2),
+        max_size=4,
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_nor_does_it_under_any_strategy_whatever_goes_wrong(exploit, slots, faults, seed):
+    """Who arrives first decides nothing: not even which opponent a tournament draws."""
+
+    def outcome(**settings):
+        simulation = simulate(
+            Counting,
+            mode="generational",
+            population=6,
+            exploit=exploit,
+            faults=faults,
+            seed=seed,
+            **settings,
+        )
+        return turns_of_without_time(simulation)
+
+    assert outcome(slots=slots, duration=slowly) == outcome(slots=1)
 
 
 def test_the_learning_sampler_does_not_make_it_depend_on_them_either():
@@ -224,6 +262,23 @@ def test_where_every_member_fails_the_population_ends_and_says_so():
     simulation = simulate(Counting, faults=faults)
     assert simulation.controller.stopping == "every member failed"
     assert simulation.history.winner() is None
+
+
+@pytest.mark.parametrize("mode", ["async", "generational"])
+def test_a_store_that_is_away_for_a_while_changes_no_event(mode):
+    away = simulate(Counting, mode=mode, duration=slowly, outages=[(2.0, 5.0), (7.0, 400.0)])
+    there = simulate(Counting, mode=mode, duration=slowly)
+    assert away.engine.log == there.engine.log
+    assert away.engine.now > 400 > there.engine.now
+    assert turns_of(away) == turns_of(there)
+    assert sorted(away.store.told, key=repr) == sorted(there.store.told, key=repr)
+    assert [text.split(". ")[0] for text in away.said[:3:2]] == ["the store is away"] * 2
+    assert there.said == []
+
+
+def test_a_store_that_stays_away_ends_the_run_when_its_patience_is_over():
+    with pytest.raises(StoreAway, match="the store is away"):
+        simulate(Counting, turns=10_000, outages=[(5.0, math.inf)])
 
 
 def test_the_target_ends_the_population():

@@ -31,6 +31,10 @@ FLOORS: dict[str, int] = {
     "worker": 2,
     "result": 2,
     "retention": 2,
+    "roster": 2,
+    "lease": 2,
+    "remote": 2,
+    "outbox": 1,
     # 3: neighbours that do not know each other
     "advise": 3,
     "settings": 3,
@@ -56,6 +60,7 @@ WITHIN_A_FLOOR = {
     ("task", "member"),
     ("samplers", "history"),
     ("worker", "checkpoints"),
+    ("remote", "checkpoints"),
     ("history", "exploit"),
     ("result", "history"),
     ("progress", "settings"),
@@ -65,6 +70,9 @@ WITHIN_A_FLOOR = {
 
 STRANGERS = {"advise", "store", "engines", "settings"}
 """These must not import each other, whatever becomes of the table above."""
+
+TRACKERS = {"store", "lease", "remote"}
+"""These talk to MLflow; a worker imports none of them unless the artifacts are elsewhere."""
 
 
 def sources() -> list[Path]:
@@ -150,9 +158,9 @@ def test_the_contract_for_users_needs_nothing_above_the_second_floor() -> None:
 
 
 @every_file
-def test_the_store_alone_imports_mlflow(path: Path) -> None:
+def test_the_store_and_its_two_helpers_alone_import_mlflow(path: Path) -> None:
     found = [name for name in imports(path, typing=True) if name.split(".")[0] == "mlflow"]
-    assert bool(found) == (room(path) == "store"), found
+    assert bool(found) == (room(path) in TRACKERS), found
 
 
 @every_file
@@ -184,7 +192,7 @@ def test_a_worker_loads_no_mlflow_and_none_of_the_other_heavy_libraries() -> Non
     # they need is loaded when one is built.
     assert "optuna.distributions" in found
     ours = {name.split(".")[1] for name in found if name.startswith("pbt_flow.")}
-    assert not ours & {"store", "advise", "controller", "runner", "cli", "progress", "testing"}
+    assert not ours & {*TRACKERS, "advise", "controller", "runner", "cli", "progress", "testing"}
 
 
 def test_the_package_itself_loads_no_mlflow_before_it_is_used() -> None:

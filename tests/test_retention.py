@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Collection
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbt_flow.controller import Controller
 from pbt_flow.member import Checkpoint, Plan, Turn
 from pbt_flow.retention import removable
+from pbt_flow.simulation import simulate
+from tasks.toy import Toy
 
 
 def turn_of(member: int, number: int, step: int | None = None) -> Turn:
@@ -124,3 +129,59 @@ def test_of_each_member_the_newest_stays_and_so_does_all_that_is_needed(
         assert len([n for n in left if (member, n) not in needed]) <= keep
         # Whatever a member that decides again could copy is there, up to the limit.
         assert set(numbers[-keep:]) - set(left) <= {n for n in numbers if 10 * n < undecided}
+
+
+# --- what the controller asks it for --------------------------------------------------------------
+
+
+class Watched(Controller):
+    """A controller that compares what it deletes with what a look at everything would delete."""
+
+    def clean(self) -> None:
+        """Ask the rule about all members and every use, the slow way."""
+        living = [m for m in self.living if m.turn < self.settings.turns]
+        best = self.history.best_initial
+        used = {member.checkpoint for member in self.history.members.values()}
+        used |= {plan.start for plan in self.in_flight.values()}
+        used |= {best.checkpoint if best else None}
+        expected = removable(
+            self.held,
+            undecided=min((m.age for m in living), default=sys.maxsize),
+            needed=used.__contains__,
+            keep=self.settings.keep,
+        )
+        before = set(self.engine.states)  # type: ignore[attr-defined]
+        super().clean()
+        gone = before - set(self.engine.states)  # type: ignore[attr-defined]
+        assert gone == {(turn.member, turn.number) for turn in expected}
+
+
+@given(
+    population=st.integers(2, 7),
+    slots=st.integers(1, 7),
+    mode=st.sampled_from(["async", "generational"]),
+    exploit=st.sampled_from(["truncation", "tournament", "tournament:copies=hparams", "none"]),
+    keep=st.integers(1, 3),
+    faults=st.dictionaries(
+        st.tuples(st.integers(0, 6), st.integers(1, 6)),
+        st.lists(st.sampled_from(["raises", "nan", "dies"]), min_size=1, max_size=3),
+        max_size=8,
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_what_is_looked_at_after_a_turn_is_all_that_the_turn_made_superfluous(
+    population: int, slots: int, faults: Any, seed: int, **settings: Any
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pbt_flow.simulation.Controller", Watched)
+        simulation = simulate(
+            Toy,
+            population=population,
+            slots=slots,
+            turns=6,
+            faults=faults,
+            duration=lambda plan, rng: rng.lognormal(0, 1),
+            seed=seed,
+            **settings,
+        )
+    assert isinstance(simulation.controller, Watched)

@@ -2,7 +2,7 @@
 
 import json
 import math
-import shutil
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -19,19 +19,7 @@ from pbt_flow.settings import SettingsError
 from pbt_flow.store import StoreError
 from pbt_flow.task import TaskError
 
-# One database, migrated once, is every test's first state: migrations take seconds.
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory):
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def store(migrated, tmp_path):
-    shutil.copy(migrated, tmp_path / "mlflow.db")
+pytestmark = pytest.mark.usefixtures("database")
 
 
 def run(task=Regression, **settings):
@@ -272,8 +260,37 @@ def test_a_harmed_record_is_refused_with_its_place(harm, sentence):
 def test_a_population_that_is_running_refuses_a_second_controller():
     result = run(turns=1)
     client(result).set_tag(result.run_id, "pbt.heartbeat", f"{time.time()}")
-    with pytest.raises(StoreError, match=r"is running: its controller \(.*\) was heard 0 s ago"):
+    with pytest.raises(StoreError, match=r"is running: its controller \(.*\) was heard \d+ s ago"):
         pbt_flow.resume(result.run_id, quiet=True)
+
+
+def test_a_controller_of_another_machine_that_is_silent_is_replaced_after_a_minute(capfd):
+    result = run(turns=1)
+    client(result).log_param(result.run_id, "lease/0002", "elsewhere:1:0-0-0:00000000")
+    client(result).set_tag(result.run_id, "pbt.heartbeat", f"{time.time() - 50}")
+    with pytest.raises(StoreError, match=r"its controller \(elsewhere:1\) was heard 5. s ago"):
+        pbt_flow.resume(result.run_id, quiet=True)
+    client(result).set_tag(result.run_id, "pbt.heartbeat", f"{time.time() - 70}")
+    assert pbt_flow.resume(result.run_id).turns == 4
+    assert "last controller (elsewhere:1) was last heard 7" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "died"),
+    [
+        (lambda host, pid, birth: (host, pid, birth), False),
+        (lambda host, pid, birth: (host, pid, birth + "1"), True),  # the number is used again
+        (lambda host, pid, birth: (host, 4194305, birth), True),  # above any process number
+        (lambda host, pid, birth: ("elsewhere", 4194305, birth), False),
+        (lambda host, pid, birth: (host, 4194305, "other-boot-1"), False),
+        (lambda host, pid, birth: (host, 4194305, ""), False),
+    ],
+)
+def test_only_a_process_known_to_be_gone_counts_as_dead(change, died):
+    from pbt_flow.lease import _birth, _has_died
+
+    host, pid, birth = change(os.uname().nodename, os.getpid(), _birth(os.getpid()))
+    assert _has_died(f"{host}:{pid}:{birth}:12345678") == died
 
 
 def test_of_two_controllers_that_claim_at_once_one_wins():

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,38 +18,59 @@ import pbt_flow
 from pbt_flow.checkpoints import file_digest
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path / "server"
-    folder.mkdir()
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    places = ["--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "kept"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, *places],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    uri = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while True:
+class Server:
+    """A tracking server that can be killed and started again with what it knows."""
+
+    def __init__(self, folder: Path, artifacts: list[str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        folder.mkdir()
+        self.folder, self.artifacts = folder, artifacts
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port)]
+        places = ["--workers", "1", "--backend-store-uri", "sqlite:///server.db", *self.artifacts]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*command, *places],
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        until(self.answers, 120, "the server does not start")
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "log").read_text()
         try:
-            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-            break
+            urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
         except OSError:
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    yield folder
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+            return False
+        return True
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch, request):
+    default = ["--artifacts-destination", "kept"]
+    server = Server(tmp_path / "server", getattr(request, "param", default))
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    yield server
+    server.kill()
 
 
 @pytest.mark.slow
@@ -59,7 +81,7 @@ def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tm
     assert result.status == "finished"
     client = MlflowClient()
     assert client.get_run(result.winner.run_id).info.artifact_uri.startswith("mlflow-artifacts:")
-    kept = server / "kept"
+    kept = server.folder / "kept"
     # What the server has is what the records say, and superfluous checkpoints are gone from it.
     states = defaultdict(list)
     for path in kept.rglob("state.pt"):
@@ -76,6 +98,52 @@ def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tm
     assert resumed.turns == 16
     local = _local(tmp_path / "local")
     assert _essence(resumed) == _essence(local)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [["--default-artifact-root", "there"]], indirect=True)
+def test_a_server_that_is_killed_and_comes_back_holds_nothing_up_and_misses_nothing(
+    server, tmp_path, monkeypatch
+):
+    """Training goes on without it to the end, and the end waits for it."""
+    paths = [Path(pbt_flow.__file__).parents[1], Path(__file__).parent]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+    said, turns = tmp_path / "said", 8
+    (tmp_path / "slow").touch()
+    command = [sys.executable, "-m", "pbt_flow", "run", "--task", "sample_tasks:Misbehaving"]
+    options = ["--workers", "2", "--turns", str(turns), "--set", f"orders={tmp_path}"]
+    with said.open("w") as err:
+        population = subprocess.Popen([*command, *options], stdout=err, stderr=err)
+
+    def committed() -> int:
+        return len(list(server.folder.rglob("turn.json")))
+
+    until(lambda: committed() >= 4, 120, "no turn is ever committed")
+    server.kill()
+    at_the_kill = committed()
+    assert at_the_kill < 4 * turns
+    until(lambda: "Training goes on" in said.read_text(), 120, "the user is not told")
+    (tmp_path / "slow").unlink()
+    until(lambda: committed() == 4 * turns, 120, "training does not go on")
+    assert population.poll() is None
+    server.start()
+    assert population.wait(120) == 0, said.read_text()
+    assert said.read_text().count("Training goes on") == 1
+    assert said.read_text().count("the tracking store is back") == 1
+
+    run_id = said.read_text().split("population ")[1].split()[0]
+    history, client = pbt_flow.load(run_id).history, MlflowClient()
+    assert client.get_run(run_id).info.status == "FINISHED"
+    members = client.search_runs(
+        [client.get_run(run_id).info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"
+    )
+    for member in members:
+        own = history.turns[int(member.data.tags["pbt.member"])]
+        points = client.get_metric_history(member.info.run_id, "score")
+        assert [(p.step, p.value) for p in points] == [(t.plan.trained, t.score) for t in own]
+        assert member.info.status == "FINISHED"
+    best = client.get_metric_history(run_id, "best_score")
+    assert [point.step for point in best] == [5 * number for number in range(1, turns + 1)]
 
 
 def _local(folder: Path):

@@ -1,0 +1,156 @@
+"""What a decision costs the controller, by size of the population and length of the history.
+
+    python benchmarks/decisions.py                     # the table in docs/reliability.md
+    python benchmarks/decisions.py --populations 64 --turns 20
+
+The real controller and history, with an engine whose turns are over at once. *Decision* is the time
+in `Controller.plan`: whom to compare with, whom to copy, how to move. *Turn* is all that the
+controller does for a turn: who is ready, the decision, the outcome, which checkpoints to delete.
+CPU time of one thread.
+Early is the second tenth of the run, late the last tenth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import resource
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+from optuna.distributions import FloatDistribution
+
+from pbt_flow import Task
+from pbt_flow.checkpoints import Folders
+from pbt_flow.controller import Controller
+from pbt_flow.engines import Engine
+from pbt_flow.history import History
+from pbt_flow.member import Checkpoint, Member, Plan, Turn
+from pbt_flow.settings import Settings
+from pbt_flow.space import Space
+from pbt_flow.worker import Job, Workshop
+
+
+class Nothing(Task):
+    """Two hyperparameters of a task that is never built."""
+
+    space: ClassVar = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "x": FloatDistribution(0, 1)}
+
+
+class Instant(Engine):
+    """Gives each turn a random score and a random duration, in simulated time."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots, self.now = slots, 0.0
+        self.between: list[float] = []
+        """Milliseconds that the controller took from one outcome to its next question."""
+        self._rng, self._pending = np.random.default_rng(0), list[tuple[float, int, Turn]]()
+        self._left = time.thread_time()
+
+    def start(self, workshop: Workshop) -> None:
+        """Nothing is to be prepared."""
+
+    def open(self, folders: Folders) -> None:
+        """There are no folders."""
+
+    def submit(self, job: Job) -> None:
+        """The turn has happened."""
+        assert isinstance(job, Plan)
+        checkpoint = Checkpoint(member=job.member, turn=job.turn, digest="", size=0)
+        score = float(self._rng.normal())
+        turn = Turn(plan=job, status="ok", score=score, checkpoint=checkpoint, started=self.now)
+        ends = self.now + self._rng.lognormal(0, 0.5)
+        heapq.heappush(self._pending, (ends, job.member, turn))
+
+    def wait(self, timeout: float | None = None) -> list[Any]:
+        """The next turn that is over."""
+        self.between.append((time.thread_time() - self._left) * 1e3)
+        self.now, _, turn = heapq.heappop(self._pending)
+        self._left = time.thread_time()
+        return [turn]
+
+    def close(self) -> None:
+        """Nothing is to be stopped."""
+
+
+class Nowhere:
+    """A store that keeps nothing, and a watcher that shows nothing."""
+
+    run_id, lost = "", False
+
+    def __init__(self, space: Space) -> None:
+        self.space, self.folders = space, self
+
+    def record(self, member: int, turn: int) -> Turn | None:
+        """No worker is ever lost."""
+        raise NotImplementedError
+
+    commit = record
+
+    def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
+        """Every checkpoint exists."""
+        return True
+
+    def ignore(self, *arguments: Any, **named: Any) -> None:
+        """Whatever is told here goes nowhere."""
+
+    log_turn = log_population = delete_checkpoint = turn = tick = say = tag = ignore
+
+
+class Timed(Controller):
+    """A controller that notes what each decision takes."""
+
+    def plan(self, member: Member) -> Plan:
+        """The next turn of a member."""
+        began = time.thread_time()
+        plan = super().plan(member)
+        decisions.append((time.thread_time() - began) * 1e3)
+        return plan
+
+
+decisions: list[float] = []
+
+
+def measure(population: int, turns: int, slots: int, mode: str) -> tuple[list[float], list[float]]:
+    """Milliseconds of each decision, and of the controller for each turn, in their order."""
+    settings, kind = Settings.make(Nothing, population=population, turns=turns, mode=mode)
+    rng, history = np.random.default_rng(0), History(direction="maximize")
+    points = settings.strategies().init.initial(kind.space, population, rng)
+    history.begin(Member(index=index, hparams=point) for index, point in enumerate(points))
+    engine, nowhere = Instant(slots), Nowhere(kind.space)
+    decisions.clear()
+    Timed(settings, nowhere, engine, history, nowhere, lambda: engine.now).go(nowhere)
+    assert sum(map(len, history.turns.values())) == population * turns
+    return decisions, engine.between
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--populations", type=int, nargs="+", default=[8, 64, 256, 1024])
+    parser.add_argument("--turns", type=int, default=100)
+    parser.add_argument("--modes", nargs="+", default=["async", "generational"])
+    given = parser.parse_args()
+    print(
+        "| mode | members | turns | decision ms, early | decision ms, late | turn ms, early "
+        "| turn ms, late | the whole run, CPU s | peak MB |\n" + "|---" * 9 + "|"
+    )
+    for mode in given.modes:
+        for population in given.populations:
+            began = time.thread_time()
+            both = measure(population, given.turns, max(2, population // 8), mode)
+            took = time.thread_time() - began
+            tenth = population * given.turns // 10
+            cells = [
+                f"{np.median(times[part]):.3f} (p99 {np.quantile(times[part], 0.99):.2f})"
+                for times in map(np.array, both)
+                for part in (slice(tenth, 2 * tenth), slice(-tenth, None))
+            ]
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+            row = [mode, population, population * given.turns, *cells, f"{took:.1f}", f"{peak:.0f}"]
+            print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Turn folders in a remote artifact store, reached through MLflow."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pbt_flow.checkpoints import (
+    RECORD,
+    STATE,
+    CheckpointError,
+    file_digest,
+    read_record,
+    save_record,
+    turn_folder,
+)
+from pbt_flow.member import Checkpoint, RecordError, Turn
+from pbt_flow.outbox import PATIENCE
+
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+}
+"""What MLflow calls an error that trying again does not mend, such as a run that was deleted."""
+
+
+@dataclass(frozen=True)
+class RemoteFolders:
+    """Turn folders in a remote artifact store, with a cache on this machine."""
+
+    tracking_uri: str
+    run_ids: Mapping[int, str]
+    cache: str
+
+    def root(self, member: int) -> Path:
+        return Path(self.cache, str(member))
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        root = self.root(checkpoint.member)
+        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
+        if not (root / place).is_file() or file_digest(root / place) != checkpoint.digest:
+            self._download(checkpoint.member, place)
+        return root
+
+    def publish(self, member: int, turn: int, file: str) -> None:
+        folder = turn_folder(turn)
+        path = str(self.root(member) / folder / file)
+        _patiently(lambda c: c.log_artifact(self.run_ids[member], path, folder), self.tracking_uri)
+
+    def commit(self, turn: Turn) -> None:
+        save_record(turn, self.root(turn.member))
+        self.publish(turn.member, turn.number, RECORD)
+
+    def record(self, member: int, turn: int) -> Turn | None:
+        place = f"{turn_folder(turn)}/{RECORD}"
+        run_id, folder = self.run_ids[member], turn_folder(turn)
+        listed = _patiently(lambda c: c.list_artifacts(run_id, folder), self.tracking_uri)
+        if place not in [info.path for info in listed]:
+            return None
+        self._download(member, place)
+        try:
+            return read_record((self.root(member) / place).read_text("utf-8"), member, turn)
+        except (RecordError, UnicodeDecodeError) as error:
+            raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
+
+    def _download(self, member: int, place: str) -> None:
+        path = self.root(member) / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run_id = self.run_ids[member]
+        # Into a folder of its own first: two workers may want the same donor at once.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+
+            def download(client: MlflowClient) -> str:
+                # A missing file must be told from a silent store: a download calls both an error.
+                listed = client.list_artifacts(run_id, os.path.dirname(place))
+                if place not in [info.path for info in listed]:
+                    raise CheckpointError(f"run {run_id} has no artifact {place}")
+                return client.download_artifacts(run_id, place, folder)
+
+            os.replace(_patiently(download, self.tracking_uri), path)
+
+
+def _patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
+    """Ask the artifact store for something, again and again while it does not answer.
+
+    A turn that has been trained is worth waiting for: without its artifacts it has not happened.
+    """
+    gap, given_up = 1.0, time.monotonic() + PATIENCE
+    while True:
+        try:
+            return ask(MlflowClient(tracking_uri))
+        except (MlflowException, OSError) as error:
+            if not is_away(error) or time.monotonic() > given_up:
+                raise
+        time.sleep(gap)
+        gap = min(2 * gap, 30.0)
+
+
+def is_away(error: MlflowException | OSError) -> bool:
+    """Whether the store that raised this may answer later; a refusal it would only repeat."""
+    if isinstance(error, MlflowException):
+        return error.error_code not in _REFUSALS
+    # An answer of an HTTP server that blames the request: an artifact that is not there, say.
+    answer = getattr(error, "response", None)
+    return answer is None or answer.status_code >= 500

@@ -1,0 +1,145 @@
+"""Processes that kill themselves at a named point of a population's life, for test_crashes.py."""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sample_tasks import Regression
+
+SETTINGS = {"turns": 5, "exploit": "tournament", "seed": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """The `nth` call of a function, and whether the process ends before or after it."""
+
+    owner: str
+    """The module, or module and class, that the function is looked up in."""
+    name: str
+    nth: int
+    before: bool = False
+    where: Callable[[Any], bool] = lambda returned: True
+    """Which calls count, by what they return."""
+
+    def arm(self, kill: Callable[[], None]) -> None:
+        """Replace the function by one that kills at the point."""
+        import importlib
+
+        module, _, kind = self.owner.partition(":")
+        place: Any = importlib.import_module(module)
+        place = getattr(place, kind) if kind else place
+        original, calls = getattr(place, self.name), itertools.count(1)
+
+        def fatal(*arguments: Any, **named: Any) -> Any:
+            if self.before and next(calls) == self.nth:
+                kill()
+            returned = original(*arguments, **named)
+            if not self.before and self.where(returned) and next(calls) == self.nth:
+                kill()
+            return returned
+
+        setattr(place, self.name, fatal)
+
+
+def _controller(name: str, nth: int, **how: Any) -> Point:
+    return Point(owner="pbt_flow.controller:Controller", name=name, nth=nth, **how)
+
+
+def _store(name: str, nth: int, **how: Any) -> Point:
+    return Point(owner="pbt_flow.store:Store", name=name, nth=nth, **how)
+
+
+def _client(name: str, nth: int, **how: Any) -> Point:
+    return Point(owner="mlflow.tracking:MlflowClient", name=name, nth=nth, **how)
+
+
+def _copies(advised: Any) -> bool:
+    return advised.donor is not None
+
+
+# 4 members and 5 turns: the 10th turn is in the middle of the third generation.
+IN_A_TURN = {
+    "a turn begins": Point(owner="pbt_flow.worker:Worker", name="run", nth=10, before=True),
+    "it has restored a donor": Point(owner="pbt_flow.worker", name="load_state", nth=1),
+    "it has trained": Point(owner="sample_tasks:Regression", name="train", nth=10),
+    "it is scored": Point(owner="sample_tasks:Regression", name="evaluate", nth=10),
+    # Of each turn the state is published first, and then the record.
+    "its state is written and has no name": Point(
+        owner="pbt_flow.checkpoints", name="_publish", nth=19, before=True
+    ),
+    "its state is there": Point(owner="pbt_flow.worker", name="save_state", nth=10),
+    "its record is written and has no name": Point(
+        owner="pbt_flow.checkpoints", name="_publish", nth=20, before=True
+    ),
+    "its record is there": Point(owner="pbt_flow.checkpoints:LocalFolders", name="commit", nth=10),
+}
+IN_THE_CONTROLLER = {
+    "a turn is planned": _controller("plan", 10),
+    "a member is to copy": Point(owner="pbt_flow.controller", name="advise", nth=2, where=_copies),
+    "a turn is accepted": _controller("accept", 10),
+    "the next turn is begun and this one not logged": _store("log_turn", 10, before=True),
+    "a turn is logged": _store("log_turn", 10),
+    "the first turn of all is logged": _store("log_turn", 1),
+    "a round is not logged yet": _store("log_population", 2, before=True),
+    "a round is logged": _store("log_population", 2),
+    "a checkpoint is to be deleted": _store("delete_checkpoint", 3, before=True),
+    "a checkpoint is deleted": _store("delete_checkpoint", 3),
+    "all turns are over": _controller("look", 1, before=True),
+    "the winner is reported on": _controller("look", 1),
+    "the samples are there": _store("log_samples", 1),
+    "the result is written and not told": _client("log_dict", 2),
+    "the result is told": _store("conclude", 1),
+    "half of the runs have ended": _client("set_terminated", 2),
+    "all members have ended and the population not": _client("set_terminated", 4),
+    "all runs have ended": _store("finish", 1),
+    "the claim is not given back": Point(
+        owner="pbt_flow.lease:Lease", name="release", nth=1, before=True
+    ),
+}
+IN_A_RESUME = {
+    "the population is claimed": _store("claim", 1),
+    "the missing turns are known": _store("projected", 4),
+    "half of the runs are running again": _client("update_run", 3),
+    "the first turn after it is committed": Point(
+        owner="pbt_flow.checkpoints:LocalFolders", name="commit", nth=1
+    ),
+}
+BEFORE_ALL = {"the runs are being made": _client("log_dict", 1, before=True)}
+POINTS = BEFORE_ALL | IN_A_TURN | IN_THE_CONTROLLER | IN_A_RESUME
+
+
+def die() -> None:
+    """End this process as nothing else could: no handler runs, nothing is flushed."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_to(name: str, mode: str, folder: str, run_id: str | None = None) -> None:
+    """In a process of its own: run or resume a population in this folder, and die at the point."""
+    os.chdir(folder)
+    POINTS[name].arm(die)
+    import pbt_flow
+
+    if run_id is None:
+        pbt_flow.run(Regression, mode=mode, engine="inline", quiet=True, **SETTINGS)
+    else:
+        pbt_flow.resume(run_id, quiet=True)
+
+
+class Fragile(Regression):
+    """A task of whose workers one, and one only, dies at the point that PBT_TEST_POINT names."""
+
+
+if "PBT_FLOW_WORKER" in os.environ and "PBT_TEST_POINT" in os.environ:
+
+    def _die_once() -> None:
+        try:
+            Path(os.environ["PBT_TEST_USED"]).touch(exist_ok=False)
+        except FileExistsError:
+            return
+        die()
+
+    POINTS[os.environ["PBT_TEST_POINT"]].arm(_die_once)

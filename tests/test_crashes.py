@@ -1,0 +1,223 @@
+"""A population is killed at each event of its life, resumed, and compared with an undisturbed one.
+
+Each case is a process that really ends by SIGKILL; what it left on disk and in the database is all
+that the resume has. Generational populations must end as if nothing had happened, bit for bit;
+asynchronous ones must conserve every turn, lineage edge, checkpoint and metric point.
+"""
+
+import functools
+import multiprocessing.forkserver
+import os
+import shutil
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from crash_points import IN_A_RESUME, IN_A_TURN, IN_THE_CONTROLLER, SETTINGS, run_to
+from mlflow.tracking import MlflowClient
+from sample_tasks import Regression
+
+import pbt_flow
+from pbt_flow.checkpoints import file_digest
+
+pytestmark = pytest.mark.usefixtures("database")
+
+MODES = ["generational", "async"]
+# One of each kind runs always, all of them in the complete suite.
+QUICK = {
+    ("its state is there", "generational"),
+    ("a member is to copy", "async"),
+    ("the next turn is begun and this one not logged", "generational"),
+    ("a checkpoint is deleted", "generational"),
+    ("the result is told", "async"),
+}
+
+
+def cases(points):
+    def case(name, mode):
+        marks = () if (name, mode) in QUICK else pytest.mark.slow
+        return pytest.param(name, mode, marks=marks, id=f"{mode}: {name}")
+
+    return [case(name, mode) for name in points for mode in MODES]
+
+
+@functools.cache
+def server():
+    """Forks processes that have everything imported already: seconds for each case."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["crash_points", "pbt_flow.runner", "pbt_flow.store", "torch"])
+    # It must import what is tested here, and not what is installed elsewhere.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def killed(*arguments):
+    """Run `run_to` in a process of its own, and make sure that it was killed."""
+    process = server().Process(target=run_to, args=arguments)
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, "the point was never reached"
+
+
+def population():
+    client = MlflowClient()
+    (run,) = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()],
+        "tags.`pbt.role` = 'population'",
+    )
+    return run.info.run_id
+
+
+@pytest.fixture(scope="module")
+def undisturbed(migrated, tmp_path_factory):
+    """What an undisturbed generational population comes to."""
+    folder, before = tmp_path_factory.mktemp("undisturbed"), Path.cwd()
+    shutil.copy(migrated, folder / "mlflow.db")
+    os.chdir(folder)
+    result = pbt_flow.run(Regression, mode="generational", engine="inline", quiet=True, **SETTINGS)
+    check(result)
+    outcome = essence(result), points(result)
+    os.chdir(before)
+    return outcome
+
+
+def essence(result):
+    return {
+        index: [(t.plan, t.status, t.score, t.sample, t.checkpoint, t.metrics) for t in turns]
+        for index, turns in result.history.turns.items()
+    }
+
+
+def members(result):
+    client = MlflowClient()
+    found = client.search_runs(
+        [client.get_run(result.run_id).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{result.run_id}'",
+    )
+    return sorted(found, key=lambda run: int(run.data.tags["pbt.member"]))
+
+
+def points(result):
+    """Every metric point of every run, but for those that are times."""
+    client = MlflowClient()
+    return {
+        (run.data.tags.get("pbt.member", "population"), key): sorted(
+            (point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)
+        )
+        for run in [client.get_run(result.run_id), *members(result)]
+        for key in run.data.metrics
+        if not key.startswith("seconds/")
+    }
+
+
+def check(result):
+    """Everything that must hold of any population that ran to its end, disturbed or not."""
+    history = result.history
+    assert result.status == "finished"
+    for index, turns in history.turns.items():
+        assert [turn.number for turn in turns] == list(range(1, SETTINGS["turns"] + 1)), index
+        for before, turn in zip([None, *turns], turns, strict=False):
+            plan = turn.plan
+            if plan.donor is not None:
+                given = history.turn(plan.donor.member, plan.donor.turn)
+                assert (plan.start, plan.start_step) == (given.checkpoint, given.step)
+            elif before is not None:
+                assert (plan.start, plan.hparams) == (before.checkpoint, before.plan.hparams)
+    # Every metric point is a turn's, and every turn's point is there, once.
+    recorded = points(result)
+    for index, turns in history.turns.items():
+        for key, expected in {
+            "score": [(t.plan.trained, t.score) for t in turns],
+            "step": [(t.plan.trained, t.step) for t in turns],
+            "donor": [
+                (t.plan.trained, t.plan.donor.member if t.plan.donor else index) for t in turns
+            ],
+            "hparam/lr": [(t.plan.trained, t.plan.hparams["lr"]) for t in turns],
+            "train/loss": [(t.plan.trained, t.metrics["loss"]) for t in turns],
+        }.items():
+            assert recorded[str(index), key] == expected, (index, key)
+    for key, those in recorded.items():
+        assert max(Counter(step for step, _ in those).values()) == 1, f"{key} has a point twice"
+    rounds = [(5 * (n + 1), min(t[n].score for t in history.turns.values())) for n in range(5)]
+    assert recorded["population", "best_score"] == rounds
+    assert recorded["population", "winner/score"] == [(result.turns, result.winner.score)]
+    # The files are those that the records name, and no others.
+    client = MlflowClient()
+    kept = {(own[-1].member, own[-1].number) for own in history.turns.values()}
+    kept.add((result.best_initial.member, result.best_initial.turn))
+    found = set()
+    for run in members(result):
+        assert run.info.status == "FINISHED"
+        member = int(run.data.tags["pbt.member"])
+        for path in Path(run.info.artifact_uri).rglob("*"):
+            if path.name == "state.pt":
+                turn = history.turn(member, int(path.parent.name))
+                assert file_digest(path) == turn.checkpoint.digest
+                found.add((member, turn.number))
+            else:
+                assert path.is_dir() or path.name == "turn.json", f"{path} was left behind"
+    assert found == kept
+    parent = client.get_run(result.run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["pbt.winner"] == result.winner.run_id
+    artifacts = {artifact.path for artifact in client.list_artifacts(result.run_id)}
+    assert artifacts == {"population.json", "result.json", "samples"}
+    assert parent.data.tags["pbt.heartbeat"] == ""
+
+
+def compare(result, mode, undisturbed):
+    check(pbt_flow.load(result.run_id))
+    if mode == "generational":
+        assert essence(result) == undisturbed[0]
+        assert points(result) == undisturbed[1]
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(IN_A_TURN | IN_THE_CONTROLLER))
+def test_a_population_that_is_killed_at_any_event_ends_as_if_it_had_not_been(
+    name, mode, undisturbed, tmp_path
+):
+    killed(name, mode, str(tmp_path))
+    compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(IN_A_RESUME))
+def test_so_does_one_whose_resume_is_killed(name, mode, undisturbed, tmp_path):
+    killed("a turn is accepted", mode, str(tmp_path))
+    killed(name, mode, str(tmp_path), population())
+    compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_so_does_one_that_is_killed_again_at_every_turn(mode, undisturbed, tmp_path):
+    killed("the first turn of all is logged", mode, str(tmp_path))
+    for _ in range(10):
+        killed("the first turn after it is committed", mode, str(tmp_path), population())
+    compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IN_A_TURN)
+def test_a_worker_that_is_killed_at_any_event_of_a_turn_changes_nothing(
+    name, undisturbed, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PBT_TEST_POINT", name)
+    monkeypatch.setenv("PBT_TEST_USED", str(tmp_path / "used"))
+    result = pbt_flow.run(
+        "crash_points:Fragile", mode="generational", workers=1, quiet=True, **SETTINGS
+    )
+    assert (tmp_path / "used").exists(), "the point was never reached"
+    compare(result, "generational", undisturbed)
+
+
+def test_a_population_that_was_killed_while_its_runs_were_made_is_none(tmp_path):
+    """Its manifest is written last: there is nothing to lose, and the resume says so."""
+    from pbt_flow.errors import StoreError
+
+    killed("the runs are being made", "async", str(tmp_path))
+    with pytest.raises(StoreError, match=r"is no population: it has no artifact population.json"):
+        pbt_flow.resume(population(), quiet=True)
