@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    command, as_json = given.pop("command"), given.pop("json")
+    command, as_json = given.pop("command"), given.pop("json", False)
     # Of MLflow's own output a person needs none: a link for each run, a bar for each small file.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -38,9 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _end_with_launcher()
     # Options that are left empty count as not given: an MLproject hands over all of them.
     given = {name: value for name, value in given.items() if value not in (None, "", [], {})}
-    from pbt_flow.runner import PopulationError, resume, run
+    from pbt_flow.runner import PopulationError, make_report, resume, run
 
     try:
+        if command == "report":
+            for place in make_report(given.pop("run_id"), **given):
+                print(place)
+            return 0
         if command == "resume":
             if "run_id" not in given:
                 parser.error("resume: RUN_ID is missing")
@@ -97,9 +101,12 @@ def _finalist(what: str, one: Finalist) -> list[str]:
 def ui(result: Result) -> list[str]:
     """How to open the MLflow UI on the population."""
     if result.tracking_uri.startswith("http"):
-        return [f"look at it in the MLflow UI at {result.tracking_uri}"]
+        return [f"look at it in the MLflow UI at {result.tracking_uri}/{result.charts}"]
     command = f"mlflow ui --backend-store-uri {result.tracking_uri}"
-    return ["look at it in the MLflow UI with", f"  {command}"]
+    lines = ["look at it in the MLflow UI with", f"  {command}"]
+    if result.charts:
+        lines.append(f"  and open http://127.0.0.1:5000/{result.charts}")
+    return lines
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,6 +129,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--json", action="store_true", help="print the result as one line of JSON, last"
         )
+    report = commands.add_parser(
+        "report", help="make the report of a population: a page, a picture, the winner's schedule"
+    )
+    report.add_argument("run_id", metavar="RUN_ID", help="the population's run")
+    report.add_argument(
+        "--control", metavar="RUN_ID", help="a population to compare with, such as random search"
+    )
+    report.add_argument(
+        "--out", metavar="FOLDER", help="write files there, and not to the run in MLflow"
+    )
     return parser
 
 

@@ -55,6 +55,8 @@ class Result:
     """Wall-clock seconds of the call that made this result."""
     history: History = field(repr=False, compare=False)
     """Every turn of every member."""
+    charts: str = ""
+    """Where its charts are in MLflow's UI: what follows the address of the UI."""
 
     @classmethod
     def of(
@@ -69,6 +71,7 @@ class Result:
         status: Status,
         reason: str = "",
         seconds: float = 0.0,
+        charts: str = "",
     ) -> Result:
         """Read the result off a history; `reports` is what was measured of some checkpoints."""
 
@@ -100,7 +103,32 @@ class Result:
             turns=sum(member.turn for member in history.members.values()),
             seconds=seconds,
             history=history,
+            charts=charts,
         )
+
+    @property
+    def headline(self) -> str:
+        """What came of it, in one sentence: the winner beside the best of the initial settings.
+
+        Where both were reported on, it quotes the report and not the score: the winner's score is
+        the greatest of many noisy ones.
+        """
+        winner, initial = self.winner, self.best_initial
+        if winner is None:
+            return "No member is in good health" if self.turns else "No turn is done yet"
+        metric = next(iter(winner.report), "")
+        if initial is None or metric not in initial.report:
+            metric = metric if initial is None else ""
+
+        def told(one: Finalist) -> str:
+            return f"{one.report[metric]:.4g}" if metric else f"{one.score:.4g}"
+
+        text = f"The winner reaches {metric or 'score'} {told(winner)}"
+        if initial is None:
+            return text
+        if (initial.member, initial.turn) == (winner.member, winner.turn):
+            return f"{text}, with an initial setting that was never changed"
+        return f"{text}; the best initial setting, unchanged, came to {told(initial)}"
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON values, with null for what is not a finite number."""

@@ -23,6 +23,8 @@ from pbt_flow.errors import PBTError
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, RecordError
 from pbt_flow.progress import Progress
+from pbt_flow.publish import LiveReport, publish, write
+from pbt_flow.report import Subject
 from pbt_flow.result import Result, Status
 from pbt_flow.settings import Settings, SettingsError
 from pbt_flow.space import check_hparams, space_to_json
@@ -154,6 +156,40 @@ def load(run_id: str) -> Result:
     )
 
 
+def make_report(run_id: str, *, control: str | None = None, out: str | None = None) -> list[str]:
+    """Make the report of a population anew, whether it is running or has ended.
+
+    Args:
+        run_id: The population's run.
+        control: The run of a population to compare it with.
+        out: A folder to write into; None for the population's run in MLflow.
+
+    Returns:
+        The files that were written, or where they are on the run.
+
+    Raises:
+        StoreError: A run is no population.
+        RecordError: A turn record cannot be trusted.
+    """
+    from pbt_flow.store import Store
+
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    store = Store.open(run_id)
+    subject = Subject(
+        result=load(run_id),
+        settings=Settings.from_json(store.manifest.settings),
+        space=store.space,
+        warnings=store.warnings(),
+        control=None if control is None else load(control),
+    )
+    if out is not None:
+        return [str(path) for path in write(subject, Path(out))]
+    with tempfile.TemporaryDirectory() as folder:
+        names = [str(path.relative_to(folder)) for path in write(subject, Path(folder))]
+        store.keep(Path(folder))
+    return names
+
+
 # --- the frame around the controller --------------------------------------------------------------
 
 
@@ -168,10 +204,14 @@ def _control(
             for turn in turns[store.projected(member) :]:
                 store.log_turn(turn)
         progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
-        controller = Controller(settings, store, engine, history, progress)
+        live = LiveReport(
+            progress, store, settings, lambda: _so_far(store, settings, history, began)
+        )
+        controller = Controller(settings, store, engine, history, live)
         controller.find_checkpoints()
         if resumed:
             store.begin()
+        store.show()
         engine.open(store.folders)
         status: Status = "finished"
         with progress, _signals(controller):
@@ -212,11 +252,18 @@ def _end(store: Store, controller: Controller, status: Status, began: float) -> 
         reason=controller.stopping,
         seconds=time.monotonic() - began,
     )
+    publish(store, controller.settings, result, controller.progress.say)
     store.conclude(result)
     living = {member.index for member in controller.living}
     ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
     store.finish(ended, {m: ended if m in living else "FAILED" for m in history.members})
     return result
+
+
+def _so_far(store: Store, settings: Settings, history: History, began: float) -> Result:
+    """What has become of a population that is still training."""
+    seconds = time.monotonic() - began
+    return _result(store, settings, history, {}, status="running", reason="", seconds=seconds)
 
 
 def _no_history(store: Store) -> History:
@@ -258,6 +305,7 @@ def _result(
         status=status,
         reason=reason,
         seconds=seconds,
+        charts=store.charts,
     )
 
 

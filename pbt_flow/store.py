@@ -52,6 +52,7 @@ from pbt_flow.space import (
     space_from_json,
     space_to_json,
 )
+from pbt_flow.view import MOST, population_view, view_address, view_tag
 
 MANIFEST = "population.json"
 RESULT = "result.json"
@@ -326,6 +327,31 @@ class Store:
         told: dict[str, Any] = json.loads(_read_text(self.client, self.run_id, RESULT))
         return told
 
+    def keep(self, folder: Path) -> None:
+        """Put the files of a folder on the population's run, under the names they have there."""
+        self.client.log_artifacts(self.run_id, str(folder))
+
+    def warnings(self) -> dict[str, str]:
+        """What the population warns of, by the name of the warning."""
+        tags = self.client.get_run(self.run_id).data.tags
+        mark = "pbt.warning/"
+        return {key[len(mark) :]: text for key, text in tags.items() if key.startswith(mark)}
+
+    def show(self) -> None:
+        """Save a view of the population's charts for MLflow's UI. A comfort, never a condition."""
+        with contextlib.suppress(MlflowException):
+            run = self.client.get_run(self.run_id)
+            name = f"{run.info.run_name} ({self.run_id[:8]})"
+            view = population_view(self.run_id, name, self.space, run.info.start_time / 1000)
+            if len(view) <= MOST:
+                tag = view_tag(self.run_id)
+                self.client.set_experiment_tag(run.info.experiment_id, tag, view)
+
+    @property
+    def charts(self) -> str:
+        """Where the saved view opens: what follows the address of the MLflow UI."""
+        return view_address(self.client.get_run(self.run_id).info.experiment_id, self.run_id)
+
     def log_samples(self, folder: Path) -> None:
         """Put what a task's `samples` wrote on the population's run."""
         self.client.log_artifacts(self.run_id, str(folder), "samples")
@@ -537,12 +563,15 @@ def _note(result: Result) -> str:
 
     rows = [row("winner", result.winner)] if result.winner else []
     rows += [row("best initial setting", result.best_initial)] if result.best_initial else []
-    head = f"**{result.status}**: {result.members} members, {result.turns} turns"
+    head = f"**{result.headline}**, {result.status}: {result.members} members, "
+    head += f"{result.turns} turns"
     if result.retired:
         head += f", {result.retired} retired"
     if result.reason:
         head += f" ({result.reason.splitlines()[0]})"
     table = ["| | member | score | report | hyperparameters |", "|---|---|---|---|---|", *rows]
+    if result.charts:
+        head += f". [Charts]({result.charts}); the whole story is in the artifact report/index.html"
     return "\n".join([head, "", *table]) if rows else head
 
 

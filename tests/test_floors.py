@@ -28,6 +28,9 @@ FLOORS: dict[str, int] = {
     "history": 2,
     "lineage": 2,
     "schedule": 2,
+    "tree": 2,
+    "figures": 2,
+    "view": 2,
     "samplers": 2,
     "checkpoints": 2,
     "worker": 2,
@@ -41,7 +44,10 @@ FLOORS: dict[str, int] = {
     "progress": 3,
     # 4: the only room where decision, engine and history meet
     "controller": 4,
+    "report": 4,
+    "picture": 4,
     # 5: what puts a population together
+    "publish": 5,
     "runner": 5,
     "simulation": 5,
     # 6: the doors
@@ -62,8 +68,14 @@ WITHIN_A_FLOOR = {
     ("lineage", "history"),
     ("schedule", "history"),
     ("schedule", "lineage"),
+    ("tree", "history"),
+    ("tree", "lineage"),
+    ("figures", "history"),
+    ("figures", "lineage"),
     ("result", "history"),
     ("progress", "settings"),
+    ("picture", "report"),
+    ("runner", "publish"),
     ("__main__", "cli"),
 }
 """The imports between neighbours that there are. A new one is to be thought about."""
