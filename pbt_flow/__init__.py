@@ -10,7 +10,7 @@ from pbt_flow.task import Task
 
 if TYPE_CHECKING:
     from pbt_flow.result import Finalist, Result
-    from pbt_flow.runner import PopulationError, load, resume, run
+    from pbt_flow.runner import PopulationError, load, resume, run, to_study
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "load",
     "resume",
     "run",
+    "to_study",
 ]
 
 _LATER = {
@@ -36,6 +37,7 @@ _LATER = {
     "load": "pbt_flow.runner",
     "resume": "pbt_flow.runner",
     "run": "pbt_flow.runner",
+    "to_study": "pbt_flow.runner",
 }
 
 

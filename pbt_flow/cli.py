@@ -42,9 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         if command == "report":
+            if "run_id" not in given:
+                parser.error("report: RUN_ID is missing")
             for place in make_report(given.pop("run_id"), **given):
                 print(place)
             return 0
+        if command == "replay":
+            if "run_id" not in given:
+                parser.error("replay: RUN_ID is missing")
+            return _replay(given.pop("run_id"), as_json=as_json, **given)
         if command == "resume":
             if "run_id" not in given:
                 parser.error("resume: RUN_ID is missing")
@@ -65,6 +71,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(result.to_json()), flush=True)
     return _EXIT[result.status]
+
+
+def _replay(source: str, *, as_json: bool, **given: Any) -> int:
+    """Train along the schedule of a population's run, or of a file."""
+    from pbt_flow.replay import replay, summary
+    from pbt_flow.schedule import Schedule, ScheduleError
+
+    if source.endswith(".json"):
+        try:
+            plain = json.loads(Path(source).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ScheduleError(f"{source} cannot be read: {error}") from None
+    else:
+        from pbt_flow.store import Store
+
+        plain = Store.open(source).schedule()
+    made = replay(Schedule.from_json(plain), **given)
+    print(summary(made), file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps(made.to_json()), flush=True)
+    return 0
 
 
 def summary(result: Result) -> str:
@@ -138,6 +165,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument(
         "--out", metavar="FOLDER", help="write files there, and not to the run in MLflow"
+    )
+    replay = commands.add_parser(
+        "replay", help="train fresh models along the winner's schedule, and beside it"
+    )
+    replay.add_argument("run_id", metavar="RUN_ID", help="the population's run, or a schedule.json")
+    replay.add_argument("--seeds", type=_reader("seeds", int), help="fresh models of each kind (5)")
+    replay.add_argument("--task", help="where the task is now, if it is not where it was")
+    for name in ("seed", "workers", "turn_timeout", "engine", "device", "name", "experiment"):
+        hint = get_type_hints(Settings)[name]
+        replay.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            type=_reader(name, hint),
+            metavar=name.upper(),
+            help=Settings.__dataclass_fields__[name].metadata["help"],
+        )
+    replay.add_argument(
+        "--json", action="store_true", help="print the result as one line of JSON, last"
     )
     return parser
 

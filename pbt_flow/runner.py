@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pbt_flow.checkpoints import load_state
 from pbt_flow.controller import Controller, TakenOver
 from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.errors import PBTError
 from pbt_flow.history import History
-from pbt_flow.member import Checkpoint, Member, RecordError
+from pbt_flow.member import Checkpoint, Member, RecordError, derive_seed
 from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, publish, write
 from pbt_flow.report import Subject
@@ -33,6 +34,8 @@ from pbt_flow.task import Task, TaskError, TaskSpec, find_task
 from pbt_flow.worker import Probe, Probed, Workshop
 
 if TYPE_CHECKING:
+    from optuna import Study
+
     from pbt_flow.store import Store
 
 
@@ -105,6 +108,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
     from pbt_flow.store import Store
 
     store = Store.open(run_id)
+    if store.role == "replay":
+        raise PopulationError(f"run {run_id} is a replay and cannot go on; begin another one")
     if launched_for:
         store.client.set_tag(launched_for, "pbt.resumes", run_id)
     made = Settings.from_json(store.manifest.settings).resumed(**changes)
@@ -154,6 +159,20 @@ def load(run_id: str) -> Result:
         reason=ended.get("reason", ""),
         seconds=ended.get("seconds", 0.0),
     )
+
+
+def to_study(run_id: str) -> Study:
+    """The turns of a population as an in-memory Optuna study (see `pbt_flow.study`).
+
+    Raises:
+        StoreError: The run is no population.
+        RecordError: A turn record cannot be trusted.
+    """
+    from pbt_flow.store import Store
+    from pbt_flow.study import study_of
+
+    store = Store.open(run_id)
+    return study_of(_read_history(store), store.space, run_id)
 
 
 def make_report(run_id: str, *, control: str | None = None, out: str | None = None) -> list[str]:
@@ -306,7 +325,19 @@ def _result(
         reason=reason,
         seconds=seconds,
         charts=store.charts,
+        revive=lambda checkpoint: _revive(store, settings, checkpoint),
     )
+
+
+def _revive(store: Store, settings: Settings, checkpoint: Checkpoint) -> Task:
+    """A task in the state of a checkpoint."""
+    task = _spec(settings).build(derive_seed(settings.seed, checkpoint.member, 0))
+    task.load_state_dict(load_state(checkpoint, store.folders.fetch(checkpoint), settings.device))
+    return task
+
+
+def _spec(settings: Settings) -> TaskSpec:
+    return TaskSpec(name=settings.task, options=settings.options, device=settings.device)
 
 
 @contextlib.contextmanager
@@ -326,7 +357,7 @@ def _engine(settings: Settings) -> Iterator[Engine]:
     try:
         engine.start(
             Workshop(
-                task=TaskSpec(name=settings.task, options=settings.options, device=settings.device),
+                task=_spec(settings),
                 seed=settings.seed,
                 warm=-(-settings.population // engine.slots),
             )

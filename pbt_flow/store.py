@@ -285,6 +285,10 @@ class Store:
         run_id = self.run_id if member is None else self.manifest.members[member]
         self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
+    def rename(self, name: str, member: int) -> None:
+        """Call a member's run otherwise."""
+        self.client.update_run(self.manifest.members[member], name=name)
+
     def begin(self) -> None:
         """Mark all runs as running (again)."""
         for run_id in (self.run_id, *self.manifest.members):
@@ -319,6 +323,39 @@ class Store:
         )
         self.client.log_dict(self.run_id, result.to_json(), RESULT)
 
+    def log_replay(
+        self, told: Mapping[str, Any], note: str, reports: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        """Write what came of a replay: `replay.json`, the means of its arms, each report."""
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(f"{arm}/{key}_{part}", value, now, 0)
+            for arm, found in told["arms"].items()
+            for key, interval in found["mean"].items()
+            for part, value in interval.items()
+        ]
+        tags = [RunTag("mlflow.note.content", note)]
+        self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
+        for member, report in reports.items():
+            found = [Metric(f"report/{key}", value, now, 0) for key, value in report.items()]
+            self.client.log_batch(self.manifest.members[member], metrics=found)
+        self.client.log_dict(self.run_id, dict(told), "replay.json")
+
+    def schedule(self) -> dict[str, Any]:
+        """What `schedule.json` on the population's run holds.
+
+        Raises:
+            StoreError: There is none, or it is not JSON.
+        """
+        try:
+            told: dict[str, Any] = json.loads(_read_text(self.client, self.run_id, "schedule.json"))
+        except (MlflowException, OSError, ValueError):
+            raise StoreError(
+                f"run {self.run_id} has no readable schedule.json; make it anew with "
+                f"python -m pbt_flow report {self.run_id}"
+            ) from None
+        return told
+
     def result(self) -> dict[str, Any]:
         """What `conclude` wrote, or nothing where the population has not ended."""
         run = self.client.get_run(self.run_id)
@@ -326,6 +363,12 @@ class Store:
             return {}
         told: dict[str, Any] = json.loads(_read_text(self.client, self.run_id, RESULT))
         return told
+
+    @property
+    def role(self) -> str:
+        """What the runs are: a `population`, or a `replay` of one."""
+        role: str = self.client.get_run(self.run_id).data.tags.get("pbt.role", "population")
+        return role
 
     def keep(self, folder: Path) -> None:
         """Put the files of a folder on the population's run, under the names they have there."""

@@ -31,6 +31,7 @@ FLOORS: dict[str, int] = {
     "tree": 2,
     "figures": 2,
     "view": 2,
+    "study": 2,
     "samplers": 2,
     "checkpoints": 2,
     "worker": 2,
@@ -48,6 +49,7 @@ FLOORS: dict[str, int] = {
     "picture": 4,
     # 5: what puts a population together
     "publish": 5,
+    "replay": 5,
     "runner": 5,
     "simulation": 5,
     # 6: the doors
@@ -72,10 +74,13 @@ WITHIN_A_FLOOR = {
     ("tree", "lineage"),
     ("figures", "history"),
     ("figures", "lineage"),
+    ("study", "history"),
+    ("study", "lineage"),
     ("result", "history"),
     ("progress", "settings"),
     ("picture", "report"),
     ("runner", "publish"),
+    ("replay", "runner"),
     ("__main__", "cli"),
 }
 """The imports between neighbours that there are. A new one is to be thought about."""

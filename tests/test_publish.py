@@ -225,6 +225,16 @@ def test_warnings_are_read_off_the_run(result):
     assert "nothing becomes better" in Path(made).read_text()
 
 
+def test_the_winner_comes_back_to_life_from_its_run_id(result):
+    winner = pbt_flow.load(result.run_id).winner
+    task = winner.task()
+    newest = result.history.turn(winner.member, winner.turn)
+    assert task.optimizer.param_groups[0]["lr"] == newest.metrics["live/lr"]
+    assert task.report() == winner.report
+    again = result.best_initial.task().model().weight
+    assert again.equal(pbt_flow.load(result.run_id).best_initial.task().model().weight)
+
+
 def test_a_name_that_looks_like_a_mark_of_the_template_stays_a_name():
     one = subject(name="@PLOTLY@ @CHARTS@")
     assert "<p>@PLOTLY@ @CHARTS@</p>" in page(one)
