@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pbt_flow.errors import PopulationError
 from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.settings import Settings
 from pbt_flow.task import Task
 
 if TYPE_CHECKING:
     from pbt_flow.result import Finalist, Result
-    from pbt_flow.runner import PopulationError, load, resume, run
+    from pbt_flow.runner import load, resume, run, to_study
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,15 +28,16 @@ __all__ = [
     "load",
     "resume",
     "run",
+    "to_study",
 ]
 
 _LATER = {
     "Finalist": "pbt_flow.result",
     "Result": "pbt_flow.result",
-    "PopulationError": "pbt_flow.runner",
     "load": "pbt_flow.runner",
     "resume": "pbt_flow.runner",
     "run": "pbt_flow.runner",
+    "to_study": "pbt_flow.runner",
 }
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from pbt_flow.errors import PBTError
+from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.progress import duration, number, values
 from pbt_flow.result import Finalist, Result
 from pbt_flow.settings import Settings
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    command, as_json = given.pop("command"), given.pop("json")
+    command, as_json = given.pop("command"), given.pop("json", False)
     # Of MLflow's own output a person needs none: a link for each run, a bar for each small file.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -38,9 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _end_with_launcher()
     # Options that are left empty count as not given: an MLproject hands over all of them.
     given = {name: value for name, value in given.items() if value not in (None, "", [], {})}
-    from pbt_flow.runner import PopulationError, resume, run
+    from pbt_flow.runner import make_report, resume, run
 
     try:
+        if command == "report":
+            if "run_id" not in given:
+                parser.error("report: RUN_ID is missing")
+            for place in make_report(given.pop("run_id"), **given):
+                print(place)
+            return 0
+        if command == "replay":
+            if "run_id" not in given:
+                parser.error("replay: RUN_ID is missing")
+            return _replay(given.pop("run_id"), as_json=as_json, **given)
         if command == "resume":
             if "run_id" not in given:
                 parser.error("resume: RUN_ID is missing")
@@ -61,6 +71,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if as_json:
         print(json.dumps(result.to_json()), flush=True)
     return _EXIT[result.status]
+
+
+def _replay(source: str, *, as_json: bool, **given: Any) -> int:
+    """Train along the schedule of a population's run, or of a file."""
+    from pbt_flow.replay import replay, summary
+    from pbt_flow.schedule import Schedule, ScheduleError
+
+    if source.endswith(".json"):
+        try:
+            plain = json.loads(Path(source).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ScheduleError(f"{source} cannot be read: {error}") from None
+    else:
+        from pbt_flow.store import Store
+
+        plain = Store.open(source).schedule()
+    made = replay(Schedule.from_json(plain), **given)
+    print(summary(made), file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(json.dumps(made.to_json()), flush=True)
+    return 0
 
 
 def summary(result: Result) -> str:
@@ -97,9 +128,12 @@ def _finalist(what: str, one: Finalist) -> list[str]:
 def ui(result: Result) -> list[str]:
     """How to open the MLflow UI on the population."""
     if result.tracking_uri.startswith("http"):
-        return [f"look at it in the MLflow UI at {result.tracking_uri}"]
+        return [f"look at it in the MLflow UI at {result.tracking_uri}/{result.charts}"]
     command = f"mlflow ui --backend-store-uri {result.tracking_uri}"
-    return ["look at it in the MLflow UI with", f"  {command}"]
+    lines = ["look at it in the MLflow UI with", f"  {command}"]
+    if result.charts:
+        lines.append(f"  and open http://127.0.0.1:5000/{result.charts}")
+    return lines
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,6 +156,34 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--json", action="store_true", help="print the result as one line of JSON, last"
         )
+    report = commands.add_parser(
+        "report", help="make the report of a population: a page, a picture, the winner's schedule"
+    )
+    report.add_argument("run_id", metavar="RUN_ID", help="the population's run")
+    report.add_argument(
+        "--control", metavar="RUN_ID", help="a population to compare with, such as random search"
+    )
+    report.add_argument(
+        "--out", metavar="FOLDER", help="write files there, and not to the run in MLflow"
+    )
+    replay = commands.add_parser(
+        "replay", help="train fresh models along the winner's schedule, and beside it"
+    )
+    replay.add_argument("run_id", metavar="RUN_ID", help="the population's run, or a schedule.json")
+    replay.add_argument("--seeds", type=_reader("seeds", int), help="fresh models of each kind (5)")
+    replay.add_argument("--task", help="where the task is now, if it is not where it was")
+    for name in ("seed", "workers", "turn_timeout", "engine", "device", "name", "experiment"):
+        hint = get_type_hints(Settings)[name]
+        replay.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            type=_reader(name, hint),
+            metavar=name.upper(),
+            help=Settings.__dataclass_fields__[name].metadata["help"],
+        )
+    replay.add_argument(
+        "--json", action="store_true", help="print the result as one line of JSON, last"
+    )
     return parser
 
 

@@ -20,3 +20,7 @@ class StoreAway(StoreError):
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"{reason}; {remedy}")
         self.reason = reason
+
+
+class PopulationError(PBTError, RuntimeError):
+    """A population that cannot begin or go on; what was committed is safe."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Turn
 from pbt_flow.space import Hparams
+from pbt_flow.task import Task
 
 Status = Literal["finished", "interrupted", "failed", "running"]
 
@@ -28,6 +30,30 @@ class Finalist:
     report: Mapping[str, float]
     """What `Task.report` measured on data that selection never saw; empty if it was not asked."""
     hparams: Hparams
+    revive: Callable[[], Task] | None = field(default=None, repr=False, compare=False)
+    """Builds the task again in this turn's state."""
+
+    def task(self) -> Task:
+        """A live task in the state that this turn left: to evaluate, to look at, to train on.
+
+        Raises:
+            CheckpointError: The state is gone, or is not the one that the turn wrote.
+        """
+        if self.revive is None:
+            raise ValueError(f"run {self.run_id}: this result knows of no place for checkpoints")
+        return self.revive()
+
+    def to_json(self) -> dict[str, Any]:
+        """The turn as plain values."""
+        return {
+            "member": self.member,
+            "run_id": self.run_id,
+            "turn": self.turn,
+            "step": self.step,
+            "score": self.score,
+            "report": dict(self.report),
+            "hparams": dict(self.hparams),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +81,8 @@ class Result:
     """Wall-clock seconds of the call that made this result."""
     history: History = field(repr=False, compare=False)
     """Every turn of every member."""
+    charts: str = ""
+    """Where its charts are in MLflow's UI: what follows the address of the UI."""
 
     @classmethod
     def of(
@@ -69,6 +97,8 @@ class Result:
         status: Status,
         reason: str = "",
         seconds: float = 0.0,
+        charts: str = "",
+        revive: Callable[[Checkpoint], Task] | None = None,
     ) -> Result:
         """Read the result off a history; `reports` is what was measured of some checkpoints."""
 
@@ -83,6 +113,7 @@ class Result:
                 score=turn.score,
                 report=reports.get(turn.checkpoint, {}),
                 hparams=turn.plan.hparams,
+                revive=None if revive is None else partial(revive, turn.checkpoint),
             )
 
         living = history.living(max_failures)
@@ -100,7 +131,32 @@ class Result:
             turns=sum(member.turn for member in history.members.values()),
             seconds=seconds,
             history=history,
+            charts=charts,
         )
+
+    @property
+    def headline(self) -> str:
+        """What came of it, in one sentence: the winner beside the best of the initial settings.
+
+        Where both were reported on, it quotes the report and not the score: the winner's score is
+        the greatest of many noisy ones.
+        """
+        winner, initial = self.winner, self.best_initial
+        if winner is None:
+            return "No member is in good health" if self.turns else "No turn is done yet"
+        metric = next(iter(winner.report), "")
+        if initial is None or metric not in initial.report:
+            metric = metric if initial is None else ""
+
+        def told(one: Finalist) -> str:
+            return f"{one.report[metric]:.4g}" if metric else f"{one.score:.4g}"
+
+        text = f"The winner reaches {metric or 'score'} {told(winner)}"
+        if initial is None:
+            return text
+        if (initial.member, initial.turn) == (winner.member, winner.turn):
+            return f"{text}, with an initial setting that was never changed"
+        return f"{text}; the best initial setting, unchanged, came to {told(initial)}"
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON values, with null for what is not a finite number."""
@@ -109,8 +165,8 @@ class Result:
             "reason": self.reason,
             "population": self.run_id,
             "tracking_uri": self.tracking_uri,
-            "winner": None if self.winner is None else asdict(self.winner),
-            "best_initial": None if self.best_initial is None else asdict(self.best_initial),
+            "winner": self.winner and self.winner.to_json(),
+            "best_initial": self.best_initial and self.best_initial.to_json(),
             "mean_score": self.mean_score,
             "members": self.members,
             "retired": self.retired,

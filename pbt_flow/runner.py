@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
-import pickle
 import platform
 import signal
 import tempfile
@@ -19,25 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pbt_flow.checkpoints import load_state
 from pbt_flow.controller import Controller, TakenOver
-from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
-from pbt_flow.errors import PBTError
+from pbt_flow.engines import Engine, EngineError
+from pbt_flow.errors import PopulationError
 from pbt_flow.history import History
-from pbt_flow.member import Checkpoint, Member, RecordError
+from pbt_flow.launch import check_probe, declared, hired, spec_of, start
+from pbt_flow.member import Checkpoint, Member, RecordError, derive_seed
 from pbt_flow.progress import Progress
+from pbt_flow.publish import LiveReport, publish, write
+from pbt_flow.report import Subject
 from pbt_flow.result import Result, Status
-from pbt_flow.settings import Settings, SettingsError, count_cores
+from pbt_flow.settings import Settings, SettingsError
 from pbt_flow.space import check_hparams, space_to_json
 from pbt_flow.strategies import StrategyError
-from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare
-from pbt_flow.worker import Describe, Described, Done, Probe, Probed, Workshop
+from pbt_flow.task import Task
+from pbt_flow.worker import Describe
 
 if TYPE_CHECKING:
+    from optuna import Study
+
     from pbt_flow.store import Store
-
-
-class PopulationError(PBTError, RuntimeError):
-    """A population that cannot begin or go on; what was committed is safe."""
 
 
 def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Result:
@@ -54,21 +55,21 @@ def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Resu
         StoreError: The MLflow tracking store cannot be used.
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
-    with _engine(**settings) as engine:
+    with hired(**settings) as engine:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
         # 2 s of imports, while a worker imports torch.
         from pbt_flow.store import Store, connect, short_requests
 
-        made, kind = Settings.make(_declared(engine, task), **settings)
+        made, kind = Settings.make(declared(engine, task), **settings)
         strategies = made.strategies()
         rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
         drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
         initial = [check_hparams(point, kind.space) for point in [*made.initial, *drawn]]
-        _start(engine, made)
+        start(engine, made)
         with short_requests():
             client, uri = connect()  # a new database takes seconds, while the model is built
-            _check_probe(engine, made)
+            check_probe(engine, made)
             store = Store.create(
                 client,
                 uri,
@@ -110,21 +111,23 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
 
     with short_requests():
         store = Store.open(run_id)
+    if store.role == "replay":
+        raise PopulationError(f"run {run_id} is a replay and cannot go on; begin another one")
     if launched_for:
         store.client.set_tag(launched_for, "pbt.resumes", run_id)
     made = Settings.from_json(store.manifest.settings).resumed(**changes)
     with (
-        _engine(engine=made.engine, workers=made.workers, population=made.population) as engine,
+        hired(engine=made.engine, workers=made.workers, population=made.population) as engine,
         short_requests(),
     ):
         engine.submit(Describe(task=made.task))
-        if space_to_json(_declared(engine, made.task).space) != store.manifest.space:
+        if space_to_json(declared(engine, made.task).space) != store.manifest.space:
             raise SettingsError(
                 f"the space of task {made.task} is not the one that population {run_id} began "
                 "with; bring the task's code back, or start a new population"
             )
-        _start(engine, made)
-        _check_probe(engine, made)
+        start(engine, made)
+        check_probe(engine, made)
         return _control(store, made, engine, resumed=True, quiet=quiet)
 
 
@@ -165,6 +168,54 @@ def load(run_id: str) -> Result:
     )
 
 
+def to_study(run_id: str) -> Study:
+    """The turns of a population as an in-memory Optuna study (see `pbt_flow.study`).
+
+    Raises:
+        StoreError: The run is no population.
+        RecordError: A turn record cannot be trusted.
+    """
+    from pbt_flow.store import Store
+    from pbt_flow.study import study_of
+
+    store = Store.open(run_id)
+    return study_of(_read_history(store), store.space, run_id)
+
+
+def make_report(run_id: str, *, control: str | None = None, out: str | None = None) -> list[str]:
+    """Make the report of a population anew, whether it is running or has ended.
+
+    Args:
+        run_id: The population's run.
+        control: The run of a population to compare it with.
+        out: A folder to write into; None for the population's run in MLflow.
+
+    Returns:
+        The files that were written, or where they are on the run.
+
+    Raises:
+        StoreError: A run is no population.
+        RecordError: A turn record cannot be trusted.
+    """
+    from pbt_flow.store import Store
+
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    store = Store.open(run_id)
+    subject = Subject(
+        result=load(run_id),
+        settings=Settings.from_json(store.manifest.settings),
+        space=store.space,
+        warnings=store.warnings(),
+        control=None if control is None else load(control),
+    )
+    if out is not None:
+        return [str(path) for path in write(subject, Path(out))]
+    with tempfile.TemporaryDirectory() as folder:
+        names = [str(path.relative_to(folder)) for path in write(subject, Path(folder))]
+        store.keep(Path(folder))
+    return names
+
+
 # --- the frame around the controller --------------------------------------------------------------
 
 
@@ -181,7 +232,10 @@ def _control(
             for turn in turns[store.projected(member) :]
         ]
         progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
-        controller = Controller(settings, store, engine, history, progress)
+        live = LiveReport(
+            progress, store, settings, lambda: _so_far(store, settings, history, began)
+        )
+        controller = Controller(settings, store, engine, history, live)
         if lease.took_over:
             progress.say(lease.took_over)
         for turn in unknown:
@@ -189,6 +243,7 @@ def _control(
         controller.find_checkpoints()
         if resumed:
             store.begin()
+        store.show()
         engine.open(store.folders)
         status: Status = "finished"
         with progress, _signals(controller):
@@ -232,6 +287,8 @@ def _end(store: Store, controller: Controller, status: Status, began: float) -> 
         living = {member.index for member in controller.living}
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
+        say = controller.progress.say
+        outbox.put(partial(publish, store, controller.settings, result, say))
         outbox.put(partial(store.conclude, result))
         outbox.put(partial(store.finish, ended, members))
         try:
@@ -243,6 +300,12 @@ def _end(store: Store, controller: Controller, status: Status, began: float) -> 
                 f"resume {store.run_id} tells it"
             ) from None
     return result
+
+
+def _so_far(store: Store, settings: Settings, history: History, began: float) -> Result:
+    """What has become of a population that is still training."""
+    seconds = time.monotonic() - began
+    return _result(store, settings, history, {}, status="running", reason="", seconds=seconds)
 
 
 def _no_history(store: Store) -> History:
@@ -284,83 +347,16 @@ def _result(
         status=status,
         reason=reason,
         seconds=seconds,
+        charts=store.charts,
+        revive=lambda checkpoint: _revive(store, settings, checkpoint),
     )
 
 
-@contextlib.contextmanager
-def _engine(
-    engine: str | None = None,
-    workers: int | None = None,
-    population: int | None = None,
-    **others: Any,
-) -> Iterator[Engine]:
-    """The engine that the settings ask for; they are not checked yet."""
-    # A script that runs a population when it is imported would start another in each worker.
-    if os.environ.get("PBT_FLOW_WORKER"):
-        raise PopulationError(
-            "run() was called while a worker imported the file of the task; put the call under "
-            'if __name__ == "__main__":'
-        )
-    made: Engine
-    if engine == "inline":
-        made = InlineEngine()
-    else:
-        limits = [n for n in (workers or count_cores(), population) if type(n) is int and n > 0]
-        made = ProcessEngine(min(limits, default=1))
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-def _declared(engine: Engine, task: str | type[Task]) -> Declaration:
-    """What the task declares; of a task given by name, a worker has been asked to find out.
-
-    So this process imports neither the task's libraries nor, above all, torch.
-    """
-    if isinstance(task, str):
-        described = _ask(engine)
-        if isinstance(described, Lost):
-            raise TaskError(f"task {task} cannot be imported: {described.reason}")
-        assert isinstance(described, Described)
-        with contextlib.suppress(Exception):
-            found: Declaration = pickle.loads(described.declaration)
-            return found
-    return declare(task)
-
-
-def _start(engine: Engine, settings: Settings) -> None:
-    """Let the engine get ready, and build the task's first model."""
-    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
-    workshop = Workshop(
-        task=TaskSpec(name=settings.task, options=settings.options, device=settings.device),
-        seed=settings.seed,
-        warm=-(-settings.population // slots),
-    )
-    engine.start(workshop, slots=slots, turn_timeout=settings.turn_timeout)
-    engine.submit(Probe())
-
-
-def _check_probe(engine: Engine, settings: Settings) -> None:
-    """Refuse a task that cannot be built, before anything is written."""
-    probed = _ask(engine)
-    reason = probed.reason if isinstance(probed, Lost) else ""
-    if isinstance(probed, Probed) and probed.error:
-        reason = probed.error
-    if reason:
-        raise TaskError(f"task {settings.task} cannot be built: {reason}")
-
-
-def _ask(engine: Engine) -> Done | Lost:
-    """The answer to the only job under way."""
-    try:
-        finished = engine.wait()
-        while not finished:
-            finished = engine.wait()
-    except EngineError as error:
-        raise PopulationError(str(error)) from None
-    (answer,) = finished
-    return answer
+def _revive(store: Store, settings: Settings, checkpoint: Checkpoint) -> Task:
+    """A task in the state of a checkpoint."""
+    task = spec_of(settings).build(derive_seed(settings.seed, checkpoint.member, 0))
+    task.load_state_dict(load_state(checkpoint, store.folders.fetch(checkpoint), settings.device))
+    return task
 
 
 _INTERRUPTED = "interrupted"

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ from pbt_flow.space import (
     space_from_json,
     space_to_json,
 )
+from pbt_flow.view import MOST, population_view, view_address, view_tag
 
 MANIFEST = "population.json"
 RESULT = "result.json"
@@ -272,6 +274,10 @@ class Store:
         with self._talk():
             self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
+    def rename(self, name: str, member: int) -> None:
+        """Call a member's run otherwise."""
+        self.client.update_run(self.manifest.members[member], name=name)
+
     def begin(self) -> None:
         """Mark all runs as running (again)."""
         with self._talk():
@@ -311,6 +317,39 @@ class Store:
                 self.run_id, metrics=batch, tags=[RunTag(k, v) for k, v in tags.items()]
             )
 
+    def log_replay(
+        self, told: Mapping[str, Any], note: str, reports: Mapping[int, Mapping[str, float]]
+    ) -> None:
+        """Write what came of a replay: `replay.json`, the means of its arms, each report."""
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(f"{arm}/{key}_{part}", value, now, 0)
+            for arm, found in told["arms"].items()
+            for key, interval in found["mean"].items()
+            for part, value in interval.items()
+        ]
+        tags = [RunTag("mlflow.note.content", note)]
+        self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
+        for member, report in reports.items():
+            found = [Metric(f"report/{key}", value, now, 0) for key, value in report.items()]
+            self.client.log_batch(self.manifest.members[member], metrics=found)
+        self.client.log_dict(self.run_id, dict(told), "replay.json")
+
+    def schedule(self) -> dict[str, Any]:
+        """What `schedule.json` on the population's run holds.
+
+        Raises:
+            StoreError: There is none, or it is not JSON.
+        """
+        try:
+            told: dict[str, Any] = json.loads(_read_text(self.client, self.run_id, "schedule.json"))
+        except (MlflowException, OSError, ValueError):
+            raise StoreError(
+                f"run {self.run_id} has no readable schedule.json; make it anew with "
+                f"python -m pbt_flow report {self.run_id}"
+            ) from None
+        return told
+
     def result(self) -> dict[str, Any]:
         """What `conclude` wrote, or nothing where the population has not ended."""
         run = self.client.get_run(self.run_id)
@@ -318,6 +357,39 @@ class Store:
             return {}
         told: dict[str, Any] = json.loads(_read_text(self.client, self.run_id, RESULT))
         return told
+
+    @property
+    def role(self) -> str:
+        """What the runs are: a `population`, or a `replay` of one."""
+        role: str = self.client.get_run(self.run_id).data.tags.get("pbt.role", "population")
+        return role
+
+    def keep(self, folder: Path) -> None:
+        """Put the files of a folder on the population's run, under the names they have there."""
+        with self._talk():
+            self.client.log_artifacts(self.run_id, str(folder))
+
+    def warnings(self) -> dict[str, str]:
+        """What the population warns of, by the name of the warning."""
+        with self._talk():
+            tags = self.client.get_run(self.run_id).data.tags
+        mark = "pbt.warning/"
+        return {key[len(mark) :]: text for key, text in tags.items() if key.startswith(mark)}
+
+    def show(self) -> None:
+        """Save a view of the population's charts for MLflow's UI. A comfort, never a condition."""
+        with contextlib.suppress(MlflowException):
+            run = self.client.get_run(self.run_id)
+            name = f"{run.info.run_name} ({self.run_id[:8]})"
+            view = population_view(self.run_id, name, self.space, run.info.start_time / 1000)
+            if len(view) <= MOST:
+                tag = view_tag(self.run_id)
+                self.client.set_experiment_tag(run.info.experiment_id, tag, view)
+
+    @property
+    def charts(self) -> str:
+        """Where the saved view opens: what follows the address of the MLflow UI."""
+        return view_address(self.client.get_run(self.run_id).info.experiment_id, self.run_id)
 
     def log_samples(self, folder: Path) -> None:
         """Put what a task's `samples` wrote on the population's run."""
@@ -465,12 +537,15 @@ def _note(result: Result) -> str:
 
     rows = [row("winner", result.winner)] if result.winner else []
     rows += [row("best initial setting", result.best_initial)] if result.best_initial else []
-    head = f"**{result.status}**: {result.members} members, {result.turns} turns"
+    head = f"**{result.headline}**, {result.status}: {result.members} members, "
+    head += f"{result.turns} turns"
     if result.retired:
         head += f", {result.retired} retired"
     if result.reason:
         head += f" ({result.reason.splitlines()[0]})"
     table = ["| | member | score | report | hyperparameters |", "|---|---|---|---|---|", *rows]
+    if result.charts:
+        head += f". [Charts]({result.charts}); the whole story is in the artifact report/index.html"
     return "\n".join([head, "", *table]) if rows else head
 
 

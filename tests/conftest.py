@@ -37,8 +37,8 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of MLflow's, migrated once: it takes seconds, and every test can begin with it."""
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: its migrations take seconds, so all tests share one."""
     from mlflow.tracking import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
@@ -47,6 +47,6 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def database(migrated: Path, tmp_path: Path) -> None:
-    """The store that MLflow finds in the working folder, empty and migrated."""
-    shutil.copy(migrated, tmp_path / "mlflow.db")
+def database(migrated_database: Path, tmp_path: Path) -> Path:
+    """MLflow's default store in the working folder, empty and ready."""
+    return Path(shutil.copy(migrated_database, tmp_path / "mlflow.db"))

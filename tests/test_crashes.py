@@ -73,10 +73,10 @@ def population():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(migrated, tmp_path_factory):
+def undisturbed(migrated_database, tmp_path_factory):
     """What an undisturbed generational population comes to."""
     folder, before = tmp_path_factory.mktemp("undisturbed"), Path.cwd()
-    shutil.copy(migrated, folder / "mlflow.db")
+    shutil.copy(migrated_database, folder / "mlflow.db")
     os.chdir(folder)
     result = pbt_flow.run(Regression, mode="generational", engine="inline", quiet=True, **SETTINGS)
     check(result)

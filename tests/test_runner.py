@@ -130,9 +130,17 @@ def test_the_winner_is_named_reported_and_shown():
     assert parent.info.status == "FINISHED"
     assert {m.info.status for m in members(result)} == {"FINISHED"}
     artifacts = {a.path for a in client(result).list_artifacts(result.run_id)}
-    assert artifacts == {"population.json", "result.json", "samples"}
-    note = parent.data.tags["mlflow.note.content"]
-    assert note.startswith("**finished**: 4 members, 16 turns")
+    assert artifacts == {
+        "population.json",
+        "report",
+        "result.json",
+        "samples",
+        "schedule.csv",
+        "schedule.json",
+    }
+    note = parent.data.tags["mlflow.note.content"].splitlines()[0]
+    assert note.startswith(f"**{result.headline}**, finished: 4 members, 16 turns")
+    assert f"[Charts]({result.charts})" in note
     history = client(result).get_metric_history(result.run_id, "best_score")
     assert [point.step for point in history] == [5, 10, 15, 20]
 

@@ -1,0 +1,98 @@
+"""An engine gets to work for a task: what it declares is read, and a first model is built.
+
+Whatever is wrong with the task or the settings comes to light here, before anything is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
+from pbt_flow.errors import PopulationError
+from pbt_flow.settings import Settings, count_cores
+from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare
+from pbt_flow.worker import Described, Done, Probe, Probed, Workshop
+
+
+def spec_of(settings: Settings) -> TaskSpec:
+    return TaskSpec(name=settings.task, options=settings.options, device=settings.device)
+
+
+@contextlib.contextmanager
+def hired(
+    engine: str | None = None,
+    workers: int | None = None,
+    population: int | None = None,
+    **others: Any,
+) -> Iterator[Engine]:
+    """The engine that the settings ask for; they are not checked yet."""
+    # A script that runs a population when it is imported would start another in each worker.
+    if os.environ.get("PBT_FLOW_WORKER"):
+        raise PopulationError(
+            "run() was called while a worker imported the file of the task; put the call under "
+            'if __name__ == "__main__":'
+        )
+    made: Engine
+    if engine == "inline":
+        made = InlineEngine()
+    else:
+        limits = [n for n in (workers or count_cores(), population) if type(n) is int and n > 0]
+        made = ProcessEngine(min(limits, default=1))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def declared(engine: Engine, task: str | type[Task]) -> Declaration:
+    """What the task declares; of a task given by name, a worker has been asked to find out.
+
+    So this process imports neither the task's libraries nor, above all, torch.
+    """
+    if isinstance(task, str):
+        described = _ask(engine)
+        if isinstance(described, Lost):
+            raise TaskError(f"task {task} cannot be imported: {described.reason}")
+        assert isinstance(described, Described)
+        with contextlib.suppress(Exception):
+            found: Declaration = pickle.loads(described.declaration)
+            return found
+    return declare(task)
+
+
+def start(engine: Engine, settings: Settings) -> None:
+    """Let the engine get ready, and build the task's first model."""
+    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
+    workshop = Workshop(
+        task=spec_of(settings),
+        seed=settings.seed,
+        warm=-(-settings.population // slots),
+    )
+    engine.start(workshop, slots=slots, turn_timeout=settings.turn_timeout)
+    engine.submit(Probe())
+
+
+def check_probe(engine: Engine, settings: Settings) -> None:
+    """Refuse a task that cannot be built, before anything is written."""
+    probed = _ask(engine)
+    reason = probed.reason if isinstance(probed, Lost) else ""
+    if isinstance(probed, Probed) and probed.error:
+        reason = probed.error
+    if reason:
+        raise TaskError(f"task {settings.task} cannot be built: {reason}")
+
+
+def _ask(engine: Engine) -> Done | Lost:
+    """The answer to the only job under way."""
+    try:
+        finished = engine.wait()
+        while not finished:
+            finished = engine.wait()
+    except EngineError as error:
+        raise PopulationError(str(error)) from None
+    (answer,) = finished
+    return answer
