@@ -20,7 +20,7 @@ import numpy as np
 
 from pbt_flow.controller import Controller, TakenOver
 from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
-from pbt_flow.errors import PBTError
+from pbt_flow.errors import PBTError, StoreError
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, RecordError
 from pbt_flow.progress import Progress
@@ -180,7 +180,7 @@ def _control(
             controller.outbox.put(partial(store.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
-            store.begin()
+            store.begin([member.index for member in controller.living])
         engine.open(store.folders)
         status: Status = "finished"
         with progress, _signals(controller):
@@ -197,6 +197,11 @@ def _control(
         return _end(store, controller, status, began)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
+    except (Exception, KeyboardInterrupt):
+        # What no rule above foresees must not leave runs that say they are running.
+        with contextlib.suppress(StoreError):
+            store.finish("FAILED", dict.fromkeys(range(len(store.manifest.members)), "FAILED"))
+        raise
     finally:
         lease.release()
 
@@ -292,7 +297,7 @@ def _engine(settings: Settings) -> Iterator[Engine]:
     if settings.engine == "inline":
         engine = InlineEngine()
     else:
-        engine = ProcessEngine(min(settings.workers, settings.population), settings.turn_timeout)
+        engine = ProcessEngine(min(settings.workers, settings.population))
     try:
         engine.start(
             Workshop(

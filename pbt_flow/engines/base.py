@@ -25,6 +25,12 @@ class Engine(abc.ABC):
     """Runs turns, as many at once as it has `slots`. Order and duration are its own affair."""
 
     slots: int
+    turn_timeout: float | None = None
+    """Seconds after which a turn counts as hung, and its worker is replaced; None waits for ever.
+
+    The controller may change it while turns are under way. An engine that runs turns in the
+    controller's own process cannot obey it.
+    """
 
     @abc.abstractmethod
     def start(self, workshop: Workshop) -> None:

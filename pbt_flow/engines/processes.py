@@ -88,6 +88,8 @@ class _Process:
         except subprocess.TimeoutExpired:
             return "closed its pipe"
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if code == -signal.SIGKILL:
+            name += ": somebody killed it, or the machine ran out of memory"
         tail = self.log.read_text(errors="replace").strip().splitlines()[-5:]
         return name + "".join(f"\n    {line}" for line in tail)
 
