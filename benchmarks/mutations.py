@@ -202,6 +202,7 @@ def red(mutation: Mutation, copy: Path) -> bool:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "slow or not slow"]
     command += [f"tests/{file}", *(["-k", names] if names else [])]
     environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["HYPOTHESIS_PROFILE"] = "red"
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
     path.write_text(text)
     if done.returncode not in (0, 1):

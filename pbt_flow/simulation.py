@@ -80,6 +80,13 @@ class SimulatedEngine(Engine):
             self.now += timeout
             return []
         self.now, _, done = heapq.heappop(self._pending)
+        plan = done.job if isinstance(done, Lost) else getattr(done, "plan", None)
+        if isinstance(plan, Plan) and plan.start is not None:
+            # Until now the turn might have had to be run again, by a worker that has to restore.
+            begun_with = plan.start.member, plan.start.turn
+            assert begun_with in self.states, (
+                f"{begun_with} was deleted during a turn that needs it"
+            )
         if isinstance(done, Turn):
             self.log.append((self.now, done.status, done.member, done.number))
         return [done]
