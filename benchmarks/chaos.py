@@ -1,7 +1,8 @@
 """Kills the controller and the workers of a real population at random, and counts what was lost.
 
     python benchmarks/chaos.py --kills 50                       # the report in docs/reliability.md
-    python benchmarks/chaos.py --kills 50 --mode generational   # compared bit for bit as well
+    python benchmarks/chaos.py --kills 15 --mode generational --targets controller everything
+                                                    # compared bit for bit with an undisturbed run
 
 Each kill is a SIGKILL at a random moment: of one worker, of the controller, or of all of them at
 once. A controller that is gone is replaced by `python -m pbt_flow resume RUN`. In the end every
@@ -113,7 +114,7 @@ class Chaos:
         while (done := sum(self.kills.values())) < self.given.kills:
             self.wait(self.rng.expovariate(1 / self.given.every))
             if self.process.poll() is None:
-                self.kill(self.rng.choice(TARGETS))
+                self.kill(self.rng.choice(self.given.targets))
                 print(f"kill {done + 1}: {dict(self.kills)}", file=sys.stderr, flush=True)
             elif self.check() == 0:
                 self.turns += 5  # it has come to its end: give it more to do
@@ -281,6 +282,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--every", type=float, default=2.0, help="mean seconds between kills")
     parser.add_argument("--mode", default="async", choices=["async", "generational"])
+    parser.add_argument("--targets", nargs="+", default=TARGETS, choices=sorted(set(TARGETS)))
     parser.add_argument("--population", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=20)

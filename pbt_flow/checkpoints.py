@@ -20,6 +20,8 @@ from pbt_flow.member import Checkpoint, RecordError, Turn, turn_from_json, turn_
 
 STATE = "state.pt"
 RECORD = "turn.json"
+ERROR = "error.txt"
+"""Why a turn went wrong, for people: the traceback, where there is one."""
 
 
 class CheckpointError(RuntimeError):
@@ -101,10 +103,15 @@ def save_record(turn: Turn, root: Path) -> None:
     """Write the record of a turn below `root`: from now on the turn has happened."""
     folder = root / turn_folder(turn.number)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{RECORD}.{os.getpid()}"
+    partial, error = folder / f".{RECORD}.{os.getpid()}", folder / ERROR
     try:
         partial.write_text(json.dumps(turn_to_json(turn), indent=1), encoding="utf-8")
+        if turn.error:
+            error.write_text(turn.error.rstrip() + "\n", encoding="utf-8")
         _publish(partial, folder / RECORD)
+    except BaseException:
+        error.unlink(missing_ok=True)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

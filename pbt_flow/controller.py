@@ -13,15 +13,17 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import median
 from typing import Protocol
 
 import numpy as np
 
 from pbt_flow.advise import advise
+from pbt_flow.diagnosis import Diagnosis
 from pbt_flow.engines import Engine, Lost
 from pbt_flow.errors import StoreAway
 from pbt_flow.history import History
@@ -35,6 +37,9 @@ from pbt_flow.worker import Done, Look, Report
 
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
+_HUNG, _SURELY, _KNOWN = 20.0, 300.0, 5
+"""A turn is hung after so many times the median of those before it, and so many seconds at least;
+of fewer turns than the last number nothing is concluded. The first turns may download data."""
 
 
 class TurnRecords(Protocol):
@@ -61,6 +66,10 @@ class Records(Protocol):
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None: ...
+
+    def retire(self, member: int) -> None: ...
+
+    def tag(self, tags: Mapping[str, str]) -> None: ...
 
 
 class Watcher(Protocol):
@@ -104,6 +113,10 @@ class Controller:
     """Why no more turns begin; empty while they do."""
     rounds: int = 0
     """Turns that every living member has done: how far the population's own metrics are."""
+    begun: dict[int, float] = field(default_factory=dict)
+    """When the turn under way of a member began, by the clock."""
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=99))
+    """Seconds of the newest turns."""
     touched: set[int] = field(default_factory=set)
     """Members of whose checkpoints one may have become superfluous."""
 
@@ -114,7 +127,11 @@ class Controller:
         self._pin()
         self.undecided = self.roster.undecided()
         self.strategies = self.settings.strategies()
+        newest = [t for turns in self.history.turns.values() for t in turns[-1:] if t.ok]
+        self.durations.extend(sum(turn.seconds.values()) for turn in newest)
+        self._set_deadline()
         self.began = self.clock()
+        self.diagnosis = Diagnosis(self.history, self.store.space, self.settings.turns)
         self.outbox = Outbox(say=self.progress.say, clock=self.clock, pause=self.pause)
 
     def find_checkpoints(self) -> None:
@@ -143,10 +160,29 @@ class Controller:
             return None
         member = self.history.members[index]
         if self.settings.mode == "generational":
-            generation = min((plan.turn for plan in self.in_flight.values()), default=sys.maxsize)
+            late = self._late()
+            # Half of the population does not wait for the rest that hangs: whoever is late joins
+            # the next generation.
+            waited = self.in_flight.keys() - (late if 2 * len(late) <= self.roster.alive else ())
+            generation = min((self.in_flight[m].turn for m in waited), default=sys.maxsize)
             if member.turn >= generation:
                 return None
         return member
+
+    def _late(self) -> set[int]:
+        """The members whose turns under way have taken longer than a turn may."""
+        limit = self.engine.turn_timeout
+        if limit is None:
+            return set()
+        now = self.clock()
+        return {member for member in self.in_flight if now - self.begun[member] > limit}
+
+    def _set_deadline(self) -> None:
+        """Say how long a turn may take, from what the turns before it took."""
+        limit = self.settings.turn_timeout
+        if limit is None and len(self.durations) >= _KNOWN:
+            limit = max(_SURELY, _HUNG * median(self.durations))
+        self.engine.turn_timeout = None if limit == math.inf else limit
 
     def plan(self, member: Member) -> Plan:
         """The next turn of a member, after the decision that precedes it."""
@@ -183,7 +219,7 @@ class Controller:
             plan = self.plan(member)
             self.roster.take()
             self.roster.use(plan.start)
-            self.in_flight[plan.member] = plan
+            self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
             self.engine.submit(plan)
 
     # --- what is done with the outcome ---
@@ -251,6 +287,14 @@ class Controller:
         self.roster.use(turn.plan.start, -1)
         if turn.ok:
             self.held[turn.member].append(turn)
+            self.durations.append(sum(turn.seconds.values()))
+            self._set_deadline()
+        if member.failures == self.settings.max_failures:
+            self.progress.say(
+                f"member {member.index} has failed {member.failures} turns in a row and is "
+                f"retired; the last: {turn.error.strip().splitlines()[-1]}"
+            )
+            self.outbox.put(partial(self.store.retire, member.index))
         left = [before.checkpoint, turn.plan.start, self.pinned]
         self._pin()
         self.touched.add(turn.member)
@@ -282,7 +326,7 @@ class Controller:
         return sign * turn.score >= sign * self.settings.target
 
     def log_rounds(self) -> None:
-        """Log best and mean score of each round that has just become complete."""
+        """Log best and mean score of each round that is now complete, and what it is a sign of."""
         while self.roster.alive and self.roster.fewest_turns() > self.rounds:
             self.rounds += 1
             # A member that has been retired since took part in the rounds before: what is logged
@@ -290,6 +334,10 @@ class Controller:
             turns = [
                 t[self.rounds - 1] for t in self.history.turns.values() if len(t) >= self.rounds
             ]
+            for sign in self.diagnosis.round(self.rounds, turns):
+                self.progress.say(f"warning: {sign.text}")
+                tags = {f"pbt.warning/{sign.name}": sign.text}
+                self.outbox.put(partial(self.store.tag, tags))
             scores = [turn.score for turn in turns if turn.score is not None]
             if scores:
                 best = max(scores) if self.history.direction == "maximize" else min(scores)

@@ -72,7 +72,7 @@ def start(engine: Engine, settings: Settings) -> None:
         seed=settings.seed,
         warm=-(-settings.population // slots),
     )
-    engine.start(workshop, slots=slots, turn_timeout=settings.turn_timeout)
+    engine.start(workshop, slots=slots)
     engine.submit(Probe())
 
 

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.checkpoints import (
+    ERROR,
     RECORD,
     STATE,
     CheckpointError,
@@ -60,6 +61,8 @@ class RemoteFolders:
 
     def commit(self, turn: Turn) -> None:
         save_record(turn, self.root(turn.member))
+        if turn.error:
+            self.publish(turn.member, turn.number, ERROR)
         self.publish(turn.member, turn.number, RECORD)
 
     def record(self, member: int, turn: int) -> Turn | None:

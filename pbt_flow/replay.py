@@ -323,6 +323,7 @@ def replay(schedule: Schedule, *, seeds: int = 5, **given: Any) -> Replay:
     arms = arms_of(schedule, seeds)
     settings = settings_of(schedule, arms, **given)
     with hired(settings.engine, settings.workers, settings.population) as engine:
+        engine.turn_timeout = settings.turn_timeout
         start(engine, settings)
         client, uri = connect()
         check_probe(engine, settings)

@@ -21,7 +21,7 @@ import numpy as np
 from pbt_flow.checkpoints import load_state
 from pbt_flow.controller import Controller, TakenOver
 from pbt_flow.engines import Engine, EngineError
-from pbt_flow.errors import PopulationError
+from pbt_flow.errors import PopulationError, StoreError
 from pbt_flow.history import History
 from pbt_flow.launch import check_probe, declared, hired, spec_of, start
 from pbt_flow.member import Checkpoint, Member, RecordError, derive_seed
@@ -242,7 +242,7 @@ def _control(
             controller.outbox.put(partial(store.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
-            store.begin()
+            store.begin([member.index for member in controller.living])
         store.show()
         engine.open(store.folders)
         status: Status = "finished"
@@ -260,6 +260,11 @@ def _control(
         return _end(store, controller, status, began)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
+    except (Exception, KeyboardInterrupt):
+        # What no rule above foresees must not leave runs that say they are running.
+        with contextlib.suppress(StoreError):
+            store.finish("FAILED", dict.fromkeys(range(len(store.manifest.members)), "FAILED"))
+        raise
     finally:
         lease.release()
 

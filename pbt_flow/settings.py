@@ -87,7 +87,10 @@ class Settings:
         2, "checkpoints kept of each member while others may still copy them", on_resume=True
     )
     turn_timeout: float | None = _setting(
-        None, "seconds after which a turn counts as hung and is run again", on_resume=True
+        None,
+        "seconds after which a turn counts as hung and is run again; default: 20 times the median "
+        "turn and at least 5 minutes; inf: never",
+        on_resume=True,
     )
     engine: Literal["processes", "inline"] = _setting(
         "processes", "where turns run: worker processes, or inline in this one", on_resume=True
@@ -171,7 +174,8 @@ class Settings:
                 raise SettingsError(f"{f.name} must be a number, got {value!r}")
             if hint == float | None and value is not None:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
-                if not number or not math.isfinite(value):
+                never = f.name == "turn_timeout" and value == math.inf
+                if not number or not (math.isfinite(value) or never):
                     raise SettingsError(f"{f.name} must be a finite number, got {value!r}")
             elif (
                 (choices := get_args(hint)) and isinstance(choices[0], str) and value not in choices

@@ -56,9 +56,7 @@ class SimulatedEngine(Engine):
         self._faults = {key: list(kinds) for key, kinds in self.faults.items()}
         self._order = 0
 
-    def start(
-        self, workshop: Workshop, *, slots: int = 1, turn_timeout: float | None = None
-    ) -> None:
+    def start(self, workshop: Workshop, *, slots: int = 1) -> None:
         pass
 
     def open(self, folders: Folders) -> None:
@@ -68,14 +66,27 @@ class SimulatedEngine(Engine):
         assert isinstance(job, Plan), "a simulation only runs turns"
         assert len(self._pending) < self.slots, "more turns than slots"
         faults = self._faults.get((job.member, job.turn), [])
-        outcome = self._outcome(job, faults.pop(0) if faults else None)
+        fault = faults.pop(0) if faults else None
+        took = self.duration(job, self._rng)
+        if fault == "hangs" and self.turn_timeout is not None:
+            took = self.turn_timeout
         self.log.append((self.now, "begins", job.member, job.turn))
         self._order += 1
-        ends = self.now + self.duration(job, self._rng)
-        heapq.heappush(self._pending, (ends, self._order, outcome))
+        outcome = self._outcome(job, fault, took)
+        heapq.heappush(self._pending, (self.now + took, self._order, outcome))
 
     def wait(self, timeout: float | None = None) -> list[Done | Lost]:
+        if timeout is not None and self._pending[0][0] > self.now + timeout:
+            self.now += timeout
+            return []
         self.now, _, done = heapq.heappop(self._pending)
+        plan = done.job if isinstance(done, Lost) else getattr(done, "plan", None)
+        if isinstance(plan, Plan) and plan.start is not None:
+            # Until now the turn might have had to be run again, by a worker that has to restore.
+            begun_with = plan.start.member, plan.start.turn
+            assert begun_with in self.states, (
+                f"{begun_with} was deleted during a turn that needs it"
+            )
         if isinstance(done, Turn):
             self.log.append((self.now, done.status, done.member, done.number))
         return [done]
@@ -87,7 +98,7 @@ class SimulatedEngine(Engine):
         """Let the simulated clock run on."""
         self.now += seconds
 
-    def _outcome(self, plan: Plan, fault: Fault | None) -> Turn | Lost:
+    def _outcome(self, plan: Plan, fault: Fault | None, took: float) -> Turn | Lost:
         if fault in ("dies", "hangs"):
             return Lost(job=plan, reason=f"the worker {fault}")
         if fault == "raises":
@@ -112,6 +123,7 @@ class SimulatedEngine(Engine):
             metrics=metrics,
             checkpoint=checkpoint,
             started=self.now,
+            seconds={"train": took},
         )
 
 
@@ -126,6 +138,10 @@ class MemoryStore:
     """When the store does not answer: from and until, in simulated seconds."""
     told: list[Turn] = field(default_factory=list)
     """The turns that were logged, in that order."""
+    retired: list[int] = field(default_factory=list)
+    """The members whose runs were ended."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """The tags of the population's run."""
 
     @property
     def most_checkpoints(self) -> int:
@@ -151,6 +167,14 @@ class MemoryStore:
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         self._answer()
+
+    def retire(self, member: int) -> None:
+        self._answer()
+        self.retired.append(member)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self._answer()
+        self.tags |= tags
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
         del self.engine.states[checkpoint.member, checkpoint.turn]

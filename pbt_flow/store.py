@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -278,11 +278,16 @@ class Store:
         """Call a member's run otherwise."""
         self.client.update_run(self.manifest.members[member], name=name)
 
-    def begin(self) -> None:
-        """Mark all runs as running (again)."""
+    def begin(self, living: Iterable[int]) -> None:
+        """Mark the population's run and those of its living members as running (again)."""
         with self._talk():
-            for run_id in (self.run_id, *self.manifest.members):
+            for run_id in (self.run_id, *(self.manifest.members[index] for index in living)):
                 self.client.update_run(run_id, status="RUNNING")
+
+    def retire(self, member: int) -> None:
+        """End the run of a member that is given up."""
+        with self._talk():
+            self.client.set_terminated(self.manifest.members[member], status="FAILED")
 
     def finish(self, status: str, members: Mapping[int, str]) -> None:
         """End the members' runs and then the population's, with the status of each."""

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 settings.register_profile(
     "repeatable",
@@ -15,7 +15,15 @@ settings.register_profile(
     deadline=None,
     max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "50")),
 )
-settings.load_profile("repeatable")
+# HYPOTHESIS_PROFILE=thorough: what docs/reliability.md says was run once.
+settings.register_profile("thorough", settings.get_profile("repeatable"), max_examples=1000)
+# For benchmarks/mutations.py: it asks whether there is a failing example, and not for the smallest.
+settings.register_profile(
+    "red",
+    settings.get_profile("repeatable"),
+    phases=[Phase.explicit, Phase.generate],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 # These lead MLflow's client to a store or a run of somebody else's.
 _MLFLOW = (

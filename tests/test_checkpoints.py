@@ -358,7 +358,11 @@ def test_a_record_comes_back_from_its_folder(tmp_path: Path) -> None:
         save_record(turn, tmp_path)
         text = (tmp_path / turn_folder(turn.number) / RECORD).read_text()
         assert read_record(text, 2, turn.number) == turn
-    assert files(tmp_path) == ["turns/000001/turn.json", "turns/000002/turn.json"]
+    assert files(tmp_path) == [
+        "turns/000001/turn.json",
+        "turns/000002/error.txt",  # the second went wrong
+        "turns/000002/turn.json",
+    ]
 
 
 def test_a_record_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:

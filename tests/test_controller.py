@@ -171,6 +171,8 @@ def test_nor_does_it_under_any_strategy_whatever_goes_wrong(exploit, slots, faul
             exploit=exploit,
             faults=faults,
             seed=seed,
+            # Without a deadline: whoever is given up by the others depends on time.
+            turn_timeout=math.inf,
             **settings,
         )
         return turns_of_without_time(simulation)
@@ -219,6 +221,59 @@ def test_generational_members_wait_for_all_others():
         begun[number, event] += 1
 
 
+def test_generational_members_wait_no_longer_than_the_deadline_and_a_straggler_joins_again():
+    """The third turn of member 0 hangs; a turn may take 300 seconds, where the usual takes one."""
+
+    def duration(plan, rng):
+        return 5000.0 if (plan.member, plan.turn) == (0, 3) else 1.0
+
+    simulation = simulate(Counting, mode="generational", slots=4, turns=8, duration=duration)
+    when = {(m, n): time for time, event, m, n in simulation.engine.log if event == "begins"}
+    assert max(when[m, 3] for m in range(4)) == 2
+    # Its generation has waited for it for so long, and every one after it goes on at once.
+    assert 302 <= min(when[m, 4] for m in (1, 2, 3)) <= 304
+    assert max(when[m, 8] for m in (1, 2, 3)) < 310
+    assert when[0, 4] == 5002
+    assert all(len(turns) == 8 for turns in simulation.history.turns.values())
+
+
+def test_where_most_members_are_late_the_others_wait():
+    """No quorum: what is slow is the machine, and not a member."""
+
+    def duration(plan, rng):
+        return 5000.0 if plan.turn == 3 and plan.member else 1.0
+
+    simulation = simulate(Counting, mode="generational", slots=4, turns=4, duration=duration)
+    when = {(m, n): time for time, event, m, n in simulation.engine.log if event == "begins"}
+    assert when[0, 4] == 5002
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds", "limit"),
+    [
+        (None, 1.0, 300.0),
+        (None, 100.0, 2000.0),
+        (7.0, 100.0, 7.0),
+        (math.inf, 100.0, None),
+    ],
+)
+def test_a_turn_may_take_many_times_the_median_unless_it_is_set(given, seconds, limit):
+    simulation = simulate(Counting, turn_timeout=given, duration=lambda plan, rng: seconds)
+    assert simulation.engine.turn_timeout == limit
+
+
+def test_of_the_first_turns_nobody_knows_how_long_they_may_take():
+    simulation = simulate(Counting, population=2, turns=2)
+    assert simulation.engine.turn_timeout is None
+
+
+def test_a_turn_that_hangs_is_run_again_after_the_deadline():
+    simulation = simulate(Counting, faults={(1, 5): ["hangs"]}, slots=4)
+    begins = [t for t, event, m, n in simulation.engine.log if (event, m, n) == ("begins", 1, 5)]
+    assert begins == [4.0, 304.0]
+    assert simulation.history.turn(1, 5).ok
+
+
 def test_members_with_the_fewest_turns_come_first():
     log = simulate(Counting, population=6, slots=2, duration=lambda plan, rng: 1.0).engine.log
     numbers = [number for _, event, _, number in log if event == "begins"]
@@ -254,6 +309,10 @@ def test_a_member_that_keeps_failing_is_retired_and_the_others_go_on():
     simulation = simulate(Counting, faults=faults, max_failures=3)
     assert len(simulation.history.turns[1]) == 3
     assert [m.index for m in simulation.controller.living] == [0, 2, 3]
+    assert simulation.store.retired == [1]
+    assert simulation.said == [
+        "member 1 has failed 3 turns in a row and is retired; the last: raised by the simulation"
+    ]
     assert all(len(simulation.history.turns[m]) == 6 for m in (0, 2, 3))
 
 
@@ -272,8 +331,10 @@ def test_a_store_that_is_away_for_a_while_changes_no_event(mode):
     assert away.engine.now > 400 > there.engine.now
     assert turns_of(away) == turns_of(there)
     assert sorted(away.store.told, key=repr) == sorted(there.store.told, key=repr)
-    assert [text.split(". ")[0] for text in away.said[:3:2]] == ["the store is away"] * 2
-    assert there.said == []
+    said = [text for text in away.said if not text.startswith("warning")]
+    assert [text.split(". ")[0] for text in said[:3:2]] == ["the store is away"] * 2
+    assert "the tracking store is back" in said[1]
+    assert [text for text in there.said if "store" in text] == []
 
 
 def test_a_store_that_stays_away_ends_the_run_when_its_patience_is_over():

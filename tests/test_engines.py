@@ -32,7 +32,8 @@ def plan(member, turn=1, start=None):
 
 def opened(engine, tmp_path, slots=2, turn_timeout=None):
     task = TaskSpec(name="sample_tasks:Misbehaving", options={"orders": str(tmp_path)})
-    engine.start(Workshop(task=task, seed=0, warm=2), slots=slots, turn_timeout=turn_timeout)
+    engine.turn_timeout = turn_timeout
+    engine.start(Workshop(task=task, seed=0, warm=2), slots=slots)
     engine.open(LocalFolders({member: str(tmp_path / str(member)) for member in range(4)}))
     return engine
 
@@ -112,7 +113,7 @@ def test_workers_outlive_the_process_that_they_were_forked_from(engine, tmp_path
 
 
 def test_a_turn_that_hangs_is_ended_at_its_time_limit(tmp_path):
-    engine = opened(ProcessEngine(workers=1), tmp_path, slots=1, turn_timeout=20)
+    engine = opened(ProcessEngine(workers=1), tmp_path, slots=1, turn_timeout=120)
     try:
         (tmp_path / "hang-1").touch()
         engine.submit(Probe())

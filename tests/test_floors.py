@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "result": 2,
     "retention": 2,
     "roster": 2,
+    "diagnosis": 3,
     "lease": 2,
     "remote": 2,
     "outbox": 1,

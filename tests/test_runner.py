@@ -13,10 +13,10 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Misbehaving, Regression
 
 import pbt_flow
+from pbt_flow.errors import StoreAway, StoreError
 from pbt_flow.member import RecordError
 from pbt_flow.result import Result
 from pbt_flow.settings import SettingsError
-from pbt_flow.store import StoreError
 from pbt_flow.task import TaskError
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -380,13 +380,45 @@ def test_failures_are_rescued_recorded_and_never_crowned(tmp_path):
     assert result.status == "finished"
     assert result.turns == 20
     assert math.isfinite(result.winner.score)
+    for turn in turns:
+        folder = f"turns/{turn.number:06d}"
+        listed = client(result).list_artifacts(members(result)[turn.member].info.run_id, folder)
+        assert (f"{folder}/error.txt" in [artifact.path for artifact in listed]) == (not turn.ok)
     failed = next(turn for turn in turns if turn.status == "failed")
+    text = Path(members(result)[failed.member].info.artifact_uri) / f"turns/{failed.number:06d}"
+    assert (text / "error.txt").read_text().endswith("ZeroDivisionError: as ordered\n")
     assert "ZeroDivisionError: as ordered" in failed.error
     assert failed.metrics == {}
     for turn in turns:
         if not turn.ok:
             told = members(result)[turn.member].data.tags["pbt.error"]
             assert told.startswith("turn ")
+
+
+def test_an_error_that_nobody_foresaw_leaves_no_run_that_says_it_is_running(monkeypatch):
+    def broken(*arguments):
+        raise KeyError("a bug of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pbt_flow.controller.Controller.log_rounds", broken)
+        with pytest.raises(KeyError):
+            run(turns=3)
+    experiments = [e.experiment_id for e in MlflowClient().search_experiments()]
+    runs = MlflowClient().search_runs(experiments)
+    assert [r.info.status for r in runs] == ["FAILED"] * 5
+    (population,) = [r for r in runs if r.data.tags["pbt.role"] == "population"]
+    assert pbt_flow.resume(population.info.run_id, quiet=True).turns == 12
+
+
+def test_a_retired_member_has_failed_while_the_others_finish(tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"nan-{number}").touch()
+    result = run(Misbehaving, options={"orders": str(tmp_path)}, turns=4, max_failures=1)
+    assert result.retired == 2
+    assert result.status == "finished"
+    living = {member.index for member in result.history.living(1)}
+    expected = ["FINISHED" if index in living else "FAILED" for index in range(4)]
+    assert [member.info.status for member in members(result)] == expected
 
 
 def test_where_every_member_fails_the_run_says_failed_and_why(tmp_path):
@@ -422,6 +454,33 @@ def test_what_cannot_be_is_refused_before_anything_is_written(task, settings, er
         run(task, **settings)
     assert MlflowClient().search_runs(["0"]) == []
     assert [e.name for e in MlflowClient().search_experiments()] == ["Default"]
+
+
+def test_a_store_that_refuses_is_not_waited_for():
+    """A run that somebody deleted does not come back: no patience mends that."""
+    from pbt_flow.store import Store
+
+    result = run(turns=1)
+    store = Store.open(result.run_id)
+    client(result).delete_run(store.manifest.members[2])
+    with pytest.raises(StoreError, match="does not take what is logged: .*'active'") as told:
+        store.log_turn(result.history.turn(2, 1))
+    assert not isinstance(told.value, StoreAway)
+
+
+@pytest.mark.slow
+def test_a_database_that_is_locked_may_be_free_later():
+    from pbt_flow.store import Store
+
+    result = run(turns=1)
+    store = Store.open(result.run_id)
+    # Another process holds it; MLflow itself waits for 20 seconds before it gives up.
+    with sqlite3.connect("mlflow.db", isolation_level=None) as rival:
+        rival.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreAway, match="database is locked"):
+            store.log_turn(result.history.turn(2, 1))
+        rival.execute("ROLLBACK")
+    store.log_turn(result.history.turn(2, 1))
 
 
 def test_a_tracking_server_that_is_not_there_is_named(monkeypatch):

@@ -103,7 +103,8 @@ def test_what_goes_wrong_in_a_task_is_an_outcome_with_its_reason(tmp_path, order
     assert error in turn.error
     assert turn.checkpoint is None
     folder = tmp_path / "m0" / "turns" / "000001"
-    assert [p.name for p in folder.iterdir()] == ["turn.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["error.txt", "turn.json"]
+    assert error in (folder / "error.txt").read_text()
     assert json.loads((folder / "turn.json").read_text())["score"] is None
 
 

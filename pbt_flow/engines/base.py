@@ -28,17 +28,20 @@ class Engine(abc.ABC):
     """
 
     slots: int = 1
+    turn_timeout: float | None = None
+    """Seconds after which a turn counts as hung, and its worker is replaced; None waits for ever.
+
+    The controller may change it while turns are under way. An engine that runs turns in the
+    controller's own process cannot obey it.
+    """
 
     @abc.abstractmethod
-    def start(
-        self, workshop: Workshop, *, slots: int = 1, turn_timeout: float | None = None
-    ) -> None:
+    def start(self, workshop: Workshop, *, slots: int = 1) -> None:
         """Get ready to work for one population; called once, before the first turn.
 
         Args:
             workshop: What all its turns share.
             slots: How many turns are to run at once; an engine may have fewer.
-            turn_timeout: Seconds after which a turn counts as hung; None waits for ever.
         """
 
     @abc.abstractmethod

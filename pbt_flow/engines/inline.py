@@ -13,9 +13,7 @@ class InlineEngine(Engine):
     def __init__(self) -> None:
         self._finished: list[Done | Lost] = []
 
-    def start(
-        self, workshop: Workshop, *, slots: int = 1, turn_timeout: float | None = None
-    ) -> None:
+    def start(self, workshop: Workshop, *, slots: int = 1) -> None:
         self._worker = Worker(workshop)
 
     def open(self, folders: Folders) -> None:

@@ -156,6 +156,8 @@ class _Process:
             assert self.pid is not None
             code = self.nursery.reap(self.pid)
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            if code == -signal.SIGKILL:
+                name += ": somebody killed it, or the machine ran out of memory"
             log = self.log
         except OSError as error:
             name, log = str(error), self.nursery.log
@@ -172,7 +174,6 @@ class ProcessEngine(Engine):
     """
 
     def __init__(self, workers: int) -> None:
-        self.turn_timeout: float | None = None
         self._deaths_in_a_row = 0
         self._workshop: Workshop | None = None
         self._folders: Folders | None = None
@@ -200,10 +201,8 @@ class ProcessEngine(Engine):
             process.send("open", self._folders)
         return process
 
-    def start(
-        self, workshop: Workshop, *, slots: int = 1, turn_timeout: float | None = None
-    ) -> None:
-        self.slots, self.turn_timeout = slots, turn_timeout
+    def start(self, workshop: Workshop, *, slots: int = 1) -> None:
+        self.slots = slots
         self._threads = max(1, (os.cpu_count() or 1) // slots)
         for process in self._processes:
             process.send("start", workshop, self._threads)

@@ -1,0 +1,238 @@
+"""Breaks one promise after another in a copy of this repository, and shows which test turns red.
+
+    python benchmarks/mutations.py                     # the table in docs/reliability.md
+    python benchmarks/mutations.py --only outbox
+
+A test that stays green under its mutation proves nothing; then the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One promise, the test that holds it, and a change of the code that breaks it."""
+
+    promise: str
+    test: str
+    """A file of tests, and after `::` what the names of those meant contain."""
+    file: str
+    before: str
+    after: str
+    change: str
+    """The mutation in words."""
+
+
+MUTATIONS = [
+    Mutation(
+        "a copy refers to a checkpoint that exists",
+        "test_controller.py::any_population_conserves",
+        "history.py",
+        "return turn.ok and (turn.member, turn.number) not in self._gone",
+        "return turn.ok",
+        "forget which checkpoints were deleted",
+    ),
+    Mutation(
+        "the age of the weights is counted along their lineage",
+        "test_controller.py::any_population_conserves",
+        "advise.py",
+        "checkpoint=taken.checkpoint, step=taken.step)",
+        "checkpoint=taken.checkpoint)",
+        "a copy keeps its own step",
+    ),
+    Mutation(
+        "a checkpoint in use is never deleted",
+        "test_controller.py::any_population_conserves",
+        "controller.py",
+        "needed=self.roster.needs,",
+        "needed=lambda checkpoint: False,",
+        "nothing is needed",
+    ),
+    Mutation(
+        "a checkpoint that nobody needs is deleted at once",
+        "test_retention.py::all_that_the_turn_made_superfluous",
+        "controller.py",
+        "self.touched.update(checkpoint.member for checkpoint in left if checkpoint is not None)",
+        "pass",
+        "look at the member itself only",
+    ),
+    Mutation(
+        "generational: who arrives first decides nothing",
+        "test_controller.py::under_any_strategy_whatever",
+        "history.py",
+        "        ranked, mine = self._ranked.get(age, []), self.at(age).get(member)\n",
+        "        return [c for c in self.at(age).values() if c.member != member]\n"
+        "        ranked, mine = self._ranked.get(age, []), self.at(age).get(member)\n",
+        "opponents in the order of their arrival",
+    ),
+    Mutation(
+        "a turn whose worker dies is run again, once",
+        "test_controller.py::worker",
+        "controller.py",
+        "_TRIES = 2",
+        "_TRIES = 1",
+        "give it up at the first death",
+    ),
+    Mutation(
+        "half of a generation does not wait for one that hangs",
+        "test_controller.py::straggler_joins_again",
+        "controller.py",
+        "if now - self.begun[member] > limit}",
+        "if False}",
+        "nobody is ever late",
+    ),
+    Mutation(
+        "what a silent store missed, it hears later",
+        "test_outbox.py",
+        "outbox.py",
+        "                self.waiting[0]()\n",
+        "                self.waiting.popleft()()\n                self.waiting.appendleft(None)\n",
+        "a message that was not heard is gone",
+    ),
+    Mutation(
+        "a store that is away holds nothing up, and hears each turn once",
+        "test_controller.py::any_population_conserves",
+        "outbox.py",
+        "                self._wait_for_it(error, heard=len(self.waiting) < kept)\n",
+        "                self._wait_for_it(error, heard=len(self.waiting) < kept)\n"
+        "                self.waiting.popleft()\n",
+        "what a silent store did not hear is skipped",
+    ),
+    Mutation(
+        "a refusal of the store is no silence",
+        "test_runner.py::refuses_is_not_waited_for",
+        "remote.py",
+        "return error.error_code not in _REFUSALS",
+        "return True",
+        "every error of the store may pass",
+    ),
+    Mutation(
+        "turns that MLflow never heard of are logged by a resume",
+        "test_crashes.py::next and generational",
+        "runner.py",
+        "            for turn in turns[store.projected(member) :]\n",
+        "            for turn in turns[len(turns) :]\n",
+        "a resume takes all turns for logged",
+    ),
+    Mutation(
+        "no metric point is there twice",
+        "test_crashes.py::told and async",
+        "store.py",
+        "        when = int(max(ended, default=0.0) * 1000)\n",
+        "        when = int(max(ended, default=0.0) * 0 + __import__('time').time() * 1000)\n",
+        "the end is logged with the time of day",
+    ),
+    Mutation(
+        "a killed attempt leaves nothing behind",
+        "test_crashes.py::name and generational",
+        "checkpoints.py",
+        "    _clear(folder)\n",
+        "",
+        "unfinished files stay",
+    ),
+    Mutation(
+        "a controller that died here is replaced at once",
+        "test_crashes.py::deleted and generational",
+        "lease.py",
+        "    return _birth(int(pid)) != birth\n",
+        "    return False\n",
+        "nobody is known to be dead",
+    ),
+    Mutation(
+        "a controller that lives keeps its claim, whatever has its number",
+        "test_runner.py::known_to_be_gone",
+        "lease.py",
+        "    return _birth(int(pid)) != birth\n",
+        "    return _birth(int(pid)) == ''\n",
+        "a number in use is a living controller",
+    ),
+    Mutation(
+        "an altered checkpoint is refused",
+        "test_checkpoints.py",
+        "checkpoints.py",
+        "    if (found := file_digest(path)) != checkpoint.digest:\n",
+        "    if not (found := file_digest(path)):\n",
+        "digests are not compared",
+    ),
+    Mutation(
+        "loading a checkpoint runs no code",
+        "test_checkpoints.py",
+        "checkpoints.py",
+        "        state = torch.load(path, weights_only=True, map_location=device)\n",
+        "        state = torch.load(path, weights_only=False, map_location=device)\n",
+        "pickles are loaded",
+    ),
+    Mutation(
+        "a score that is not finite is never crowned",
+        "test_worker.py",
+        "worker.py",
+        "            if math.isfinite(score):\n",
+        "            if not math.isnan(score):\n",
+        "infinity is a score",
+    ),
+    Mutation(
+        "a sign is said once",
+        "test_diagnosis.py::seen_once",
+        "diagnosis.py",
+        "        self.seen.update(sign.name for sign in new)\n",
+        "",
+        "what was said is forgotten",
+    ),
+]
+
+
+def red(mutation: Mutation, copy: Path) -> bool:
+    """Whether the test fails in a copy of the repository with the mutation."""
+    path = copy / "pbt_flow" / mutation.file
+    text = path.read_text()
+    if text.count(mutation.before) != 1:
+        raise SystemExit(f"{mutation.promise}: the code to change is not in {mutation.file}, once")
+    path.write_text(text.replace(mutation.before, mutation.after))
+    file, _, names = mutation.test.partition("::")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "slow or not slow"]
+    command += [f"tests/{file}", *(["-k", names] if names else [])]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["HYPOTHESIS_PROFILE"] = "red"
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    path.write_text(text)
+    if done.returncode not in (0, 1):
+        raise SystemExit(done.stdout + done.stderr)
+    return done.returncode == 1
+
+
+def main() -> int:
+    """Try each mutation and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--only", default="", help="mutations of this file or promise")
+    given = parser.parse_args()
+    print("| promise | test | mutation | with it the test is |\n|---|---|---|---|", flush=True)
+    survived = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder, "copy")
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "*cache*", "mlruns"))
+        for one in MUTATIONS:
+            if given.only in f"{one.promise} {one.file}":
+                failed = red(one, copy)
+                survived += not failed
+                test = one.test.replace("::", ": ")
+                print(
+                    f"| {one.promise} | `{test}` | {one.change} (`{one.file}`) "
+                    f"| {'red' if failed else '**GREEN**'} |",
+                    flush=True,
+                )
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
