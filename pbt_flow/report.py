@@ -302,7 +302,8 @@ def founder_chart(subject: Subject) -> Chart:
 def time_chart(subject: Subject) -> Chart:
     """Where the workers' time went."""
     settings = subject.settings
-    spent = figures.time_spent(subject.history, min(settings.workers, settings.population))
+    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
+    spent = figures.time_spent(subject.history, slots)
     total = math.fsum(spent.values()) or 1.0
     names = [*(part for part in _PARTS if part in spent), *sorted(spent.keys() - _PARTS.keys())]
     data = [

@@ -125,7 +125,7 @@ def test_the_saved_view_opens_with_all_members_and_its_sections(browser, ui, res
     page.goto(f"{ui}/{result.charts}")
     page.get_by_text("member-11").first.wait_for(timeout=PATIENCE)
     for section in ("Score", "Hyperparameters", "Lineage"):
-        page.get_by_text(f"{section} (", exact=False).first.wait_for(timeout=PATIENCE)
+        page.locator(f":text('{section}') >> visible=true").first.wait_for(timeout=PATIENCE)
     chart = page.locator(".js-plotly-plot").first
     chart.wait_for(timeout=PATIENCE)
     page.wait_for_function(

@@ -221,7 +221,12 @@ INLINE = {"engine": "inline"}
 
 @pytest.fixture
 def result(database):
-    return pbt_flow.run(Regression, turns=4, population=4, seed=3, quiet=True, **INLINE)
+    exploit = "truncation:fraction=0.5"
+    made = pbt_flow.run(
+        Regression, turns=5, population=4, seed=0, exploit=exploit, quiet=True, **INLINE
+    )
+    assert made.winner.hparams != made.best_initial.hparams
+    return made
 
 
 def kept_schedule(result):

@@ -239,3 +239,16 @@ def test_the_address_of_the_view_names_its_tag():
     key = view_tag("abc").removeprefix("mlflow.sharedViewState.")
     assert f"viewStateShareKey={key}&" in view_address("7", "abc")
     assert view_address("7", "abc").startswith("#/experiments/7/runs?")
+
+
+@pytest.mark.parametrize(
+    ("settings", "waiting"), [({"engine": "inline"}, 0.0), ({"workers": 2}, 0.5)], ids=str
+)
+def test_time_is_shared_among_the_workers_that_there_were(settings, waiting):
+    one = subject(population=3, turns=1, **settings)
+    for index, turns in enumerate(one.history.turns.values()):
+        object.__setattr__(turns[0], "started", 100.0 + 10 * index)
+        object.__setattr__(turns[0], "seconds", {"train": 10.0})
+    bars = {bar["name"].split()[0]: bar["x"][0] for bar in drawn(one)["time"]["data"]}
+    assert bars["waiting"] == pytest.approx(waiting)
+    assert bars["train"] == pytest.approx(1 - waiting)
