@@ -50,7 +50,11 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mlflow.tracking import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    # The default experiment keeps its artifacts where it was made: not in this repository.
+    before = Path.cwd()
+    os.chdir(path.parent)
     MlflowClient(f"sqlite:///{path}").search_experiments()
+    os.chdir(before)
     return path
 
 
