@@ -93,7 +93,11 @@ def test_the_same_plan_with_another_seed_gives_other_weights(tmp_path):
 
 @pytest.mark.parametrize(
     ("order", "status", "error"),
-    [("raise-1", "failed", "ZeroDivisionError: as ordered"), ("nan-1", "diverged", "nan")],
+    [
+        ("raise-1", "failed", "ZeroDivisionError: as ordered"),
+        ("nan-1", "diverged", "nan"),
+        ("inf-1", "diverged", "inf"),
+    ],
 )
 def test_what_goes_wrong_in_a_task_is_an_outcome_with_its_reason(tmp_path, order, status, error):
     (tmp_path / order).touch()
