@@ -156,6 +156,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--json", action="store_true", help="print the result as one line of JSON, last"
         )
+    for command in (run, control):
+        command.add_argument(
+            "--quick",
+            nargs="?",
+            const=True,
+            type=_flag,
+            help="train for seconds only, with the task's small settings, to see it work",
+        )
     report = commands.add_parser(
         "report", help="make the report of a population: a page, a picture, the winner's schedule"
     )
@@ -228,6 +236,15 @@ def _reader(name: str, hint: Any) -> Any:
 
     read.__name__ = kinds[0].__name__
     return read
+
+
+def _flag(text: str) -> bool | None:
+    """A flag of an MLproject, where it has a value."""
+    if text.lower() in ("", "false", "0"):
+        return None
+    if text.lower() in ("true", "1"):
+        return True
+    raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
 
 
 def _json(text: str) -> Any:

@@ -103,12 +103,13 @@ class Settings:
 
     @classmethod
     def make(
-        cls, task: str | type[Task] | Declaration, **given: Any
+        cls, task: str | type[Task] | Declaration, *, quick: bool | None = None, **given: Any
     ) -> tuple[Settings, Declaration]:
         """The settings for a task: those given, then the task's own defaults, then the general.
 
         Args:
             task: A task class, the name of one, or what one declares.
+            quick: Whether the task's settings for a run of seconds go before its other defaults.
             given: Fields of this class; None counts as not given. A strategy may be given as an
                 object in place of its text.
 
@@ -125,13 +126,24 @@ class Settings:
         known = {f.name for f in dataclasses.fields(cls)} - {"task"}
         # Where turns run is decided before the task is read, and is not the task's affair.
         own = known - {"engine", "workers", "device"}
-        sources = ("", given, known), (f"defaults of task {kind.label}: ", kind.defaults, own)
+        sources = (
+            ("", given, known),
+            (f"defaults of task {kind.label}: ", kind.defaults, own),
+            (f"quick of task {kind.label}: ", kind.quick, own),
+        )
         for source, values, possible in sources:
             if unknown := sorted(set(values) - possible):
                 raise SettingsError(
                     f"{source}no setting {unknown[0]!r}; there are {sorted(possible)}"
                 )
-        values = {**kind.defaults, **{k: v for k, v in given.items() if v is not None}}
+        if quick and not kind.quick:
+            raise SettingsError(
+                f"task {kind.label} has no quick settings; give population, turns and interval"
+            )
+        usual = {**kind.defaults, **kind.quick} if quick else kind.defaults
+        values = {**usual, **{k: v for k, v in given.items() if v is not None}}
+        if quick and isinstance(values.get("options"), Mapping):
+            values["options"] = {**kind.quick.get("options", {}), **values["options"]}
         if values.get("workers") is None:
             values["workers"] = count_cores()
         options, initial = values.get("options", {}), values.get("initial", ())

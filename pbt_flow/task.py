@@ -51,6 +51,8 @@ class Task(abc.ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings that suit this task (fields of `pbt_flow.Settings`, such as `interval`), used where
     the user gives none."""
+    quick: ClassVar[Mapping[str, Any]] = {}
+    """Settings for a run of seconds, to see it work; with `--quick` they go before `defaults`."""
 
     def __init__(self, *, seed: int, device: str = "cpu") -> None:
         """Build a fresh model.
@@ -263,6 +265,8 @@ class Declaration:
     direction: Direction
     defaults: Mapping[str, Any]
     """Settings that suit the task."""
+    quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Settings for a run of seconds."""
     options: Mapping[str, Any]
     """The default of each option; None where there is none to take a type from."""
 
@@ -286,6 +290,7 @@ def declare(task: str | type[Task]) -> Declaration:
         space=kind.space,
         direction=kind.direction,
         defaults=kind.defaults,
+        quick=kind.quick,
         options=options,
     )
 

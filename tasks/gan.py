@@ -10,7 +10,7 @@ images, which is what there is to reach.
 
 A run of seconds, for tests:
 
-    python -m pbt_flow run --task gan --population 4 --turns 3 --interval 100 --set data=digits
+    python -m pbt_flow run --task gan --quick
 
 A GAN fails in silence: no exception, rarely a NaN, but the same picture for ever. Its Inception
 score is then 1, and its `spread` near 0; PBT replaces it by a copy of a better one.
@@ -138,6 +138,12 @@ class GAN(Task):
         "interval": 250,
         "exploit": "truncation:fraction=0.25",
         "explore": "perturb:factors=0.5/2,resample_probability=0.25",
+    }
+    quick: ClassVar[Mapping[str, Any]] = {
+        "population": 4,
+        "turns": 3,
+        "interval": 100,
+        "options": {"data": "digits"},
     }
 
     def __init__(

@@ -33,6 +33,7 @@ class NoisyQuadratic(Task):
         "interval": 20,
         "exploit": "truncation:fraction=0.2",
     }
+    quick: ClassVar[Mapping[str, Any]] = {"population": 8, "turns": 10}
 
     def __init__(self, *, seed: int, device: str = "cpu", dimensions: int = 200) -> None:
         """Start at 3 in each of the `dimensions`."""

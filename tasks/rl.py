@@ -3,6 +3,7 @@
     python -m pbt_flow run --task rl
     python -m pbt_flow run --task rl --set env=CartPole-v1
     python -m pbt_flow run --task rl --set env=ALE/Pong-v5 --set hidden=256  # needs ale-py
+    python -m pbt_flow run --task rl --quick     # seconds on CartPole, to see it work
 
 Observations are vectors or images, actions are discrete or continuous (`Box`). As in the paper, PBT
 tunes the learning rate, the entropy cost and the unroll length, here with the discount, the GAE
@@ -377,6 +378,12 @@ class RL(Task):
         "interval": 15_000,
         "exploit": "truncation:fraction=0.25",
         "explore": "perturb:factors=0.8/1.25,resample_probability=0.25",
+    }
+    quick: ClassVar[Mapping[str, Any]] = {
+        "population": 4,
+        "turns": 3,
+        "interval": 2000,
+        "options": {"env": "CartPole-v1"},
     }
 
     def __init__(

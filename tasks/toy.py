@@ -33,6 +33,7 @@ class Toy(Task):
         "interval": 4,
         "exploit": "truncation:ties=true",
     }
+    quick: ClassVar[Mapping[str, Any]] = {"population": 4, "turns": 5}
 
     def __init__(self, *, seed: int, device: str = "cpu", rate: float = 0.01) -> None:
         """Start at (0.9, 0.9), whatever the seed; `rate` is the step of gradient ascent."""

@@ -9,9 +9,7 @@ up to five words, a small task for two CPU cores; its BLEU says nothing about ne
 
 A run of seconds, for tests (no download):
 
-    python -m pbt_flow run --task translation --population 4 --turns 3 --interval 50 \
-        --set data=babel --set max_pairs=2000 --set width=48 --set feedforward=96 \
-        --set source_vocabulary=250 --set target_vocabulary=250
+    python -m pbt_flow run --task translation --quick
 
 Paper: Jaderberg et al., "Population Based Training of Neural Networks", 2017, arXiv:1711.09846.
 The model is that of Vaswani et al., "Attention Is All You Need", 2017, arXiv:1706.03762, with layer
@@ -489,6 +487,19 @@ class Translation(Task):
         # A factor of 2 moves a domain that reaches 0 by its whole width: dropouts would jump from
         # end to end. A Gaussian step suits them and the rate alike (0.15 of two decades is x2).
         "explore": "gaussian:sigma=0.15,resample_probability=0.1",
+    }
+    quick: ClassVar[Mapping[str, Any]] = {
+        "population": 4,
+        "turns": 3,
+        "interval": 30,
+        "options": {
+            "data": "babel",
+            "max_pairs": 1500,
+            "width": 48,
+            "feedforward": 96,
+            "source_vocabulary": 250,
+            "target_vocabulary": 250,
+        },
     }
 
     def __init__(

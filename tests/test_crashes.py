@@ -165,7 +165,8 @@ def check(result):
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["pbt.winner"] == result.winner.run_id
     artifacts = {artifact.path for artifact in client.list_artifacts(result.run_id)}
-    assert artifacts == {"population.json", "result.json", "samples"}
+    left = {"report", "schedule.json", "schedule.csv", "samples"}
+    assert artifacts == {"population.json", "result.json", *left}
     assert parent.data.tags["pbt.heartbeat"] == ""
 
 

@@ -135,6 +135,24 @@ def test_a_task_may_be_given_as_a_class_or_as_its_name(tmp_path: Path) -> None:
     assert by_class.task == f"{__name__}:Opinionated"
 
 
+class Hasty(Opinionated):
+    quick: ClassVar = {"turns": 2, "options": {"width": 2}}
+
+
+def test_quick_settings_go_before_the_tasks_usual_ones_and_after_what_is_given():
+    usual, quick = made(Hasty), made(Hasty, quick=True)
+    assert (quick.turns, quick.options) == (2, {"width": 2})
+    assert usual == made(Hasty, quick=False) != quick
+    assert dataclasses.replace(quick, turns=usual.turns, options=usual.options) == usual
+    assert made(Hasty, quick=True, turns=7).turns == 7
+    assert made(Hasty, quick=True, options={"width": "5"}).options == {"width": 5}
+
+
+def test_a_task_without_quick_settings_says_so():
+    with pytest.raises(SettingsError, match="task Small has no quick settings; give population"):
+        made(Small, quick=True)
+
+
 def test_making_settings_changes_neither_the_task_nor_what_was_given() -> None:
     before, given = dict(Opinionated.defaults), {"options": {"width": "3"}, "exploit": "none"}
     made(Opinionated, **given)
