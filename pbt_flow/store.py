@@ -81,6 +81,8 @@ class Store:
     manifest: Manifest
     space: Space
     folders: Folders
+    charts: str
+    """Where the saved view opens: what follows the address of the MLflow UI."""
     _repositories: dict[int, Any] = field(default_factory=dict)
 
     # --- making and finding populations -----------------------------------------------------------
@@ -176,7 +178,8 @@ class Store:
         if len(local) < len(places):
             ids = {index: run.info.run_id for index, run in enumerate(members)}
             folders = RemoteFolders(uri, ids, tempfile.mkdtemp(prefix="pbt_flow-"))
-        return cls(client, uri, run_id, manifest, space, folders)
+        charts = view_address(members[0].info.experiment_id, run_id)
+        return cls(client, uri, run_id, manifest, space, folders, charts)
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -390,11 +393,6 @@ class Store:
             if len(view) <= MOST:
                 tag = view_tag(self.run_id)
                 self.client.set_experiment_tag(run.info.experiment_id, tag, view)
-
-    @property
-    def charts(self) -> str:
-        """Where the saved view opens: what follows the address of the MLflow UI."""
-        return view_address(self.client.get_run(self.run_id).info.experiment_id, self.run_id)
 
     def log_samples(self, folder: Path) -> None:
         """Put what a task's `samples` wrote on the population's run."""
