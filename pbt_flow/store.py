@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import posixpath
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,6 +54,8 @@ from pbt_flow.view import MOST, population_view, view_address, view_tag
 
 MANIFEST = "population.json"
 RESULT = "result.json"
+_LONGEST = 250
+"""Characters of a metric's name in MLflow."""
 _REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
 
@@ -195,8 +199,8 @@ class Store:
             "donor": plan.donor.member if plan.donor else turn.member,
             "step": turn.step,
             **{f"hparam/{name}": self._number(name, v) for name, v in plan.hparams.items()},
-            **{f"train/{name}": value for name, value in turn.metrics.items()},
-            **{f"eval/{name}": value for name, value in turn.evaluation.items()},
+            **_named("train", turn.metrics),
+            **_named("eval", turn.evaluation),
             **{f"seconds/{name}": value for name, value in turn.seconds.items()},
         }
         if turn.score is not None:
@@ -310,10 +314,10 @@ class Store:
                 "pbt.winner_turn": str(winner.turn),
             }
             metrics |= {"winner/score": winner.score}
-            metrics |= {f"winner/{name}": value for name, value in winner.report.items()}
+            metrics |= _named("winner", winner.report)
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}
-            metrics |= {f"best_initial/{name}": value for name, value in initial.report.items()}
+            metrics |= _named("best_initial", initial.report)
         # The last record's time, and not now: what is said again after a kill must change nothing.
         ended = (turn.ended for turns in result.history.turns.values() for turn in turns)
         when = int(max(ended, default=0.0) * 1000)
@@ -431,6 +435,13 @@ class Store:
 
 
 # --- small things ---------------------------------------------------------------------------------
+
+
+def _named(group: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """A task's metrics under names that MLflow takes: it knows few characters, and tidy paths."""
+    plain = {re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII): v for name, v in metrics.items()}
+    tidy = {posixpath.normpath(f"/{name}").lstrip("/") or "_": v for name, v in plain.items()}
+    return {f"{group}/{name}"[:_LONGEST]: value for name, value in tidy.items()}
 
 
 def member_name(index: int) -> str:

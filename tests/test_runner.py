@@ -93,6 +93,23 @@ def test_mlflow_has_every_turn_of_every_member():
         assert series("train/live/lr") == live
 
 
+class OddNames(Regression):
+    """Its metrics have names that MLflow refuses."""
+
+    def metrics(self):
+        names = ("loss[0]", "a//b", "../c", "", "/d", "Verlust ß", "x" * 300, "top-5 acc.: 1")
+        return {name: float(n) for n, name in enumerate(names)}
+
+
+def test_a_metric_whose_name_mlflow_refuses_is_logged_under_one_that_it_takes():
+    result = run(OddNames, turns=1)
+    member = members(result)[0]
+    logged = {key: v for key, v in member.data.metrics.items() if key.startswith("eval/")}
+    names = ("loss_0_", "a/b", "c", "_", "d", "Verlust _", "x" * 245, "top-5 acc.: 1")
+    assert logged == {f"eval/{name}": float(n) for n, name in enumerate(names)}
+    assert "loss[0]" in result.history.turns[0][0].evaluation
+
+
 def test_each_turn_began_where_its_record_says():
     """Weights are followed along the checkpoints: by digest, from a turn to what it began with."""
     result = run(turns=6, exploit="tournament")
