@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -97,7 +98,7 @@ def title(subject: Subject) -> str:
     if settings.name:
         return settings.name
     place, _, attribute = settings.task.partition(":")
-    task = attribute or place
+    task = attribute or Path(place).stem
     return f"{task}: {'random search' if settings.exploit == 'none' else METHOD}"
 
 
