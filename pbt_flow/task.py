@@ -207,10 +207,13 @@ def _load_file(path: Path) -> Any:
 
 
 def _pick(module: Any, attribute: str, name: str) -> type[Task]:
-    own = {
+    own: dict[str, type[Task]] = {
         key: value
         for key, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, Task) and not inspect.isabstract(value)
+        # On Python 3.10 an alias such as `Mapping[str, int]` passes for a class itself.
+        if issubclass(type(value), type)
+        and issubclass(value, Task)
+        and not inspect.isabstract(value)
     }
     if attribute:
         if attribute not in own:
