@@ -39,14 +39,7 @@ from tasks.translation import (  # noqa: E402
     score,
 )
 
-SMALL: dict[str, Any] = {
-    "data": "babel",
-    "max_pairs": 1500,
-    "width": 48,
-    "feedforward": 96,
-    "source_vocabulary": 250,
-    "target_vocabulary": 250,
-}
+SMALL: dict[str, Any] = dict(Translation.quick["options"])
 GOOD = {"lr": 5e-3, "residual_dropout": 0.0, "attention_dropout": 0.0, "relu_dropout": 0.0}
 
 
