@@ -61,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if "task" not in given:
                 parser.error(f"{command}: --task is missing; for example --task rl")
             result = run(given.pop("task"), **given)
+    except KeyboardInterrupt:
+        # Once turns run, a population ends in order and says how to go on; this is before or after.
+        print(f"pbt_flow {command}: interrupted", file=sys.stderr)
+        return 130
     except PopulationError as error:
         print(f"pbt_flow {command}: error: {error}", file=sys.stderr)
         return 1

@@ -189,6 +189,17 @@ def test_a_mistake_gets_one_clear_sentence_and_exit_code_2(arguments, sentence, 
     assert not Path("mlruns").exists()
 
 
+def test_ctrl_c_before_the_first_turn_is_no_traceback(monkeypatch, capsys):
+    from pbt_flow.cli import main
+
+    def interrupted(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pbt_flow.runner.run", interrupted)
+    assert main(["run", "--task", "toy"]) == 130
+    assert capsys.readouterr().err == "pbt_flow run: interrupted\n"
+
+
 def test_the_last_line_of_a_json_run_is_the_result(tmp_path, capsys):
     from pbt_flow.cli import main
 
