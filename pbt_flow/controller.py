@@ -23,9 +23,11 @@ from typing import Protocol
 import numpy as np
 
 from pbt_flow.advise import advise
+from pbt_flow.album import Album, Wall
 from pbt_flow.diagnosis import Diagnosis
 from pbt_flow.engines import Engine, Lost
 from pbt_flow.errors import StoreAway
+from pbt_flow.figures import best_of_round
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
 from pbt_flow.outbox import Outbox
@@ -50,7 +52,7 @@ class TurnRecords(Protocol):
     def commit(self, turn: Turn) -> None: ...
 
 
-class Records(Protocol):
+class Records(Wall, Protocol):
     """What the controller needs of a store."""
 
     run_id: str
@@ -133,6 +135,7 @@ class Controller:
         self.began = self.clock()
         self.diagnosis = Diagnosis(self.history, self.store.space, self.settings.turns)
         self.outbox = Outbox(say=self.progress.say, clock=self.clock, pause=self.pause)
+        self.album = Album(self.store, self.roster, self.outbox, self.progress.say)
 
     def find_checkpoints(self) -> None:
         """Note which checkpoints of the committed turns still exist."""
@@ -211,9 +214,12 @@ class Controller:
         )
 
     def dispatch(self) -> None:
-        """Begin turns on the free slots."""
-        while not self.stopping and len(self.in_flight) < self.engine.slots:
-            member = self.ready()
+        """Begin turns on the free slots, and before them what rounds are to show."""
+        while len(self.in_flight) + self.album.under_way < self.engine.slots:
+            if (look := self.album.next()) is not None:
+                self.engine.submit(look)
+                continue
+            member = None if self.stopping else self.ready()
             if member is None:
                 return
             plan = self.plan(member)
@@ -235,7 +241,7 @@ class Controller:
         winner = self.history.winner()
         self.look_for_an_end([winner] if winner else [])
         self.dispatch()
-        while self.in_flight:
+        while self.in_flight or self.album.under_way:
             if lease.lost:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             finished = self.engine.wait(timeout=0.5)
@@ -246,14 +252,19 @@ class Controller:
             for turn in turns:
                 self.outbox.put(partial(self.store.log_turn, turn))
                 self.progress.turn(turn, self.history)
-            if turns:
+            if finished:
                 self.log_rounds()
                 self.clean()
+                # What a round shows is wanted once it is complete.
+                self.dispatch()
             self.outbox.deliver()
             self.progress.tick()
 
     def accept(self, done: Done | Lost) -> Turn | None:
         """Enter an outcome into the history; None if the turn is to be run again."""
+        if isinstance(done, Report) or (isinstance(done, Lost) and isinstance(done.job, Look)):
+            self.touched.add(self.album.take(done).member)
+            return None
         if isinstance(done, Lost):
             assert isinstance(done.job, Plan)
             plan = done.job
@@ -341,6 +352,8 @@ class Controller:
             scores = [turn.score for turn in turns if turn.score is not None]
             if scores:
                 best = max(scores) if self.history.direction == "maximize" else min(scores)
+                if self.settings.samples == "rounds":
+                    self._show(best_of_round(self.history, self.rounds))
                 metrics = {
                     "best_score": best,
                     "mean_score": math.fsum(scores) / len(scores),
@@ -349,6 +362,11 @@ class Controller:
                 ended = max(turn.ended for turn in turns)
                 step = turns[0].plan.trained
                 self.outbox.put(partial(self.store.log_population, metrics, step, ended))
+
+    def _show(self, turn: Turn) -> None:
+        """Have a round's best turn looked at, if its checkpoint still exists."""
+        if turn in self.held[turn.member]:
+            self.album.want(turn)
 
     def clean(self) -> None:
         """Delete the checkpoints that nobody can need any more."""
@@ -371,7 +389,7 @@ class Controller:
 
     # --- what came of it ---
 
-    def look(self, turns: list[Turn], samples: str) -> dict[Checkpoint, Mapping[str, float]]:
+    def look(self, turns: list[Turn], samples: str | None) -> dict[Checkpoint, Mapping[str, float]]:
         """Reports on some turns' checkpoints, and samples of the first."""
         engine, reports = self.engine, dict[Checkpoint, Mapping[str, float]]()
         checkpoints = dict.fromkeys(

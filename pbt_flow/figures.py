@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from pbt_flow.history import History
 from pbt_flow.lineage import every_turn, founder_shares
+from pbt_flow.member import Turn
 from pbt_flow.space import Value
 
 SHADES = 10
@@ -79,6 +80,14 @@ def best_and_mean(history: History) -> tuple[list[Point], list[Point]]:
     best = [Point(trained[n], choose(there)) for n, there in enough.items()]
     mean = [Point(trained[n], math.fsum(there) / len(there)) for n, there in enough.items()]
     return best, mean
+
+
+def best_of_round(history: History, number: int) -> Turn:
+    """The best of all members' turns of that number; the first of equals."""
+    sign = 1 if history.direction == "maximize" else -1
+    turns = [own[number - 1] for own in history.turns.values() if len(own) >= number]
+    scored = [(sign * turn.score, turn) for turn in turns if turn.score is not None]
+    return max(scored, key=lambda pair: pair[0])[1]
 
 
 # --- hyperparameters ------------------------------------------------------------------------------

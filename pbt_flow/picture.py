@@ -9,9 +9,10 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 
 from pbt_flow import figures
+from pbt_flow.charts import spans_decades
 from pbt_flow.lineage import Node, node_of
-from pbt_flow.report import Subject, spans_decades, title
 from pbt_flow.space import index_of
+from pbt_flow.subject import Subject
 from pbt_flow.tree import lay_out
 
 _BEST, _MEAN, _CONTROL, _FAINT, _INK = "#0072b2", "#d55e00", "#7a8794", "#7d8a9888", "#17202a"
@@ -31,9 +32,7 @@ def draw(subject: Subject, path: Path) -> None:
     # Margins in inches: matplotlib's own layouts take as long as all the drawing.
     figure = Figure(figsize=(11, height))
     FigureCanvasAgg(figure)
-    figure.suptitle(
-        f"{title(subject)}\n{subject.result.headline}", fontsize=12, y=1 - 0.15 / height
-    )
+    figure.suptitle(f"{subject.title}\n{subject.result.headline}", fontsize=12, y=1 - 0.15 / height)
     grid = figure.add_gridspec(
         rows + 2,
         wide * 2,

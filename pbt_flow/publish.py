@@ -17,11 +17,12 @@ from pbt_flow import picture
 from pbt_flow.errors import StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Turn
-from pbt_flow.report import Subject, page
+from pbt_flow.report import page
 from pbt_flow.result import Result
 from pbt_flow.schedule import Schedule, schedule_of
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
+from pbt_flow.subject import Subject
 
 REPORT = "report/index.html"
 PICTURE = "report/summary.png"
@@ -40,6 +41,8 @@ class Place(Protocol):
     def keep(self, folder: Path) -> None: ...
 
     def warnings(self) -> Mapping[str, str]: ...
+
+    def pictures(self) -> Mapping[int, bytes]: ...
 
 
 class Watcher(Protocol):
@@ -99,7 +102,13 @@ def winners_schedule(subject: Subject) -> Schedule | None:
 
 
 def _subject(place: Place, settings: Settings, result: Result) -> Subject:
-    return Subject(result=result, settings=settings, space=place.space, warnings=place.warnings())
+    return Subject(
+        result=result,
+        settings=settings,
+        space=place.space,
+        warnings=place.warnings(),
+        pictures=place.pictures(),
+    )
 
 
 class LiveReport:

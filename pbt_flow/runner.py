@@ -27,11 +27,11 @@ from pbt_flow.launch import check_probe, declared, hired, spec_of, start
 from pbt_flow.member import Checkpoint, Member, RecordError, derive_seed
 from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, publish, write
-from pbt_flow.report import Subject
 from pbt_flow.result import Result, Status
 from pbt_flow.settings import Settings, SettingsError
 from pbt_flow.space import check_hparams, space_to_json
 from pbt_flow.strategies import StrategyError
+from pbt_flow.subject import Subject
 from pbt_flow.task import Task
 from pbt_flow.worker import Describe
 
@@ -206,6 +206,7 @@ def make_report(run_id: str, *, control: str | None = None, out: str | None = No
         settings=Settings.from_json(store.manifest.settings),
         space=store.space,
         warnings=store.warnings(),
+        pictures=store.pictures(),
         control=None if control is None else load(control),
     )
     if out is not None:
@@ -242,11 +243,12 @@ def _control(
             controller.outbox.put(partial(store.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
+            controller.album.shown = store.shown()
             store.begin([member.index for member in controller.living])
         store.show()
         engine.open(store.folders)
         status: Status = "finished"
-        with progress, _signals(controller):
+        with progress, _signals(controller), contextlib.closing(controller.album):
             try:
                 controller.go(lease)
             except KeyboardInterrupt:
@@ -276,7 +278,8 @@ def _end(store: Store, controller: Controller, status: Status, began: float) -> 
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         if status == "finished" and best is not None:
-            reports = controller.look([best, *([initial] if initial else [])], folder)
+            wanted = None if controller.settings.samples == "none" else folder
+            reports = controller.look([best, *([initial] if initial else [])], wanted)
             if any(Path(folder).iterdir()):
                 outbox.put(partial(store.log_samples, Path(folder)))
         controller.engine.close()

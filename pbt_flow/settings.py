@@ -86,6 +86,12 @@ class Settings:
     keep: int = _setting(
         2, "checkpoints kept of each member while others may still copy them", on_resume=True
     )
+    samples: Literal["end", "rounds", "none"] = _setting(
+        "end",
+        "what the task shows of its models: at the end the winner's samples; rounds: after each "
+        "round those of its best member as well; none",
+        on_resume=True,
+    )
     turn_timeout: float | None = _setting(
         None,
         "seconds after which a turn counts as hung and is run again; default: 20 times the median "

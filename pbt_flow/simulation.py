@@ -11,6 +11,7 @@ import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +25,7 @@ from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, check_hparams
 from pbt_flow.task import Task
-from pbt_flow.worker import Done, Job, Workshop, read_score
+from pbt_flow.worker import Done, Job, Look, Report, Workshop, read_score
 
 Fault = Literal["raises", "nan", "inf", "dies", "hangs"]
 
@@ -63,15 +64,21 @@ class SimulatedEngine(Engine):
         pass
 
     def submit(self, job: Job) -> None:
-        assert isinstance(job, Plan), "a simulation only runs turns"
-        assert len(self._pending) < self.slots, "more turns than slots"
+        assert len(self._pending) < self.slots, "more jobs than slots"
+        self._order += 1
+        if isinstance(job, Look):
+            self._see(job.checkpoint, "a look")
+            if job.samples is not None:
+                Path(job.samples, "looked").touch()
+            heapq.heappush(self._pending, (self.now + 1.0, self._order, Report(look=job)))
+            return
+        assert isinstance(job, Plan), "a simulation runs turns, and looks at checkpoints"
         faults = self._faults.get((job.member, job.turn), [])
         fault = faults.pop(0) if faults else None
         took = self.duration(job, self._rng)
         if fault == "hangs" and self.turn_timeout is not None:
             took = self.turn_timeout
         self.log.append((self.now, "begins", job.member, job.turn))
-        self._order += 1
         outcome = self._outcome(job, fault, took)
         heapq.heappush(self._pending, (self.now + took, self._order, outcome))
 
@@ -83,16 +90,19 @@ class SimulatedEngine(Engine):
         plan = done.job if isinstance(done, Lost) else getattr(done, "plan", None)
         if isinstance(plan, Plan) and plan.start is not None:
             # Until now the turn might have had to be run again, by a worker that has to restore.
-            begun_with = plan.start.member, plan.start.turn
-            assert begun_with in self.states, (
-                f"{begun_with} was deleted during a turn that needs it"
-            )
+            self._see(plan.start, "a turn")
+        if isinstance(done, Report):
+            self._see(done.look.checkpoint, "a look")
         if isinstance(done, Turn):
             self.log.append((self.now, done.status, done.member, done.number))
         return [done]
 
     def close(self) -> None:
         self._pending.clear()
+
+    def _see(self, checkpoint: Checkpoint, what: str) -> None:
+        place = checkpoint.member, checkpoint.turn
+        assert place in self.states, f"{place} was deleted during {what} that needs it"
 
     def pass_time(self, seconds: float) -> None:
         """Let the simulated clock run on."""
@@ -142,6 +152,8 @@ class MemoryStore:
     """The members whose runs were ended."""
     tags: dict[str, str] = field(default_factory=dict)
     """The tags of the population's run."""
+    shown: list[Turn] = field(default_factory=list)
+    """The turns whose samples were put on the population's run."""
 
     @property
     def most_checkpoints(self) -> int:
@@ -175,6 +187,11 @@ class MemoryStore:
     def tag(self, tags: Mapping[str, str]) -> None:
         self._answer()
         self.tags |= tags
+
+    def log_samples(self, folder: Path, turn: Turn | None = None) -> None:
+        self._answer()
+        if turn is not None:
+            self.shown.append(turn)
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
         del self.engine.states[checkpoint.member, checkpoint.turn]

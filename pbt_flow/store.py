@@ -54,6 +54,8 @@ from pbt_flow.view import MOST, population_view, view_address, view_tag
 
 MANIFEST = "population.json"
 RESULT = "result.json"
+SAMPLES = "samples"
+_ROUND = "round-"
 _LONGEST = 250
 """Characters of a metric's name in MLflow."""
 _REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -398,10 +400,42 @@ class Store:
                 tag = view_tag(self.run_id)
                 self.client.set_experiment_tag(run.info.experiment_id, tag, view)
 
-    def log_samples(self, folder: Path) -> None:
-        """Put what a task's `samples` wrote on the population's run."""
+    def log_samples(self, folder: Path, turn: Turn | None = None) -> None:
+        """Put what a task's `samples` wrote on the population's run.
+
+        Args:
+            folder: What was written.
+            turn: The best turn of a round, which it shows; None for the winner.
+        """
+        place = SAMPLES if turn is None else f"{SAMPLES}/{_ROUND}{turn.number:06d}"
         with self._talk():
-            self.client.log_artifacts(self.run_id, str(folder), "samples")
+            self.client.log_artifacts(self.run_id, str(folder), place)
+
+    def shown(self) -> dict[int, str]:
+        """The rounds whose samples are on the population's run, and where."""
+        with self._talk():
+            listed = self.client.list_artifacts(self.run_id, SAMPLES)
+        rounds = (info.path for info in listed if info.is_dir and f"/{_ROUND}" in info.path)
+        return {int(path.rpartition(_ROUND)[2]): path for path in sorted(rounds)}
+
+    def pictures(self, most: int = 12) -> dict[int, bytes]:
+        """The first picture among the samples of some rounds, by the round.
+
+        Args:
+            most: How many; they are spread evenly, the first and the last round among them.
+        """
+        shown, found = self.shown(), dict[int, bytes]()
+        rounds = sorted(shown)
+        chosen = (
+            {rounds[n * (len(rounds) - 1) // (most - 1)] for n in range(most)} if rounds else ()
+        )
+        for number in sorted(chosen):
+            with self._talk():
+                listed = self.client.list_artifacts(self.run_id, shown[number])
+                names = sorted(info.path for info in listed if info.path.endswith(".png"))
+                if names:
+                    found[number] = _read_bytes(self.client, self.run_id, names[0])
+        return found
 
     def claim(self) -> Lease:
         """Become the population's only controller.
@@ -568,11 +602,15 @@ def _manifest_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _read_text(client: MlflowClient, run_id: str, artifact: str) -> str:
+    return _read_bytes(client, run_id, artifact).decode()
+
+
+def _read_bytes(client: MlflowClient, run_id: str, artifact: str) -> bytes:
     place = _local_path(client.get_run(run_id).info.artifact_uri)
     if place is not None:
-        return Path(place, artifact).read_text("utf-8")
+        return Path(place, artifact).read_bytes()
     with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, artifact, folder)).read_text("utf-8")
+        return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
 
 
 def _local_path(artifact_uri: str) -> str | None:

@@ -72,6 +72,8 @@ class Look:
 
     member: int
     checkpoint: Checkpoint
+    report: bool = True
+    """Whether the task's `report` is wanted."""
     samples: str | None = None
     """The folder to write samples into, if they are wanted."""
 
@@ -181,7 +183,7 @@ class Worker:
         try:
             task = self._take(look.member, look.checkpoint)
             task.reseed(derive_seed(self.workshop.seed, look.member, 0))
-            metrics = _read_metrics(task.report(), "report()")
+            metrics = _read_metrics(task.report(), "report()") if look.report else {}
             if look.samples is not None:
                 task.samples(Path(look.samples))
         except Exception:

@@ -138,6 +138,7 @@ class GAN(Task):
         "interval": 250,
         "exploit": "truncation:fraction=0.25",
         "explore": "perturb:factors=0.5/2,resample_probability=0.25",
+        "samples": "rounds",
     }
     quick: ClassVar[Mapping[str, Any]] = {
         "population": 4,

@@ -74,10 +74,11 @@ def turns_of(simulation):
     outages=st.lists(
         st.tuples(st.floats(0, 30), st.floats(0.1, 300)).map(lambda o: (o[0], sum(o))), max_size=2
     ),
+    samples=st.sampled_from(["end", "rounds"]),
     seed=st.integers(0, 1000),
 )
 def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
-    population, slots, turns, mode, exploit, explore, faults, outages, seed
+    population, slots, turns, mode, exploit, explore, faults, outages, samples, seed
 ):
     simulation = simulate(
         Counting,
@@ -90,6 +91,7 @@ def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
         faults=faults,
         outages=outages,
         duration=slowly,
+        samples=samples,
         seed=seed,
     )
     history, states = simulation.history, simulation.engine.states

@@ -49,8 +49,11 @@ FLOORS: dict[str, int] = {
     "engines": 3,
     "progress": 3,
     # 4: the only room where decision, engine and history meet
+    "album": 3,
     "controller": 4,
     "launch": 4,
+    "subject": 4,
+    "charts": 4,
     "report": 4,
     "picture": 4,
     # 5: what puts a population together
@@ -85,7 +88,12 @@ WITHIN_A_FLOOR = {
     ("study", "lineage"),
     ("result", "history"),
     ("progress", "settings"),
-    ("picture", "report"),
+    ("album", "engines"),
+    ("charts", "subject"),
+    ("report", "charts"),
+    ("report", "subject"),
+    ("picture", "charts"),
+    ("picture", "subject"),
     ("runner", "publish"),
     ("__main__", "cli"),
 }

@@ -40,6 +40,9 @@ class Kept:
     def warnings(self):
         return {"plateau": "nothing has become better for 5 turns"}
 
+    def pictures(self):
+        return {}
+
 
 class Full(Kept):
     """A place that takes nothing."""

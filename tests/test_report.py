@@ -13,13 +13,15 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pbt_flow import figures, picture
+from pbt_flow.charts import charts
 from pbt_flow.figures import Shades
 from pbt_flow.history import History
 from pbt_flow.member import Member
-from pbt_flow.report import Subject, charts, page
+from pbt_flow.report import page
 from pbt_flow.result import Result
 from pbt_flow.settings import Settings
 from pbt_flow.simulation import simulate
+from pbt_flow.subject import Subject
 from pbt_flow.view import MOST, population_view, view_address, view_tag
 from tasks.quadratic import NoisyQuadratic
 

@@ -379,6 +379,7 @@ ON_RESUME: dict[str, Any] = {
     "target": 0.5,
     "max_failures": 9,
     "keep": 4,
+    "samples": "rounds",
     "turn_timeout": 30.0,
     "engine": "inline",
     "device": "meta",
