@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _end_with_launcher()
     # Options that are left empty count as not given: an MLproject hands over all of them.
     given = {name: value for name, value in given.items() if value not in (None, "", [], {})}
-    from pbt_flow.runner import make_report, resume, run
+    from pbt_flow.runner import make_report, register, resume, run
 
     try:
         if command == "report":
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.error("report: RUN_ID is missing")
             for place in make_report(given.pop("run_id"), **given):
                 print(place)
+            return 0
+        if command == "register":
+            print(register(given["run_id"], given["model"]))
             return 0
         if command == "replay":
             if "run_id" not in given:
@@ -178,6 +181,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--out", metavar="FOLDER", help="write files there, and not to the run in MLflow"
     )
+    register = commands.add_parser(
+        "register", help="make the winner a version of a registered model, and its champion"
+    )
+    register.add_argument("run_id", metavar="RUN_ID", help="the population's run")
+    register.add_argument("model", metavar="NAME", help="the registered model")
     replay = commands.add_parser(
         "replay", help="train fresh models along the winner's schedule, and beside it"
     )

@@ -1,4 +1,4 @@
-"""What a population leaves on its run besides its turns: the report, a picture, the schedule.
+"""What a population leaves on its run besides its turns: report, picture, schedule, model.
 
 All of it follows from the turns and can be made again at any time, so nothing here may fail a run:
 what goes wrong is said, and the run goes on.
@@ -6,15 +6,18 @@ what goes wrong is said, and the run goes on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from numpy.typing import NDArray
 
 from pbt_flow import picture
-from pbt_flow.errors import StoreAway
+from pbt_flow.errors import PopulationError, StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Turn
 from pbt_flow.report import page
@@ -23,6 +26,9 @@ from pbt_flow.schedule import Schedule, schedule_of
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
 from pbt_flow.subject import Subject
+
+if TYPE_CHECKING:
+    from torch import nn
 
 REPORT = "report/index.html"
 PICTURE = "report/summary.png"
@@ -44,6 +50,10 @@ class Place(Protocol):
 
     def pictures(self) -> Mapping[int, bytes]: ...
 
+    def keep_model(
+        self, model: nn.Module, example: NDArray[Any] | None, turn: Turn, register_as: str | None
+    ) -> str: ...
+
 
 class Watcher(Protocol):
     """What the controller tells about its progress."""
@@ -61,14 +71,52 @@ def publish(place: Place, settings: Settings, result: Result, say: Callable[[str
     Raises:
         StoreAway: The store does not answer; to be tried again.
     """
+    with _or_say("report", say), tempfile.TemporaryDirectory() as folder:
+        write(_subject(place, settings, result), Path(folder))
+        place.keep(Path(folder))
+
+
+def publish_model(
+    place: Place, settings: Settings, result: Result, say: Callable[[str], None]
+) -> None:
+    """Put the winner's model on the population's run, and register it if the settings say so.
+
+    Raises:
+        StoreAway: The store does not answer; to be tried again.
+    """
+    with _or_say("model", say):
+        if result.winner is not None:
+            address = keep_model(place, result, settings.register)
+            say(f'the winner\'s model: mlflow.pytorch.load_model("{address}")')
+
+
+def keep_model(place: Place, result: Result, register_as: str | None) -> str:
+    """Put the winner's model on the population's run, and register it if there is a name for it.
+
+    Returns:
+        Its address, as `mlflow.pytorch.load_model` takes it.
+
+    Raises:
+        PopulationError: There is no winner, or its task keeps no model.
+    """
+    turn = result.history.winner()
+    if turn is None or result.winner is None:
+        raise PopulationError(f"population {result.run_id} has no winner yet")
+    task = result.winner.task(device="cpu")
+    if (model := task.model()) is None:
+        raise PopulationError(f"task {type(task).__name__} keeps no model: it has no model()")
+    return place.keep_model(model.eval(), task.example(), turn, register_as)
+
+
+@contextlib.contextmanager
+def _or_say(what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Nothing that is left on a run may fail it."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            write(_subject(place, settings, result), Path(folder))
-            place.keep(Path(folder))
+        yield
     except StoreAway:
         raise
     except Exception as error:
-        say(f"no report: {type(error).__name__}: {error}")
+        say(f"no {what}: {type(error).__name__}: {error}")
 
 
 def write(subject: Subject, folder: Path) -> list[Path]:

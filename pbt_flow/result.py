@@ -30,18 +30,21 @@ class Finalist:
     report: Mapping[str, float]
     """What `Task.report` measured on data that selection never saw; empty if it was not asked."""
     hparams: Hparams
-    revive: Callable[[], Task] | None = field(default=None, repr=False, compare=False)
-    """Builds the task again in this turn's state."""
+    revive: Callable[[str | None], Task] | None = field(default=None, repr=False, compare=False)
+    """Builds the task again in this turn's state, on a device."""
 
-    def task(self) -> Task:
+    def task(self, device: str | None = None) -> Task:
         """A live task in the state that this turn left: to evaluate, to look at, to train on.
+
+        Args:
+            device: Where to put it, as torch names it; by default where it was trained.
 
         Raises:
             CheckpointError: The state is gone, or is not the one that the turn wrote.
         """
         if self.revive is None:
             raise ValueError(f"run {self.run_id}: this result knows of no place for checkpoints")
-        return self.revive()
+        return self.revive(device)
 
     def to_json(self) -> dict[str, Any]:
         """The turn as plain values."""
@@ -98,7 +101,7 @@ class Result:
         reason: str = "",
         seconds: float = 0.0,
         charts: str = "",
-        revive: Callable[[Checkpoint], Task] | None = None,
+        revive: Callable[[Checkpoint, str | None], Task] | None = None,
     ) -> Result:
         """Read the result off a history; `reports` is what was measured of some checkpoints."""
 

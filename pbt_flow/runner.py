@@ -26,13 +26,13 @@ from pbt_flow.history import History
 from pbt_flow.launch import check_probe, declared, hired, spec_of, start
 from pbt_flow.member import Checkpoint, Member, RecordError, derive_seed
 from pbt_flow.progress import Progress
-from pbt_flow.publish import LiveReport, publish, write
+from pbt_flow.publish import LiveReport, keep_model, publish, publish_model, write
 from pbt_flow.result import Result, Status
 from pbt_flow.settings import Settings, SettingsError
 from pbt_flow.space import check_hparams, space_to_json
 from pbt_flow.strategies import StrategyError
 from pbt_flow.subject import Subject
-from pbt_flow.task import Task
+from pbt_flow.task import Declaration, Task
 from pbt_flow.worker import Describe
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Resu
                 },
                 versions=_versions(),
             )
-            return _control(store, made, engine, resumed=False, quiet=quiet)
+            return _control(store, made, kind, engine, resumed=False, quiet=quiet)
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
@@ -121,14 +121,16 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         short_requests(),
     ):
         engine.submit(Describe(task=made.task))
-        if space_to_json(declared(engine, made.task).space) != store.manifest.space:
+        kind = declared(engine, made.task)
+        made.check_model(kind)
+        if space_to_json(kind.space) != store.manifest.space:
             raise SettingsError(
                 f"the space of task {made.task} is not the one that population {run_id} began "
                 "with; bring the task's code back, or start a new population"
             )
         start(engine, made)
         check_probe(engine, made)
-        return _control(store, made, engine, resumed=True, quiet=quiet)
+        return _control(store, made, kind, engine, resumed=True, quiet=quiet)
 
 
 def load(run_id: str) -> Result:
@@ -217,11 +219,37 @@ def make_report(run_id: str, *, control: str | None = None, out: str | None = No
     return names
 
 
+def register(run_id: str, name: str) -> str:
+    """Make the winner of a population a version of a registered model, and its champion.
+
+    Args:
+        run_id: The population's run.
+        name: The registered model; it is made if there is none.
+
+    Returns:
+        The address of the model, as `mlflow.pytorch.load_model` takes it.
+
+    Raises:
+        StoreError: The run is no population, or the registry refuses.
+        PopulationError: The population has no winner, or its task keeps no model.
+    """
+    from pbt_flow.store import Store
+
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    return keep_model(Store.open(run_id), load(run_id), name)
+
+
 # --- the frame around the controller --------------------------------------------------------------
 
 
 def _control(
-    store: Store, settings: Settings, engine: Engine, *, resumed: bool, quiet: bool
+    store: Store,
+    settings: Settings,
+    kind: Declaration,
+    engine: Engine,
+    *,
+    resumed: bool,
+    quiet: bool,
 ) -> Result:
     began = time.monotonic()
     lease = store.claim()
@@ -259,7 +287,7 @@ def _control(
             status = "interrupted"
         elif not controller.living:
             status = "failed"
-        return _end(store, controller, status, began)
+        return _end(store, controller, kind, status, began)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
     except (Exception, KeyboardInterrupt):
@@ -271,7 +299,9 @@ def _control(
         lease.release()
 
 
-def _end(store: Store, controller: Controller, status: Status, began: float) -> Result:
+def _end(
+    store: Store, controller: Controller, kind: Declaration, status: Status, began: float
+) -> Result:
     """Look at the winner, say in MLflow what became of everyone, and make the result."""
     history, outbox = controller.history, controller.outbox
     best, initial = history.winner(), history.best_initial
@@ -297,6 +327,8 @@ def _end(store: Store, controller: Controller, status: Status, began: float) -> 
         members = {m: ended if m in living else "FAILED" for m in history.members}
         say = controller.progress.say
         outbox.put(partial(publish, store, controller.settings, result, say))
+        if status == "finished" and kind.has_model:
+            outbox.put(partial(publish_model, store, controller.settings, result, say))
         outbox.put(partial(store.conclude, result))
         outbox.put(partial(store.finish, ended, members))
         try:
@@ -356,14 +388,17 @@ def _result(
         reason=reason,
         seconds=seconds,
         charts=store.charts,
-        revive=lambda checkpoint: _revive(store, settings, checkpoint),
+        revive=partial(_revive, store, settings),
     )
 
 
-def _revive(store: Store, settings: Settings, checkpoint: Checkpoint) -> Task:
+def _revive(
+    store: Store, settings: Settings, checkpoint: Checkpoint, device: str | None = None
+) -> Task:
     """A task in the state of a checkpoint."""
-    task = spec_of(settings).build(derive_seed(settings.seed, checkpoint.member, 0))
-    task.load_state_dict(load_state(checkpoint, store.folders.fetch(checkpoint), settings.device))
+    device = device or settings.device
+    task = spec_of(settings).build(derive_seed(settings.seed, checkpoint.member, 0), device)
+    task.load_state_dict(load_state(checkpoint, store.folders.fetch(checkpoint), device))
     return task
 
 

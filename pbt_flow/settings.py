@@ -92,6 +92,11 @@ class Settings:
         "round those of its best member as well; none",
         on_resume=True,
     )
+    register: str | None = _setting(
+        None,
+        "the registered model of which the winner is to be a version, and the champion",
+        on_resume=True,
+    )
     turn_timeout: float | None = _setting(
         None,
         "seconds after which a turn counts as hung and is run again; default: 20 times the median "
@@ -166,6 +171,7 @@ class Settings:
                 values[name] = write(values[name], kinds)
         settings = cls(task=kind.name, **values)
         settings._check()
+        settings.check_model(kind)
         settings._try_strategies(kind.space)
         return settings, kind
 
@@ -212,11 +218,24 @@ class Settings:
         for name in ("seconds", "turn_timeout"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise SettingsError(f"{name} must be above 0, got {value}")
+        if self.register is not None and (not self.register or set(self.register) & set("/:@")):
+            raise SettingsError(
+                f"register must name a model, without any of / : @, got {self.register!r}"
+            )
         if len(self.initial) > self.population:
             raise SettingsError(
                 f"initial gives {len(self.initial)} members to a population of {self.population}"
             )
         self.strategies()
+
+    def check_model(self, kind: Declaration) -> None:
+        """Refuse to register the model of a task that keeps none.
+
+        Raises:
+            SettingsError: It keeps none.
+        """
+        if self.register is not None and not kind.has_model:
+            raise SettingsError(f"register: task {kind.label} keeps no model: it has no model()")
 
     def strategies(self) -> Strategies:
         """The strategies that the settings name.

@@ -40,6 +40,7 @@ from pbt_flow.checkpoints import (
 from pbt_flow.errors import StoreAway, StoreError
 from pbt_flow.lease import Lease, claim
 from pbt_flow.member import Checkpoint, Direction, Turn
+from pbt_flow.registry import ALIAS, log_model, register
 from pbt_flow.remote import RemoteFolders, is_away
 from pbt_flow.result import Finalist, Result
 from pbt_flow.space import (
@@ -436,6 +437,34 @@ class Store:
                 if names:
                     found[number] = _read_bytes(self.client, self.run_id, names[0])
         return found
+
+    def keep_model(self, model: Any, example: Any, turn: Turn, register_as: str | None) -> str:
+        """Log the model of a turn's checkpoint with the population's run, and register it.
+
+        Args:
+            model: A torch module on the CPU, in evaluation mode.
+            example: An input of it as an array, or None.
+            turn: What it comes from.
+            register_as: The registered model to make it a version of, if any.
+
+        Returns:
+            Its address, as `mlflow.pytorch.load_model` takes it.
+        """
+        assert turn.checkpoint is not None
+        with self._talk():
+            model_id = log_model(
+                self.client,
+                self.run_id,
+                model,
+                example,
+                checkpoint=turn.checkpoint.digest,
+                params={name: _text(value) for name, value in turn.plan.hparams.items()},
+                step=turn.plan.trained,
+            )
+            if register_as is None:
+                return f"models:/{model_id}"
+            register(self.client, model_id, register_as)
+            return f"models:/{register_as}@{ALIAS}"
 
     def claim(self) -> Lease:
         """Become the population's only controller.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pbt_flow.errors import PBTError
 from pbt_flow.member import Direction
@@ -121,6 +122,10 @@ class Task(abc.ABC):
         """The module to keep when training is over."""
         return None
 
+    def example(self) -> NDArray[Any] | None:
+        """An input of `model()`: MLflow shows it, and reads the model's signature from it."""
+        return None
+
 
 # --- how a task is named --------------------------------------------------------------------------
 
@@ -206,6 +211,11 @@ def _load_file(path: Path) -> Any:
     return module
 
 
+def is_nameless(module: str) -> bool:
+    """Whether no other process can import a module by that name."""
+    return module == "__main__" or module.startswith(_FILE)
+
+
 def _pick(module: Any, attribute: str, name: str) -> type[Task]:
     own: dict[str, type[Task]] = {
         key: value
@@ -245,7 +255,7 @@ def name_task(task: str | type[Task]) -> str:
             f"{task.__qualname__} is defined inside a {inside}; move it to the top of a file"
         )
     module = sys.modules.get(task.__module__)
-    if task.__module__ != "__main__" and not task.__module__.startswith(_FILE):
+    if not is_nameless(task.__module__):
         return f"{task.__module__}:{task.__qualname__}"
     source = getattr(module, "__file__", None)
     if source is None:
@@ -270,6 +280,8 @@ class Declaration:
     """Settings that suit the task."""
     quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Settings for a run of seconds."""
+    has_model: bool = False
+    """Whether there is a module to keep when training is over."""
     options: Mapping[str, Any]
     """The default of each option; None where there is none to take a type from."""
 
@@ -294,6 +306,7 @@ def declare(task: str | type[Task]) -> Declaration:
         direction=kind.direction,
         defaults=kind.defaults,
         quick=kind.quick,
+        has_model=kind.model is not Task.model,
         options=options,
     )
 

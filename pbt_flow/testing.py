@@ -97,6 +97,13 @@ class TaskContract:
                 after.append(_learnt(self.turn(member, hparams, seed=2)[1], name))
             assert not same(*after), f"{name}: after a restore, changing it changes nothing"
 
+    def test_the_model_takes_its_example(self) -> None:
+        task = self.make()
+        model, example = task.model(), task.example()
+        if model is not None and example is not None:
+            with torch.no_grad():
+                model.eval()(torch.from_numpy(example))
+
     def test_any_point_of_the_space_trains_without_an_exception(self) -> None:
         rng = np.random.default_rng(0)
         for seed in range(3):

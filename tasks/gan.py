@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from PIL import Image
 from torch import Tensor, nn
@@ -327,3 +328,8 @@ class GAN(Task):
     def model(self) -> nn.Module:
         """The generator: latent vectors (N, latent) to images in [-1, 1]."""
         return self.generator.eval()
+
+    def example(self) -> NDArray[Any]:
+        """Latent vectors of four images."""
+        generator = torch.Generator().manual_seed(GRID_LATENTS)
+        return torch.randn(4, self.latent, generator=generator).numpy()

@@ -257,6 +257,45 @@ class ActorCritic(nn.Module):
         return head
 
 
+class Policy(nn.Module):
+    """From raw observations [B, ...] to the most probable actions, as the environment takes them.
+
+    This is what is kept at the end; `net` is the whole network.
+    """
+
+    start: Tensor
+    stop: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, net: ActorCritic, actions: Discrete | Box) -> None:
+        super().__init__()
+        self.net = net
+        if isinstance(actions, Discrete):
+            self.first = int(actions.start)
+        else:
+            bounds = {"low": actions.low, "high": actions.high}
+            bounds["start"], bounds["stop"] = _span(actions)
+            for name, value in bounds.items():
+                self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        head, _ = self.net(obs)
+        if self.net.discrete:
+            return head.argmax(1) + self.first
+        head = head.reshape(-1, *self.start.shape)
+        scaled = self.start + (self.stop - self.start) * (head + 1) / 2
+        return scaled.clamp(self.low, self.high)
+
+
+def _span(actions: Box) -> tuple[Array, Array]:
+    """What the policy's -1 and 1 stand for: the bounds where there are any, so that one initial
+    policy suits all environments.
+    """
+    bounded = np.isfinite(actions.low) & np.isfinite(actions.high)
+    return np.where(bounded, actions.low, -1.0), np.where(bounded, actions.high, 1.0)
+
+
 def _orthogonal(layer: Layer, gain: float = math.sqrt(2)) -> Layer:
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.constant_(layer.bias, 0.0)
@@ -485,12 +524,9 @@ class RL(Task):
         """Actions of the policy as the environment takes them."""
         if isinstance(self.actions, Discrete):
             return actions + self.actions.start
-        # The policy's -1 to 1 spans a bounded range, so that one initial policy suits them all.
-        low, high = self.actions.low, self.actions.high
-        bounded = np.isfinite(low) & np.isfinite(high)
-        start, stop = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-        scaled = start + (stop - start) * (actions.reshape(-1, *low.shape) + 1) / 2
-        return np.clip(scaled, low, high).astype(self.actions.dtype)
+        start, stop = _span(self.actions)
+        scaled = start + (stop - start) * (actions.reshape(-1, *start.shape) + 1) / 2
+        return np.clip(scaled, self.actions.low, self.actions.high).astype(self.actions.dtype)
 
     def _act(self, rng: np.random.Generator) -> Act:
         policy = self.net.actor_of_now(rng)
@@ -674,9 +710,16 @@ class RL(Task):
         image: Array = (self.net.body[0](torch.as_tensor(obs))[0] * 255).byte().numpy()
         return image.transpose(1, 2, 0) if len(image) == 3 else image[-1]
 
-    def model(self) -> nn.Module:
-        """Raw observations [B, ...] to the head of the policy and the value; see `ActorCritic`."""
-        return self.net
+    def model(self) -> Policy:
+        """Raw observations [B, ...] to the most probable actions, as the environment takes them."""
+        return Policy(self.net, self.actions)
+
+    def example(self) -> Array:
+        """What the environment shows first, in four episodes."""
+        env = make_env(self.env, 4)
+        obs, _ = env.reset(seed=REPORT_SEED)
+        env.close()
+        return np.asarray(obs)
 
 
 def _frame(pixels: Array) -> Image.Image:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -110,6 +111,13 @@ class DrawsFromItsOwnGenerator(Regression):
         metrics = super().train(hparams, steps)
         self.net.bias.data += torch.randn(1, generator=self.own)
         return metrics
+
+
+class ExampleOfAnotherSize(Regression):
+    """What it shows as an input of its model is none."""
+
+    def example(self) -> np.ndarray[Any, Any]:
+        return np.zeros((1, 7), dtype=np.float32)
 
 
 class Misbehaving(Regression):

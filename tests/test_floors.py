@@ -41,6 +41,7 @@ FLOORS: dict[str, int] = {
     "diagnosis": 3,
     "lease": 2,
     "remote": 2,
+    "registry": 2,
     "outbox": 1,
     # 3: neighbours that do not know each other
     "advise": 3,
@@ -102,7 +103,7 @@ WITHIN_A_FLOOR = {
 STRANGERS = {"advise", "store", "engines", "settings"}
 """These must not import each other, whatever becomes of the table above."""
 
-TRACKERS = {"store", "lease", "remote"}
+TRACKERS = {"store", "lease", "remote", "registry"}
 """These talk to MLflow; a worker imports none of them unless the artifacts are elsewhere."""
 
 

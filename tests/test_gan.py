@@ -80,7 +80,7 @@ def write_idx(folder: Path, size: int = 16, train: int = 300, test: int = 90) ->
         pixels, labels = stripes(count, size, seed=count)
         header = struct.pack(">4i", 0x803, count, size, size)
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(
-            gzip.compress(header + pixels.tobytes())
+            gzip.compress(header + pixels.tobytes(), mtime=0)
         )
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(
             struct.pack(">2i", 0x801, count) + labels.tobytes()
@@ -313,7 +313,7 @@ def test_idx_files_are_read_packed_and_plain(tmp_path: Path) -> None:
         ("train-labels-idx1-ubyte", b"", "its magic number is 0, not 2049"),
         (
             "t10k-images-idx3-ubyte.gz",
-            gzip.compress(struct.pack(">4i", 0x803, 90, 16, 16) + bytes(7)),
+            gzip.compress(struct.pack(">4i", 0x803, 90, 16, 16) + bytes(7), mtime=0),
             r"should hold \[90, 16, 16\] bytes, but has 7",
         ),
         ("t10k-images-idx3-ubyte.gz", b"no gzip", "cannot be read: Not a gzipped file"),

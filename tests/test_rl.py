@@ -224,7 +224,7 @@ def test_a_truncated_episode_would_have_gone_on_and_a_terminated_one_not(
     task = make(f"PbtFlowTest/{env}-v0", envs=8, epochs=4)
     task.train({**GOOD, "one_minus_gamma": 0.1}, 10_000)
     with torch.no_grad():
-        _, scaled = task.model()(torch.tensor([[1.0, 0.0]]))
+        _, scaled = task.net(torch.tensor([[1.0, 0.0]]))
     size = math.sqrt(0.5)  # root mean square of the rewards, by which they are divided
     assert scaled.item() * size == pytest.approx(value, rel=0.15)
 

@@ -380,6 +380,7 @@ ON_RESUME: dict[str, Any] = {
     "max_failures": 9,
     "keep": 4,
     "samples": "rounds",
+    "register": "lander",
     "turn_timeout": 30.0,
     "engine": "inline",
     "device": "meta",

@@ -31,6 +31,7 @@ def failures(task):
         ),
         (sample_tasks.ForgetsMomentum, "test_a_restored_turn_equals_a_warm_one"),
         (sample_tasks.SavesAnObject, "test_the_state_holds_tensors_and_plain_values_only"),
+        (sample_tasks.ExampleOfAnotherSize, "test_the_model_takes_its_example"),
         (sample_tasks.DrawsFromItsOwnGenerator, "test_a_restored_turn_equals_a_warm_one"),
     ],
 )
