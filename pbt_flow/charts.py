@@ -51,7 +51,7 @@ def score_chart(subject: Subject) -> Chart:
     """Scores of all members, faint; the best and the mean of each round, bold."""
     members = figures.scores(subject.history)
     data = [
-        _line(
+        line(
             points,
             "members",
             "var(--faint)",
@@ -65,19 +65,19 @@ def score_chart(subject: Subject) -> Chart:
     if subject.control is not None:
         best, mean = figures.best_and_mean(subject.control.history)
         data += [
-            _line(best, "control, best", "var(--control)", width=2.5, dash="dash"),
-            _line(mean, "control, mean", "var(--control)", width=2, dash="dot"),
+            line(best, "control, best", "var(--control)", width=2.5, dash="dash"),
+            line(mean, "control, mean", "var(--control)", width=2, dash="dot"),
         ]
     best, mean = figures.best_and_mean(subject.history)
     data += [
-        _line(mean, "mean", "var(--mean)", width=3),
-        _line(best, "best", "var(--best)", width=3),
+        line(mean, "mean", "var(--mean)", width=3),
+        line(best, "best", "var(--best)", width=3),
     ]
     every = [point.value for points in members.values() for point in points]
     log = spans_decades(every)
     return {
         "data": data,
-        "layout": _layout(
+        "layout": frame(
             420,
             x="steps that a member has trained",
             y="score (logarithmic)" if log else "score",
@@ -111,7 +111,7 @@ def hparam_chart(subject: Subject, name: str, shades: figures.Shades) -> Chart:
         winner["y"] += [height(value)] * 2
         winner["text"] += [f"the winner: {escape(number(value))}"] * 2
     data = [line for line in [*lines, winner] if line["x"]]
-    layout = _layout(300, x="step of the weights", y="", yaxis=_axis(dist))
+    layout = frame(300, x="step of the weights", y="", yaxis=_axis(dist))
     return {"data": data, "layout": {**layout, "showlegend": False}}
 
 
@@ -151,7 +151,7 @@ def tree_chart(subject: Subject, shades: figures.Shades) -> Chart:
         row = tree.places[node][1]
         if all(abs(row - tree.places[n][1]) * (height - 60) > 13 * tree.rows for n in roots):
             roots.append(node)
-    layout = _layout(
+    layout = frame(
         height,
         x="step of the weights",
         y="founder",
@@ -225,7 +225,7 @@ def founder_chart(subject: Subject) -> Chart:
                 "hovertemplate": f"{name}: %{{y:.0%}} after turn %{{x}}<extra></extra>",
             }
         )
-    layout = _layout(
+    layout = frame(
         300, x="turn", y="share", yaxis={"tickformat": ".0%", "range": [0, 1], "showgrid": False}
     )
     return {"data": data, "layout": layout}
@@ -250,7 +250,7 @@ def time_chart(subject: Subject) -> Chart:
         }
         for part in names
     ]
-    layout = _layout(170, x="", y="", yaxis={"visible": False})
+    layout = frame(170, x="", y="", yaxis={"visible": False})
     layout["xaxis"] |= {"tickformat": ".0%", "range": [0, 1], "showgrid": False}
     return {
         "data": data,
@@ -266,7 +266,7 @@ def _round(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _line(
+def line(
     points: Iterable[figures.Point],
     name: str,
     colour: str,
@@ -275,6 +275,7 @@ def _line(
     dash: str = "",
     **more: Any,
 ) -> Chart:
+    """A line through points; a single one is drawn as a dot."""
     there = list(points)
     return {
         "type": "scatter",
@@ -323,7 +324,8 @@ def _axis(dist: BaseDistribution) -> Chart:
     return axis
 
 
-def _layout(height: int, *, x: str, y: str, yaxis: Mapping[str, Any]) -> Chart:
+def frame(height: int, *, x: str, y: str, yaxis: Mapping[str, Any]) -> Chart:
+    """What surrounds a figure: its axes with their titles, and the legend above it."""
     axis = {
         "gridcolor": "var(--line)",
         "linecolor": "var(--line)",

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _end_with_launcher()
     # Options that are left empty count as not given: an MLproject hands over all of them.
     given = {name: value for name, value in given.items() if value not in (None, "", [], {})}
-    from pbt_flow.runner import make_report, register, resume, run
+    from pbt_flow.runner import compare, make_report, register, resume, run
 
     try:
         if command == "report":
@@ -46,6 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.error("report: RUN_ID is missing")
             for place in make_report(given.pop("run_id"), **given):
                 print(place)
+            return 0
+        if command == "compare":
+            runs = [run_id for text in given.pop("runs", []) for run_id in text.split()]
+            made = compare(runs, **given)
+            print(made.table(), file=sys.stderr if as_json else sys.stdout)
+            if as_json:
+                print(json.dumps(made.to_json()))
             return 0
         if command == "register":
             print(register(given["run_id"], given["model"]))
@@ -117,6 +124,11 @@ def summary(result: Result) -> str:
             lines.append("the winner is an initial setting that was never changed")
         else:
             lines += _finalist("best of the initial settings, unchanged", result.best_initial)
+    if result.control is not None:
+        lines.append(f"its control, random search, {result.control.run_id}:")
+        if result.control.winner is not None:
+            lines += _finalist("  winner", result.control.winner)[:-1]
+        lines.append(f"  mean score of the population {number(result.control.mean_score)}")
     lines += ["", f"population {result.run_id}", *ui(result)]
     if result.status != "finished":
         lines += ["go on with", f"  python -m pbt_flow resume {result.run_id}"]
@@ -171,6 +183,15 @@ def _parser() -> argparse.ArgumentParser:
             type=_flag,
             help="train for seconds only, with the task's small settings, to see it work",
         )
+    run.add_argument(
+        "--control",
+        nargs="?",
+        const=True,
+        type=_flag_or_text,
+        metavar="RUN_ID",
+        help="train random search beside it, with the same budget, seed and initial points; or "
+        "compare with that population",
+    )
     report = commands.add_parser(
         "report", help="make the report of a population: a page, a picture, the winner's schedule"
     )
@@ -180,6 +201,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument(
         "--out", metavar="FOLDER", help="write files there, and not to the run in MLflow"
+    )
+    compare = commands.add_parser(
+        "compare", help="compare populations of one task and budget by method, paired by seed"
+    )
+    compare.add_argument("runs", nargs="+", metavar="RUN_ID", help="the populations' runs")
+    compare.add_argument("--out", metavar="FOLDER", help="write a page and the numbers there")
+    compare.add_argument(
+        "--json", action="store_true", help="print the result as one line of JSON, last"
     )
     register = commands.add_parser(
         "register", help="make the winner a version of a registered model, and its champion"
@@ -257,6 +286,14 @@ def _flag(text: str) -> bool | None:
     if text.lower() in ("true", "1"):
         return True
     raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+
+
+def _flag_or_text(text: str) -> bool | str | None:
+    """A flag that may also name something."""
+    try:
+        return _flag(text)
+    except argparse.ArgumentTypeError:
+        return text
 
 
 def _json(text: str) -> Any:

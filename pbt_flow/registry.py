@@ -60,32 +60,42 @@ def log_model(
         MlflowException: The store refuses.
     """
     run = client.get_run(run_id)
-    if (known := run.data.tags.get(_MODEL)) is not None:
-        logged = client.get_logged_model(known)
-        if logged.tags.get(_CHECKPOINT) == checkpoint:
-            return str(known)
-    logged = client.create_logged_model(
-        run.info.experiment_id,
-        name="winner",
-        source_run_id=run_id,
-        tags={_CHECKPOINT: checkpoint},
-        params=dict(params),
+    found = client.search_logged_models(
+        [run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'"
     )
+    begun = [model for model in found if model.tags.get(_CHECKPOINT) == checkpoint]
+    # One that was begun before a kill is ended now.
+    logged = (
+        begun[0]
+        if begun
+        else client.create_logged_model(
+            run.info.experiment_id,
+            name="winner",
+            source_run_id=run_id,
+            tags={_CHECKPOINT: checkpoint},
+            params=dict(params),
+        )
+    )
+    model_id = str(logged.model_id)
+    if run.data.tags.get(_MODEL) == model_id:
+        return model_id
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, "model")
         own = Model(
             artifact_path=logged.artifact_location,
             run_id=run_id,
-            model_id=logged.model_id,
-            model_uuid=logged.model_id,
+            model_id=model_id,
+            model_uuid=model_id,
         )
         _save(model, example, place, own)
-        client.log_model_artifacts(logged.model_id, str(place))
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
+        client.log_model_artifacts(model_id, str(place))
+    client.finalize_logged_model(model_id, "READY")
+    outputs = run.outputs.model_outputs if run.outputs else ()
+    if model_id not in [output.model_id for output in outputs]:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
     # Last: it says that the model is whole.
-    client.set_tag(run_id, _MODEL, logged.model_id)
-    return str(logged.model_id)
+    client.set_tag(run_id, _MODEL, model_id)
+    return model_id
 
 
 def register(client: MlflowClient, model_id: str, name: str) -> str:

@@ -13,13 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
-
-import numpy as np
 
 from pbt_flow.engines import Engine, EngineError, Lost
 from pbt_flow.errors import PBTError
+from pbt_flow.interval import Interval
 from pbt_flow.launch import check_probe, hired, start
 from pbt_flow.member import Member, Plan, Turn, derive_seed
 from pbt_flow.schedule import Schedule
@@ -37,26 +35,6 @@ ARMS = {
 
 class ReplayError(PBTError, RuntimeError):
     """A replay that cannot go on, or that did not train what the schedule says."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """The mean of some values, with a 95% interval from 10,000 bootstrap samples."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float], seed: int = 0) -> Interval:
-        there = np.asarray(values)
-        rng = np.random.default_rng(seed)
-        means = there[rng.integers(len(there), size=(10_000, len(there)))].mean(1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        return cls(mean=fmean(values), low=float(low), high=float(high))
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
 @dataclass(frozen=True, kw_only=True)

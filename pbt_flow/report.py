@@ -9,12 +9,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
 
 from pbt_flow import figures
-from pbt_flow.charts import charts
+from pbt_flow.charts import Chart, charts
 from pbt_flow.lineage import Node, founders, gifts
 from pbt_flow.progress import number, values
 from pbt_flow.subject import Subject
@@ -24,23 +24,25 @@ def page(subject: Subject) -> str:
     """The report as one HTML page."""
     shades = figures.Shades.of(subject.history)
     drawn = charts(subject, shades) if shades else {}
+    return assemble(subject.title, _body(subject, shades), drawn)
+
+
+def assemble(title: str, body: Iterable[str], charts: Mapping[str, Chart]) -> str:
+    """One HTML page with everything in it; a chart is drawn into the element of its name."""
     template = resources.files("pbt_flow").joinpath("report.html").read_text("utf-8")
     plotly = resources.files("plotly").joinpath("package_data/plotly.min.js").read_text("utf-8")
+    numbers = json.dumps(dict(charts), allow_nan=False, separators=(",", ":"))
     parts = {
-        "@TITLE@": escape(subject.title),
-        "@BODY@": "\n".join(_body(subject, shades)),
-        "@CHARTS@": json.dumps(drawn, allow_nan=False, separators=(",", ":")).replace(
-            "<", "\\u003c"
-        ),
+        "@TITLE@": escape(title),
+        "@BODY@": "\n".join(body),
         "@PLOTLY@": plotly,
+        "@CHARTS@": numbers.replace("<", "\\u003c"),
     }
-    before, *pieces = template.split("@TITLE@")
-    assert len(pieces) == 1
     # Cut at the marks, not replaced one by one: what is put in may itself look like a mark.
-    page, rest = [before, parts["@TITLE@"]], pieces[0]
-    for mark in ("@BODY@", "@PLOTLY@", "@CHARTS@"):
+    page, rest = list[str](), template
+    for mark, part in parts.items():
         before, rest = rest.split(mark)
-        page += [before, parts[mark]]
+        page += [before, part]
     return "".join([*page, rest])
 
 
@@ -117,7 +119,10 @@ def _cards(subject: Subject) -> Iterable[str]:
         where = f"member {one.member:02d}, turn {one.turn}{report}"
         cards.append((number(one.score), f"score of the {what}", where))
     if not math.isnan(result.mean_score):
-        cards.append((number(result.mean_score), "mean score", "of the members' newest turns"))
+        more = "of the members' newest turns"
+        if subject.control is not None:
+            more += f"; the control's {number(subject.control.mean_score)}"
+        cards.append((number(result.mean_score), "mean score", more))
     copies = figures.copies(subject.history)
     alive = sum(1 for share in figures.shares(subject.history, 10**6).values() if share[-1])
     cards.append((str(copies), "copies", f"{alive} of {result.members} founders have descendants"))

@@ -86,6 +86,8 @@ class Result:
     """Every turn of every member."""
     charts: str = ""
     """Where its charts are in MLflow's UI: what follows the address of the UI."""
+    control: Result | None = None
+    """The population that it is to be compared with, if one was trained or named."""
 
     @classmethod
     def of(
@@ -176,6 +178,8 @@ class Result:
             "turns": self.turns,
             "seconds": round(self.seconds, 3),
         }
+        if self.control is not None:
+            plain["control"] = self.control.to_json()
         finite: dict[str, Any] = _finite(plain)
         return finite
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
+import json
 import os
 import platform
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pbt_flow.checkpoints import load_state
+from pbt_flow.compare import Comparison, Entry, page
 from pbt_flow.controller import Controller, TakenOver
 from pbt_flow.engines import Engine, EngineError
 from pbt_flow.errors import PopulationError, StoreError
@@ -41,12 +44,20 @@ if TYPE_CHECKING:
     from pbt_flow.store import Store
 
 
-def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Result:
+CONTROL = "pbt.control"
+"""The tag that names a population's control."""
+
+
+def run(
+    task: str | type[Task], *, quiet: bool = False, control: bool | str = False, **settings: Any
+) -> Result:
     """Train a population, and return what became of it.
 
     Args:
         task: A task class, or the name of one (see `pbt_flow.task.find_task`).
         quiet: Whether to print nothing.
+        control: Whether to train its control afterwards: random search with the same budget, seed
+            and initial points. Or the run of a population that is there, to compare with.
         settings: Fields of `pbt_flow.Settings`; what is not given comes from the task's defaults.
 
     Raises:
@@ -55,6 +66,16 @@ def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Resu
         StoreError: The MLflow tracking store cannot be used.
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
+    known = load(control) if isinstance(control, str) else None
+    result = _new(task, quiet=quiet, **settings)
+    if known is None and control and result.status == "finished":
+        name = settings.get("name")
+        settings |= {"exploit": "none", "register": None, "name": name and f"{name}, control"}
+        known = _new(task, quiet=quiet, **settings)
+    return result if known is None else _beside(result, known)
+
+
+def _new(task: str | type[Task], *, quiet: bool, **settings: Any) -> Result:
     with hired(**settings) as engine:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
@@ -86,7 +107,16 @@ def run(task: str | type[Task], *, quiet: bool = False, **settings: Any) -> Resu
                 },
                 versions=_versions(),
             )
-            return _control(store, made, kind, engine, resumed=False, quiet=quiet)
+            return _train(store, made, kind, engine, resumed=False, quiet=quiet)
+
+
+def _beside(result: Result, control: Result) -> Result:
+    """Note on a population what its control is, and make its report anew with both."""
+    from pbt_flow.store import Store
+
+    Store.open(result.run_id).tag({CONTROL: control.run_id})
+    make_report(result.run_id)
+    return dataclasses.replace(result, control=control)
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
@@ -130,7 +160,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
             )
         start(engine, made)
         check_probe(engine, made)
-        return _control(store, made, kind, engine, resumed=True, quiet=quiet)
+        return _train(store, made, kind, engine, resumed=True, quiet=quiet)
 
 
 def load(run_id: str) -> Result:
@@ -159,7 +189,7 @@ def load(run_id: str) -> Result:
             )
         ):
             reports[turn.checkpoint] = told["report"]
-    return _result(
+    result = _result(
         store,
         settings,
         history,
@@ -168,6 +198,8 @@ def load(run_id: str) -> Result:
         reason=ended.get("reason", ""),
         seconds=ended.get("seconds", 0.0),
     )
+    control = store.tags().get(CONTROL)
+    return dataclasses.replace(result, control=None if control is None else load(control))
 
 
 def to_study(run_id: str) -> Study:
@@ -202,14 +234,14 @@ def make_report(run_id: str, *, control: str | None = None, out: str | None = No
     from pbt_flow.store import Store
 
     os.environ.pop("MLFLOW_RUN_ID", None)
-    store = Store.open(run_id)
+    store, result = Store.open(run_id), load(run_id)
     subject = Subject(
-        result=load(run_id),
+        result=result,
         settings=Settings.from_json(store.manifest.settings),
         space=store.space,
         warnings=store.warnings(),
         pictures=store.pictures(),
-        control=None if control is None else load(control),
+        control=result.control if control is None else load(control),
     )
     if out is not None:
         return [str(path) for path in write(subject, Path(out))]
@@ -217,6 +249,38 @@ def make_report(run_id: str, *, control: str | None = None, out: str | None = No
         names = [str(path.relative_to(folder)) for path in write(subject, Path(folder))]
         store.keep(Path(folder))
     return names
+
+
+def compare(run_ids: Sequence[str], *, out: str | None = None) -> Comparison:
+    """Compare populations of one task and budget by method, paired by seed.
+
+    Args:
+        run_ids: The populations' runs, at least one of each method.
+        out: A folder to write the page and the numbers into. Under `mlflow run` they are put on its
+            run as well.
+
+    Raises:
+        StoreError: A run is no population.
+        ComparisonError: They differ in task or budget, or are all of one method.
+    """
+    from pbt_flow.store import Store, connect
+
+    launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
+    entries = []
+    for run_id in dict.fromkeys(run_ids):
+        settings = Settings.from_json(Store.open(run_id).manifest.settings)
+        entries.append(Entry(result=load(run_id), settings=settings))
+    made = Comparison.of(entries)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(out or folder)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "comparison.html").write_text(page(made), encoding="utf-8")
+        (place / "comparison.json").write_text(json.dumps(made.to_json(), indent=1), "utf-8")
+        if launched_for is not None:
+            client, _ = connect()
+            client.log_artifacts(launched_for, str(place), "comparison")
+            client.set_tag(launched_for, "mlflow.note.content", made.table())
+    return made
 
 
 def register(run_id: str, name: str) -> str:
@@ -242,7 +306,7 @@ def register(run_id: str, name: str) -> str:
 # --- the frame around the controller --------------------------------------------------------------
 
 
-def _control(
+def _train(
     store: Store,
     settings: Settings,
     kind: Declaration,

@@ -376,20 +376,22 @@ class Store:
     @property
     def role(self) -> str:
         """What the runs are: a `population`, or a `replay` of one."""
-        role: str = self.client.get_run(self.run_id).data.tags.get("pbt.role", "population")
-        return role
+        return self.tags().get("pbt.role", "population")
 
     def keep(self, folder: Path) -> None:
         """Put the files of a folder on the population's run, under the names they have there."""
         with self._talk():
             self.client.log_artifacts(self.run_id, str(folder))
 
+    def tags(self) -> dict[str, str]:
+        """The tags of the population's run."""
+        with self._talk():
+            return dict(self.client.get_run(self.run_id).data.tags)
+
     def warnings(self) -> dict[str, str]:
         """What the population warns of, by the name of the warning."""
-        with self._talk():
-            tags = self.client.get_run(self.run_id).data.tags
         mark = "pbt.warning/"
-        return {key[len(mark) :]: text for key, text in tags.items() if key.startswith(mark)}
+        return {key[len(mark) :]: text for key, text in self.tags().items() if key.startswith(mark)}
 
     def show(self) -> None:
         """Save a view of the population's charts for MLflow's UI. A comfort, never a condition."""

@@ -42,6 +42,7 @@ FLOORS: dict[str, int] = {
     "lease": 2,
     "remote": 2,
     "registry": 2,
+    "interval": 1,
     "outbox": 1,
     # 3: neighbours that do not know each other
     "advise": 3,
@@ -57,6 +58,7 @@ FLOORS: dict[str, int] = {
     "charts": 4,
     "report": 4,
     "picture": 4,
+    "compare": 4,
     # 5: what puts a population together
     "publish": 5,
     "replay": 5,
@@ -94,6 +96,8 @@ WITHIN_A_FLOOR = {
     ("report", "charts"),
     ("report", "subject"),
     ("picture", "charts"),
+    ("compare", "charts"),
+    ("compare", "report"),
     ("picture", "subject"),
     ("runner", "publish"),
     ("__main__", "cli"),

@@ -17,13 +17,13 @@ from sample_tasks import KeepsTheDonorsRate, Regression
 import pbt_flow
 from pbt_flow import cli
 from pbt_flow.errors import PopulationError
+from pbt_flow.interval import Interval
 from pbt_flow.member import Turn
 from pbt_flow.replay import (
     INITIAL,
     LAST,
     SCHEDULE,
     Director,
-    Interval,
     ReplayError,
     arms_of,
     note,
