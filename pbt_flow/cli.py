@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Of MLflow's own output a person needs none: a link for each run, a bar for each small file.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    if threading.current_thread() is threading.main_thread():
+        # What asks for an end in this way gets as orderly a one as Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     if "MLFLOW_RUN_ID" in os.environ:
         _end_with_launcher()
     # Options that are left empty count as not given: an MLproject hands over all of them.
@@ -333,8 +337,6 @@ def _end_with_launcher() -> None:
 
     A killed launcher leaves its entry point running as an orphan, whose runs would stay RUNNING.
     """
-    import signal
-
     family = _ancestors()
 
     def watch() -> None:

@@ -11,8 +11,10 @@ the runs in MLflow are those of a population in which nobody copies.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pbt_flow.engines import Engine, EngineError, Lost
@@ -51,6 +53,10 @@ class Arm:
     """What `Task.report` measured of them."""
     errors: dict[int, str] = field(default_factory=dict)
     """Why others did not, by member."""
+
+    def label(self, member: int) -> str:
+        """What the run of one of its models is called."""
+        return f"{self.name}-{self.members.index(member):02d}"
 
     @property
     def metric(self) -> str:
@@ -154,6 +160,7 @@ class Director:
         engine: Where turns run.
         log: Is told every turn.
         drop: Is told of every checkpoint that nobody needs any more.
+        say: Is told of every model that has got to its end.
     """
 
     def __init__(
@@ -165,9 +172,11 @@ class Director:
         engine: Engine,
         log: Callable[[Turn], None],
         drop: Callable[[Turn], None],
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.schedule, self.arms, self.seed, self.engine = schedule, arms, seed, engine
-        self.log, self.drop = log, drop
+        self.log, self.drop, self.say = log, drop, say
+        self.ended = 0
         self.arm_of = {member: arm for arm in arms for member in arm.members}
         self.last: dict[int, Turn] = {}
         """The newest turn of each member."""
@@ -240,9 +249,8 @@ class Director:
         """The member that goes on after an outcome, if it does."""
         if isinstance(done, Lost):
             assert isinstance(done.job, Plan)
-            self.arm_of[done.job.member].errors[done.job.member] = done.reason
             del under_way[done.job.member]
-            return []
+            return self._fail(done.job.member, done.reason)
         turn: Turn = done
         self.check(turn)
         self.log(turn)
@@ -252,9 +260,22 @@ class Director:
         self.last[turn.member] = turn
         if not turn.ok:
             why = turn.error.strip().splitlines()
-            self.arm_of[turn.member].errors[turn.member] = why[-1] if why else turn.status
-            return []
-        return [member] if member.turn < len(self.schedule.segments) else []
+            return self._fail(turn.member, why[-1] if why else turn.status)
+        if member.turn < len(self.schedule.segments):
+            return [member]
+        self._tell(turn.member, f"score {turn.score:.4g}")
+        return []
+
+    def _fail(self, member: int, reason: str) -> list[Member]:
+        self.arm_of[member].errors[member] = reason
+        self._tell(member, f"failed: {reason}")
+        return []
+
+    def _tell(self, member: int, outcome: str) -> None:
+        self.ended += 1
+        self.say(
+            f"[{self.ended}/{len(self.arm_of)}] {self.arm_of[member].label(member)}: {outcome}"
+        )
 
     def report(self) -> dict[int, Mapping[str, float]]:
         """Have every model that got to the end reported on, and enter that in the arms."""
@@ -280,12 +301,13 @@ class Director:
         return reports
 
 
-def replay(schedule: Schedule, *, seeds: int = 5, **given: Any) -> Replay:
+def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: Any) -> Replay:
     """Train fresh models along a schedule, and beside it, as MLflow runs.
 
     Args:
         schedule: What to train along.
         seeds: Fresh models of each arm.
+        quiet: Whether to print nothing.
         given: `task`, where the task is not found under the schedule's name, and settings of how
             it runs: `seed`, `workers`, `engine`, `device`, `experiment`, `name`, `turn_timeout`.
 
@@ -320,10 +342,10 @@ def replay(schedule: Schedule, *, seeds: int = 5, **given: Any) -> Replay:
             versions={},
         )
         for arm in arms:
-            for number, member in enumerate(arm.members):
+            for member in arm.members:
                 tags = {"pbt.arm": arm.name, "pbt.role": "replay"}
                 store.tag(tags, member)
-                store.rename(f"{arm.name}-{number:02d}", member)
+                store.rename(arm.label(member), member)
         store.show()
         engine.open(store.folders)
         director = Director(
@@ -335,6 +357,7 @@ def replay(schedule: Schedule, *, seeds: int = 5, **given: Any) -> Replay:
             drop=lambda turn: (
                 None if turn.checkpoint is None else store.delete_checkpoint(turn.checkpoint)
             ),
+            say=(lambda text: None) if quiet else partial(print, file=sys.stderr, flush=True),
         )
         status = "FAILED"
         try:

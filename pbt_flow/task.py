@@ -155,7 +155,8 @@ def find_task(name: str) -> type[Task]:
         elif name.isidentifier() and local.is_file():
             found = _load_file(local)
         else:
-            names = sorted({*known, *(p.stem for p in Path("tasks").glob("[!_]*.py"))})
+            files = (p for p in Path("tasks").glob("[!_]*.py") if "(Task)" in p.read_text("utf-8"))
+            names = sorted({*known, *(path.stem for path in files)})
             raise TaskError(
                 f"no task is called {name!r}; there are {names}, or name one as module:Class or "
                 "path/to/file.py:Class"

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -300,6 +304,35 @@ def test_a_replay_cannot_be_resumed_as_if_it_were_a_population(result):
     with pytest.raises(PopulationError, match="is a replay and cannot go on"):
         pbt_flow.resume(made.run_id, quiet=True)
     assert pbt_flow.load(made.run_id).turns == 6
+
+
+def test_a_replay_that_is_told_to_end_leaves_no_run_that_says_it_is_running(tmp_path):
+    (tmp_path / "slow").touch()
+    path = tmp_path / "schedule.json"
+    plan = schedule(*[0.01] * 200, task="sample_tasks:Misbehaving", space=Regression.space)
+    hparams = {"lr": 0.01, "batch": 4, "loss": "l2"}
+    segments = [dataclasses.replace(s, hparams=hparams) for s in plan.segments]
+    plan = dataclasses.replace(
+        plan, segments=segments, best_initial=hparams, options={"orders": str(tmp_path)}
+    )
+    path.write_text(json.dumps(plan.to_json()))
+    here = Path(__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pbt_flow", "replay", str(path), "--seeds", "1"],
+        env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.rglob("turn.json")):
+        assert time.monotonic() < deadline, "no turn was ever committed"
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "pbt_flow replay: interrupted"
+    runs = MlflowClient().search_runs(["1"])
+    assert {run.info.status for run in runs} == {"KILLED"}
+    assert len(runs) == 3  # of the arms, the last and the best initial setting are one
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
