@@ -186,7 +186,7 @@ class Director:
         seed: int,
         engine: Engine,
         log: Callable[[Turn], None],
-        drop: Callable[[Turn], None],
+        drop: Callable[[Turn], object],
     ) -> None:
         self.schedule, self.arms, self.seed, self.engine = schedule, arms, seed, engine
         self.log, self.drop = log, drop
