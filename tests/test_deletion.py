@@ -10,7 +10,7 @@ from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking import MlflowClient
-from sample_tasks import Regression
+from sample_tasks import Misbehaving, Regression
 
 import pbt_flow
 from pbt_flow.checkpoints import file_digest
@@ -96,9 +96,9 @@ def shelf(tmp_path, monkeypatch, request):
     return kind
 
 
-def run(**settings):
+def run(task=Regression, **settings):
     return pbt_flow.run(
-        Regression,
+        task,
         **{"experiment": "elsewhere", "turns": TURNS, "mode": "generational", **settings},
         engine="inline",
     )
@@ -147,3 +147,20 @@ def test_a_store_that_deletes_is_left_with_what_is_needed_and_nothing_is_said(sh
     assert "warning: checkpoints" not in capfd.readouterr().err
     assert {path.parent.name for path in states(shelf.folder)} >= {f"{TURNS:06d}"}
     assert len(states(shelf.folder)) <= 4 + 1
+
+
+@pytest.mark.parametrize("shelf", [Shelf], indirect=True)
+def test_a_state_that_a_killed_attempt_published_is_gone_when_the_next_one_fails(shelf, tmp_path):
+    options = {"orders": str(tmp_path)}
+    result = run(task=Misbehaving, turns=1, options=options)
+    for record in list(shelf.folder.rglob("turn.json")):
+        left = record.parents[1] / "000002"
+        left.mkdir()
+        (left / "state.pt").write_bytes(b"what a killed attempt published")
+    (tmp_path / "nan-2").touch()
+    resumed = pbt_flow.resume(result.run_id, turns=2, quiet=True)
+    (failed,) = [t for turns in resumed.history.turns.values() for t in turns if not t.ok]
+    folders = [path.parent for path in shelf.folder.rglob("000002/turn.json")]
+    assert len(folders) == 4
+    (empty,) = [folder for folder in folders if not (folder / "state.pt").exists()]
+    assert (empty / "error.txt").read_text() == f"{failed.error}\n"
