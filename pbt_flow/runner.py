@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from pbt_flow.errors import PopulationError, StoreError
 from pbt_flow.history import History
 from pbt_flow.launch import check_probe, declared, hired, spec_of, start
 from pbt_flow.member import Checkpoint, Member, RecordError, derive_seed
+from pbt_flow.outbox import Message
 from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, publish, write
 from pbt_flow.result import Result, Status
@@ -224,7 +225,13 @@ def _control(
     store: Store, settings: Settings, engine: Engine, *, resumed: bool, quiet: bool
 ) -> Result:
     began = time.monotonic()
-    lease = store.claim()
+    try:
+        lease = store.claim()
+    except (Exception, KeyboardInterrupt) as error:
+        # A resume that is refused must not end the runs of the controller that lives.
+        if not resumed:
+            _give_up(store, error)
+        raise
     try:
         history = _read_history(store) if resumed else _no_history(store)
         unknown = [
@@ -262,13 +269,18 @@ def _control(
         return _end(store, controller, status, began)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
-    except (Exception, KeyboardInterrupt):
-        # What no rule above foresees must not leave runs that say they are running.
-        with contextlib.suppress(StoreError):
-            store.finish("FAILED", dict.fromkeys(range(len(store.manifest.members)), "FAILED"))
+    except (Exception, KeyboardInterrupt) as error:
+        _give_up(store, error)
         raise
     finally:
         lease.release()
+
+
+def _give_up(store: Store, error: BaseException) -> None:
+    """What no rule foresees must not leave runs that say they are running."""
+    status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+    with contextlib.suppress(StoreError):
+        store.finish(status, dict.fromkeys(range(len(store.manifest.members)), status))
 
 
 def _end(store: Store, controller: Controller, status: Status, began: float) -> Result:
@@ -296,9 +308,15 @@ def _end(store: Store, controller: Controller, status: Status, began: float) -> 
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
         say = controller.progress.say
-        outbox.put(partial(publish, store, controller.settings, result, say))
-        outbox.put(partial(store.conclude, result))
-        outbox.put(partial(store.finish, ended, members))
+        left = [
+            partial(publish, store, controller.settings, result, say),
+            partial(store.conclude, result),
+        ]
+        if status == "failed" and living:
+            # What failed may be the very disk that these are written to: it is not waited for.
+            left = [partial(_if_possible, left, say)]
+        for message in [*left, partial(store.finish, ended, members)]:
+            outbox.put(message)
         try:
             outbox.drain()
         except KeyboardInterrupt:
@@ -308,6 +326,15 @@ def _end(store: Store, controller: Controller, status: Status, began: float) -> 
                 f"resume {store.run_id} tells it"
             ) from None
     return result
+
+
+def _if_possible(messages: Iterable[Message], say: Callable[[str], None]) -> None:
+    """Tell the store what it takes; what it does not can be made again from the turns."""
+    try:
+        for message in messages:
+            message()
+    except StoreError as error:
+        say(f"no report: {error}")
 
 
 def _so_far(store: Store, settings: Settings, history: History, began: float) -> Result:

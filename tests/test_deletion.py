@@ -21,7 +21,7 @@ TURNS = 5
 
 
 class Shelf(LocalArtifactRepository):
-    """A folder that MLflow takes for a place on another machine; `asked` is what it was to delete."""
+    """A folder that MLflow takes for a place elsewhere; `asked` is what it was to delete."""
 
     folder: ClassVar[Path]
     asked: ClassVar[list[str]]
