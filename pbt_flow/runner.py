@@ -232,6 +232,7 @@ def _control(
         if not resumed:
             _give_up(store, error)
         raise
+    ending = False
     try:
         history = _read_history(store) if resumed else _no_history(store)
         unknown = [
@@ -266,12 +267,19 @@ def _control(
             status = "interrupted"
         elif not controller.living:
             status = "failed"
+        ending = True
         return _end(store, controller, status, began)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
     except (Exception, KeyboardInterrupt) as error:
         _give_up(store, error)
-        raise
+        if not ending or not isinstance(error, KeyboardInterrupt):
+            raise
+        raise PopulationError(
+            f"the tracking store {store.tracking_uri} was not told what became of the population; "
+            "every turn that was committed is safe, "
+            f"python -m pbt_flow resume {store.run_id} tells it"
+        ) from None
     finally:
         lease.release()
 
@@ -317,14 +325,7 @@ def _end(store: Store, controller: Controller, status: Status, began: float) -> 
             left = [partial(_if_possible, left, say)]
         for message in [*left, partial(store.finish, ended, members)]:
             outbox.put(message)
-        try:
-            outbox.drain()
-        except KeyboardInterrupt:
-            raise PopulationError(
-                f"the tracking store {store.tracking_uri} was not told that the population has "
-                f"{result.status}; every turn that was committed is safe, python -m pbt_flow "
-                f"resume {store.run_id} tells it"
-            ) from None
+        outbox.drain()
     return result
 
 
