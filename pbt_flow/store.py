@@ -600,7 +600,13 @@ def _parent_run(client: MlflowClient, settings: Mapping[str, Any], tags: Mapping
             )
         if found is None:
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            experiment_id = client.create_experiment(experiment, tags=kind)
+            try:
+                experiment_id = client.create_experiment(experiment, tags=kind)
+            except MlflowException as error:
+                # Another population that began at the same time was faster.
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment_id = client.get_experiment_by_name(experiment).experiment_id
         else:
             experiment_id = found.experiment_id
     # What runs are called in MLflow's table when nobody named them tells nothing apart.

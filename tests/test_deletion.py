@@ -1,4 +1,4 @@
-"""Superfluous checkpoints in places that delete, that cannot, and that say they did."""
+"""Places for artifacts that delete, that cannot, that say they did; and one that takes no more."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -67,6 +68,21 @@ class Forbidding(Shelf):
 
     def delete(self, artifact_path):
         raise self.ClientError("An error occurred (AccessDenied)")
+
+
+class Closed(Shelf):
+    """Takes five states, and then, while it is closed, no more."""
+
+    closed = True
+    states = 0
+
+    def log_artifact(self, local_file, artifact_path=None):
+        kind = type(self)
+        if Path(local_file).name == "state.pt" and kind.closed:
+            kind.states += 1
+            if kind.states > 5:
+                raise MlflowException("no right to write", error_code=PERMISSION_DENIED)
+        super().log_artifact(local_file, artifact_path)
 
 
 class Stumbling(Shelf):
@@ -164,3 +180,19 @@ def test_a_state_that_a_killed_attempt_published_is_gone_when_the_next_one_fails
     assert len(folders) == 4
     (empty,) = [folder for folder in folders if not (folder / "state.pt").exists()]
     assert (empty / "error.txt").read_text() == f"{failed.error}\n"
+
+
+@pytest.mark.parametrize("shelf", [Closed], indirect=True)
+def test_a_store_that_refuses_a_checkpoint_ends_the_run_and_is_no_failure_of_the_task(shelf):
+    result = run()
+    assert (result.status, result.turns) == ("failed", 5)
+    reason = "cannot write the checkpoint of member 1, turn 2: no right to write"
+    assert result.reason.endswith(reason)
+    assert all(turn.ok for turns in result.history.turns.values() for turn in turns)
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("elsewhere").experiment_id
+    assert {found.info.status for found in client.search_runs([experiment])} == {"FAILED"}
+    shelf.closed = False
+    resumed = pbt_flow.resume(result.run_id, quiet=True)
+    assert (resumed.status, resumed.turns) == ("finished", 4 * TURNS)
+    assert all(turn.ok for turns in resumed.history.turns.values() for turn in turns)

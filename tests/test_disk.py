@@ -72,7 +72,10 @@ def run():
 
 
 def ended(process):
-    out, err = process.communicate(timeout=200)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert "Traceback" not in err, err
     return out, err
 

@@ -220,6 +220,21 @@ def test_the_users_own_active_run_is_left_alone():
     assert set(mlflow.get_run(own.info.run_id).data.metrics) == {"mine"}
 
 
+def test_of_two_populations_that_make_the_experiment_at_once_none_is_refused(monkeypatch):
+    found, look = [], MlflowClient.get_experiment_by_name
+
+    def and_then_another_makes_it(self, name):
+        found.append(look(self, name))
+        if len(found) == 1:
+            self.create_experiment(name)
+        return found[-1]
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", and_then_another_makes_it)
+    result = run(turns=1)
+    assert found[0] is None
+    assert client(result).get_run(result.run_id).info.experiment_id == found[-1].experiment_id
+
+
 # --- stopped and resumed --------------------------------------------------------------------------
 
 

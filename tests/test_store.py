@@ -2,65 +2,17 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from servers import Server, check, until
 
 import pbt_flow
 from pbt_flow.checkpoints import file_digest
-
-
-class Server:
-    """A tracking server that can be killed and started again with what it knows."""
-
-    def __init__(self, folder: Path, artifacts: list[str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        folder.mkdir()
-        self.folder, self.artifacts = folder, artifacts
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port)]
-        places = ["--workers", "1", "--backend-store-uri", "sqlite:///server.db", *self.artifacts]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                [*command, *places],
-                cwd=self.folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        until(self.answers, 120, "the server does not start")
-
-    def answers(self) -> bool:
-        assert self.process.poll() is None, (self.folder / "log").read_text()
-        try:
-            urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-        except OSError:
-            return False
-        return True
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
 
 
 @pytest.fixture
@@ -182,23 +134,6 @@ def test_ctrl_c_while_the_end_waits_for_a_server_says_what_is_safe_and_how_to_go
 def _children(pid: int) -> list[int]:
     """The processes that a process has begun and that have not ended."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def check(result, turns):
-    """Every turn's point is in MLflow, once, and every run has finished."""
-    client = MlflowClient(result.tracking_uri)
-    assert client.get_run(result.run_id).info.status == "FINISHED"
-    members = client.search_runs(
-        [client.get_run(result.run_id).info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{result.run_id}'",
-    )
-    assert len(members) == result.members
-    for member in members:
-        own = result.history.turns[int(member.data.tags["pbt.member"])]
-        assert len(own) == turns
-        points = client.get_metric_history(member.info.run_id, "score")
-        assert [(p.step, p.value) for p in points] == [(t.plan.trained, t.score) for t in own]
-        assert member.info.status == "FINISHED"
 
 
 def _local(folder: Path):
