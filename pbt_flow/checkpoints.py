@@ -104,6 +104,10 @@ def save_record(turn: Turn, root: Path) -> None:
     folder = root / turn_folder(turn.number)
     folder.mkdir(parents=True, exist_ok=True)
     partial, error = folder / f".{RECORD}.{os.getpid()}", folder / ERROR
+    _clear(folder)
+    if turn.checkpoint is None:
+        # An attempt that was killed may have left a state, to which no record will ever refer.
+        (folder / STATE).unlink(missing_ok=True)
     try:
         partial.write_text(json.dumps(turn_to_json(turn), indent=1), encoding="utf-8")
         if turn.error:

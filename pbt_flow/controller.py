@@ -67,7 +67,7 @@ class Records(Wall, Protocol):
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
 
-    def delete_checkpoint(self, checkpoint: Checkpoint) -> None: ...
+    def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None: ...
 
     def retire(self, member: int) -> None: ...
 
@@ -346,9 +346,7 @@ class Controller:
                 t[self.rounds - 1] for t in self.history.turns.values() if len(t) >= self.rounds
             ]
             for sign in self.diagnosis.round(self.rounds, turns):
-                self.progress.say(f"warning: {sign.text}")
-                tags = {f"pbt.warning/{sign.name}": sign.text}
-                self.outbox.put(partial(self.store.tag, tags))
+                self._warn(sign.name, sign.text)
             scores = [turn.score for turn in turns if turn.score is not None]
             if scores:
                 best = max(scores) if self.history.direction == "maximize" else min(scores)
@@ -383,9 +381,18 @@ class Controller:
             self.history.forget(turn.member, turn.number)
             self.held[turn.member].remove(turn)
             try:
-                self.store.delete_checkpoint(turn.checkpoint)
+                self._delete(turn.checkpoint)
             except StoreAway:
-                self.outbox.put(partial(self.store.delete_checkpoint, turn.checkpoint))
+                self.outbox.put(partial(self._delete, turn.checkpoint))
+
+    def _delete(self, checkpoint: Checkpoint) -> None:
+        if (text := self.store.delete_checkpoint(checkpoint)) is not None:
+            self._warn("deletion", text)
+
+    def _warn(self, name: str, text: str) -> None:
+        """Tell the user of something that may be wrong, and keep it on the population's run."""
+        self.progress.say(f"warning: {text}")
+        self.outbox.put(partial(self.store.tag, {f"pbt.warning/{name}": text}))
 
     # --- what came of it ---
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.checkpoints import (
@@ -61,6 +63,8 @@ class RemoteFolders:
 
     def commit(self, turn: Turn) -> None:
         save_record(turn, self.root(turn.member))
+        if turn.checkpoint is None:
+            self._discard_state(turn.member, turn_folder(turn.number))
         if turn.error:
             self.publish(turn.member, turn.number, ERROR)
         self.publish(turn.member, turn.number, RECORD)
@@ -76,6 +80,17 @@ class RemoteFolders:
             return read_record((self.root(member) / place).read_text("utf-8"), member, turn)
         except (RecordError, UnicodeDecodeError) as error:
             raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
+
+    def _discard_state(self, member: int, folder: str) -> None:
+        """Delete what an attempt that was killed may have published, if the store can delete."""
+        place, run_id = f"{folder}/{STATE}", self.run_ids[member]
+        listed = _patiently(lambda c: c.list_artifacts(run_id, folder), self.tracking_uri)
+        if place in [info.path for info in listed]:
+            uri = MlflowClient(self.tracking_uri).get_run(run_id).info.artifact_uri
+            # No record refers to it: what cannot be deleted takes room, and does no other harm.
+            with contextlib.suppress(Exception):
+                repository: Any = get_artifact_repository(uri, tracking_uri=self.tracking_uri)
+                repository.delete_artifacts(place)
 
     def _download(self, member: int, place: str) -> None:
         path = self.root(member) / place

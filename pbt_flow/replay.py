@@ -171,7 +171,7 @@ class Director:
         seed: int,
         engine: Engine,
         log: Callable[[Turn], None],
-        drop: Callable[[Turn], None],
+        drop: Callable[[Turn], object],
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.schedule, self.arms, self.seed, self.engine = schedule, arms, seed, engine

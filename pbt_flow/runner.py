@@ -12,7 +12,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ from pbt_flow.errors import PopulationError, StoreError
 from pbt_flow.history import History
 from pbt_flow.launch import check_probe, declared, hired, spec_of, start
 from pbt_flow.member import Checkpoint, Member, RecordError, derive_seed
+from pbt_flow.outbox import Message
 from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, keep_model, publish, publish_model, write
 from pbt_flow.result import Result, Status
@@ -316,7 +317,14 @@ def _train(
     quiet: bool,
 ) -> Result:
     began = time.monotonic()
-    lease = store.claim()
+    try:
+        lease = store.claim()
+    except (Exception, KeyboardInterrupt) as error:
+        # A resume that is refused must not end the runs of the controller that lives.
+        if not resumed:
+            _give_up(store, error)
+        raise
+    ending = False
     try:
         history = _read_history(store) if resumed else _no_history(store)
         unknown = [
@@ -351,16 +359,28 @@ def _train(
             status = "interrupted"
         elif not controller.living:
             status = "failed"
+        ending = True
         return _end(store, controller, kind, status, began)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
-    except (Exception, KeyboardInterrupt):
-        # What no rule above foresees must not leave runs that say they are running.
-        with contextlib.suppress(StoreError):
-            store.finish("FAILED", dict.fromkeys(range(len(store.manifest.members)), "FAILED"))
-        raise
+    except (Exception, KeyboardInterrupt) as error:
+        _give_up(store, error)
+        if not ending or not isinstance(error, KeyboardInterrupt):
+            raise
+        raise PopulationError(
+            f"the tracking store {store.tracking_uri} was not told what became of the population; "
+            "every turn that was committed is safe, "
+            f"python -m pbt_flow resume {store.run_id} tells it"
+        ) from None
     finally:
         lease.release()
+
+
+def _give_up(store: Store, error: BaseException) -> None:
+    """What no rule foresees must not leave runs that say they are running."""
+    status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+    with contextlib.suppress(StoreError):
+        store.finish(status, dict.fromkeys(range(len(store.manifest.members)), status))
 
 
 def _end(
@@ -390,20 +410,26 @@ def _end(
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
         say = controller.progress.say
-        outbox.put(partial(publish, store, controller.settings, result, say))
+        left = [partial(publish, store, controller.settings, result, say)]
         if status == "finished" and kind.has_model:
-            outbox.put(partial(publish_model, store, controller.settings, result, say))
-        outbox.put(partial(store.conclude, result))
-        outbox.put(partial(store.finish, ended, members))
-        try:
-            outbox.drain()
-        except KeyboardInterrupt:
-            raise PopulationError(
-                f"the tracking store {store.tracking_uri} was not told that the population has "
-                f"{result.status}; every turn that was committed is safe, python -m pbt_flow "
-                f"resume {store.run_id} tells it"
-            ) from None
+            left.append(partial(publish_model, store, controller.settings, result, say))
+        left.append(partial(store.conclude, result))
+        if status == "failed" and living:
+            # What failed may be the very disk that these are written to: it is not waited for.
+            left = [partial(_if_possible, left, say)]
+        for message in [*left, partial(store.finish, ended, members)]:
+            outbox.put(message)
+        outbox.drain()
     return result
+
+
+def _if_possible(messages: Iterable[Message], say: Callable[[str], None]) -> None:
+    """Tell the store what it takes; what it does not can be made again from the turns."""
+    try:
+        for message in messages:
+            message()
+    except StoreError as error:
+        say(f"no report: {error}")
 
 
 def _so_far(store: Store, settings: Settings, history: History, began: float) -> Result:

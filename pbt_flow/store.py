@@ -57,6 +57,8 @@ MANIFEST = "population.json"
 RESULT = "result.json"
 SAMPLES = "samples"
 _ROUND = "round-"
+_MOST_RUNS = 50_000
+"""Runs that MLflow finds in one search."""
 _LONGEST = 250
 """Characters of a metric's name in MLflow."""
 _REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -91,6 +93,8 @@ class Store:
     charts: str
     """Where the saved view opens: what follows the address of the MLflow UI."""
     _repositories: dict[int, Any] = field(default_factory=dict)
+    _deletes: bool | None = None
+    """Whether the place for artifacts deletes what it is told to; None while that is not known."""
 
     # --- making and finding populations -----------------------------------------------------------
 
@@ -119,28 +123,30 @@ class Store:
         try:
             parent = _parent_run(client, settings, tags)
             run_id = parent.info.run_id
-            members = [
-                _member_run(client, parent, index, hparams, space)
-                for index, hparams in enumerate(initial)
-            ]
-            manifest = Manifest(
-                settings=settings,
-                space=space_json,
-                direction=direction,
-                members=[run.info.run_id for run in members],
-                initial=initial,
-                versions=versions,
-            )
-            params = {f"cfg/{k}": _text(v) for k, v in settings.items()}
-            params |= {f"space/{name}": json.dumps(dist) for name, dist in space_json.items()}
-            client.log_batch(
-                run_id,
-                params=[Param(key, value) for key, value in params.items()],
-                tags=[RunTag(key, value) for key, value in tags.items()],
-            )
-            client.log_dict(run_id, _manifest_json(manifest), MANIFEST)
-        except MlflowException as error:
-            raise StoreError(f"cannot make runs at {uri}: {error.message}") from error
+            with _all_or_ended(client, parent):
+                members = [
+                    _member_run(client, parent, index, hparams, space)
+                    for index, hparams in enumerate(initial)
+                ]
+                manifest = Manifest(
+                    settings=settings,
+                    space=space_json,
+                    direction=direction,
+                    members=[run.info.run_id for run in members],
+                    initial=initial,
+                    versions=versions,
+                )
+                params = {f"cfg/{k}": _text(v) for k, v in settings.items()}
+                params |= {f"space/{name}": json.dumps(dist) for name, dist in space_json.items()}
+                client.log_batch(
+                    run_id,
+                    params=[Param(key, value) for key, value in params.items()],
+                    tags=[RunTag(key, value) for key, value in tags.items()],
+                )
+                client.log_dict(run_id, _manifest_json(manifest), MANIFEST)
+        except (MlflowException, OSError) as error:
+            reason = error.message if isinstance(error, MlflowException) else str(error)
+            raise StoreError(f"cannot make runs at {uri}: {reason}") from error
         return cls._with_folders(client, uri, run_id, manifest, space, members)
 
     @classmethod
@@ -150,6 +156,12 @@ class Store:
         Raises:
             StoreError: There is no such run, or it is not a population.
         """
+        # A client would make an empty database where there is none, and then find no run in it.
+        if (file := _missing_database(mlflow.get_tracking_uri())) is not None:
+            raise StoreError(
+                f"no run {run_id} at {mlflow.get_tracking_uri()}: there is no file {file}. Go to "
+                "the folder that the population began in, or set MLFLOW_TRACKING_URI to its store"
+            )
         client, uri = connect()
         try:
             run = client.get_run(run_id)
@@ -262,19 +274,65 @@ class Store:
             listed = self.client.list_artifacts(run_id, turn_folder(checkpoint.turn))
         return place in [info.path for info in listed]
 
-    def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Delete the state of a turn. Its record stays for ever."""
+    def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None:
+        """Delete the state of a turn, if the place for artifacts can. Its record stays for ever.
+
+        Of what a store lists after its first deletion we conclude whether it deletes at all: in
+        MLflow's base class a deletion does nothing and says nothing. A store that cannot is not
+        asked again.
+
+        Returns:
+            What the user must know, once: that checkpoints stay, where and why.
+
+        Raises:
+            StoreAway: It does not answer now.
+        """
+        if self._deletes is False:
+            return None
         place = f"{turn_folder(checkpoint.turn)}/{STATE}"
-        with self._talk():
+        try:
             (self.folders.root(checkpoint.member) / place).unlink(missing_ok=True)
-            if isinstance(self.folders, LocalFolders):
-                return
-            if checkpoint.member not in self._repositories:
-                run = self.client.get_run(self.manifest.members[checkpoint.member])
-                self._repositories[checkpoint.member] = get_artifact_repository(
+            why = None
+        except OSError as error:
+            why = str(error)
+        if why is None and not isinstance(self.folders, LocalFolders):
+            why = self._delete_remote(checkpoint, place)
+        if why is None:
+            self._deletes = True
+            return None
+        uri = self._repository(checkpoint.member).artifact_uri
+        self._deletes = False
+        return (
+            f"checkpoints that nobody needs any more stay, each turn's {checkpoint.size:,} bytes, "
+            f"since the place for artifacts does not delete: {uri}/{place} is still there ({why})"
+        )
+
+    def _delete_remote(self, checkpoint: Checkpoint, place: str) -> str | None:
+        """Delete an artifact, and return why it is still there, if it is."""
+        why = ""
+        # Twice: a store may have been away for the deletion, and be back for the question.
+        for _ in range(2):
+            try:
+                self._repository(checkpoint.member).delete_artifacts(place)
+                why = "it was asked to, and said nothing"
+                if self._deletes:
+                    return None
+            # Each kind of store has errors of its own: for a right that is missing, say.
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}".splitlines()[0]
+            if not self.has_checkpoint(checkpoint):
+                return None
+        return why
+
+    def _repository(self, member: int) -> Any:
+        """MLflow's way to the artifacts of a member, which can delete where a client cannot."""
+        if member not in self._repositories:
+            with self._talk():
+                run = self.client.get_run(self.manifest.members[member])
+                self._repositories[member] = get_artifact_repository(
                     run.info.artifact_uri, tracking_uri=self.tracking_uri
                 )
-            self._repositories[checkpoint.member].delete_artifacts(place)
+        return self._repositories[member]
 
     # --- state of the runs ------------------------------------------------------------------------
 
@@ -530,6 +588,14 @@ def short_requests() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+def _missing_database(uri: str) -> Path | None:
+    """The file of an SQLite store that does not exist; None of any other store."""
+    scheme, _, place = uri.partition(":///")
+    path = Path(place.partition("?")[0]).absolute()
+    known = scheme.partition("+")[0] != "sqlite" or place.startswith((":", "file:"))
+    return None if known or path.exists() else path
+
+
 def connect() -> tuple[MlflowClient, str]:
     """A client of the tracking store that MLflow is set to, and the store's URI.
 
@@ -565,7 +631,13 @@ def _parent_run(client: MlflowClient, settings: Mapping[str, Any], tags: Mapping
             )
         if found is None:
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            experiment_id = client.create_experiment(experiment, tags=kind)
+            try:
+                experiment_id = client.create_experiment(experiment, tags=kind)
+            except MlflowException as error:
+                # Another population that began at the same time was faster.
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment_id = client.get_experiment_by_name(experiment).experiment_id
         else:
             experiment_id = found.experiment_id
     # What runs are called in MLflow's table when nobody named them tells nothing apart.
@@ -573,6 +645,25 @@ def _parent_run(client: MlflowClient, settings: Mapping[str, Any], tags: Mapping
     name = settings["name"] or f"{Path(settings['task'].partition(':')[0]).stem} {method}"
     created: Run = client.create_run(experiment_id, tags=dict(tags), run_name=name)
     return created
+
+
+@contextlib.contextmanager
+def _all_or_ended(client: MlflowClient, parent: Run) -> Iterator[None]:
+    """Where a population's runs cannot all be made, let none say for ever that it is running."""
+    try:
+        yield
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        with contextlib.suppress(MlflowException, OSError):
+            # Asked for: the call that was interrupted may have made one that nobody here knows.
+            made = client.search_runs(
+                [parent.info.experiment_id],
+                f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
+                max_results=_MOST_RUNS,
+            )
+            for run in [*made, parent]:
+                client.set_terminated(run.info.run_id, status=status)
+        raise
 
 
 def _member_run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import shutil
 import time
 import traceback
 from collections import OrderedDict
@@ -174,7 +175,8 @@ class Worker:
             started=started,
             seconds=seconds,
         )
-        with _storage(f"the record of member {plan.member}, turn {plan.turn}"):
+        what = f"the record of member {plan.member}, turn {plan.turn}"
+        with _storage(what, self._folders.root(plan.member), Exception):
             self._folders.commit(turn)
         return turn
 
@@ -214,8 +216,11 @@ class Worker:
 
     def _save(self, task: Task, plan: Plan) -> Checkpoint:
         folders, state = self._folders, task.state_dict()
-        with _storage(f"the checkpoint of member {plan.member}, turn {plan.turn}"):
-            checkpoint = save_state(state, plan.member, plan.turn, folders.root(plan.member))
+        what, root = f"the checkpoint of member {plan.member}, turn {plan.turn}", folders.root
+        # torch.save reports a full disk as a RuntimeError; others are about what is in the state.
+        with _storage(what, root(plan.member), OSError, RuntimeError):
+            checkpoint = save_state(state, plan.member, plan.turn, root(plan.member))
+        with _storage(what, root(plan.member), Exception):
             folders.publish(plan.member, plan.turn, STATE)
         return checkpoint
 
@@ -261,11 +266,21 @@ def _lap(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _storage(what: str) -> Iterator[None]:
+def _storage(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Tell trouble with the place for `what` from an error of the task.
+
+    Raises:
+        StorageError: One of `errors` was raised; the message says why, and where on this machine.
+    """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        # torch.save reports a full disk as a RuntimeError.
-        if isinstance(error, CheckpointError):
-            raise
-        raise StorageError(f"cannot write {what}: {error}") from error
+    except CheckpointError:
+        raise
+    except errors as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        # Not of a store elsewhere: its errors have no number of this machine's system.
+        if isinstance(error, RuntimeError) or getattr(error, "errno", None) is not None:
+            there = next(place for place in (root, *root.parents) if place.exists())
+            free = shutil.disk_usage(there).free
+            reason += f"; make room in {there} ({free:,} bytes are free), or let it be written to"
+        raise StorageError(f"cannot write {what}: {reason}") from error

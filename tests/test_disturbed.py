@@ -170,6 +170,7 @@ MISTAKES = [
     (("run", "--task", "toy", "--resample", "optuna:sampler=CmaEsSampler"), "keeps its state"),
     (("resume",), "RUN_ID is missing"),
     (("resume", "0" * 32), "no run 000"),
+    (("report", "0" * 32), "set MLFLOW_TRACKING_URI to its store"),
     (("jump",), "invalid choice: 'jump'"),
 ]
 
@@ -187,6 +188,7 @@ def test_a_mistake_gets_one_clear_sentence_and_exit_code_2(arguments, sentence, 
     assert sentence in err
     assert "Traceback" not in err
     assert not Path("mlruns").exists()
+    assert not Path("mlflow.db").exists()
 
 
 def test_ctrl_c_before_the_first_turn_is_no_traceback(monkeypatch, capsys):

@@ -1,8 +1,11 @@
 """Whole populations in a real MLflow store: what is recorded, what survives, what is refused."""
 
+import importlib
+import itertools
 import json
 import math
 import os
+import signal
 import sqlite3
 import time
 from pathlib import Path
@@ -217,6 +220,21 @@ def test_the_users_own_active_run_is_left_alone():
     assert set(mlflow.get_run(own.info.run_id).data.metrics) == {"mine"}
 
 
+def test_of_two_populations_that_make_the_experiment_at_once_none_is_refused(monkeypatch):
+    found, look = [], MlflowClient.get_experiment_by_name
+
+    def and_then_another_makes_it(self, name):
+        found.append(look(self, name))
+        if len(found) == 1:
+            self.create_experiment(name)
+        return found[-1]
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", and_then_another_makes_it)
+    result = run(turns=1)
+    assert found[0] is None
+    assert client(result).get_run(result.run_id).info.experiment_id == found[-1].experiment_id
+
+
 # --- stopped and resumed --------------------------------------------------------------------------
 
 
@@ -383,6 +401,79 @@ def test_a_t_test_on_single_numbers_ends_the_run_and_says_what_the_task_must_ret
     assert result.status == "failed"
     assert "exploit ttest compares samples" in result.reason
     assert client(result).get_run(result.run_id).info.status == "FAILED"
+
+
+def every_run():
+    experiments = [e.experiment_id for e in MlflowClient().search_experiments()]
+    return MlflowClient().search_runs(experiments)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "nth", "made"),
+    [
+        ("mlflow.tracking.MlflowClient", "create_run", 1, 0),
+        ("mlflow.tracking.MlflowClient", "create_run", 2, 1),
+        ("mlflow.tracking.MlflowClient", "create_run", 4, 3),
+        ("mlflow.tracking.MlflowClient", "log_dict", 1, 5),
+        ("pbt_flow.store.Store", "claim", 1, 5),
+    ],
+)
+@pytest.mark.parametrize("before", [True, False])
+def test_ctrl_c_while_the_runs_are_made_leaves_none_that_says_it_is_running(
+    owner, name, nth, made, before, monkeypatch
+):
+    module, _, kind = owner.rpartition(".")
+    place = getattr(importlib.import_module(module), kind)
+    original, calls = getattr(place, name), itertools.count(1)
+
+    def interrupted(*arguments, **named):
+        now = next(calls) == nth
+        if now and before:
+            signal.raise_signal(signal.SIGINT)
+        returned = original(*arguments, **named)
+        if now:
+            signal.raise_signal(signal.SIGINT)
+        return returned
+
+    monkeypatch.setattr(place, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(turns=1)
+    if name == "create_run" and not before:
+        made += 1
+    assert len(every_run()) == made
+    first = (name, nth, before) == ("create_run", 1, False)
+    # Of a run that the call made when it was interrupted nobody knows, if it is the first.
+    assert {r.info.status for r in every_run()} <= {"RUNNING" if first else "KILLED"}
+
+
+def test_runs_that_cannot_all_be_made_have_failed_and_the_error_says_why():
+    MlflowClient().create_experiment("nowhere", artifact_location="/proc/nowhere")
+    with pytest.raises(StoreError, match="cannot make runs at sqlite:.*: .*'/proc/nowhere") as told:
+        run(turns=1, experiment="nowhere")
+    assert "\n" not in str(told.value)
+    assert [r.info.status for r in every_run()] == ["FAILED"] * 5
+
+
+def test_a_resume_that_is_refused_ends_no_run_of_the_controller_that_lives():
+    result = run(turns=1)
+    client(result).update_run(result.run_id, status="RUNNING")
+    client(result).set_tag(result.run_id, "pbt.heartbeat", f"{time.time()}")
+    with pytest.raises(StoreError, match="is running"):
+        pbt_flow.resume(result.run_id, quiet=True)
+    assert client(result).get_run(result.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize("uri", [None, "sqlite:///there.db", "sqlite:///{}/there.db"])
+@pytest.mark.parametrize("ask", [pbt_flow.resume, pbt_flow.load, pbt_flow.to_study])
+def test_a_run_is_not_looked_for_in_a_database_that_is_not_there(ask, uri, monkeypatch, tmp_path):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(tmp_path / "empty"))
+    name = "mlflow.db" if uri is None else "there.db"
+    with pytest.raises(StoreError, match=f"no run 0000 at sqlite:.* no file /.*/empty/{name}. Go"):
+        ask("0000")
+    assert list(Path().iterdir()) == []
 
 
 # --- what goes wrong ------------------------------------------------------------------------------

@@ -2,65 +2,17 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from servers import Server, check, until
 
 import pbt_flow
 from pbt_flow.checkpoints import file_digest
-
-
-class Server:
-    """A tracking server that can be killed and started again with what it knows."""
-
-    def __init__(self, folder: Path, artifacts: list[str]) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        folder.mkdir()
-        self.folder, self.artifacts = folder, artifacts
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port)]
-        places = ["--workers", "1", "--backend-store-uri", "sqlite:///server.db", *self.artifacts]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.folder / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                [*command, *places],
-                cwd=self.folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        until(self.answers, 120, "the server does not start")
-
-    def answers(self) -> bool:
-        assert self.process.poll() is None, (self.folder / "log").read_text()
-        try:
-            urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-        except OSError:
-            return False
-        return True
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
 
 
 @pytest.fixture
@@ -70,7 +22,8 @@ def server(tmp_path, monkeypatch, request):
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     yield server
-    server.kill()
+    if server.process.poll() is None:
+        server.kill()
 
 
 @pytest.mark.slow
@@ -91,6 +44,7 @@ def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tm
         assert file_digest(path) in digests
     assert all("000003" in turns for turns in states.values())
     assert sum(map(len, states.values())) <= 4 + 1
+    assert "pbt.warning/deletion" not in client.get_run(result.run_id).data.tags
     assert len(list(kept.rglob("turn.json"))) == 12
 
     # Another machine has nothing of it but the run id.
@@ -132,18 +86,54 @@ def test_a_server_that_is_killed_and_comes_back_holds_nothing_up_and_misses_noth
     assert said.read_text().count("the tracking store is back") == 1
 
     run_id = said.read_text().split("population ")[1].split()[0]
-    history, client = pbt_flow.load(run_id).history, MlflowClient()
-    assert client.get_run(run_id).info.status == "FINISHED"
-    members = client.search_runs(
-        [client.get_run(run_id).info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'"
-    )
-    for member in members:
-        own = history.turns[int(member.data.tags["pbt.member"])]
-        points = client.get_metric_history(member.info.run_id, "score")
-        assert [(p.step, p.value) for p in points] == [(t.plan.trained, t.score) for t in own]
-        assert member.info.status == "FINISHED"
-    best = client.get_metric_history(run_id, "best_score")
+    check(pbt_flow.load(run_id), turns)
+    best = MlflowClient().get_metric_history(run_id, "best_score")
     assert [point.step for point in best] == [5 * number for number in range(1, turns + 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [["--default-artifact-root", "there"]], indirect=True)
+def test_ctrl_c_while_the_end_waits_for_a_server_says_what_is_safe_and_how_to_go_on(
+    server, tmp_path, monkeypatch
+):
+    paths = [Path(pbt_flow.__file__).parents[1], Path(__file__).parent]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+    said, turns = tmp_path / "said", 6
+    (tmp_path / "slow").touch()
+    command = [sys.executable, "-m", "pbt_flow", "run", "--task", "sample_tasks:Misbehaving"]
+    options = ["--workers", "2", "--turns", str(turns), "--set", f"orders={tmp_path}"]
+    with said.open("w") as err:
+        population = subprocess.Popen([*command, *options], stdout=err, stderr=err)
+
+    def committed() -> int:
+        return len(list(server.folder.rglob("turn.json")))
+
+    until(lambda: committed() >= 4, 120, "no turn is ever committed")
+    server.kill()
+    (tmp_path / "slow").unlink()
+    until(lambda: "Training goes on" in said.read_text(), 120, "the user is not told")
+    until(lambda: committed() == 4 * turns, 120, "training does not go on")
+    # Its workers end before it waits: at whatever moment of the end it is told to stop.
+    until(lambda: not _children(population.pid), 120, "the end is not waited for")
+    population.send_signal(signal.SIGINT)
+    assert population.wait(120) == 1, said.read_text()
+    assert "Traceback" not in said.read_text()
+    run_id = said.read_text().split("population ")[1].split()[0]
+    last = said.read_text().splitlines()[-1]
+    assert last.startswith(f"pbt_flow run: error: the tracking store {server.uri} was not told")
+    assert "every turn that was committed is safe, " in last
+    assert last.endswith(f"python -m pbt_flow resume {run_id} tells it")
+
+    server.start()
+    assert MlflowClient().get_run(run_id).info.status == "RUNNING"
+    resumed = subprocess.run([*command[:3], "resume", run_id], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    check(pbt_flow.load(run_id), turns)
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has begun and that have not ended."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _local(folder: Path):
