@@ -2,16 +2,17 @@
 
 python benchmarks/toys.py                 # minutes
 python benchmarks/toys.py --seeds 10      # fewer, to see it work
+python benchmarks/toys.py --choices       # a quarter of an hour: the tables of docs/choosing.md
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import Any
 
-from pbt_flow.simulation import simulate
+from pbt_flow.simulation import Simulation, simulate
 from tasks.quadratic import NoisyQuadratic
 from tasks.toy import Toy
 
@@ -60,11 +61,91 @@ CASES: list[tuple[str, Settings, int, Callable[[Sequence[float]], float]]] = [
 ]
 
 
+# --- choices --------------------------------------------------------------------------------------
+
+STEPS = 2_000
+"""Of each member, in 100 turns."""
+
+
+class BlurredQuadratic(NoisyQuadratic):
+    """The noisy quadratic where a score is 10 readings, each off by as much as the loss itself."""
+
+    def evaluate(self) -> list[float]:  # type: ignore[override]
+        """Readings of the loss, as from 10 small batches."""
+        return [
+            super(BlurredQuadratic, self).evaluate() * (1 + e) for e in self.rng.normal(size=10)
+        ]
+
+
+EXPLOITS = {
+    "truncation of 20%": "truncation:fraction=0.2",
+    "truncation of 25%, the default": "truncation",
+    "truncation of 50%": "truncation:fraction=0.5",
+    "binary tournament": "tournament",
+    "t-test": "ttest",
+    "truncation of 20%, weights only": "truncation:fraction=0.2,copies=weights",
+    "truncation of 20%, hyperparameters only": "truncation:fraction=0.2,copies=hparams",
+    "none: random search": "none",
+}
+EXPLORES = {
+    "perturb by 0.8 or 1.25": "perturb:resample_probability=0",
+    "the same, a quarter resampled: the default": "perturb",
+    "perturb by 0.5 or 2": "perturb:factors=0.5/2,resample_probability=0",
+    "Gaussian, sigma 0.1": "gaussian:sigma=0.1",
+    "resample": "resample",
+    "none": "none",
+}
+INITS = ["latin", "sobol", "uniform"]
+
+
+def true_loss(simulation: Simulation) -> float:
+    """The exact loss of the winner, whatever it was judged by."""
+    winner = simulation.history.winner()
+    assert winner is not None
+    task = NoisyQuadratic(seed=0)
+    task.load_state_dict(simulation.engine.states[winner.member, winner.number])
+    return task.evaluate()
+
+
+def spread(seeds: int, **settings: Any) -> str:
+    """Mean, standard deviation and worst of the winner's exact loss."""
+    found = [true_loss(simulate(**{**QUADRATIC, **settings}, seed=seed)) for seed in range(seeds)]
+    return f"{fmean(found):.3f} ± {stdev(found):.3f} | {max(found):.2f}"
+
+
+def choices(seeds: int) -> None:
+    """Print what the choices of docs/choosing.md come to."""
+    print(f"Mean, standard deviation and worst over {seeds} seeds.\n")
+    print("| members | each 2,000 steps | worst | 40,000 steps in all | worst |")
+    print("|---|---|---|---|---|")
+    for size in (2, 4, 8, 20, 40):
+        each = spread(seeds, population=size, turns=STEPS // 20)
+        total = spread(seeds, population=size, turns=20 * STEPS // 20 // size)
+        print(f"| {size} | {each} | {total} |", flush=True)
+    print("\n| exploit | exact score | worst | blurred score | worst |\n|---|---|---|---|---|")
+    for name, exploit in EXPLOITS.items():
+        exact = "needs a sample | " if exploit == "ttest" else spread(seeds, exploit=exploit)
+        blurred = spread(seeds, exploit=exploit, task=BlurredQuadratic)
+        print(f"| {name} | {exact} | {blurred} |", flush=True)
+    print("\n| explore | loss | worst |\n|---|---|---|")
+    for name, explore in EXPLORES.items():
+        print(f"| {name} | {spread(seeds, explore=explore)} |", flush=True)
+    print("\n| init | 8 members | worst | 4 members | worst |\n|---|---|---|---|---|")
+    for init in INITS:
+        eight, four = (spread(seeds, init=init, population=size) for size in (8, 4))
+        print(f"| {init} | {eight} | {four} |", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--seeds", type=int, default=100, help="at most so many of each case")
-    most = parser.parse_args().seeds
+    parser.add_argument("--choices", action="store_true", help="population and strategies instead")
+    given = parser.parse_args()
+    most = given.seeds
+    if given.choices:
+        choices(min(10, most))
+        return
     print(f"| problem | seeds | {' | '.join(MODES)} |\n|---|---|---|---|")
     for name, settings, seeds, summary in CASES:
         seeds = min(seeds, most)

@@ -637,7 +637,9 @@ def _parent_run(client: MlflowClient, settings: Mapping[str, Any], tags: Mapping
                 # Another population that began at the same time was faster.
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-                experiment_id = client.get_experiment_by_name(experiment).experiment_id
+                found = client.get_experiment_by_name(experiment)
+                assert found is not None
+                experiment_id = found.experiment_id
         else:
             experiment_id = found.experiment_id
     # What runs are called in MLflow's table when nobody named them tells nothing apart.

@@ -1,0 +1,69 @@
+"""The pictures of docs/tour.md, from a population in an MLflow UI that is running.
+
+python docs/pictures/make.py RUN_ID [http://127.0.0.1:5000]    # needs playwright, chromium, pillow
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import mlflow
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+HERE = Path(__file__).parent
+PATIENCE = 120_000
+"""Milliseconds: MLflow's UI and a report of 5 MB take seconds on a busy machine."""
+
+
+def keep(picture: Image.Image, name: str) -> None:
+    """Write a picture in few colours, which makes it small."""
+    few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    few.save(HERE / name, optimize=True)
+
+
+def shoot(page: Page) -> Image.Image:
+    """The page as it is shown, without what is MLflow's own business."""
+    close = page.locator("[data-component-id='mlflow.assistant.chat_panel.close']")
+    if close.count():
+        close.first.click()
+    page.wait_for_timeout(3000)  # until the charts have found their new widths
+    return Image.open(BytesIO(page.screenshot()))
+
+
+def main(run_id: str, ui: str = "http://127.0.0.1:5000") -> None:
+    """Take them all."""
+    client = MlflowClient(ui)
+    mlflow.set_tracking_uri(ui)
+    summary = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="report/summary.png")
+    keep(Image.open(summary), "gan.png")
+    there = f"{ui}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs"
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        page = chromium.new_page(viewport={"width": 1500, "height": 1200})
+        page.set_default_timeout(PATIENCE)
+        page.goto(
+            f"{there}?compareRunsMode=CHART&viewStateShareKey=pbt-{run_id}"
+            "&workflowType=machine_learning"
+        )
+        page.get_by_text("member-07").first.wait_for()
+        page.wait_for_function(
+            "document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length >= 24"
+        )
+        keep(shoot(page), "view.png")
+
+        page.goto(f"{there}/{run_id}/artifacts/report/index.html")
+        page.frame_locator("iframe").locator("body[data-drawn]").wait_for()
+        page.get_by_text("Path:", exact=False).first.evaluate("e => e.style.visibility = 'hidden'")
+        keep(shoot(page), "artifact.png")
+        chromium.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
