@@ -318,7 +318,8 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
     """
     if seeds < 1:
         raise ReplayError(f"seeds must be at least 1, got {seeds}")
-    from pbt_flow.store import Store, connect
+    from pbt_flow.connection import connect
+    from pbt_flow.store import Store
 
     arms = arms_of(schedule, seeds)
     settings = settings_of(schedule, arms, **given)

@@ -81,7 +81,8 @@ def _new(task: str | type[Task], *, quiet: bool, **settings: Any) -> Result:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
         # 2 s of imports, while a worker imports torch.
-        from pbt_flow.store import Store, connect, short_requests
+        from pbt_flow.connection import connect, short_requests
+        from pbt_flow.store import Store
 
         made, kind = Settings.make(declared(engine, task), **settings)
         strategies = made.strategies()
@@ -138,7 +139,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
     launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
-    from pbt_flow.store import Store, short_requests
+    from pbt_flow.connection import short_requests
+    from pbt_flow.store import Store
 
     with short_requests():
         store = Store.open(run_id)
@@ -264,7 +266,8 @@ def compare(run_ids: Sequence[str], *, out: str | None = None) -> Comparison:
         StoreError: A run is no population.
         ComparisonError: They differ in task or budget, or are all of one method.
     """
-    from pbt_flow.store import Store, connect
+    from pbt_flow.connection import connect
+    from pbt_flow.store import Store
 
     launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
     entries = []

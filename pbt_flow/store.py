@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import posixpath
 import re
 import tempfile
@@ -21,23 +20,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import mlflow
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
-from pbt_flow.checkpoints import (
-    STATE,
-    Folders,
-    LocalFolders,
-    turn_folder,
-)
+from pbt_flow.checkpoints import STATE, Folders, LocalFolders, turn_folder
+from pbt_flow.connection import connect, local_path, missing_database, read_bytes, read_text
 from pbt_flow.errors import StoreAway, StoreError
+from pbt_flow.founding import MANIFEST, Manifest, found_population, member_name, text
 from pbt_flow.lease import Lease, claim
 from pbt_flow.member import Checkpoint, Direction, Turn
 from pbt_flow.registry import ALIAS, log_model, register
@@ -49,35 +43,14 @@ from pbt_flow.space import (
     Value,
     index_of,
     space_from_json,
-    space_to_json,
 )
 from pbt_flow.view import MOST, population_view, view_address, view_tag
 
-MANIFEST = "population.json"
 RESULT = "result.json"
 SAMPLES = "samples"
 _ROUND = "round-"
-_MOST_RUNS = 50_000
-"""Runs that MLflow finds in one search."""
 _LONGEST = 250
 """Characters of a metric's name in MLflow."""
-_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What defines a population, kept as `population.json` on its run."""
-
-    settings: Mapping[str, Any]
-    space: Mapping[str, Any]
-    """The space, in the form of `pbt_flow.space.space_to_json`."""
-    direction: Direction
-    members: Sequence[str]
-    """The run id of each member."""
-    initial: Sequence[Hparams]
-    """The first hyperparameters of each member."""
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -119,34 +92,17 @@ class Store:
         Raises:
             StoreError: The tracking server cannot be used.
         """
-        space_json = space_to_json(space)
-        try:
-            parent = _parent_run(client, settings, tags)
-            run_id = parent.info.run_id
-            with _all_or_ended(client, parent):
-                members = [
-                    _member_run(client, parent, index, hparams, space)
-                    for index, hparams in enumerate(initial)
-                ]
-                manifest = Manifest(
-                    settings=settings,
-                    space=space_json,
-                    direction=direction,
-                    members=[run.info.run_id for run in members],
-                    initial=initial,
-                    versions=versions,
-                )
-                params = {f"cfg/{k}": _text(v) for k, v in settings.items()}
-                params |= {f"space/{name}": json.dumps(dist) for name, dist in space_json.items()}
-                client.log_batch(
-                    run_id,
-                    params=[Param(key, value) for key, value in params.items()],
-                    tags=[RunTag(key, value) for key, value in tags.items()],
-                )
-                client.log_dict(run_id, _manifest_json(manifest), MANIFEST)
-        except (MlflowException, OSError) as error:
-            reason = error.message if isinstance(error, MlflowException) else str(error)
-            raise StoreError(f"cannot make runs at {uri}: {reason}") from error
+        members, manifest = found_population(
+            client,
+            uri,
+            settings=settings,
+            space=space,
+            direction=direction,
+            initial=initial,
+            tags=tags,
+            versions=versions,
+        )
+        run_id = members[0].data.tags["mlflow.parentRunId"]
         return cls._with_folders(client, uri, run_id, manifest, space, members)
 
     @classmethod
@@ -157,7 +113,7 @@ class Store:
             StoreError: There is no such run, or it is not a population.
         """
         # A client would make an empty database where there is none, and then find no run in it.
-        if (file := _missing_database(mlflow.get_tracking_uri())) is not None:
+        if (file := missing_database(mlflow.get_tracking_uri())) is not None:
             raise StoreError(
                 f"no run {run_id} at {mlflow.get_tracking_uri()}: there is no file {file}. Go to "
                 "the folder that the population began in, or set MLFLOW_TRACKING_URI to its store"
@@ -170,7 +126,7 @@ class Store:
         if (parent := run.data.tags.get("pbt.population")) is not None:
             raise StoreError(f"run {run_id} is a member; its population is {parent}")
         try:
-            manifest = Manifest(**json.loads(_read_text(client, run_id, MANIFEST)))
+            manifest = Manifest(**json.loads(read_text(client, run_id, MANIFEST)))
         except (MlflowException, OSError):
             raise StoreError(
                 f"run {run_id} at {uri} is no population: it has no artifact {MANIFEST}"
@@ -191,7 +147,7 @@ class Store:
         space: Space,
         members: Sequence[Run],
     ) -> Store:
-        places = {index: _local_path(run.info.artifact_uri) for index, run in enumerate(members)}
+        places = {index: local_path(run.info.artifact_uri) for index, run in enumerate(members)}
         local = {index: place for index, place in places.items() if place is not None}
         folders: Folders = LocalFolders(local)
         if len(local) < len(places):
@@ -415,7 +371,7 @@ class Store:
             StoreError: There is none, or it is not JSON.
         """
         try:
-            told: dict[str, Any] = json.loads(_read_text(self.client, self.run_id, "schedule.json"))
+            told: dict[str, Any] = json.loads(read_text(self.client, self.run_id, "schedule.json"))
         except (MlflowException, OSError, ValueError):
             raise StoreError(
                 f"run {self.run_id} has no readable schedule.json; make it anew with "
@@ -428,7 +384,7 @@ class Store:
         run = self.client.get_run(self.run_id)
         if run.info.status == "RUNNING" or "pbt.status" not in run.data.tags:
             return {}
-        told: dict[str, Any] = json.loads(_read_text(self.client, self.run_id, RESULT))
+        told: dict[str, Any] = json.loads(read_text(self.client, self.run_id, RESULT))
         return told
 
     @property
@@ -495,7 +451,7 @@ class Store:
                 listed = self.client.list_artifacts(self.run_id, shown[number])
                 names = sorted(info.path for info in listed if info.path.endswith(".png"))
                 if names:
-                    found[number] = _read_bytes(self.client, self.run_id, names[0])
+                    found[number] = read_bytes(self.client, self.run_id, names[0])
         return found
 
     def keep_model(self, model: Any, example: Any, turn: Turn, register_as: str | None) -> str:
@@ -518,7 +474,7 @@ class Store:
                 model,
                 example,
                 checkpoint=turn.checkpoint.digest,
-                params={name: _text(value) for name, value in turn.plan.hparams.items()},
+                params={name: text(value) for name, value in turn.plan.hparams.items()},
                 step=turn.plan.trained,
             )
             if register_as is None:
@@ -567,134 +523,6 @@ def _named(group: str, metrics: Mapping[str, float]) -> dict[str, float]:
     return {f"{group}/{name}"[:_LONGEST]: value for name, value in tidy.items()}
 
 
-def member_name(index: int) -> str:
-    """The name of a member's run."""
-    return f"member-{index:02d}"
-
-
-@contextlib.contextmanager
-def short_requests() -> Iterator[None]:
-    """Let no request to a tracking server last longer than a moment, while this lasts.
-
-    MLflow's client repeats one for four minutes, in which a controller could hand out no turns.
-    What the user has set stays as it is.
-    """
-    ours = {name: value for name, value in _REQUESTS.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
-
-
-def _missing_database(uri: str) -> Path | None:
-    """The file of an SQLite store that does not exist; None of any other store."""
-    scheme, _, place = uri.partition(":///")
-    path = Path(place.partition("?")[0]).absolute()
-    known = scheme.partition("+")[0] != "sqlite" or place.startswith((":", "file:"))
-    return None if known or path.exists() else path
-
-
-def connect() -> tuple[MlflowClient, str]:
-    """A client of the tracking store that MLflow is set to, and the store's URI.
-
-    Raises:
-        StoreError: It does not answer.
-    """
-    uri = mlflow.get_tracking_uri()
-    try:
-        client = MlflowClient(uri)
-        client.search_experiments(view_type=ViewType.ALL, max_results=1)
-    except (MlflowException, OSError) as error:
-        reason = error.message if isinstance(error, MlflowException) else str(error)
-        raise StoreError(
-            f"cannot reach the MLflow tracking store {uri} (from MLFLOW_TRACKING_URI): {reason}"
-        ) from error
-    return client, uri
-
-
-def _parent_run(client: MlflowClient, settings: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
-    if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
-        run = client.get_run(run_id)
-        if settings["name"]:
-            client.update_run(run_id, name=settings["name"])
-        return run
-    experiment = settings["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    experiment_id = None if experiment else os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if experiment_id is None:
-        experiment = experiment or "pbt_flow"
-        found = client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage != "active":
-            raise StoreError(
-                f"the experiment {experiment!r} is deleted; restore it or name another"
-            )
-        if found is None:
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            try:
-                experiment_id = client.create_experiment(experiment, tags=kind)
-            except MlflowException as error:
-                # Another population that began at the same time was faster.
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = client.get_experiment_by_name(experiment)
-                assert found is not None
-                experiment_id = found.experiment_id
-        else:
-            experiment_id = found.experiment_id
-    # What runs are called in MLflow's table when nobody named them tells nothing apart.
-    method = "random search" if settings["exploit"] == "none" else "pbt"
-    name = settings["name"] or f"{Path(settings['task'].partition(':')[0]).stem} {method}"
-    created: Run = client.create_run(experiment_id, tags=dict(tags), run_name=name)
-    return created
-
-
-@contextlib.contextmanager
-def _all_or_ended(client: MlflowClient, parent: Run) -> Iterator[None]:
-    """Where a population's runs cannot all be made, let none say for ever that it is running."""
-    try:
-        yield
-    except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        with contextlib.suppress(MlflowException, OSError):
-            # Asked for: the call that was interrupted may have made one that nobody here knows.
-            made = client.search_runs(
-                [parent.info.experiment_id],
-                f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
-                max_results=_MOST_RUNS,
-            )
-            for run in [*made, parent]:
-                client.set_terminated(run.info.run_id, status=status)
-        raise
-
-
-def _member_run(
-    client: MlflowClient, parent: Run, index: int, hparams: Hparams, space: Space
-) -> Run:
-    run: Run = client.create_run(
-        parent.info.experiment_id,
-        run_name=member_name(index),
-        tags={
-            "mlflow.parentRunId": parent.info.run_id,
-            "mlflow.runColor": _COLOURS[index % len(_COLOURS)],
-            "pbt.role": "member",
-            "pbt.member": str(index),
-            "pbt.population": parent.info.run_id,
-        },
-    )
-    params = {f"init/{name}": _text(value) for name, value in hparams.items()}
-    for name, dist in space.items():
-        if isinstance(dist, CategoricalDistribution):
-            legend = ", ".join(f"{i}={choice!r}" for i, choice in enumerate(dist.choices))
-            params[f"legend/{name}"] = legend
-    client.log_batch(run.info.run_id, params=[Param(k, v[:6000]) for k, v in params.items()])
-    return run
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _note(result: Result) -> str:
     """The description on the population's page in the MLflow UI; the headline comes first."""
 
@@ -719,27 +547,3 @@ def _note(result: Result) -> str:
     if result.charts:
         head += f". [Charts]({result.charts}); the whole story is in the artifact report/index.html"
     return "\n".join([head, "", *table]) if rows else head
-
-
-def _manifest_json(manifest: Manifest) -> dict[str, Any]:
-    return {**vars(manifest), "initial": [dict(hparams) for hparams in manifest.initial]}
-
-
-def _read_text(client: MlflowClient, run_id: str, artifact: str) -> str:
-    return _read_bytes(client, run_id, artifact).decode()
-
-
-def _read_bytes(client: MlflowClient, run_id: str, artifact: str) -> bytes:
-    place = _local_path(client.get_run(run_id).info.artifact_uri)
-    if place is not None:
-        return Path(place, artifact).read_bytes()
-    with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
-
-
-def _local_path(artifact_uri: str) -> str | None:
-    """The folder behind an artifact URI, or None if it is not on a disk of this machine."""
-    parts = urlparse(artifact_uri)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return url2pathname(parts.path)
-    return artifact_uri if not parts.scheme else None

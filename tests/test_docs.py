@@ -86,6 +86,8 @@ def population(migrated_database):
         settings = {"population": 4, "turns": 3, "interval": 5, "options": {"dimensions": 5}}
         task = f"{ROOT}/tasks/quadratic.py"
         result = pbt_flow.run(task, engine="inline", quiet=True, **settings)
+        # The champion that reading.md loads.
+        pbt_flow.run("sample_tasks:Regression", engine="inline", quiet=True, register="lander")
     return uri, result.run_id
 
 

@@ -42,6 +42,8 @@ FLOORS: dict[str, int] = {
     "lease": 2,
     "remote": 2,
     "registry": 2,
+    "connection": 2,
+    "founding": 2,
     "interval": 1,
     "outbox": 1,
     # 3: neighbours that do not know each other
@@ -107,7 +109,7 @@ WITHIN_A_FLOOR = {
 STRANGERS = {"advise", "store", "engines", "settings"}
 """These must not import each other, whatever becomes of the table above."""
 
-TRACKERS = {"store", "lease", "remote", "registry"}
+TRACKERS = {"store", "founding", "connection", "lease", "remote", "registry"}
 """These talk to MLflow; a worker imports none of them unless the artifacts are elsewhere."""
 
 

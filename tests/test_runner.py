@@ -202,12 +202,17 @@ def test_only_newest_checkpoints_are_left_on_disk_and_all_records():
 # --- what is the run, and whose -------------------------------------------------------------------
 
 
-def test_the_run_that_mlflow_run_made_is_the_population(monkeypatch):
-    made = MlflowClient().create_run("0")
+@pytest.mark.parametrize(
+    ("name", "becomes"), [(None, "sample_tasks pbt"), ("lr-search-2", "lr-search-2")]
+)
+def test_the_run_that_mlflow_run_made_is_the_population(name, becomes, monkeypatch):
+    made = MlflowClient().create_run("0", run_name=name)
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "0")
     result = run(turns=1)
     assert result.run_id == made.info.run_id
+    # A name that MLflow made up tells nothing; one that the user gave stays.
+    assert client(result).get_run(result.run_id).info.run_name == becomes
     assert {m.info.experiment_id for m in members(result)} == {"0"}
 
 

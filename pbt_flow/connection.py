@@ -1,0 +1,84 @@
+"""The way to MLflow: the client of the tracking store that is set, and single files of its runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import mlflow
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from pbt_flow.errors import StoreError
+
+_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+
+
+def connect() -> tuple[MlflowClient, str]:
+    """A client of the tracking store that MLflow is set to, and the store's URI.
+
+    Raises:
+        StoreError: It does not answer.
+    """
+    uri = mlflow.get_tracking_uri()
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(view_type=ViewType.ALL, max_results=1)
+    except (MlflowException, OSError) as error:
+        reason = error.message if isinstance(error, MlflowException) else str(error)
+        raise StoreError(
+            f"cannot reach the MLflow tracking store {uri} (from MLFLOW_TRACKING_URI): {reason}"
+        ) from error
+    return client, uri
+
+
+@contextlib.contextmanager
+def short_requests() -> Iterator[None]:
+    """Let no request to a tracking server last longer than a moment, while this lasts.
+
+    MLflow's client repeats one for four minutes, in which a controller could hand out no turns.
+    What the user has set stays as it is.
+    """
+    ours = {name: value for name, value in _REQUESTS.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def missing_database(uri: str) -> Path | None:
+    """The file of an SQLite store that does not exist; None of any other store."""
+    scheme, _, place = uri.partition(":///")
+    path = Path(place.partition("?")[0]).absolute()
+    known = scheme.partition("+")[0] != "sqlite" or place.startswith((":", "file:"))
+    return None if known or path.exists() else path
+
+
+def read_text(client: MlflowClient, run_id: str, artifact: str) -> str:
+    """What an artifact of a run says."""
+    return read_bytes(client, run_id, artifact).decode()
+
+
+def read_bytes(client: MlflowClient, run_id: str, artifact: str) -> bytes:
+    """What an artifact of a run holds; from the disk where it lies there."""
+    place = local_path(client.get_run(run_id).info.artifact_uri)
+    if place is not None:
+        return Path(place, artifact).read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
+
+
+def local_path(artifact_uri: str) -> str | None:
+    """The folder behind an artifact URI, or None if it is not on a disk of this machine."""
+    parts = urlparse(artifact_uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return url2pathname(parts.path)
+    return artifact_uri if not parts.scheme else None
