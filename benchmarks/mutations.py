@@ -257,8 +257,8 @@ MUTATIONS = [
         "two populations may make their experiment at once",
         "test_runner.py::make_the_experiment_at_once",
         "store.py",
-        '                if error.error_code != "RESOURCE_ALREADY_EXISTS":\n',
-        "                if error:\n",
+        "                if found is None:\n                    raise\n",
+        "                raise\n",
         "the slower one is refused",
     ),
     Mutation(

@@ -114,16 +114,19 @@ def _replay(source: str, *, as_json: bool, **given: Any) -> int:
 
 def summary(result: Result) -> str:
     """What a person wants to know when a population has ended."""
+    told = result.reason and result.reason != result.status
     lines = [
         f"\n{result.status}: {result.members} members, {result.turns} turns in "
-        f"{duration(result.seconds)}" + (f" ({result.reason})" if result.reason else "")
+        f"{duration(result.seconds)}" + (f" ({result.reason})" if told else "")
     ]
     if result.retired:
         lines.append(f"{result.retired} members failed too often and were retired")
     if result.winner is not None:
         lines += _finalist("winner", result.winner)
         lines.append(f"  mean score of the population {number(result.mean_score)}")
-    if result.best_initial is not None and result.winner is not None:
+    # Where nobody copied, each member is an initial setting, and the winner the best of them today.
+    copied = any(t.plan.donor for turns in result.history.turns.values() for t in turns)
+    if copied and result.best_initial is not None and result.winner is not None:
         if result.best_initial == result.winner:
             lines.append("the winner is an initial setting that was never changed")
         else:

@@ -119,12 +119,11 @@ def _parent_run(client: MlflowClient, settings: Mapping[str, Any], tags: Mapping
             kind = {"mlflow.experimentKind": "custom_model_development"}
             try:
                 experiment_id = client.create_experiment(experiment, tags=kind)
-            except MlflowException as error:
+            except MlflowException:
                 # Another population that began at the same time was faster.
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
                 found = client.get_experiment_by_name(experiment)
-                assert found is not None
+                if found is None:
+                    raise
                 experiment_id = found.experiment_id
         else:
             experiment_id = found.experiment_id

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
 
 from pbt_flow.space import Hparams, Space
 from pbt_flow.task import Task, TaskError
@@ -317,11 +317,14 @@ class GAN(Task):
         images = self._generate(GRID**2, GRID_LATENTS).cpu().nan_to_num()
         pixels = ((images + 1) * 127.5).round().to(torch.uint8)
         channels, size = pixels.shape[1:3]
-        rows = pixels.reshape(GRID, GRID, channels, size, size).permute(0, 3, 1, 4, 2)
-        picture = rows.reshape(GRID * size, GRID * size, channels).squeeze(2).numpy()
+        pixels = pad(pixels, (0, 1, 0, 1), value=255)  # a line between one image and the next
+        edge = size + 1
+        rows = pixels.reshape(GRID, GRID, channels, edge, edge).permute(0, 3, 1, 4, 2)
+        picture = rows.reshape(GRID * edge, GRID * edge, channels).squeeze(2).numpy()[:-1, :-1]
         zoom = max(1, round(64 / size))
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).resize((GRID * size * zoom,) * 2, Image.Resampling.NEAREST).save(
+        whole = Image.fromarray(picture)
+        whole.resize((whole.width * zoom,) * 2, Image.Resampling.NEAREST).save(
             folder / "samples.png"
         )
 
