@@ -656,7 +656,7 @@ def test_the_grid_shows_the_same_latent_vectors_every_time(tmp_path: Path) -> No
     assert first == again != later
     with Image.open(tmp_path / "later" / "samples.png") as grid:
         assert (grid.size, grid.mode) == (((8 * 9 - 1) * 8,) * 2, "L")
-        # The second image of the first row stands there, enlarged without blur, beyond a white line.
+        # The second image of the first row stands beyond a white line, enlarged without blur.
         corner = np.asarray(grid)[:64:8, 72:136:8]
         assert (np.asarray(grid)[:, 64:72] == 255).all()
     picture = task._generate(64, 3)[1, 0]
