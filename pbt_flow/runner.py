@@ -197,7 +197,7 @@ def load(run_id: str) -> Result:
         settings,
         history,
         reports,
-        status=ended.get("status", "running"),
+        status=ended.get("status", store.status),
         reason=ended.get("reason", ""),
         seconds=ended.get("seconds", 0.0),
     )

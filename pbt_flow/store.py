@@ -36,7 +36,7 @@ from pbt_flow.lease import Lease, claim
 from pbt_flow.member import Checkpoint, Direction, Turn
 from pbt_flow.registry import ALIAS, log_model, register
 from pbt_flow.remote import RemoteFolders, is_away
-from pbt_flow.result import Finalist, Result
+from pbt_flow.result import Finalist, Result, Status
 from pbt_flow.space import (
     Hparams,
     Space,
@@ -386,6 +386,13 @@ class Store:
             return {}
         told: dict[str, Any] = json.loads(read_text(self.client, self.run_id, RESULT))
         return told
+
+    @property
+    def status(self) -> Status:
+        """What MLflow says of the population's run, whether or not its controller concluded it."""
+        said = self.client.get_run(self.run_id).info.status
+        known: dict[str, Status] = {"FINISHED": "finished", "KILLED": "interrupted"}
+        return known.get(said, "failed" if said == "FAILED" else "running")
 
     @property
     def role(self) -> str:

@@ -520,6 +520,7 @@ def test_an_error_that_nobody_foresaw_leaves_no_run_that_says_it_is_running(monk
     runs = MlflowClient().search_runs(experiments)
     assert [r.info.status for r in runs] == ["FAILED"] * 5
     (population,) = [r for r in runs if r.data.tags["pbt.role"] == "population"]
+    assert pbt_flow.load(population.info.run_id).status == "failed"
     assert pbt_flow.resume(population.info.run_id, quiet=True).turns == 12
 
 
