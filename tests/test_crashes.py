@@ -47,7 +47,8 @@ def cases(points):
 def server():
     """Forks processes that have everything imported already: seconds for each case."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["crash_points", "pbt_flow.runner", "pbt_flow.store", "torch"])
+    ours = ["crash_points", "pbt_flow.runner", "pbt_flow.store"]
+    context.set_forkserver_preload([*ours, "torch._dynamo", "mlflow.pytorch"])
     # It must import what is tested here, and not what is installed elsewhere.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
