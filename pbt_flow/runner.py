@@ -395,6 +395,8 @@ def _end(
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         if status == "finished" and best is not None:
+            # A task may take a minute for it, and nothing would move on the screen.
+            controller.progress.say("reporting on the winner and on the best initial setting")
             wanted = None if controller.settings.samples == "none" else folder
             reports = controller.look([best, *([initial] if initial else [])], wanted)
             if any(Path(folder).iterdir()):
