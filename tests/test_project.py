@@ -150,3 +150,15 @@ def processes_of(session):
                 continue
             if int(fields[3]) == session and fields[0] != "Z" and int(entry.name) != os.getpid():
                 yield int(entry.name)
+
+
+def test_each_mutation_of_reliability_md_still_fits_the_code(monkeypatch):
+    """benchmarks/mutations.py takes half an hour; that it has not rotted is seen at once."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from mutations import MUTATIONS
+
+    table = (ROOT / "docs/reliability.md").read_text()
+    for mutation in MUTATIONS:
+        text = (ROOT / "pbt_flow" / mutation.file).read_text()
+        assert text.count(mutation.before) == 1, mutation.promise
+        assert f"| {mutation.promise} |" in table, mutation.promise
