@@ -59,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(json.dumps(made.to_json()))
             return 0
         if command == "register":
+            if {"run_id", "model"} - given.keys():
+                parser.error("register: RUN_ID or NAME is missing")
             print(register(given["run_id"], given["model"]))
             return 0
         if command == "replay":
@@ -139,6 +141,9 @@ def summary(result: Result) -> str:
     lines += ["", f"population {result.run_id}", *ui(result)]
     if result.status != "finished":
         lines += ["go on with", f"  python -m pbt_flow resume {result.run_id}"]
+    if result.retired == result.members:
+        lines[-1] += " --max-failures N"
+        lines.append("once the task is mended, with more failures allowed than there have been")
     return "\n".join(lines)
 
 
@@ -146,7 +151,9 @@ def _finalist(what: str, one: Finalist) -> list[str]:
     lines = [f"{what}: member {one.member:02d} after turn {one.turn} (step {one.step})"]
     lines.append(f"  score {number(one.score)}, what selection went by")
     if one.report:
-        lines.append(f"  report {values(one.report)}, on data that selection never saw")
+        # A task whose score is exact may report the score again.
+        apart = ", on data that selection never saw" * ([*one.report.values()] != [one.score])
+        lines.append(f"  report {values(one.report)}{apart}")
     lines.append(f"  {values(one.hparams)}")
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,15 +28,48 @@ def connect() -> tuple[MlflowClient, str]:
         StoreError: It does not answer.
     """
     uri = mlflow.get_tracking_uri()
+    missing = missing_database(uri)
+    # MLflow would try for two minutes, and then raise what its database library raised.
+    if missing is not None and missing.parent.is_dir() and not os.access(missing.parent, os.W_OK):
+        raise StoreError(
+            f"cannot make the MLflow tracking store {uri}: the folder {missing.parent} cannot be "
+            "written; go to a folder of your own, or set MLFLOW_TRACKING_URI"
+        )
     try:
-        client = MlflowClient(uri)
-        client.search_experiments(view_type=ViewType.ALL, max_results=1)
+        with _alone(missing):
+            client = MlflowClient(uri)
+            client.search_experiments(view_type=ViewType.ALL, max_results=1)
     except (MlflowException, OSError) as error:
         reason = error.message if isinstance(error, MlflowException) else str(error)
         raise StoreError(
             f"cannot reach the MLflow tracking store {uri} (from MLFLOW_TRACKING_URI): {reason}"
         ) from error
     return client, uri
+
+
+@contextlib.contextmanager
+def _alone(missing: Path | None) -> Iterator[None]:
+    """Let one process at a time make a database: two that do it at once break MLflow's migrations.
+
+    Args:
+        missing: The file that is to be made, if it is one.
+    """
+    if missing is None or sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    try:
+        folder = os.open(missing.parent, os.O_RDONLY)
+    except OSError:  # MLflow says what is wrong with it
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # some file systems know no locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from pbt_flow.outbox import Message
 from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, keep_model, publish, publish_model, write
 from pbt_flow.result import Result, Status
-from pbt_flow.settings import Settings, SettingsError
+from pbt_flow.settings import Settings, SettingsError, check_model_name
 from pbt_flow.space import check_hparams, space_to_json
 from pbt_flow.strategies import StrategyError
 from pbt_flow.subject import Subject
@@ -303,6 +303,7 @@ def register(run_id: str, name: str) -> str:
     """
     from pbt_flow.store import Store
 
+    check_model_name(name)
     os.environ.pop("MLFLOW_RUN_ID", None)
     return keep_model(Store.open(run_id), load(run_id), name)
 
@@ -362,6 +363,8 @@ def _train(
             status = "interrupted"
         elif not controller.living:
             status = "failed"
+        elif status == "finished" and history.winner() is None:
+            controller.stopping, status = "no member's last turn went well", "failed"
         ending = True
         return _end(store, controller, kind, status, began)
     except TakenOver as error:

@@ -33,6 +33,16 @@ def _setting(default: Any, help: str, *, on_resume: bool = False) -> Any:
     return field(default=default, metadata={"help": help, "on_resume": on_resume})
 
 
+def check_model_name(name: str) -> None:
+    """Refuse what cannot be the name of a registered model.
+
+    Raises:
+        SettingsError: It cannot.
+    """
+    if not name or set(name) & set("/:@"):
+        raise SettingsError(f"register must name a model, without any of / : @, got {name!r}")
+
+
 def count_cores() -> int:
     """The cores that this process may use, which is how many workers there are by default."""
     if hasattr(os, "sched_getaffinity"):
@@ -218,10 +228,8 @@ class Settings:
         for name in ("seconds", "turn_timeout"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise SettingsError(f"{name} must be above 0, got {value}")
-        if self.register is not None and (not self.register or set(self.register) & set("/:@")):
-            raise SettingsError(
-                f"register must name a model, without any of / : @, got {self.register!r}"
-            )
+        if self.register is not None:
+            check_model_name(self.register)
         if len(self.initial) > self.population:
             raise SettingsError(
                 f"initial gives {len(self.initial)} members to a population of {self.population}"

@@ -374,8 +374,8 @@ class Store:
             told: dict[str, Any] = json.loads(read_text(self.client, self.run_id, "schedule.json"))
         except (MlflowException, OSError, ValueError):
             raise StoreError(
-                f"run {self.run_id} has no readable schedule.json; make it anew with "
-                f"python -m pbt_flow report {self.run_id}"
+                f"run {self.run_id} has no readable schedule.json; unless it has no winner yet, "
+                f"make it anew with python -m pbt_flow report {self.run_id}"
             ) from None
         return told
 

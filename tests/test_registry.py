@@ -167,3 +167,15 @@ def test_registering_what_has_no_model_is_one_sentence(capsys):
     assert logged(result) == []
     assert main(["register", result.run_id, "line"]) == 1
     assert "task NoModel keeps no model: it has no model()" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["", "lander"], ["0123", ""]])
+def test_a_run_or_a_name_that_is_empty_is_missing(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["register", *words])
+    assert "register: RUN_ID or NAME is missing" in capsys.readouterr().err
+
+
+def test_a_name_that_cannot_be_is_refused_before_anything_is_logged(capsys):
+    assert main(["register", "0123", "a/b"]) == 2
+    assert "must name a model, without any of / : @, got 'a/b'" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import signal
 import sqlite3
@@ -602,3 +603,52 @@ def test_a_tracking_server_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match=r"cannot reach the MLflow tracking store http://127"):
         run(turns=1)
+
+
+class Hopeless(Regression):
+    """Its score is never a number."""
+
+    def evaluate(self):
+        return math.nan
+
+
+def test_where_no_last_turn_went_well_the_population_has_failed_though_nobody_is_retired():
+    result = run(Hopeless, turns=2)
+    assert (result.status, result.reason) == ("failed", "no member's last turn went well")
+    assert (result.winner, result.retired) == (None, 0)
+    assert client(result).get_run(result.run_id).info.status == "FAILED"
+    assert pbt_flow.resume(result.run_id, turns=3, quiet=True).reason == "every member failed"
+
+
+def make_a_database(folder):
+    os.chdir(folder)
+    from pbt_flow.connection import connect
+
+    connect()
+
+
+@pytest.mark.slow
+def test_processes_that_make_one_database_at_once_do_not_disturb_each_other(tmp_path):
+    """Without care, MLflow's migrations of the one trip over those of the other."""
+    folder = tmp_path / "new"
+    folder.mkdir()
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=make_a_database, args=(str(folder),)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    from pbt_flow.connection import connect
+
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    # Root may write everywhere; what the operating system would say is given here.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)
+    with pytest.raises(StoreError, match=f"the folder {folder} cannot be written; go to a folder"):
+        connect()
+    assert not any(folder.iterdir())
