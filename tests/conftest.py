@@ -27,8 +27,8 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
-# A shell ignores Ctrl-C for what it starts in the background, and every process inherits that. Tests
-# press Ctrl-C, on themselves and on others.
+# A shell lets what it starts in the background ignore Ctrl-C, and every process inherits that.
+# Tests press Ctrl-C, on themselves and on others.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
