@@ -571,6 +571,7 @@ def test_scores_of_the_same_weights_are_equal_and_leave_training_alone() -> None
     assert task.generator.training
 
 
+@pytest.mark.slow
 def test_a_collapsed_generator_scores_one_and_shows_no_spread() -> None:
     task = GAN(seed=0, **DIGITS)
     metrics = train(task, 300, lr_generator=1e-2, lr_discriminator=1e-5)

@@ -113,6 +113,7 @@ def test_a_champion_loads_in_a_process_without_pbt_flow_where_its_class_is_torch
     assert told.stdout.strip() == str(answers(result.winner.task().model()))
 
 
+@pytest.mark.slow
 def test_a_class_from_a_file_of_the_users_own_travels_with_its_model(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

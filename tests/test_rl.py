@@ -168,6 +168,7 @@ def test_cartpole_is_learned_from_20_to_over_150() -> None:
     assert task.report()["return"] > 150
 
 
+@pytest.mark.slow
 def test_an_image_tells_the_policy_what_to_do() -> None:
     task = make("PbtFlowTest/Lamp-v0", envs=8, epochs=4)
     before = task.report()["return"]
@@ -215,6 +216,7 @@ def test_gae_equals_the_sum_that_defines_it() -> None:
     np.testing.assert_allclose(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("env", "value"), [("RutCutOff", 10.0), ("RutThatEnds", 1.0)])
 def test_a_truncated_episode_would_have_gone_on_and_a_terminated_one_not(
     env: str, value: float
