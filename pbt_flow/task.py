@@ -157,8 +157,9 @@ def find_task(name: str) -> type[Task]:
         else:
             files = (p for p in Path("tasks").glob("[!_]*.py") if "(Task)" in p.read_text("utf-8"))
             names = sorted({*known, *(path.stem for path in files)})
+            there = f"there are {names}" if names else "none is installed, and none in ./tasks"
             raise TaskError(
-                f"no task is called {name!r}; there are {names}, or name one as module:Class or "
+                f"no task is called {name!r}; {there}, or name one as module:Class or "
                 "path/to/file.py:Class"
             )
     return _pick(found, attribute, name)
