@@ -133,9 +133,15 @@ def warned(result):
     ("shelf", "why"),
     [
         (Silent, "it was asked to, and said nothing"),
-        (Unable, "NotImplementedError: This artifact repository does not support deleting"),
-        (Unfinished, "MlflowException: Not implemented yet"),
-        (Forbidding, r"ClientError: An error occurred \(AccessDenied\)"),
+        pytest.param(
+            Unable,
+            "NotImplementedError: This artifact repository does not support deleting",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(Unfinished, "MlflowException: Not implemented yet", marks=pytest.mark.slow),
+        pytest.param(
+            Forbidding, r"ClientError: An error occurred \(AccessDenied\)", marks=pytest.mark.slow
+        ),
     ],
     indirect=["shelf"],
 )

@@ -87,7 +87,9 @@ def result_member(result, member):
 SLOWLY = ("run", "--task", "sample_tasks:Misbehaving", "--mode", "generational", "--turns", 5)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("kills", [1, 3])
 def test_a_controller_that_is_killed_loses_nothing_that_was_committed(tmp_path, kills):
     (tmp_path / "slow").touch()
     orders = ("--set", f"orders={tmp_path}", "--workers", 2)
@@ -121,6 +123,7 @@ def test_a_controller_that_is_killed_loses_nothing_that_was_committed(tmp_path, 
     assert json.loads(resumed.stdout)["winner"]["score"] == undisturbed.winner.score
 
 
+@pytest.mark.usefixtures("database")
 def test_ctrl_c_finishes_the_turns_under_way_and_says_how_to_go_on(tmp_path):
     (tmp_path / "slow").touch()
     process = start(*SLOWLY, "--set", f"orders={tmp_path}", "--workers", 2)
@@ -140,6 +143,7 @@ def test_ctrl_c_finishes_the_turns_under_way_and_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("database")
 def test_sigterm_stops_at_once_and_leaves_a_population_that_can_be_resumed(tmp_path):
     (tmp_path / "hang-2").touch()
     process = start(*SLOWLY, "--set", f"orders={tmp_path}", "--workers", 1)
@@ -202,6 +206,7 @@ def test_ctrl_c_before_the_first_turn_is_no_traceback(monkeypatch, capsys):
     assert capsys.readouterr().err == "pbt_flow run: interrupted\n"
 
 
+@pytest.mark.usefixtures("database")
 def test_the_last_line_of_a_json_run_is_the_result(tmp_path, capsys):
     from pbt_flow.cli import main
 
@@ -215,6 +220,7 @@ def test_the_last_line_of_a_json_run_is_the_result(tmp_path, capsys):
     assert pbt_flow.load(result["population"]).winner.score == result["winner"]["score"]
 
 
+@pytest.mark.usefixtures("database")
 def test_random_search_is_one_word_away(capsys):
     from pbt_flow.cli import main
 
@@ -224,6 +230,7 @@ def test_random_search_is_one_word_away(capsys):
     assert all(t.plan.donor is None for turns in result.history.turns.values() for t in turns)
 
 
+@pytest.mark.usefixtures("database")
 def test_a_script_of_the_users_own_needs_no_registration(tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(

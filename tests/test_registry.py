@@ -99,6 +99,7 @@ def test_a_resume_logs_no_model_twice_and_a_better_winner_becomes_the_champion()
     assert answers(champion) == answers(better.winner.task().model())
 
 
+@pytest.mark.slow
 def test_a_champion_loads_in_a_process_without_pbt_flow_where_its_class_is_torchs_own(capsys):
     result = run()
     assert main(["register", result.run_id, "line"]) == 0

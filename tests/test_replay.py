@@ -306,6 +306,7 @@ def test_a_replay_cannot_be_resumed_as_if_it_were_a_population(result):
     assert pbt_flow.load(made.run_id).turns == 6
 
 
+@pytest.mark.slow
 def test_a_replay_that_is_told_to_end_leaves_no_run_that_says_it_is_running(tmp_path):
     (tmp_path / "slow").touch()
     path = tmp_path / "schedule.json"

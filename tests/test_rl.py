@@ -158,6 +158,7 @@ def make(env: str = "PbtFlowTest/Corridor-v0", seed: int = 0, **options: Any) ->
 # --- learning -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cartpole_is_learned_from_20_to_over_150() -> None:
     task = RL(seed=0, env="CartPole-v1")
     before = task.report()["return"]
