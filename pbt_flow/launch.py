@@ -6,7 +6,6 @@ Whatever is wrong with the task or the settings comes to light here, before anyt
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.errors import PopulationError
 from pbt_flow.settings import Settings, count_cores
-from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare
+from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare, is_loading
 from pbt_flow.worker import Described, Done, Probe, Probed, Workshop
 
 
@@ -31,10 +30,10 @@ def hired(
 ) -> Iterator[Engine]:
     """The engine that the settings ask for; they are not checked yet."""
     # A script that runs a population when it is imported would start another in each worker.
-    if os.environ.get("PBT_FLOW_WORKER"):
+    if is_loading():
         raise PopulationError(
-            "run() was called while a worker imported the file of the task; put the call under "
-            'if __name__ == "__main__":'
+            "run() was called while the file of the task was imported for its class; put the call "
+            'under if __name__ == "__main__":'
         )
     made: Engine
     if engine == "inline":

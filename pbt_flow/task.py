@@ -8,9 +8,11 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 GROUP = "pbt_flow.tasks"
 _FILE = "pbt_flow_task_"
+_LOADING = ContextVar("loading", default=False)
 
 
 class TaskError(PBTError, ValueError):
@@ -205,12 +208,20 @@ def _load_file(path: Path) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    token = _LOADING.set(True)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _LOADING.reset(token)
     return module
+
+
+def is_loading() -> bool:
+    """Whether this is called by a file that is being imported to take a task from it."""
+    return _LOADING.get() or bool(os.environ.get("PBT_FLOW_WORKER"))
 
 
 def is_nameless(module: str) -> bool:
