@@ -134,9 +134,8 @@ def test_ctrl_c_finishes_the_turns_under_way_and_says_how_to_go_on(tmp_path):
     assert f"python -m pbt_flow resume {run_id}" in out
     assert "Traceback" not in err
     assert MlflowClient().get_run(run_id).info.status == "KILLED"
-    resumed = subprocess.run(command("resume", run_id), capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
-    result = pbt_flow.load(run_id)
+    (tmp_path / "slow").unlink()
+    result = pbt_flow.resume(run_id, engine="inline", quiet=True)
     assert (result.status, result.turns) == ("finished", 20)
     duplicates(result)
 
