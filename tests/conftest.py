@@ -33,6 +33,11 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+# Two test processes with a thread for every core each wait for one another: a test of a second
+# takes half a minute. Set before anything imports torch, for the processes of the tests as well.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
 # A shell lets what it starts in the background ignore Ctrl-C, and every process inherits that.
 # Tests press Ctrl-C, on themselves and on others.
 if threading.current_thread() is threading.main_thread():

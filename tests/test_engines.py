@@ -138,7 +138,12 @@ def test_workers_that_cannot_start_end_the_engine_with_what_they_said(tmp_path, 
         engine.close()
 
 
-def test_a_worker_imports_no_mlflow_and_has_one_thread_for_each_core_that_is_its_share(tmp_path):
+def test_a_worker_imports_no_mlflow_and_has_one_thread_for_each_core_that_is_its_share(
+    tmp_path, monkeypatch
+):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "of the controller")
     (tmp_path / "spy.py").write_text(
         "import sys, torch, os\n"
         "from sample_tasks import Regression\n"
@@ -147,7 +152,6 @@ def test_a_worker_imports_no_mlflow_and_has_one_thread_for_each_core_that_is_its
         "        return {'mlflow': 'mlflow' in sys.modules, 'threads': torch.get_num_threads(),\n"
         "                'run': 'MLFLOW_RUN_ID' in os.environ}\n"
     )
-    os.environ["MLFLOW_RUN_ID"] = "of the controller"
     engine = ProcessEngine(workers=2)
     try:
         engine.start(Workshop(task=TaskSpec(name=f"{tmp_path}/spy.py:Spy"), seed=0), slots=2)
@@ -156,7 +160,6 @@ def test_a_worker_imports_no_mlflow_and_has_one_thread_for_each_core_that_is_its
         (turn,) = wait(engine)
     finally:
         engine.close()
-        del os.environ["MLFLOW_RUN_ID"]
     assert turn.ok, turn.error
     share = float(max(1, (os.cpu_count() or 1) // 2))
     assert turn.metrics == {"mlflow": 0.0, "threads": share, "run": 0.0}
