@@ -135,3 +135,19 @@ def test_the_saved_view_opens_with_all_members_and_its_sections(browser, ui, res
     folder = os.environ.get("PBT_FLOW_SCREENSHOTS")
     if folder:
         page.screenshot(path=Path(folder, "view.png"))
+
+
+def test_the_row_of_the_population_unfolds_its_members(browser, ui, result):
+    page = browser.new_page(viewport={"width": 1500, "height": 1000})
+    experiment = result.charts.split("/")[2]
+    page.goto(f"{ui}/#/experiments/{experiment}/runs?workflowType=machine_learning")
+    row = page.get_by_role("gridcell").filter(has_text="sample_tasks pbt")
+    row.wait_for(timeout=PATIENCE)
+    members = page.get_by_role("link", name="member-")
+    assert members.count() == 0
+    row.get_by_role("button").click()
+    members.last.wait_for(timeout=PATIENCE)
+    assert sorted(members.all_inner_texts()) == [f"member-{index:02d}" for index in range(12)]
+    folder = os.environ.get("PBT_FLOW_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder, "runs.png"))
