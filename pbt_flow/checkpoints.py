@@ -22,6 +22,8 @@ STATE = "state.pt"
 RECORD = "turn.json"
 ERROR = "error.txt"
 """Why a turn went wrong, for people: the traceback, where there is one."""
+OUTPUT = "output.txt"
+"""What the task printed during a turn, if it did and its worker could tell."""
 
 
 class CheckpointError(RuntimeError):
@@ -99,22 +101,26 @@ def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[
     return state
 
 
-def save_record(turn: Turn, root: Path) -> None:
+def save_record(turn: Turn, root: Path, output: str = "") -> None:
     """Write the record of a turn below `root`: from now on the turn has happened."""
     folder = root / turn_folder(turn.number)
     folder.mkdir(parents=True, exist_ok=True)
-    partial, error = folder / f".{RECORD}.{os.getpid()}", folder / ERROR
+    partial = folder / f".{RECORD}.{os.getpid()}"
+    texts = {folder / ERROR: turn.error.rstrip(), folder / OUTPUT: output.rstrip()}
     _clear(folder)
     if turn.checkpoint is None:
         # An attempt that was killed may have left a state, to which no record will ever refer.
         (folder / STATE).unlink(missing_ok=True)
     try:
         partial.write_text(json.dumps(turn_to_json(turn), indent=1), encoding="utf-8")
-        if turn.error:
-            error.write_text(turn.error.rstrip() + "\n", encoding="utf-8")
+        for path, text in texts.items():
+            path.unlink(missing_ok=True)  # of an attempt that was killed
+            if text:
+                path.write_text(text + "\n", encoding="utf-8")
         _publish(partial, folder / RECORD)
     except BaseException:
-        error.unlink(missing_ok=True)
+        for path in texts:
+            path.unlink(missing_ok=True)
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -187,8 +193,13 @@ class Folders(Protocol):
             RecordError: There is a record, but it cannot be trusted.
         """
 
-    def commit(self, turn: Turn) -> None:
-        """Write a turn's record where every machine finds it: from now on it has happened."""
+    def commit(self, turn: Turn, output: str = "") -> None:
+        """Write a turn's record where every machine finds it: from now on it has happened.
+
+        Args:
+            turn: The turn.
+            output: What the task printed during it.
+        """
 
 
 @dataclass(frozen=True)
@@ -219,5 +230,5 @@ class LocalFolders:
         except RecordError as error:
             raise RecordError(f"{path}: {error}") from None
 
-    def commit(self, turn: Turn) -> None:
-        save_record(turn, self.root(turn.member))
+    def commit(self, turn: Turn, output: str = "") -> None:
+        save_record(turn, self.root(turn.member), output)

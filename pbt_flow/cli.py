@@ -18,6 +18,7 @@ from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.progress import duration, number, values
 from pbt_flow.result import Finalist, Result
 from pbt_flow.settings import Settings
+from pbt_flow.terminal import unbroken
 
 _EXIT = {"finished": 0, "failed": 1, "interrupted": 130}
 
@@ -29,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 when a population finished, 1 when it failed, 2 for a wrong command,
         130 when it was interrupted.
     """
+    with unbroken():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     given = vars(parser.parse_args(arguments))
     command, as_json = given.pop("command"), given.pop("json", False)
@@ -48,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "report":
             if "run_id" not in given:
                 parser.error("report: RUN_ID is missing")
-            for place in make_report(given.pop("run_id"), **given):
+            run_id = given.pop("run_id")
+            if "out" not in given:
+                print(f"among the artifacts of run {run_id}:")
+            for place in make_report(run_id, **given):
                 print(place)
             return 0
         if command == "compare":

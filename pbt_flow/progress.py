@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -19,6 +19,7 @@ from rich.table import Table
 from pbt_flow.history import History
 from pbt_flow.member import Turn
 from pbt_flow.settings import Settings
+from pbt_flow.terminal import Unbroken
 
 
 class Progress:
@@ -37,7 +38,7 @@ class Progress:
         self._settings = settings
         self._title = f"population {run_id}"
         self._quiet = quiet
-        self._console = Console(file=sys.stderr, quiet=quiet)
+        self._console = Console(file=cast("IO[str]", Unbroken(sys.stderr)), quiet=quiet)
         self._live: Live | None = None
         self._history: History | None = None
         self._done_before: int | None = None

@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from pbt_flow.checkpoints import (
     ERROR,
+    OUTPUT,
     RECORD,
     STATE,
     CheckpointError,
@@ -61,12 +62,12 @@ class RemoteFolders:
         path = str(self.root(member) / folder / file)
         _patiently(lambda c: c.log_artifact(self.run_ids[member], path, folder), self.tracking_uri)
 
-    def commit(self, turn: Turn) -> None:
-        save_record(turn, self.root(turn.member))
+    def commit(self, turn: Turn, output: str = "") -> None:
+        save_record(turn, self.root(turn.member), output)
         if turn.checkpoint is None:
             self._discard_state(turn.member, turn_folder(turn.number))
-        if turn.error:
-            self.publish(turn.member, turn.number, ERROR)
+        for file in [ERROR] * bool(turn.error) + [OUTPUT] * bool(output.strip()):
+            self.publish(turn.member, turn.number, file)
         self.publish(turn.member, turn.number, RECORD)
 
     def record(self, member: int, turn: int) -> Turn | None:

@@ -349,6 +349,11 @@ def _train(
         if resumed:
             controller.album.shown = store.shown()
             store.begin([member.index for member in controller.living])
+            if all(member.turn >= settings.turns for member in controller.living):
+                progress.say(
+                    f"nothing is left to train: every member has done turns={settings.turns}; "
+                    "with a larger --turns it goes on"
+                )
         store.show()
         engine.open(store.folders)
         status: Status = "finished"

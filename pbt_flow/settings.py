@@ -114,7 +114,10 @@ class Settings:
         on_resume=True,
     )
     engine: Literal["processes", "inline"] = _setting(
-        "processes", "where turns run: worker processes, or inline in this one", on_resume=True
+        "processes",
+        "where turns run: worker processes, which keep what a turn prints as its output.txt, or "
+        "inline in this one",
+        on_resume=True,
     )
     device: str = _setting(
         "cpu", "cpu, cuda (one GPU a worker) or as torch names it", on_resume=True

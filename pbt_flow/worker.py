@@ -12,7 +12,7 @@ import shutil
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,8 +106,21 @@ def describe(job: Describe) -> Described:
 class Worker:
     """Runs turns one after another and keeps the latest members' tasks in memory."""
 
-    def __init__(self, workshop: Workshop, device: str | None = None) -> None:
+    def __init__(
+        self,
+        workshop: Workshop,
+        device: str | None = None,
+        printed: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Make one for a population.
+
+        Args:
+            workshop: What all its turns share.
+            device: The torch device; None for the one that the task asks for.
+            printed: What this process has printed since it was last asked.
+        """
         self.workshop = workshop
+        self.printed = printed
         self.device = device or workshop.task.device
         self.folders: Folders | None = None
         """Where the turn folders are; to be set before the first turn."""
@@ -143,6 +156,7 @@ class Worker:
         evaluation: Mapping[str, float] = {}
         checkpoint: Checkpoint | None = None
         error = ""
+        self.printed()  # between turns, by the samples of another member perhaps
         try:
             with _lap(seconds, "restore"):
                 task = self._take(plan.member, plan.start)
@@ -177,7 +191,7 @@ class Worker:
         )
         what = f"the record of member {plan.member}, turn {plan.turn}"
         with _storage(what, self._folders.root(plan.member), Exception):
-            self._folders.commit(turn)
+            self._folders.commit(turn, self.printed())
         return turn
 
     def look(self, look: Look) -> Report:

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt_flow.checkpoints import (
+    OUTPUT,
     RECORD,
     STATE,
     CheckpointError,
@@ -365,18 +366,29 @@ def test_a_record_comes_back_from_its_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_turn_printed_lies_beside_its_record_and_not_beside_the_next_attempts(
+    tmp_path: Path,
+) -> None:
+    turn = turn_of(2, 1, Checkpoint(member=2, turn=1, digest="d", size=1))
+    save_record(turn, tmp_path, "epoch 1\nepoch 2\n")
+    assert files(tmp_path) == ["turns/000001/output.txt", "turns/000001/turn.json"]
+    assert (tmp_path / turn_folder(1) / OUTPUT).read_text() == "epoch 1\nepoch 2\n"
+    save_record(turn, tmp_path, " \n")
+    assert files(tmp_path) == ["turns/000001/turn.json"]
+
+
 def test_a_record_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
     turn = turn_of(0, 1, None)
     unwritable = dataclasses.replace(turn, plan=dataclasses.replace(turn.plan, hparams={"a": {1}}))  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="not JSON serializable"):
-        save_record(unwritable, tmp_path)
+        save_record(unwritable, tmp_path, "epoch 1")
     assert files(tmp_path) == []
 
 
 def test_a_record_that_cannot_be_named_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / turn_folder(1) / RECORD).mkdir(parents=True)
     with pytest.raises(OSError, match=RECORD):
-        save_record(turn_of(0, 1, None), tmp_path)
+        save_record(turn_of(0, 1, None), tmp_path, "epoch 1")
     assert files(tmp_path) == []
 
 

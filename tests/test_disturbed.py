@@ -259,3 +259,26 @@ def test_a_script_without_a_guard_is_told_so(tmp_path, engine):
     assert done.returncode == 1
     assert 'put the call under if __name__ == "__main__":' in done.stderr
     assert not (tmp_path / "mlruns").exists()  # no population has begun
+
+
+@pytest.mark.usefixtures("database")
+def test_a_reader_that_leaves_ends_no_training(tmp_path):
+    process = subprocess.Popen(
+        command("run", "--task", "toy", "--turns", 3, "--engine", "inline"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    while not process.stdout.readline().startswith(b"population"):
+        pass
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    (run,) = MlflowClient().search_runs(["1"], "tags.`pbt.role` = 'population'")
+    assert run.info.status == "FINISHED"
+    assert pbt_flow.load(run.info.run_id).turns == 24
+
+
+@pytest.mark.usefixtures("database")
+def test_a_resume_with_nothing_left_to_train_says_so(capsys):
+    result = pbt_flow.run("toy", population=2, turns=2, engine="inline", quiet=True)
+    assert pbt_flow.resume(result.run_id, turns=1, engine="inline").turns == 4
+    assert "nothing is left to train: every member has done turns=1;" in capsys.readouterr().err

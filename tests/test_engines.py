@@ -12,7 +12,7 @@ from pbt_flow.checkpoints import LocalFolders
 from pbt_flow.engines import EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.member import Plan, Turn
 from pbt_flow.task import TaskSpec
-from pbt_flow.worker import Probe, Probed, Workshop
+from pbt_flow.worker import Look, Probe, Probed, Workshop
 
 HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
 
@@ -163,6 +163,47 @@ def test_a_worker_imports_no_mlflow_and_has_one_thread_for_each_core_that_is_its
     assert turn.ok, turn.error
     share = float(max(1, (os.cpu_count() or 1) // 2))
     assert turn.metrics == {"mlflow": 0.0, "threads": share, "run": 0.0}
+
+
+def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
+    (tmp_path / "spy.py").write_text(
+        "import os, sys\n"
+        "from sample_tasks import Regression\n"
+        "class Spy(Regression):\n"
+        "    def train(self, hparams, steps):\n"
+        "        print('training with', hparams['loss'])\n"
+        "        os.system('echo a child of its own')\n"
+        "        sys.stderr.write('careful')\n"
+        "    def report(self):\n"
+        "        print('this is of no turn')\n"
+        "        return {}\n"
+        "class Talker(Spy):\n"
+        "    def train(self, hparams, steps):\n"
+        "        print('0123456789' * 10000)\n"
+    )
+    printed = {}
+    for kind in ("Spy", "Talker"):
+        engine = ProcessEngine(workers=1)
+        try:
+            engine.start(Workshop(task=TaskSpec(name=f"{tmp_path}/spy.py:{kind}"), seed=0))
+            engine.open(LocalFolders({m: str(tmp_path / kind / str(m)) for m in range(2)}))
+            engine.submit(plan(0))
+            (turn,) = wait(engine)
+            engine.submit(Look(member=0, checkpoint=turn.checkpoint))
+            wait(engine)
+            engine.submit(plan(1))
+            wait(engine)
+        finally:
+            engine.close()
+        for member in range(2):
+            output = tmp_path / kind / str(member) / "turns" / "000001" / "output.txt"
+            printed[kind, member] = output.read_text()
+    told = "training with l2\na child of its own\ncareful\n"
+    assert printed["Spy", 0] == printed["Spy", 1] == told
+    # Of much, the end is kept, and how much there was before.
+    head, rest = printed["Talker", 1].split("\n", 1)
+    assert head == f"[{100_001 - 2**16:,} bytes before this]"
+    assert len(rest) == 2**16
 
 
 def test_workers_die_with_a_controller_that_is_killed(tmp_path):

@@ -19,6 +19,7 @@ FLOORS: dict[str, int] = {
     "errors": 0,
     "space": 0,
     "strategies": 0,
+    "terminal": 0,
     # 1: the nouns
     "member": 1,
     "task": 1,

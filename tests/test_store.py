@@ -13,6 +13,8 @@ from servers import Server, check, until
 
 import pbt_flow
 from pbt_flow.checkpoints import file_digest
+from pbt_flow.member import Plan, Turn
+from pbt_flow.remote import RemoteFolders
 
 
 @pytest.fixture
@@ -52,6 +54,27 @@ def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tm
     assert resumed.turns == 16
     local = _local(tmp_path / "local")
     assert _essence(resumed) == _essence(local)
+
+
+@pytest.mark.usefixtures("database")
+def test_what_a_turn_printed_is_on_its_run_before_the_turn_has_happened(tmp_path, monkeypatch):
+    client = MlflowClient()
+    run_id = client.create_run(client.create_experiment("elsewhere")).info.run_id
+    folders = RemoteFolders(client.tracking_uri, {0: run_id}, str(tmp_path / "cache"))
+    plan = Plan(member=0, turn=1, seed=1, hparams={}, steps=1, start=None, start_step=0, trained=1)
+    published = []
+    monkeypatch.setattr(
+        RemoteFolders,
+        "publish",
+        lambda self, member, turn, file, publish=RemoteFolders.publish: (
+            published.append(file),
+            publish(self, member, turn, file),
+        ),
+    )
+    folders.commit(Turn(plan=plan, status="failed", error="why", started=0.0), "epoch 1\n")
+    assert published == ["error.txt", "output.txt", "turn.json"]
+    assert client.download_artifacts(run_id, "turns/000001/output.txt")
+    assert folders.record(0, 1).error == "why"
 
 
 @pytest.mark.slow

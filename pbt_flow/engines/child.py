@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+
+_LONGEST = 1 << 16
+"""Bytes that are kept of what a task prints in a turn, the last ones."""
 
 
 def main(pipe: int, lifeline: int, *, index: int) -> None:
@@ -18,11 +23,15 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
     """
     os.environ["PBT_FLOW_WORKER"] = str(index)
     threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
+    # A line that a task has printed is in the log even if the next one kills it.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)
     import torch
 
     from pbt_flow.worker import StorageError, Worker, describe
 
-    connection = Connection(pipe)
+    connection, printed = Connection(pipe), _reader(1)
     worker: Worker | None = None
     while True:
         try:
@@ -38,7 +47,7 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             device = workshop.task.device
             if device == "cuda":
                 device = f"cuda:{index % max(1, torch.cuda.device_count())}"
-            worker = Worker(workshop, device)
+            worker = Worker(workshop, device, printed)
         elif worker is None:
             connection.send(describe(*given))
         elif what == "open":
@@ -48,6 +57,22 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
                 connection.send(worker.do(*given))
             except StorageError as error:
                 connection.send(StorageError(str(error)))
+
+
+def _reader(log: int) -> Callable[[], str]:
+    """What has been printed since the last call, from the file that output is appended to."""
+
+    def read() -> str:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        size = os.fstat(log).st_size
+        skipped = max(0, size - _LONGEST)
+        text = os.pread(log, _LONGEST, skipped).decode(errors="replace")
+        # Otherwise it would grow for as long as the population trains.
+        os.ftruncate(log, 0)
+        return f"[{skipped:,} bytes before this]\n" * bool(skipped) + text
+
+    return read
 
 
 def _watch(lifeline: int) -> None:

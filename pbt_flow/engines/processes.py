@@ -63,7 +63,9 @@ class _Nursery:
 
     def fork(self, process: _Process, pipe: int, lifeline: int) -> None:
         """Ask for a worker; raises OSError if the nursery is gone."""
-        with process.log.open("ab") as log:
+        # Appended to and read by the worker: its turns keep what they print.
+        with process.log.open("a+b") as log:
+            log.truncate(0)
             files = [pipe, lifeline, log.fileno()]
             socket.send_fds(self._control, [REQUEST.pack(b"f", process.index)], files)
         self._unborn.append(process)
