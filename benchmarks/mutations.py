@@ -112,7 +112,7 @@ MUTATIONS = [
     Mutation(
         "a refusal of the store is no silence",
         "test_runner.py::refuses_is_not_waited_for",
-        "remote.py",
+        "connection.py",
         "return error.error_code not in _REFUSALS",
         "return True",
         "every error of the store may pass",
@@ -184,15 +184,15 @@ MUTATIONS = [
     Mutation(
         "a place for artifacts that deletes nothing is told of",
         "test_deletion.py::cannot_delete",
-        "store.py",
-        "            if not self.has_checkpoint(checkpoint):\n                return None\n",
+        "deletion.py",
+        "            if not self.has(checkpoint):\n                return None\n",
         "            return None\n",
         "what was asked to be deleted is taken for gone",
     ),
     Mutation(
         "such a place is told of once",
         "test_deletion.py::cannot_delete",
-        "store.py",
+        "deletion.py",
         "        if self._deletes is False:\n",
         "        if False:\n",
         "it is asked again",
@@ -300,6 +300,22 @@ MUTATIONS = [
         "        self.seen.update(sign.name for sign in new)\n",
         "",
         "what was said is forgotten",
+    ),
+    Mutation(
+        "a terminal that is closed ends no training",
+        "test_disturbed.py::reader_that_leaves",
+        "terminal.py",
+        "            return self._stream.write(text)\n        except OSError:\n",
+        "            return self._stream.write(text)\n        except FileNotFoundError:\n",
+        "the closed pipe is the training's affair",
+    ),
+    Mutation(
+        "what lies beside a turn was printed in it",
+        "test_engines.py::prints_in_a_turn",
+        "worker.py",
+        "        self.printed()  # between",
+        "        # between",
+        "and what was printed before it",
     ),
 ]
 

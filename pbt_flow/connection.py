@@ -16,9 +16,17 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from pbt_flow.errors import StoreError
+from pbt_flow.errors import StoreAway, StoreError
 
 _REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "UNAUTHENTICATED",
+}
+"""What MLflow calls an error that trying again does not mend, such as a run that was deleted."""
 
 
 def connect() -> tuple[MlflowClient, str]:
@@ -86,6 +94,36 @@ def short_requests() -> Iterator[None]:
     finally:
         for name in ours:
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def talking(uri: str, run_id: str) -> Iterator[None]:
+    """Talk to the store of a population, and tell a refusal from a store that does not answer.
+
+    Raises:
+        StoreAway: It does not answer now, and may do so later.
+        StoreError: It refuses, and would do so again.
+    """
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        said = error.message if isinstance(error, MlflowException) else str(error)
+        what = f"the tracking store {uri} does not take what is logged: {said}"
+        remedy = (
+            f"every turn that was committed is safe, go on with python -m pbt_flow resume {run_id}"
+        )
+        if not is_away(error):
+            raise StoreError(f"{what}; {remedy}") from error
+        raise StoreAway(what, remedy) from error
+
+
+def is_away(error: MlflowException | OSError) -> bool:
+    """Whether the store that raised this may answer later; a refusal it would only repeat."""
+    if isinstance(error, MlflowException):
+        return error.error_code not in _REFUSALS
+    # An answer of an HTTP server that blames the request: an artifact that is not there, say.
+    answer = getattr(error, "response", None)
+    return answer is None or answer.status_code >= 500
 
 
 def missing_database(uri: str) -> Path | None:

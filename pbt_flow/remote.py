@@ -26,17 +26,9 @@ from pbt_flow.checkpoints import (
     save_record,
     turn_folder,
 )
+from pbt_flow.connection import is_away
 from pbt_flow.member import Checkpoint, RecordError, Turn
 from pbt_flow.outbox import PATIENCE
-
-_REFUSALS = {
-    "INVALID_PARAMETER_VALUE",
-    "RESOURCE_DOES_NOT_EXIST",
-    "INVALID_STATE",
-    "PERMISSION_DENIED",
-    "UNAUTHENTICATED",
-}
-"""What MLflow calls an error that trying again does not mend, such as a run that was deleted."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +116,3 @@ def _patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
                 raise
         time.sleep(gap)
         gap = min(2 * gap, 30.0)
-
-
-def is_away(error: MlflowException | OSError) -> bool:
-    """Whether the store that raised this may answer later; a refusal it would only repeat."""
-    if isinstance(error, MlflowException):
-        return error.error_code not in _REFUSALS
-    # An answer of an HTTP server that blames the request: an artifact that is not there, say.
-    answer = getattr(error, "response", None)
-    return answer is None or answer.status_code >= 500

@@ -16,26 +16,34 @@ import posixpath
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
-from pbt_flow.checkpoints import STATE, Folders, LocalFolders, turn_folder
-from pbt_flow.connection import connect, local_path, missing_database, read_bytes, read_text
-from pbt_flow.errors import StoreAway, StoreError
+from pbt_flow.checkpoints import Folders, LocalFolders
+from pbt_flow.connection import (
+    connect,
+    local_path,
+    missing_database,
+    read_bytes,
+    read_text,
+    talking,
+)
+from pbt_flow.deletion import States
+from pbt_flow.errors import StoreError
 from pbt_flow.founding import MANIFEST, Manifest, found_population, member_name, text
 from pbt_flow.lease import Lease, claim
 from pbt_flow.member import Checkpoint, Direction, Turn
 from pbt_flow.registry import ALIAS, log_model, register
-from pbt_flow.remote import RemoteFolders, is_away
+from pbt_flow.remote import RemoteFolders
 from pbt_flow.result import Finalist, Result, Status
 from pbt_flow.space import (
     Hparams,
@@ -65,9 +73,7 @@ class Store:
     folders: Folders
     charts: str
     """Where the saved view opens: what follows the address of the MLflow UI."""
-    _repositories: dict[int, Any] = field(default_factory=dict)
-    _deletes: bool | None = None
-    """Whether the place for artifacts deletes what it is told to; None while that is not known."""
+    _states: States
 
     # --- making and finding populations -----------------------------------------------------------
 
@@ -154,7 +160,8 @@ class Store:
             ids = {index: run.info.run_id for index, run in enumerate(members)}
             folders = RemoteFolders(uri, ids, tempfile.mkdtemp(prefix="pbt_flow-"))
         charts = view_address(members[0].info.experiment_id, run_id)
-        return cls(client, uri, run_id, manifest, space, folders, charts)
+        states = States(client, uri, run_id, manifest.members, folders)
+        return cls(client, uri, run_id, manifest, space, folders, charts, states)
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -222,20 +229,10 @@ class Store:
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
         """Whether the state of a turn is still there."""
-        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
-        if isinstance(self.folders, LocalFolders):
-            return (self.folders.root(checkpoint.member) / place).is_file()
-        run_id = self.manifest.members[checkpoint.member]
-        with self._talk():
-            listed = self.client.list_artifacts(run_id, turn_folder(checkpoint.turn))
-        return place in [info.path for info in listed]
+        return self._states.has(checkpoint)
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None:
         """Delete the state of a turn, if the place for artifacts can. Its record stays for ever.
-
-        Of what a store lists after its first deletion we conclude whether it deletes at all: in
-        MLflow's base class a deletion does nothing and says nothing. A store that cannot is not
-        asked again.
 
         Returns:
             What the user must know, once: that checkpoints stay, where and why.
@@ -243,52 +240,7 @@ class Store:
         Raises:
             StoreAway: It does not answer now.
         """
-        if self._deletes is False:
-            return None
-        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
-        try:
-            (self.folders.root(checkpoint.member) / place).unlink(missing_ok=True)
-            why = None
-        except OSError as error:
-            why = str(error)
-        if why is None and not isinstance(self.folders, LocalFolders):
-            why = self._delete_remote(checkpoint, place)
-        if why is None:
-            self._deletes = True
-            return None
-        uri = self._repository(checkpoint.member).artifact_uri
-        self._deletes = False
-        return (
-            f"checkpoints that nobody needs any more stay, each turn's {checkpoint.size:,} bytes, "
-            f"since the place for artifacts does not delete: {uri}/{place} is still there ({why})"
-        )
-
-    def _delete_remote(self, checkpoint: Checkpoint, place: str) -> str | None:
-        """Delete an artifact, and return why it is still there, if it is."""
-        why = ""
-        # Twice: a store may have been away for the deletion, and be back for the question.
-        for _ in range(2):
-            try:
-                self._repository(checkpoint.member).delete_artifacts(place)
-                why = "it was asked to, and said nothing"
-                if self._deletes:
-                    return None
-            # Each kind of store has errors of its own: for a right that is missing, say.
-            except Exception as error:
-                why = f"{type(error).__name__}: {error}".splitlines()[0]
-            if not self.has_checkpoint(checkpoint):
-                return None
-        return why
-
-    def _repository(self, member: int) -> Any:
-        """MLflow's way to the artifacts of a member, which can delete where a client cannot."""
-        if member not in self._repositories:
-            with self._talk():
-                run = self.client.get_run(self.manifest.members[member])
-                self._repositories[member] = get_artifact_repository(
-                    run.info.artifact_uri, tracking_uri=self.tracking_uri
-                )
-        return self._repositories[member]
+        return self._states.delete(checkpoint)
 
     # --- state of the runs ------------------------------------------------------------------------
 
@@ -498,26 +450,8 @@ class Store:
         with self._talk():
             return claim(self.client, self.run_id)
 
-    @contextlib.contextmanager
-    def _talk(self) -> Iterator[None]:
-        """Talk to the store, and tell a refusal from a store that does not answer.
-
-        Raises:
-            StoreAway: It does not answer now, and may do so later.
-            StoreError: It refuses, and would do so again.
-        """
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            said = error.message if isinstance(error, MlflowException) else str(error)
-            what = f"the tracking store {self.tracking_uri} does not take what is logged: {said}"
-            remedy = (
-                "every turn that was committed is safe, go on with "
-                f"python -m pbt_flow resume {self.run_id}"
-            )
-            if not is_away(error):
-                raise StoreError(f"{what}; {remedy}") from error
-            raise StoreAway(what, remedy) from error
+    def _talk(self) -> AbstractContextManager[None]:
+        return talking(self.tracking_uri, self.run_id)
 
 
 # --- small things ---------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ FLOORS: dict[str, int] = {
     "remote": 2,
     "registry": 2,
     "connection": 2,
+    "deletion": 2,
     "founding": 2,
     "interval": 1,
     "outbox": 1,
@@ -82,6 +83,9 @@ WITHIN_A_FLOOR = {
     ("samplers", "history"),
     ("worker", "checkpoints"),
     ("remote", "checkpoints"),
+    ("remote", "connection"),
+    ("deletion", "checkpoints"),
+    ("deletion", "connection"),
     ("history", "exploit"),
     ("lineage", "history"),
     ("schedule", "history"),
@@ -110,7 +114,7 @@ WITHIN_A_FLOOR = {
 STRANGERS = {"advise", "store", "engines", "settings"}
 """These must not import each other, whatever becomes of the table above."""
 
-TRACKERS = {"store", "founding", "connection", "lease", "remote", "registry"}
+TRACKERS = {"store", "founding", "connection", "deletion", "lease", "remote", "registry"}
 """These talk to MLflow; a worker imports none of them unless the artifacts are elsewhere."""
 
 
