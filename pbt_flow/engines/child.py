@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -64,7 +65,9 @@ def _reader(log: int) -> Callable[[], str]:
 
     def read() -> str:
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            # A task may have closed or replaced them; that is not for its turn to fail of.
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
         size = os.fstat(log).st_size
         skipped = max(0, size - _LONGEST)
         text = os.pread(log, _LONGEST, skipped).decode(errors="replace")
