@@ -22,9 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import bootstrap
-
+from pbt_flow.interval import Interval
 from pbt_flow.task import find_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,17 +71,6 @@ def measures(told: Mapping[str, Any]) -> list[float]:
     return [told["mean_score"], winner["score"], next(iter(winner["report"].values()))]
 
 
-def interval(differences: Sequence[float]) -> str:
-    """The mean of paired differences with its 95% bootstrap interval (percentiles)."""
-    if len(set(differences)) < 2:
-        return f"{np.mean(differences):+.3g}"
-    rng = np.random.default_rng(0)
-    low, high = bootstrap(
-        (differences,), np.mean, method="percentile", n_resamples=10_000, rng=rng
-    ).confidence_interval
-    return f"{np.mean(differences):+.3g} ({low:+.3g} to {high:+.3g})"
-
-
 def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str:
     """Every run, and the paired differences; positive ones are in favour of PBT."""
     sign = 1 if find_task(task).direction == "maximize" else -1
@@ -103,7 +90,9 @@ def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str
         ]
         if differences:
             ahead = sum(difference > 0 for difference in differences)
-            lines.append(f"| {what} | {interval(differences)} | {ahead} of {len(pairs)} |")
+            found = Interval.of(differences)
+            told = f"{found.mean:+.3g}" + (f" ({found.bounds})" if found.bounds else "")
+            lines.append(f"| {what} | {told} | {ahead} of {len(pairs)} |")
     return "\n".join(lines)
 
 

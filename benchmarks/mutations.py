@@ -121,7 +121,7 @@ MUTATIONS = [
         "turns that MLflow never heard of are logged by a resume",
         "test_crashes.py::next and generational",
         "runner.py",
-        "            for turn in turns[store.projected(member) :]\n",
+        "            for turn in turns[store.projected(member, len(turns)) :]\n",
         "            for turn in turns[len(turns) :]\n",
         "a resume takes all turns for logged",
     ),

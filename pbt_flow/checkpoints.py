@@ -8,14 +8,16 @@ record is a turn that never happened.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from pbt_flow.errors import PBTError
 from pbt_flow.member import Checkpoint, RecordError, Turn, turn_from_json, turn_to_json
 
 STATE = "state.pt"
@@ -26,7 +28,7 @@ OUTPUT = "output.txt"
 """What the task printed during a turn, if it did and its worker could tell."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(PBTError, RuntimeError):
     """A checkpoint that is missing, altered, truncated, or that would run code when loaded."""
 
 
@@ -53,25 +55,66 @@ def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Che
     try:
         torch.save(state, partial)
         digest = file_digest(partial)
-        _refuse_code(partial)
+        _refuse_code(state, partial)
         _publish(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return Checkpoint(member=member, turn=turn, digest=digest, size=path.stat().st_size)
 
 
-def _refuse_code(path: Path) -> None:
+def check_saves(state: dict[str, Any]) -> None:
+    """Write a state to nowhere.
+
+    Raises:
+        CheckpointError: torch cannot write it, wherever to.
+    """
+    import torch
+
+    class Nowhere(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            return memoryview(data).nbytes
+
+    try:
+        torch.save(state, Nowhere())  # type: ignore[arg-type]
+    except RuntimeError as error:
+        raise CheckpointError(f"state_dict() cannot be written: {error}") from None
+
+
+def _refuse_code(state: dict[str, Any], path: Path) -> None:
     """Fail now, in the turn that made the state, and not in the member that copies it."""
     import torch
 
     try:
         torch.load(path, weights_only=True, map_location="meta", mmap=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+    except pickle.UnpicklingError:
         raise CheckpointError(
-            "state_dict() must hold tensors and plain values only (it is read back with "
-            f"weights_only=True): {reason}"
+            "state_dict() must hold tensors and plain values only, since it is read back with "
+            f"weights_only=True; {_culprit(state) or 'something in it is neither'}"
         ) from None
+
+
+def _culprit(value: Any, place: str = "state") -> str:
+    """The first thing in a state that is read back by running code, in words."""
+    import torch
+
+    inner = value if isinstance(value, dict) else {}
+    if isinstance(value, list | tuple | set):
+        inner = dict(enumerate(value))
+    for key, item in inner.items():
+        if found := _culprit(item, f"{place}[{key!r}]"):
+            return found
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer, weights_only=True)
+    except pickle.UnpicklingError:
+        kind = type(value)
+        return f"{place} is a {kind.__module__}.{kind.__qualname__}"
+    return ""
 
 
 def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[str, Any]:
@@ -177,6 +220,10 @@ def _publish(partial: Path, path: Path) -> None:
 class Folders(Protocol):
     """Where the turn folders of each member are, from a worker's point of view."""
 
+    @property
+    def patience(self) -> float:
+        """Seconds that a turn may wait for a place that does not answer."""
+
     def root(self, member: int) -> Path:
         """The member's folder on this machine, in which turns are written."""
 
@@ -193,6 +240,9 @@ class Folders(Protocol):
             RecordError: There is a record, but it cannot be trusted.
         """
 
+    def last(self, member: int) -> int:
+        """The number of the last turn that has a record; 0 if none has."""
+
     def commit(self, turn: Turn, output: str = "") -> None:
         """Write a turn's record where every machine finds it: from now on it has happened.
 
@@ -207,6 +257,7 @@ class LocalFolders:
     """Folders on a disk that all workers see: what is written is where it belongs."""
 
     roots: Mapping[int, str]
+    patience: ClassVar[float] = 0.0
 
     def root(self, member: int) -> Path:
         return Path(self.roots[member])
@@ -229,6 +280,10 @@ class LocalFolders:
             return read_record(text, member, turn)
         except RecordError as error:
             raise RecordError(f"{path}: {error}") from None
+
+    def last(self, member: int) -> int:
+        found = self.root(member).glob(f"turns/*/{RECORD}")
+        return max((int(path.parent.name) for path in found), default=0)
 
     def commit(self, turn: Turn, output: str = "") -> None:
         save_record(turn, self.root(turn.member), output)

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from typing import Any, get_args, get_type_hints
 
 from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.progress import duration, number, values
-from pbt_flow.result import Finalist, Result
+from pbt_flow.result import NO_WINNER, Finalist, Result
 from pbt_flow.settings import Settings
 from pbt_flow.terminal import unbroken
 
@@ -55,10 +56,10 @@ def _main(arguments: Sequence[str] | None) -> int:
             if "run_id" not in given:
                 parser.error("report: RUN_ID is missing")
             run_id = given.pop("run_id")
+            places = make_report(run_id, **given)
             if "out" not in given:
                 print(f"among the artifacts of run {run_id}:")
-            for place in make_report(run_id, **given):
-                print(place)
+            print("\n".join(places))
             return 0
         if command == "compare":
             runs = [run_id for text in given.pop("runs", []) for run_id in text.split()]
@@ -99,7 +100,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     print(summary(result), file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(json.dumps(result.to_json()), flush=True)
-    return _EXIT[result.status]
+    ended = [result.status, *([result.control.status] if result.control else [])]
+    return next((_EXIT[status] for status in ended if status != "finished"), 0)
 
 
 def _replay(source: str, *, as_json: bool, **given: Any) -> int:
@@ -143,17 +145,31 @@ def summary(result: Result) -> str:
         else:
             lines += _finalist("best of the initial settings, unchanged", result.best_initial)
     if result.control is not None:
-        lines.append(f"its control, random search, {result.control.run_id}:")
-        if result.control.winner is not None:
-            lines += _finalist("  winner", result.control.winner)[:-1]
-        lines.append(f"  mean score of the population {number(result.control.mean_score)}")
+        lines += _control(result, result.control)
     lines += ["", f"population {result.run_id}", *ui(result)]
     if result.status != "finished":
         lines += ["go on with", f"  python -m pbt_flow resume {result.run_id}"]
     if result.retired == result.members:
         lines[-1] += " --max-failures N"
         lines.append("once the task is mended, with more failures allowed than there have been")
+    elif result.reason == NO_WINNER:
+        lines[-1] += " --turns N"
+        lines.append("once the task is mended, with more turns than there have been")
     return "\n".join(lines)
+
+
+def _control(result: Result, control: Result) -> list[str]:
+    if control.status != "finished":
+        return [
+            f"its control, random search, is {control.status} after {control.turns} turns, and "
+            "nothing is compared with it; go on with",
+            f"  python -m pbt_flow resume {control.run_id}",
+            f"  python -m pbt_flow report {result.run_id} --control {control.run_id}",
+        ]
+    lines = [f"its control, random search, {control.run_id}:"]
+    if control.winner is not None:
+        lines += _finalist("  winner", control.winner)[:-1]
+    return [*lines, f"  mean score of the population {number(control.mean_score)}"]
 
 
 def _finalist(what: str, one: Finalist) -> list[str]:
@@ -251,7 +267,9 @@ def _parser() -> argparse.ArgumentParser:
             dest=name,
             type=_reader(name, hint),
             metavar=name.upper(),
-            help=Settings.__dataclass_fields__[name].metadata["help"],
+            help="seconds after which a model's turn counts as hung, and failed; default: never"
+            if name == "turn_timeout"
+            else Settings.__dataclass_fields__[name].metadata["help"],
         )
     replay.add_argument(
         "--json", action="store_true", help="print the result as one line of JSON, last"
@@ -263,8 +281,9 @@ def _add_settings(parser: argparse.ArgumentParser, *, on_resume: bool, skip: Seq
     """One option for each field of the settings."""
     hints = get_type_hints(Settings)
     for f in dataclasses.fields(Settings):
-        if f.name in skip or (on_resume and not f.metadata.get("on_resume")):
+        if f.name in skip:
             continue
+        fixed = on_resume and not f.metadata.get("on_resume")
         if f.name == "options":
             parser.add_argument(
                 "--set",
@@ -273,7 +292,7 @@ def _add_settings(parser: argparse.ArgumentParser, *, on_resume: bool, skip: Seq
                 nargs="*",
                 default={},
                 metavar="KEY=VALUE",
-                help="options of the task, such as env=CartPole-v1",
+                help=argparse.SUPPRESS if fixed else "options of the task, such as env=CartPole-v1",
             )
             continue
         text = f.metadata["help"]
@@ -284,7 +303,8 @@ def _add_settings(parser: argparse.ArgumentParser, *, on_resume: bool, skip: Seq
             dest=f.name,
             type=_reader(f.name, hints[f.name]),
             metavar=f.name.upper(),
-            help=text,
+            # Taken all the same: that it cannot change is said by whom it concerns.
+            help=argparse.SUPPRESS if fixed else text,
         )
 
 
@@ -333,7 +353,7 @@ def _json(text: str) -> Any:
 
 
 class _Options(argparse.Action):
-    """Collects `--set a=1 --set b=2 c=3`; an MLproject hands over one text, split at spaces."""
+    """Collects `--set a=1 --set b=2 c=3`; an MLproject hands over all of them as one text."""
 
     def __call__(
         self,
@@ -343,7 +363,8 @@ class _Options(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         collected = dict(getattr(namespace, self.dest))
-        for item in (part for value in values for part in value.split()):
+        # A value may hold spaces, as a path does: an option ends where the next one begins.
+        for item in (part for v in values for part in re.split(r"\s+(?=[A-Za-z_]\w*=)", v.strip())):
             key, equals, value = item.partition("=")
             if not equals or not key:
                 parser.error(f"--set takes KEY=VALUE, got {item!r}")

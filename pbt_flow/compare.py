@@ -55,6 +55,20 @@ class Entry:
         return dict(zip(MEASURES, (*scores, report), strict=True))
 
 
+def check_same(first: str, ours: Settings, second: str, theirs: Settings) -> None:
+    """Refuse to compare two populations that had not the same problem and budget.
+
+    Raises:
+        ComparisonError: They had not; it names the setting.
+    """
+    for name in _SAME:
+        if getattr(ours, name) != getattr(theirs, name):
+            raise ComparisonError(
+                f"populations {first} and {second} cannot be compared: their {name} is "
+                f"{getattr(ours, name)!r} and {getattr(theirs, name)!r}"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Populations by method, the control first, each in the order of its seeds."""
@@ -74,14 +88,14 @@ class Comparison:
         if len(entries) < 2:
             raise ComparisonError("a comparison takes two populations at least")
         first = entries[0]
-        for entry in entries[1:]:
-            for name in _SAME:
-                ours, theirs = getattr(first.settings, name), getattr(entry.settings, name)
-                if ours != theirs:
-                    raise ComparisonError(
-                        f"populations {first.result.run_id} and {entry.result.run_id} cannot be "
-                        f"compared: their {name} is {ours!r} and {theirs!r}"
-                    )
+        for entry in entries:
+            check_same(first.result.run_id, first.settings, entry.result.run_id, entry.settings)
+            if entry.result.status in ("running", "interrupted"):
+                raise ComparisonError(
+                    f"population {entry.result.run_id} is not at its end: it is "
+                    f"{entry.result.status} after {entry.result.turns} turns; if nothing trains "
+                    f"it, go on with python -m pbt_flow resume {entry.result.run_id}"
+                )
         methods: dict[str, list[Entry]] = {}
         for entry in sorted(entries, key=lambda e: e.settings.exploit != "none"):
             methods.setdefault(_label(entry, entries), []).append(entry)
@@ -148,8 +162,8 @@ class Comparison:
                 those = self.differences(method, what)
                 ahead = sum(difference > 0 for difference in those)
                 told = f"{interval.mean:+.3g}"
-                if len(those) > 1:
-                    told += f" ({interval.low:+.3g} to {interval.high:+.3g})"
+                if interval.bounds:
+                    told += f" ({interval.bounds})"
                 lines.append(f"| {what} | {told} | {ahead} of {len(those)} |")
         return "\n".join(lines)
 
@@ -196,8 +210,8 @@ def _body(comparison: Comparison) -> Iterator[str]:
         for what, interval in each.items():
             those = comparison.differences(method, what)
             ahead = f"ahead in {sum(d > 0 for d in those)} of {len(those)} seeds"
-            if len(those) > 1:
-                ahead = f"95% interval {interval.low:+.3g} to {interval.high:+.3g}; {ahead}"
+            if interval.bounds:
+                ahead = f"95% interval {interval.bounds}; {ahead}"
             yield f'<div class="card"><span>{escape(method)}, {what}, better by</span>'
             yield f"<b>{interval.mean:+.3g}</b><span>{ahead}</span></div>"
     yield "</div>"

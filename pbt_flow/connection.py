@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
 import mlflow
@@ -129,9 +129,11 @@ def is_away(error: MlflowException | OSError) -> bool:
 def missing_database(uri: str) -> Path | None:
     """The file of an SQLite store that does not exist; None of any other store."""
     scheme, _, place = uri.partition(":///")
-    path = Path(place.partition("?")[0]).absolute()
-    known = scheme.partition("+")[0] != "sqlite" or place.startswith((":", "file:"))
-    return None if known or path.exists() else path
+    if scheme.partition("+")[0] != "sqlite" or place.startswith((":", "file:")):
+        return None
+    # MLflow writes a space in its default as %20, and means the space.
+    path = Path(unquote(place.partition("?")[0])).absolute()
+    return None if path.exists() else path
 
 
 def read_text(client: MlflowClient, run_id: str, artifact: str) -> str:

@@ -47,6 +47,9 @@ of fewer turns than the last number nothing is concluded. The first turns may do
 class TurnRecords(Protocol):
     """Where turns become committed."""
 
+    @property
+    def patience(self) -> float: ...
+
     def record(self, member: int, turn: int) -> Turn | None: ...
 
     def commit(self, turn: Turn) -> None: ...
@@ -111,12 +114,15 @@ class Controller:
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
     deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
+    soon: deque[str] = field(default_factory=deque)
+    """What the user is told as soon as nothing else is being said."""
     stopping: str = ""
     """Why no more turns begin; empty while they do."""
     rounds: int = 0
     """Turns that every living member has done: how far the population's own metrics are."""
     begun: dict[int, float] = field(default_factory=dict)
-    """When the turn under way of a member began, by the clock."""
+    """When the turn under way of a member began, by the clock. One that is run again goes on being
+    as late as it was: a generation that waits for it has waited all that time."""
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=99))
     """Seconds of the newest turns."""
     touched: set[int] = field(default_factory=set)
@@ -184,7 +190,7 @@ class Controller:
         """Say how long a turn may take, from what the turns before it took."""
         limit = self.settings.turn_timeout
         if limit is None and len(self.durations) >= _KNOWN:
-            limit = max(_SURELY, _HUNG * median(self.durations))
+            limit = max(_SURELY, _HUNG * median(self.durations)) + self.store.folders.patience
         self.engine.turn_timeout = None if limit == math.inf else limit
 
     def plan(self, member: Member) -> Plan:
@@ -245,6 +251,7 @@ class Controller:
             if lease.lost:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             finished = self.engine.wait(timeout=0.5)
+            self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
             self.look_for_an_end(turns)
             # The workers train on while the controller talks to MLflow.
@@ -252,6 +259,7 @@ class Controller:
             for turn in turns:
                 self.outbox.put(partial(self.store.log_turn, turn))
                 self.progress.turn(turn, self.history)
+            self._say_now()
             if finished:
                 self.log_rounds()
                 self.clean()
@@ -259,6 +267,10 @@ class Controller:
                 self.dispatch()
             self.outbox.deliver()
             self.progress.tick()
+
+    def _say_now(self) -> None:
+        while self.soon:
+            self.progress.say(self.soon.popleft())
 
     def accept(self, done: Done | Lost) -> Turn | None:
         """Enter an outcome into the history; None if the turn is to be run again."""
@@ -301,9 +313,9 @@ class Controller:
             self.durations.append(sum(turn.seconds.values()))
             self._set_deadline()
         if member.failures == self.settings.max_failures:
-            self.progress.say(
-                f"member {member.index} has failed {member.failures} turns in a row and is "
-                f"retired; the last: {turn.error.strip().splitlines()[-1]}"
+            self.soon.append(
+                f"member {member.index} has failed {member.failures} turns in a row and is retired; "
+                f"the last: {turn.reason}"
             )
             self.outbox.put(partial(self.store.retire, member.index))
         left = [before.checkpoint, turn.plan.start, self.pinned]

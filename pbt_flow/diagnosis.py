@@ -108,6 +108,8 @@ class Diagnosis:
             if number > 1 and turn.plan.donor is None and turn.ok
         ]
         stayed = [(before, after) for before, after in stayed if before.ok]
+        if len(stayed) < 2:
+            stayed = []  # one alone has no rank
         befores = _spread([self.history.fitness(before) for before, _ in stayed])
         afters = _spread([self.history.fitness(after) for _, after in stayed])
         self._ranks.extend(zip(befores, afters, strict=True))

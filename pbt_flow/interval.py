@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
-
-import numpy as np
+from statistics import fmean, stdev
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """The mean of some values, with a 95% interval from 10,000 bootstrap samples (percentiles)."""
+    """The mean of some values, with its 95% interval by Student's t distribution.
+
+    Of five normal values it holds the true mean in 95 of 100 cases; percentiles of bootstrap
+    samples, which are often shown, do in 85.
+    """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    """None for a single value, of which nothing else is known."""
+    high: float | None
 
     @classmethod
-    def of(cls, values: Sequence[float], seed: int = 0) -> Interval:
-        there = np.asarray(values)
-        rng = np.random.default_rng(seed)
-        means = there[rng.integers(len(there), size=(10_000, len(there)))].mean(1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        return cls(mean=fmean(values), low=float(low), high=float(high))
+    def of(cls, values: Sequence[float]) -> Interval:
+        from scipy.special import stdtrit  # scipy.stats would cost a second of imports
+
+        mean, count = fmean(values), len(values)
+        if count == 1:
+            return cls(mean=mean, low=None, high=None)
+        reach = float(stdtrit(count - 1, 0.975)) * stdev(values) / math.sqrt(count)
+        return cls(mean=mean, low=mean - reach, high=mean + reach)
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        bounds = "" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.mean:.4g}{bounds}"
+
+    @property
+    def bounds(self) -> str:
+        """The bounds of a difference, with their signs; empty where there are none."""
+        return "" if self.low is None else f"{self.low:+.3g} to {self.high:+.3g}"

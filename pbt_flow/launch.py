@@ -6,13 +6,17 @@ Whatever is wrong with the task or the settings comes to light here, before anyt
 from __future__ import annotations
 
 import contextlib
+import importlib
 import pickle
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from pbt_flow.cores import count_cores
 from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
-from pbt_flow.errors import PopulationError
-from pbt_flow.settings import Settings, count_cores
+from pbt_flow.errors import PBTError, PopulationError
+from pbt_flow.settings import Settings
 from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare, is_loading
 from pbt_flow.worker import Described, Done, Probe, Probed, Workshop
 
@@ -60,7 +64,21 @@ def declared(engine: Engine, task: str | type[Task]) -> Declaration:
         with contextlib.suppress(Exception):
             found: Declaration = pickle.loads(described.declaration)
             return found
-    return declare(task)
+    try:
+        return declare(task)
+    except PBTError:
+        raise
+    except Exception as error:
+        raise TaskError(f"task {task} cannot be imported:\n{_own_lines(error)}") from error
+
+
+def _own_lines(error: Exception) -> str:
+    """The traceback of an error, from the first line on that is the user's."""
+    trace = error.__traceback__
+    ours = (str(Path(__file__).parent), "<frozen importlib", str(Path(importlib.__file__).parent))
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace, chain=False)).rstrip()
 
 
 def start(engine: Engine, settings: Settings) -> None:

@@ -14,6 +14,7 @@ import time
 import uuid
 from pathlib import Path
 
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -30,9 +31,10 @@ def claim(client: MlflowClient, run_id: str) -> Lease:
         StoreError: Another controller is alive, or was faster.
     """
     run = client.get_run(run_id)
-    number = 1 + max((int(k[6:]) for k in run.data.params if k.startswith("lease/")), default=0)
+    last, before = _owner(run)
+    number = last + 1
     beat = float(run.data.tags.get("pbt.heartbeat") or 0)
-    before, silence = run.data.params.get(f"lease/{number - 1:04d}", ""), time.time() - beat
+    silence = time.time() - beat
     took_over = ""
     if beat:
         died = _has_died(before)
@@ -48,6 +50,8 @@ def claim(client: MlflowClient, run_id: str) -> Lease:
                 f"after {_STALE:.0f} s"
             )
     owner = f"{os.uname().nodename}:{os.getpid()}:{_birth(os.getpid())}:{uuid.uuid4().hex[:8]}"
+    # First: whoever reads the param that is written next must not take silence for death.
+    _beat(client, run_id)
     try:
         # A param can be written only once, so of two controllers exactly one succeeds here.
         client.log_param(run_id, f"lease/{number:04d}", owner)
@@ -56,6 +60,21 @@ def claim(client: MlflowClient, run_id: str) -> Lease:
             raise
         raise StoreError(f"population {run_id}: another controller has just taken it") from None
     return Lease(client, run_id, number, took_over)
+
+
+def is_orphan(run: Run) -> bool:
+    """Whether the controller of a run that says it is running is known to be dead."""
+    return bool(run.data.tags.get("pbt.heartbeat")) and _has_died(_owner(run)[1])
+
+
+def _owner(run: Run) -> tuple[int, str]:
+    """The number of the newest claim on a run, and who made it; 0 and nobody if there is none."""
+    number = max((int(k[6:]) for k in run.data.params if k.startswith("lease/")), default=0)
+    return number, run.data.params.get(f"lease/{number:04d}", "")
+
+
+def _beat(client: MlflowClient, run_id: str) -> None:
+    client.set_tag(run_id, "pbt.heartbeat", f"{time.time():.1f}")
 
 
 def _who(owner: str) -> str:
@@ -101,7 +120,6 @@ class Lease:
         """From whom this one has taken over, in words; empty if it was not left by force."""
         self._client, self._run_id, self._number = client, run_id, number
         self._released = threading.Event()
-        self._beat()
         self._thread = threading.Thread(target=self._keep, daemon=True, name="pbt_flow-lease")
         self._thread.start()
 
@@ -112,12 +130,9 @@ class Lease:
                 self.lost = f"lease/{self._number + 1:04d}" in params
                 if self.lost:
                     return
-                self._beat()
+                _beat(self._client, self._run_id)
             except (MlflowException, OSError):
                 continue  # the store is away for a moment; the next beat will tell
-
-    def _beat(self) -> None:
-        self._client.set_tag(self._run_id, "pbt.heartbeat", f"{time.time():.1f}")
 
     def release(self) -> None:
         """Let the next controller in at once."""

@@ -111,6 +111,13 @@ class Turn:
         return self.status == "ok"
 
     @property
+    def reason(self) -> str:
+        """Why the turn is not `ok`, in one line: of a traceback the last."""
+        lines = self.error.strip().splitlines()
+        # What a dead worker printed last comes after how it died.
+        return (lines[0] if self.status == "lost" else lines[-1]) if lines else ""
+
+    @property
     def member(self) -> int:
         return self.plan.member
 

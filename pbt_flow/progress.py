@@ -44,6 +44,7 @@ class Progress:
         self._done_before: int | None = None
         self._began = time.monotonic()
         self._drawn = 0.0
+        self._failed = False
         self.say(f"{self._title} at {tracking_uri}")
 
     def __enter__(self) -> Progress:
@@ -72,8 +73,13 @@ class Progress:
         if self._done_before is None:
             self._done_before = self._done(history) - 1
         if not turn.ok:
-            last = turn.error.strip().splitlines()[-1] if turn.error.strip() else ""
-            self.say(f"turn {turn.number} of member {turn.member} {turn.status}: {last}")
+            where = ""
+            if not self._failed:
+                where = f" (all of it: artifact turns/{turn.number:06d}/error.txt of its run)"
+            self._failed = True
+            self.say(
+                f"turn {turn.number} of member {turn.member} {turn.status}: {turn.reason}{where}"
+            )
         if self._live is None and turn.ok:
             done, budget = self._done(history), self._settings.population * self._settings.turns
             copied = f" from member {turn.plan.donor.member:02d}" if turn.plan.donor else ""

@@ -127,7 +127,7 @@ def write(subject: Subject, folder: Path) -> list[Path]:
     picture.draw(subject, paths[1])
     if (schedule := winners_schedule(subject)) is not None:
         paths += [folder / SCHEDULE, folder / TABLE]
-        text = json.dumps(schedule.to_json(), indent=1, allow_nan=False)
+        text = json.dumps(schedule.to_json(), indent=1)
         paths[2].write_text(text, encoding="utf-8")
         paths[3].write_text(schedule.to_csv(), encoding="utf-8")
     return paths

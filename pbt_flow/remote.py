@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -27,6 +27,7 @@ from pbt_flow.checkpoints import (
     turn_folder,
 )
 from pbt_flow.connection import is_away
+from pbt_flow.errors import StoreError
 from pbt_flow.member import Checkpoint, RecordError, Turn
 from pbt_flow.outbox import PATIENCE
 
@@ -38,6 +39,7 @@ class RemoteFolders:
     tracking_uri: str
     run_ids: Mapping[int, str]
     cache: str
+    patience: ClassVar[float] = PATIENCE
 
     def root(self, member: int) -> Path:
         return Path(self.cache, str(member))
@@ -64,9 +66,7 @@ class RemoteFolders:
 
     def record(self, member: int, turn: int) -> Turn | None:
         place = f"{turn_folder(turn)}/{RECORD}"
-        run_id, folder = self.run_ids[member], turn_folder(turn)
-        listed = _patiently(lambda c: c.list_artifacts(run_id, folder), self.tracking_uri)
-        if place not in [info.path for info in listed]:
+        if place not in self._list(member, turn_folder(turn)):
             return None
         self._download(member, place)
         try:
@@ -74,11 +74,22 @@ class RemoteFolders:
         except (RecordError, UnicodeDecodeError) as error:
             raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
 
+    def last(self, member: int) -> int:
+        # The newest folder may be that of a turn under way.
+        for folder in sorted(self._list(member, "turns"), reverse=True):
+            if f"{folder}/{RECORD}" in self._list(member, folder):
+                return int(folder.rpartition("/")[2])
+        return 0
+
+    def _list(self, member: int, folder: str) -> list[str]:
+        run_id = self.run_ids[member]
+        listed = _patiently(lambda c: c.list_artifacts(run_id, folder), self.tracking_uri)
+        return [info.path for info in listed]
+
     def _discard_state(self, member: int, folder: str) -> None:
         """Delete what an attempt that was killed may have published, if the store can delete."""
         place, run_id = f"{folder}/{STATE}", self.run_ids[member]
-        listed = _patiently(lambda c: c.list_artifacts(run_id, folder), self.tracking_uri)
-        if place in [info.path for info in listed]:
+        if place in self._list(member, folder):
             uri = MlflowClient(self.tracking_uri).get_run(run_id).info.artifact_uri
             # No record refers to it: what cannot be deleted takes room, and does no other harm.
             with contextlib.suppress(Exception):
@@ -106,6 +117,9 @@ def _patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
     """Ask the artifact store for something, again and again while it does not answer.
 
     A turn that has been trained is worth waiting for: without its artifacts it has not happened.
+
+    Raises:
+        StoreError: It refuses, or did not answer for too long.
     """
     gap, given_up = 1.0, time.monotonic() + PATIENCE
     while True:
@@ -113,6 +127,7 @@ def _patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
             return ask(MlflowClient(tracking_uri))
         except (MlflowException, OSError) as error:
             if not is_away(error) or time.monotonic() > given_up:
-                raise
+                reason = error.message if isinstance(error, MlflowException) else str(error)
+                raise StoreError(reason or type(error).__name__) from error
         time.sleep(gap)
         gap = min(2 * gap, 30.0)

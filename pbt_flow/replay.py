@@ -10,6 +10,7 @@ the runs in MLflow are those of a population in which nobody copies.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from pbt_flow.engines import Engine, EngineError, Lost
-from pbt_flow.errors import PBTError
+from pbt_flow.errors import PBTError, StoreError
 from pbt_flow.interval import Interval
 from pbt_flow.launch import check_probe, hired, start
 from pbt_flow.member import Member, Plan, Turn, derive_seed
@@ -202,13 +203,16 @@ class Director:
             ReplayError: It was, or the task says that other values were live.
         """
         held, live = self.arm_of[turn.member].hparams, turn.plan.hparams
-        for step in range(turn.plan.start_step, turn.plan.start_step + turn.plan.steps):
-            wanted = self.schedule.at(step) if held is None else held
+        step, end = turn.plan.start_step, turn.plan.start_step + turn.plan.steps
+        while step < end:
+            segment = self.schedule.segment(step)
+            wanted = segment.hparams if held is None else held
             if wanted != live:
                 raise ReplayError(
                     f"member {turn.member} trained step {step} under {dict(live)}, and the "
                     f"schedule says {dict(wanted)}"
                 )
+            step = segment.end
         for name, value in live.items():
             # A task may say what its optimiser really had.
             told = turn.metrics.get(f"live/{name}")
@@ -259,8 +263,7 @@ class Director:
             self.drop(before)
         self.last[turn.member] = turn
         if not turn.ok:
-            why = turn.error.strip().splitlines()
-            return self._fail(turn.member, why[-1] if why else turn.status)
+            return self._fail(turn.member, turn.reason or turn.status)
         if member.turn < len(self.schedule.segments):
             return [member]
         self._tell(turn.member, f"score {turn.score:.4g}")
@@ -364,6 +367,12 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
         try:
             director.train()
             reports = director.report()
+            made = Replay(run_id=store.run_id, tracking_uri=uri, schedule=schedule, arms=arms)
+            try:
+                store.log_replay(made.to_json(), note(made), reports)
+            except StoreError:
+                director.say(summary(made))  # what was trained for hours must be seen somewhere
+                raise
             status = "FINISHED"
         except EngineError as error:
             raise ReplayError(str(error)) from None
@@ -372,9 +381,8 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
             raise
         finally:
             if status != "FINISHED":
-                store.finish(status, dict.fromkeys(director.arm_of, status))
-        made = Replay(run_id=store.run_id, tracking_uri=uri, schedule=schedule, arms=arms)
-        store.log_replay(made.to_json(), note(made), reports)
+                with contextlib.suppress(StoreError):
+                    store.finish(status, dict.fromkeys(director.arm_of, status))
         failed = {member for arm in arms for member in arm.errors}
         store.finish(
             "FINISHED", {m: "FAILED" if m in failed else "FINISHED" for m in director.arm_of}
@@ -399,7 +407,7 @@ def summary(made: Replay) -> str:
         for row in rows
     ]
     better = "greater" if made.schedule.direction == "maximize" else "smaller"
-    lines.append(f"mean and 95% bootstrap interval; a {better} score is better")
+    lines.append(f"mean and 95% interval; a {better} score is better")
     for arm in made.arms:
         lines += [f"{arm.name}: a model failed: {error}" for error in arm.errors.values()]
     return "\n".join([*lines, f"replay {made.run_id}"])

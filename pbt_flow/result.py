@@ -16,6 +16,10 @@ from pbt_flow.task import Task
 Status = Literal["finished", "interrupted", "failed", "running"]
 
 
+NO_WINNER = "no member's last turn went well"
+"""Why a population has failed that did all its turns."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finalist:
     """One turn of one member that is worth pointing at."""

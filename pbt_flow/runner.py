@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import signal
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pbt_flow.checkpoints import load_state
-from pbt_flow.compare import Comparison, Entry, page
+from pbt_flow.compare import Comparison, Entry, check_same, page
 from pbt_flow.controller import Controller, TakenOver
 from pbt_flow.engines import Engine, EngineError
 from pbt_flow.errors import PopulationError, StoreError
@@ -31,7 +32,7 @@ from pbt_flow.member import Checkpoint, Member, RecordError, derive_seed
 from pbt_flow.outbox import Message
 from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, keep_model, publish, publish_model, write
-from pbt_flow.result import Result, Status
+from pbt_flow.result import NO_WINNER, Result, Status
 from pbt_flow.settings import Settings, SettingsError, check_model_name
 from pbt_flow.space import check_hparams, space_to_json
 from pbt_flow.strategies import StrategyError
@@ -42,6 +43,7 @@ from pbt_flow.worker import Describe
 if TYPE_CHECKING:
     from optuna import Study
 
+    from pbt_flow.lease import Lease
     from pbt_flow.store import Store
 
 
@@ -68,7 +70,7 @@ def run(
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
     known = load(control) if isinstance(control, str) else None
-    result = _new(task, quiet=quiet, **settings)
+    result = _new(task, quiet=quiet, control=known, **settings)
     if known is None and control and result.status == "finished":
         name = settings.get("name")
         settings |= {"exploit": "none", "register": None, "name": name and f"{name}, control"}
@@ -76,7 +78,9 @@ def run(
     return result if known is None else _beside(result, known)
 
 
-def _new(task: str | type[Task], *, quiet: bool, **settings: Any) -> Result:
+def _new(
+    task: str | type[Task], *, quiet: bool, control: Result | None = None, **settings: Any
+) -> Result:
     with hired(**settings) as engine:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
@@ -85,6 +89,8 @@ def _new(task: str | type[Task], *, quiet: bool, **settings: Any) -> Result:
         from pbt_flow.store import Store
 
         made, kind = Settings.make(declared(engine, task), **settings)
+        if control is not None:
+            check_same(control.run_id, _settings(Store.open(control.run_id)), "the new one", made)
         strategies = made.strategies()
         rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
         drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
@@ -116,6 +122,8 @@ def _beside(result: Result, control: Result) -> Result:
     """Note on a population what its control is, and make its report anew with both."""
     from pbt_flow.store import Store
 
+    if control.status != "finished":
+        return dataclasses.replace(result, control=control)  # half a control is none
     Store.open(result.run_id).tag({CONTROL: control.run_id})
     make_report(result.run_id)
     return dataclasses.replace(result, control=control)
@@ -148,7 +156,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         raise PopulationError(f"run {run_id} is a replay and cannot go on; begin another one")
     if launched_for:
         store.client.set_tag(launched_for, "pbt.resumes", run_id)
-    made = Settings.from_json(store.manifest.settings).resumed(**changes)
+    made = _settings(store).resumed(**changes)
     with (
         hired(engine=made.engine, workers=made.workers, population=made.population) as engine,
         short_requests(),
@@ -176,22 +184,18 @@ def load(run_id: str) -> Result:
     from pbt_flow.store import Store
 
     store = Store.open(run_id)
-    settings = Settings.from_json(store.manifest.settings)
+    settings = _settings(store)
     ended = store.result()
     reports = {}
     history = _read_history(store)
     for name, turn in (("winner", history.winner()), ("best_initial", history.best_initial)):
         told = ended.get(name) or {}
-        if (
-            turn
-            and turn.checkpoint
-            and (told.get("member"), told.get("turn"))
-            == (
-                turn.member,
-                turn.number,
-            )
-        ):
-            reports[turn.checkpoint] = told["report"]
+        same = turn and (told.get("member"), told.get("turn")) == (turn.member, turn.number)
+        if turn and turn.checkpoint and same:
+            # JSON has no number for what is none.
+            reports[turn.checkpoint] = {
+                name: math.nan if value is None else value for name, value in told["report"].items()
+            }
     result = _result(
         store,
         settings,
@@ -233,21 +237,26 @@ def make_report(run_id: str, *, control: str | None = None, out: str | None = No
     Raises:
         StoreError: A run is no population.
         RecordError: A turn record cannot be trusted.
+        ComparisonError: The control is of another task or budget.
     """
     from pbt_flow.store import Store
 
     os.environ.pop("MLFLOW_RUN_ID", None)
     store, result = Store.open(run_id), load(run_id)
+    settings = _settings(store)
+    if control is not None:
+        check_same(run_id, settings, control, _settings(Store.open(control)))
     subject = Subject(
         result=result,
-        settings=Settings.from_json(store.manifest.settings),
+        settings=settings,
         space=store.space,
         warnings=store.warnings(),
         pictures=store.pictures(),
         control=result.control if control is None else load(control),
     )
     if out is not None:
-        return [str(path) for path in write(subject, Path(out))]
+        with _writing(out):
+            return [str(path) for path in write(subject, Path(out))]
     with tempfile.TemporaryDirectory() as folder:
         names = [str(path.relative_to(folder)) for path in write(subject, Path(folder))]
         store.keep(Path(folder))
@@ -272,14 +281,14 @@ def compare(run_ids: Sequence[str], *, out: str | None = None) -> Comparison:
     launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
     entries = []
     for run_id in dict.fromkeys(run_ids):
-        settings = Settings.from_json(Store.open(run_id).manifest.settings)
-        entries.append(Entry(result=load(run_id), settings=settings))
+        entries.append(Entry(result=load(run_id), settings=_settings(Store.open(run_id))))
     made = Comparison.of(entries)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(out or folder)
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "comparison.html").write_text(page(made), encoding="utf-8")
-        (place / "comparison.json").write_text(json.dumps(made.to_json(), indent=1), "utf-8")
+        with _writing(str(place)):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "comparison.html").write_text(page(made), encoding="utf-8")
+            (place / "comparison.json").write_text(json.dumps(made.to_json(), indent=1), "utf-8")
         if launched_for is not None:
             client, _ = connect()
             client.log_artifacts(launched_for, str(place), "comparison")
@@ -308,6 +317,19 @@ def register(run_id: str, name: str) -> str:
     return keep_model(Store.open(run_id), load(run_id), name)
 
 
+@contextlib.contextmanager
+def _writing(out: str) -> Iterator[None]:
+    """Write into a folder of the user's.
+
+    Raises:
+        PopulationError: It cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PopulationError(f"cannot write to the folder {out}: {error}") from None
+
+
 # --- the frame around the controller --------------------------------------------------------------
 
 
@@ -334,7 +356,7 @@ def _train(
         unknown = [
             turn
             for member, turns in history.turns.items()
-            for turn in turns[store.projected(member) :]
+            for turn in turns[store.projected(member, len(turns)) :]
         ]
         progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
         live = LiveReport(
@@ -349,7 +371,13 @@ def _train(
         if resumed:
             controller.album.shown = store.shown()
             store.begin([member.index for member in controller.living])
-            if all(member.turn >= settings.turns for member in controller.living):
+            store.change(settings.to_json())
+            if not controller.living:
+                progress.say(
+                    "every member has failed too often; once the task is mended, they go on with "
+                    "--max-failures N, more than there have been"
+                )
+            elif all(member.turn >= settings.turns for member in controller.living):
                 progress.say(
                     f"nothing is left to train: every member has done turns={settings.turns}; "
                     "with a larger --turns it goes on"
@@ -362,6 +390,8 @@ def _train(
                 controller.go(lease)
             except KeyboardInterrupt:
                 controller.stopping = _INTERRUPTED
+                if controller.in_flight:
+                    progress.say(f"{len(controller.in_flight)} turns under way are given up")
             except (EngineError, RecordError, StrategyError, OSError) as error:
                 controller.stopping, status = str(error), "failed"
         if controller.stopping == _INTERRUPTED:
@@ -369,20 +399,21 @@ def _train(
         elif not controller.living:
             status = "failed"
         elif status == "finished" and history.winner() is None:
-            controller.stopping, status = "no member's last turn went well", "failed"
+            controller.stopping, status = NO_WINNER, "failed"
         ending = True
-        return _end(store, controller, kind, status, began)
+        return _end(store, controller, kind, status, began, lease)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
     except (Exception, KeyboardInterrupt) as error:
-        _give_up(store, error)
-        if not ending or not isinstance(error, KeyboardInterrupt):
-            raise
-        raise PopulationError(
-            f"the tracking store {store.tracking_uri} was not told what became of the population; "
-            "every turn that was committed is safe, "
-            f"python -m pbt_flow resume {store.run_id} tells it"
-        ) from None
+        if not lease.lost:
+            _give_up(store, error)
+        if ending and isinstance(error, KeyboardInterrupt):
+            progress.say(
+                f"the tracking store {store.tracking_uri} was not told what became of the "
+                "population; every turn that was committed is safe, "
+                f"python -m pbt_flow resume {store.run_id} tells it"
+            )
+        raise
     finally:
         lease.release()
 
@@ -395,7 +426,12 @@ def _give_up(store: Store, error: BaseException) -> None:
 
 
 def _end(
-    store: Store, controller: Controller, kind: Declaration, status: Status, began: float
+    store: Store,
+    controller: Controller,
+    kind: Declaration,
+    status: Status,
+    began: float,
+    lease: Lease,
 ) -> Result:
     """Look at the winner, say in MLflow what became of everyone, and make the result."""
     history, outbox = controller.history, controller.outbox
@@ -423,17 +459,24 @@ def _end(
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
         say = controller.progress.say
-        left = [partial(publish, store, controller.settings, result, say)]
+        ours = partial(_check_claim, lease)
+        left = [ours, partial(publish, store, controller.settings, result, say)]
         if status == "finished" and kind.has_model:
             left.append(partial(publish_model, store, controller.settings, result, say))
         left.append(partial(store.conclude, result))
         if status == "failed" and living:
             # What failed may be the very disk that these are written to: it is not waited for.
             left = [partial(_if_possible, left, say)]
-        for message in [*left, partial(store.finish, ended, members)]:
+        for message in [*left, ours, partial(store.finish, ended, members)]:
             outbox.put(message)
         outbox.drain()
     return result
+
+
+def _check_claim(lease: Lease) -> None:
+    """Leave runs alone that have become another controller's: an end may wait for minutes."""
+    if lease.lost:
+        raise TakenOver("another controller has taken over, and it tells what becomes of the runs")
 
 
 def _if_possible(messages: Iterable[Message], say: Callable[[str], None]) -> None:
@@ -443,6 +486,15 @@ def _if_possible(messages: Iterable[Message], say: Callable[[str], None]) -> Non
             message()
     except StoreError as error:
         say(f"no report: {error}")
+
+
+def _settings(store: Store) -> Settings:
+    """The settings of a population as they are after its resumes.
+
+    Raises:
+        SettingsError: They are of another version, or a tag gives what cannot change.
+    """
+    return Settings.from_json(store.manifest.settings).resumed(**store.changed())
 
 
 def _so_far(store: Store, settings: Settings, history: History, began: float) -> Result:
@@ -518,7 +570,8 @@ def _signals(controller: Controller) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and controller.stopping != _INTERRUPTED:
             controller.stopping = _INTERRUPTED
-            controller.progress.say(
+            # Not said here: a signal comes in the middle of a line as well.
+            controller.soon.append(
                 f"finishing {len(controller.in_flight)} turns under way; Ctrl-C again gives them up"
             )
             return

@@ -75,9 +75,17 @@ class Schedule:
         Raises:
             ScheduleError: The schedule is over by then.
         """
+        return self.segment(step).hparams
+
+    def segment(self, step: int) -> Segment:
+        """The segment with the training step after `step` others.
+
+        Raises:
+            ScheduleError: The schedule is over by then.
+        """
         for segment in self.segments:
             if segment.start <= step < segment.end:
-                return segment.hparams
+                return segment
         raise ScheduleError(f"no hyperparameters at step {step}: the schedule has {self.steps}")
 
     def to_json(self) -> dict[str, Any]:

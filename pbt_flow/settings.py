@@ -5,14 +5,15 @@ this one dataclass.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 
+from pbt_flow.cores import count_cores
 from pbt_flow.errors import PBTError
 from pbt_flow.exploit import EXPLOITS, Candidate, Exploit, NoExploit
 from pbt_flow.explore import EXPLORES, Explore
@@ -41,13 +42,6 @@ def check_model_name(name: str) -> None:
     """
     if not name or set(name) & set("/:@"):
         raise SettingsError(f"register must name a model, without any of / : @, got {name!r}")
-
-
-def count_cores() -> int:
-    """The cores that this process may use, which is how many workers there are by default."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +151,14 @@ class Settings:
         )
         for source, values, possible in sources:
             if unknown := sorted(set(values) - possible):
+                option = unknown[0] in kind.options and not source
                 raise SettingsError(
-                    f"{source}no setting {unknown[0]!r}; there are {sorted(possible)}"
+                    f"{source}no setting {unknown[0]!r}; "
+                    + (
+                        f"as an option of the task it goes into options={{{unknown[0]!r}: ...}}"
+                        if option
+                        else f"there are {sorted(possible)}"
+                    )
                 )
         if quick and not kind.quick:
             raise SettingsError(
@@ -166,8 +166,12 @@ class Settings:
             )
         usual = {**kind.defaults, **kind.quick} if quick else kind.defaults
         values = {**usual, **{k: v for k, v in given.items() if v is not None}}
-        if quick and isinstance(values.get("options"), Mapping):
-            values["options"] = {**kind.quick.get("options", {}), **values["options"]}
+        if isinstance(values.get("options"), Mapping):
+            # Each option on its own: one that is given leaves the task's others as they are.
+            sources_of = [kind.defaults, kind.quick if quick else {}, values]
+            values["options"] = {
+                k: v for of in sources_of for k, v in of.get("options", {}).items()
+            }
         if values.get("workers") is None:
             values["workers"] = count_cores()
         options, initial = values.get("options", {}), values.get("initial", ())
@@ -178,6 +182,13 @@ class Settings:
         if not all(isinstance(point, Mapping) for point in initial):
             raise SettingsError(f"initial must hold one mapping for each member, got {initial!r}")
         values["options"] = check_options(kind, options)
+        for name, value in values["options"].items():
+            try:
+                json.dumps(_plain(value))
+            except (TypeError, ValueError):
+                raise SettingsError(
+                    f"option {name} must be a plain value that JSON can hold, got {value!r}"
+                ) from None
         values["initial"] = tuple(check_hparams(point, kind.space) for point in initial)
         for name, kinds in STRATEGIES.items():
             if not isinstance(values.get(name, ""), str):

@@ -167,6 +167,8 @@ class MemoryStore:
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
         return (checkpoint.member, checkpoint.turn) in self.engine.states
 
+    patience = 0.0
+
     def record(self, member: int, turn: int) -> Turn | None:
         return None
 

@@ -14,13 +14,15 @@ import contextlib
 import json
 import posixpath
 import re
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import mlflow
 from mlflow.entities import Metric, Run, RunTag
@@ -28,7 +30,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
-from pbt_flow.checkpoints import Folders, LocalFolders
+from pbt_flow.checkpoints import RECORD, Folders, LocalFolders, turn_folder
 from pbt_flow.connection import (
     connect,
     local_path,
@@ -40,8 +42,8 @@ from pbt_flow.connection import (
 from pbt_flow.deletion import States
 from pbt_flow.errors import StoreError
 from pbt_flow.founding import MANIFEST, Manifest, found_population, member_name, text
-from pbt_flow.lease import Lease, claim
-from pbt_flow.member import Checkpoint, Direction, Turn
+from pbt_flow.lease import Lease, claim, is_orphan
+from pbt_flow.member import Checkpoint, Direction, RecordError, Turn
 from pbt_flow.registry import ALIAS, log_model, register
 from pbt_flow.remote import RemoteFolders
 from pbt_flow.result import Finalist, Result, Status
@@ -55,6 +57,8 @@ from pbt_flow.space import (
 from pbt_flow.view import MOST, population_view, view_address, view_tag
 
 RESULT = "result.json"
+CHANGED = "pbt.settings"
+"""The tag with the settings that resumes have changed, as JSON; the manifest stands still."""
 SAMPLES = "samples"
 _ROUND = "round-"
 _LONGEST = 250
@@ -158,10 +162,15 @@ class Store:
         folders: Folders = LocalFolders(local)
         if len(local) < len(places):
             ids = {index: run.info.run_id for index, run in enumerate(members)}
-            folders = RemoteFolders(uri, ids, tempfile.mkdtemp(prefix="pbt_flow-"))
+            cache = tempfile.mkdtemp(prefix="pbt_flow-")
+            folders = RemoteFolders(uri, ids, cache)
         charts = view_address(members[0].info.experiment_id, run_id)
         states = States(client, uri, run_id, manifest.members, folders)
-        return cls(client, uri, run_id, manifest, space, folders, charts, states)
+        store = cls(client, uri, run_id, manifest, space, folders, charts, states)
+        if isinstance(folders, RemoteFolders):
+            # Downloaded checkpoints go with the last who can ask for them.
+            weakref.finalize(store, shutil.rmtree, folders.cache, ignore_errors=True)
+        return store
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -188,7 +197,9 @@ class Store:
         # A tag costs as much as all metrics together, so there are none for a turn as usual.
         tags = []
         if plan.donor:
-            tags.append(RunTag("pbt.copied", f"{member_name(plan.donor.member)} turn {plan.turn}"))
+            tags.append(
+                RunTag("pbt.copied", f"{member_name(plan.donor.member)} turn {plan.donor.turn}")
+            )
         if not turn.ok:
             error = f"turn {plan.turn} {turn.status}: {turn.error}"[-5000:]
             tags.append(RunTag("pbt.error", error))
@@ -218,14 +229,30 @@ class Store:
         found: list[Turn] = []
         while (turn := self.folders.record(member, len(found) + 1)) is not None:
             found.append(turn)
+        if (later := self.folders.last(member)) > len(found):
+            self._miss(member, len(found) + 1, f"turn {later} has one")
         return found
 
-    def projected(self, member: int) -> int:
-        """How many turns of a member are in its run for certain."""
+    def projected(self, member: int, committed: int) -> int:
+        """How many turns of a member are in its run for certain, of so many with a record.
+
+        Raises:
+            RecordError: Its run knows of a turn whose record is gone.
+        """
         with self._talk():
             metrics = self.client.get_run(self.manifest.members[member]).data.metrics
+        logged = int(metrics.get("turn", 0))
+        if logged > committed:
+            self._miss(member, committed + 1, f"MLflow has the metrics of turn {logged}")
         # The metrics of a turn arrive together, and before its tags.
-        return max(0, int(metrics.get("turn", 0)) - 1)
+        return max(0, logged - 1)
+
+    def _miss(self, member: int, turn: int, why: str) -> NoReturn:
+        raise RecordError(
+            f"run {self.manifest.members[member]}: there is no {turn_folder(turn)}/{RECORD}, and "
+            f"{why}: somebody has deleted the record of a turn that has happened; bring the file "
+            "back, since it cannot be made again"
+        )
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
         """Whether the state of a turn is still there."""
@@ -252,10 +279,31 @@ class Store:
 
     def rename(self, name: str, member: int) -> None:
         """Call a member's run otherwise."""
-        self.client.update_run(self.manifest.members[member], name=name)
+        with self._talk():
+            self.client.update_run(self.manifest.members[member], name=name)
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that resumes have changed.
+
+        Raises:
+            StoreError: The tag is not what `change` wrote.
+        """
+        said = self.tags().get(CHANGED, "{}")
+        try:
+            return dict(json.loads(said))
+        except (ValueError, TypeError):
+            raise StoreError(f"run {self.run_id}: the tag {CHANGED} is no JSON object") from None
+
+    def change(self, settings: Mapping[str, Any]) -> None:
+        """Note which settings are not those that the population began with."""
+        new = {k: v for k, v in settings.items() if v != self.manifest.settings.get(k)}
+        if new != self.changed():
+            self.tag({CHANGED: json.dumps(new)})
 
     def begin(self, living: Iterable[int]) -> None:
         """Mark the population's run and those of its living members as running (again)."""
+        # What an earlier controller concluded does not hold any more, even if this one is killed.
+        self.tag({"pbt.status": "running"})
         with self._talk():
             for run_id in (self.run_id, *(self.manifest.members[index] for index in living)):
                 self.client.update_run(run_id, status="RUNNING")
@@ -308,13 +356,15 @@ class Store:
             for arm, found in told["arms"].items()
             for key, interval in found["mean"].items()
             for part, value in interval.items()
+            if value is not None
         ]
         tags = [RunTag("mlflow.note.content", note)]
-        self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
-        for member, report in reports.items():
-            found = [Metric(f"report/{key}", value, now, 0) for key, value in report.items()]
-            self.client.log_batch(self.manifest.members[member], metrics=found)
-        self.client.log_dict(self.run_id, dict(told), "replay.json")
+        with self._talk():
+            self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
+            for member, report in reports.items():
+                found = [Metric(f"report/{key}", value, now, 0) for key, value in report.items()]
+                self.client.log_batch(self.manifest.members[member], metrics=found)
+            self.client.log_dict(self.run_id, dict(told), "replay.json")
 
     def schedule(self) -> dict[str, Any]:
         """What `schedule.json` on the population's run holds.
@@ -333,8 +383,9 @@ class Store:
 
     def result(self) -> dict[str, Any]:
         """What `conclude` wrote, or nothing where the population has not ended."""
-        run = self.client.get_run(self.run_id)
-        if run.info.status == "RUNNING" or "pbt.status" not in run.data.tags:
+        with self._talk():
+            run = self.client.get_run(self.run_id)
+        if run.info.status == "RUNNING" or run.data.tags.get("pbt.status", "running") == "running":
             return {}
         told: dict[str, Any] = json.loads(read_text(self.client, self.run_id, RESULT))
         return told
@@ -342,7 +393,9 @@ class Store:
     @property
     def status(self) -> Status:
         """What MLflow says of the population's run, whether or not its controller concluded it."""
-        said = self.client.get_run(self.run_id).info.status
+        with self._talk():
+            run = self.client.get_run(self.run_id)
+        said = "KILLED" if run.info.status == "RUNNING" and is_orphan(run) else run.info.status
         known: dict[str, Status] = {"FINISHED": "finished", "KILLED": "interrupted"}
         return known.get(said, "failed" if said == "FAILED" else "running")
 

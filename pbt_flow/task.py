@@ -45,7 +45,7 @@ class Task(abc.ABC):
     hyperparameters, the seed and the steps alone, so that a turn can be run again on any machine.
     Inherit `pbt_flow.testing.TaskContract` in a test to check that it does.
 
-    A subclass gives `space` and the five abstract methods; the rest is optional.
+    A subclass gives `space`, a constructor and the four abstract methods; the rest is optional.
     """
 
     space: ClassVar[Space]
@@ -310,7 +310,8 @@ def declare(task: str | type[Task]) -> Declaration:
     options = {
         name: None if parameter.default is inspect.Parameter.empty else parameter.default
         for name, parameter in inspect.signature(kind).parameters.items()
-        if name not in ("seed", "device") and parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        if name not in ("seed", "device")
+        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
     return Declaration(
         name=name_task(task),

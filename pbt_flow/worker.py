@@ -19,7 +19,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from pbt_flow.checkpoints import STATE, CheckpointError, Folders, load_state, save_state
+from pbt_flow.checkpoints import (
+    STATE,
+    CheckpointError,
+    Folders,
+    check_saves,
+    load_state,
+    save_state,
+)
+from pbt_flow.errors import StoreError
 from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
 from pbt_flow.task import Task, TaskSpec, declare
 
@@ -139,7 +147,7 @@ class Worker:
         try:
             self._keep(probe.member, "", self._take(probe.member, None))
         except Exception as error:
-            return Probed(error=f"{type(error).__name__}: {error}")
+            return Probed(error=_printable(f"{type(error).__name__}: {error}"))
         return Probed()
 
     def run(self, plan: Plan) -> Turn:
@@ -176,7 +184,7 @@ class Worker:
         except StorageError:
             raise
         except Exception:
-            score, sample, error = None, (), traceback.format_exc()
+            score, sample, error = None, (), _traceback()
         turn = Turn(
             plan=plan,
             status=status,
@@ -203,7 +211,7 @@ class Worker:
             if look.samples is not None:
                 task.samples(Path(look.samples))
         except Exception:
-            return Report(look=look, error=traceback.format_exc())
+            return Report(look=look, error=_traceback())
         return Report(look=look, metrics=metrics)
 
     @property
@@ -231,12 +239,25 @@ class Worker:
     def _save(self, task: Task, plan: Plan) -> Checkpoint:
         folders, state = self._folders, task.state_dict()
         what, root = f"the checkpoint of member {plan.member}, turn {plan.turn}", folders.root
-        # torch.save reports a full disk as a RuntimeError; others are about what is in the state.
         with _storage(what, root(plan.member), OSError, RuntimeError):
-            checkpoint = save_state(state, plan.member, plan.turn, root(plan.member))
+            try:
+                checkpoint = save_state(state, plan.member, plan.turn, root(plan.member))
+            except RuntimeError:
+                # torch.save reports a full disk like this, and also a state that it cannot write.
+                check_saves(state)
+                raise
         with _storage(what, root(plan.member), Exception):
             folders.publish(plan.member, plan.turn, STATE)
         return checkpoint
+
+
+def _traceback() -> str:
+    return _printable(traceback.format_exc())
+
+
+def _printable(text: str) -> str:
+    """A text that can be written: names of files may come with bytes that are no characters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
@@ -293,7 +314,8 @@ def _storage(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
     except errors as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         # Not of a store elsewhere: its errors have no number of this machine's system.
-        if isinstance(error, RuntimeError) or getattr(error, "errno", None) is not None:
+        torch_says = isinstance(error, RuntimeError) and not isinstance(error, StoreError)
+        if torch_says or getattr(error, "errno", None) is not None:
             there = next(place for place in (root, *root.parents) if place.exists())
             free = shutil.disk_usage(there).free
             reason += f"; make room in {there} ({free:,} bytes are free), or let it be written to"

@@ -20,6 +20,7 @@ FLOORS: dict[str, int] = {
     "space": 0,
     "strategies": 0,
     "terminal": 0,
+    "cores": 0,
     # 1: the nouns
     "member": 1,
     "task": 1,

@@ -201,7 +201,9 @@ def test_the_command_puts_the_report_on_the_run_with_a_control_beside_it(result,
     )
     capsys.readouterr()
     assert cli.main(["report", result.run_id, "--control", control.run_id]) == 0
-    assert set(capsys.readouterr().out.split()) == WHOLE
+    head, *names = capsys.readouterr().out.splitlines()
+    assert head == f"among the artifacts of run {result.run_id}:"
+    assert set(names) == WHOLE
     client = MlflowClient()
     made = Path(client.download_artifacts(result.run_id, "report/index.html")).read_text()
     assert "control, best" in shown(made)

@@ -29,7 +29,8 @@ class Engine(abc.ABC):
 
     slots: int = 1
     turn_timeout: float | None = None
-    """Seconds after which a turn counts as hung, and its worker is replaced; None waits for ever.
+    """Seconds after which a turn counts as hung, and its worker is replaced; None, or infinity, is
+    never.
 
     The controller may change it while turns are under way. An engine that runs turns in the
     controller's own process cannot obey it.

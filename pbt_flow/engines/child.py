@@ -33,6 +33,7 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
     from pbt_flow.worker import StorageError, Worker, describe
 
     connection, printed = Connection(pipe), _reader(1)
+    connection.send(None)  # what kills it from now on is a job's affair, and not the machine's
     worker: Worker | None = None
     while True:
         try:

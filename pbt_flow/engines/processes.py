@@ -9,6 +9,7 @@ the controller is gone, whatever killed it.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pbt_flow.checkpoints import Folders
+from pbt_flow.cores import count_cores
 from pbt_flow.engines.base import Engine, EngineError, Lost
 from pbt_flow.engines.nursery import ANSWER, REQUEST
 from pbt_flow.worker import Done, Job, Workshop
@@ -111,6 +113,8 @@ class _Process:
         self.log = log
         self.nursery = nursery
         self.pid: int | None = None
+        self.born = False
+        """Whether it has got as far as to take jobs."""
         self.job: Job | None = None
         self.since = 0.0
         self.members: set[int] = set()
@@ -176,11 +180,12 @@ class ProcessEngine(Engine):
     """
 
     def __init__(self, workers: int) -> None:
-        self._deaths_in_a_row = 0
+        self._stillborn = 0
+        """Workers in a row that died before they could work."""
         self._workshop: Workshop | None = None
         self._folders: Folders | None = None
         self._logs = tempfile.TemporaryDirectory(prefix="pbt_flow-")
-        self._threads = max(1, (os.cpu_count() or 1) // workers)
+        self._threads = max(1, count_cores() // workers)
         # It imports torch while the controller imports mlflow and opens the store.
         self._nursery = self._found_nursery()
         self._processes = [self._spawn(0)]
@@ -205,7 +210,7 @@ class ProcessEngine(Engine):
 
     def start(self, workshop: Workshop, *, slots: int = 1) -> None:
         self.slots = slots
-        self._threads = max(1, (os.cpu_count() or 1) // slots)
+        self._threads = max(1, count_cores() // slots)
         for process in self._processes:
             process.send("start", workshop, self._threads)
         self._workshop = workshop
@@ -223,7 +228,7 @@ class ProcessEngine(Engine):
         chosen.begin(job)
 
     def wait(self, timeout: float | None = None) -> list[Done | Lost]:
-        if self.turn_timeout is not None:
+        if self.turn_timeout is not None and self.turn_timeout < math.inf:
             running = [process.since for process in self._processes if process.job]
             if running:
                 left = max(0.0, min(running) + self.turn_timeout - time.monotonic())
@@ -237,7 +242,10 @@ class ProcessEngine(Engine):
             answer = process.connection.recv()
         except (EOFError, OSError):
             return self._replace(process, f"worker {process.index} died ({process.epitaph()})")
-        self._deaths_in_a_row = 0
+        self._stillborn = 0
+        if answer is None:
+            process.born = True
+            return None
         if isinstance(answer, Exception):
             raise EngineError(str(answer))
         process.job = None
@@ -245,8 +253,8 @@ class ProcessEngine(Engine):
         return done
 
     def _replace(self, process: _Process, reason: str) -> Lost | None:
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row > 2 * self.slots:
+        self._stillborn += not process.born
+        if self._stillborn > 2 * self.slots:
             raise EngineError(f"workers die as soon as they start; the last one: {reason}")
         job = process.job
         process.stop()
