@@ -249,7 +249,7 @@ MUTATIONS = [
         "a run is not looked for in a database that is not there",
         "test_runner.py::not_looked_for",
         "connection.py",
-        "    return None if known or path.exists() else path\n",
+        "    return None if path.exists() else path\n",
         "    return None\n",
         "MLflow makes an empty one",
     ),

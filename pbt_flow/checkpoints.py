@@ -80,7 +80,8 @@ def check_saves(state: dict[str, Any]) -> None:
     try:
         torch.save(state, Nowhere())  # type: ignore[arg-type]
     except RuntimeError as error:
-        raise CheckpointError(f"state_dict() cannot be written: {error}") from None
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"state_dict() cannot be written: {reason}") from None
 
 
 def _refuse_code(state: dict[str, Any], path: Path) -> None:

@@ -314,8 +314,8 @@ class Controller:
             self._set_deadline()
         if member.failures == self.settings.max_failures:
             self.soon.append(
-                f"member {member.index} has failed {member.failures} turns in a row and is retired; "
-                f"the last: {turn.reason}"
+                f"member {member.index} has failed {member.failures} turns in a row and is "
+                f"retired; the last: {turn.reason}"
             )
             self.outbox.put(partial(self.store.retire, member.index))
         left = [before.checkpoint, turn.plan.start, self.pinned]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -156,6 +157,15 @@ def test_copies_that_score_less_than_their_donors_from_the_same_weights(loss, th
         best = 4.0 * number
         rounds.round([best - loss, best / 2, best / 3, best], donors={0: 3})
     assert ("restores" in rounds.signs) == there
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_member_that_stays_alone_has_no_rank_that_could_hide_the_noise(alone):
+    rounds, rng = Rounds(members=4), np.random.default_rng(0)
+    for number in range(60):
+        copies = {2: 0, 3: 1} if not alone or number % 2 else {1: 0, 2: 0, 3: 0}
+        rounds.round(rng.normal(size=4), donors=copies if number else None)
+    assert "noise" in rounds.signs
 
 
 def test_a_sign_is_seen_once():

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -259,6 +260,46 @@ def test_a_script_without_a_guard_is_told_so(tmp_path, engine):
     assert done.returncode == 1
     assert 'put the call under if __name__ == "__main__":' in done.stderr
     assert not (tmp_path / "mlruns").exists()  # no population has begun
+
+
+def test_a_folder_with_a_space_in_its_name_is_like_any_other(tmp_path, monkeypatch, capsys):
+    from pbt_flow.cli import main
+
+    (tmp_path / "my folder").mkdir()
+    monkeypatch.chdir(tmp_path / "my folder")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(None)
+    try:
+        common = ["--engine", "inline", "--turns", "1"]
+        assert main(["run", "--task", "toy", *common, "--json"]) == 0
+        run_id = json.loads(capsys.readouterr().out)["population"]
+        assert main(["report", run_id]) == 0
+        assert main(["resume", run_id, "--engine", "inline", "--turns", "2"]) == 0
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def test_a_value_with_a_space_is_one_value():
+    from pbt_flow.cli import _parser
+
+    given = _parser().parse_args(["run", "--set", "data=/my files/x", "--set", "a=1 b=two words"])
+    assert given.options == {"data": "/my files/x", "a": "1", "b": "two words"}
+
+
+def test_an_error_in_a_tasks_file_is_told_from_the_first_line_on_that_is_its_authors(
+    tmp_path, capsys
+):
+    from pbt_flow.cli import main
+
+    (tmp_path / "mine.py").write_text("def wrong(:\n    pass\n")
+    (tmp_path / "other.py").write_text("def f():\n    import no_such_library\nf()\n")
+    for file in ("mine.py", "other.py"):
+        assert main(["run", "--task", str(tmp_path / file), "--engine", "inline"]) == 2
+        err = capsys.readouterr().err
+        assert f"error: task {tmp_path / file} cannot be imported:" in err
+        assert f'File "{tmp_path / file}", line 1' in err or "line 3, in <module>" in err
+        assert "importlib" not in err
+        assert "pbt_flow/" not in err.replace(str(tmp_path), "")
 
 
 @pytest.mark.usefixtures("database")

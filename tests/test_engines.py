@@ -1,5 +1,6 @@
 """Worker processes: they run turns side by side, die alone, and never outlive their controller."""
 
+import math
 import os
 import signal
 import subprocess
@@ -204,6 +205,21 @@ def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
     head, rest = printed["Talker", 1].split("\n", 1)
     assert head == f"[{100_001 - 2**16:,} bytes before this]"
     assert len(rest) == 2**16
+
+
+def test_deaths_in_turns_are_the_tasks_affair_however_many(tmp_path):
+    engine = opened(ProcessEngine(workers=1), tmp_path, slots=1, turn_timeout=math.inf)
+    try:
+        for _ in range(4):  # more than would be forgiven to workers that cannot even start
+            (tmp_path / "die-1").touch()
+            engine.submit(plan(0))
+            (lost,) = wait(engine)
+            assert lost.reason.startswith("worker 0 died (SIGKILL")
+        engine.submit(plan(0))
+        (turn,) = wait(engine)
+        assert turn.ok
+    finally:
+        engine.close()
 
 
 def test_workers_die_with_a_controller_that_is_killed(tmp_path):

@@ -358,3 +358,12 @@ def test_a_probability_outside_of_nought_to_one_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=rf"must lie in \[0, 1\], got {probability}"):
         build(probability)
+
+
+def test_a_gaussian_step_that_a_coarse_domain_rounds_away_is_one_step() -> None:
+    space = {"width": IntDistribution(1, 100)}
+    steps = {
+        child(Gaussian(sigma=0.01), {"width": 50}, space, seed)["width"] for seed in range(300)
+    }
+    # At most four standard deviations of one unit each.
+    assert {49, 51} <= steps <= set(range(46, 55)) - {50}

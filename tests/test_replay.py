@@ -183,11 +183,12 @@ def test_the_replay_of_the_noisy_quadratic_beats_its_last_rate_by_an_order_of_ma
 def test_the_interval_holds_the_mean_of_most_samples():
     rng = np.random.default_rng(0)
     held = [
-        (found := Interval.of(rng.normal(3, 1, size=20).tolist())).low < 3 < found.high
-        for _ in range(200)
+        (found := Interval.of(rng.normal(3, 1, size=5).tolist())).low < 3 < found.high
+        for _ in range(2000)
     ]
-    assert 0.88 < np.mean(held) < 0.98
-    assert Interval.of([2.0]) == Interval(mean=2.0, low=2.0, high=2.0)
+    assert 0.94 < np.mean(held) < 0.96
+    assert Interval.of([2.0]) == Interval(mean=2.0, low=None, high=None)
+    assert str(Interval.of([2.0])) == "2"
     assert str(Interval.of([1.0, 1.0])) == "1 [1, 1]"
 
 
@@ -349,8 +350,7 @@ def test_what_came_of_it_is_told_in_a_table():
     made = replay_of_nothing()
     lines = summary(made).splitlines()
     assert lines[0].split() == ["models", "score", "loss"]
-    assert "1/2" in lines[1]
-    assert "0.5 [0.5, 0.5]" in lines[1]
+    assert lines[1].split()[-3:] == ["1/2", "0.5", "0.75"]
     assert any("a model failed: no memory" in line for line in lines)
     assert note(made).splitlines()[3].startswith("| --- | ---")
 

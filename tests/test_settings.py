@@ -522,3 +522,33 @@ def test_there_is_a_setting_for_each_kind_of_strategy() -> None:
 def test_a_settings_error_is_one_that_a_user_can_mend() -> None:
     assert issubclass(SettingsError, PBTError)
     assert issubclass(SettingsError, ValueError)
+
+
+class Loose(Small):
+    """Its options are not keyword-only, and it has usual ones and quick ones."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {"options": {"width": 4, "depth": 2}}
+    quick: ClassVar[Mapping[str, Any]] = {"turns": 2, "options": {"depth": 1}}
+
+    def __init__(self, seed: int, device: str = "cpu", width: int = 8, depth: int = 3) -> None:
+        super().__init__(seed=seed, device=device)
+
+
+def test_an_option_that_is_given_leaves_the_tasks_other_options_as_they_are() -> None:
+    def options(**given: Any) -> Any:
+        return Settings.make(Loose, **given)[0].options
+
+    assert options() == {"width": 4, "depth": 2}
+    assert options(options={"width": "16"}) == {"width": 16, "depth": 2}
+    assert options(quick=True) == {"width": 4, "depth": 1}
+    assert options(quick=True, options={"depth": 5}) == {"width": 4, "depth": 5}
+
+
+def test_an_option_that_no_file_can_hold_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"option width must be a plain value .*object"):
+        made(options={"width": object()})
+
+
+def test_an_option_that_is_taken_for_a_setting_is_shown_its_place() -> None:
+    with pytest.raises(SettingsError, match=r"no setting 'width'; .*options=\{'width': \.\.\.\}"):
+        made(width=3)

@@ -1,5 +1,6 @@
 """A real `mlflow server` on loopback, with artifacts that only go through it."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pbt_flow
 from pbt_flow.checkpoints import file_digest
 from pbt_flow.member import Plan, Turn
 from pbt_flow.remote import RemoteFolders
+from pbt_flow.store import Store
 
 
 @pytest.fixture
@@ -75,6 +77,18 @@ def test_what_a_turn_printed_is_on_its_run_before_the_turn_has_happened(tmp_path
     assert published == ["error.txt", "output.txt", "turn.json"]
     assert client.download_artifacts(run_id, "turns/000001/output.txt")
     assert folders.record(0, 1).error == "why"
+
+
+def test_what_was_fetched_goes_with_the_last_who_can_ask_for_it(database, monkeypatch):
+    result = pbt_flow.run("toy", population=2, turns=1, engine="inline", quiet=True)
+    monkeypatch.setattr("pbt_flow.store.local_path", lambda uri: None)  # as if it were elsewhere
+    store = Store.open(result.run_id)
+    cache = Path(store.folders.cache)
+    turn = store.turns(1)[0]
+    assert store.folders.fetch(turn.checkpoint).is_relative_to(cache)
+    del store
+    gc.collect()
+    assert not cache.exists()
 
 
 @pytest.mark.slow

@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from sample_tasks import Regression
 
 from pbt_flow.checkpoints import LocalFolders, load_state, read_record
 from pbt_flow.member import Plan, Turn
@@ -110,6 +113,40 @@ def test_what_goes_wrong_in_a_task_is_an_outcome_with_its_reason(tmp_path, order
     assert sorted(p.name for p in folder.iterdir()) == ["error.txt", "turn.json"]
     assert error in (folder / "error.txt").read_text()
     assert json.loads((folder / "turn.json").read_text())["score"] is None
+
+
+class Unwritable(Regression):
+    """Its state is such as only some of torch can write, or its errors such as no file holds."""
+
+    def train(self, hparams, steps):
+        raise FileNotFoundError("no file caf\udce9.png")
+
+
+class Parametrised(Regression):
+    def state_dict(self):
+        return {"net": torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 2))}
+
+
+class HoldsAnArray(Regression):
+    def state_dict(self):
+        return {**super().state_dict(), "seen": [1, {"mean": np.float64(3)}]}
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        (Unwritable, r"FileNotFoundError: no file caf\\udce9\.png"),
+        (Parametrised, r"state_dict\(\) cannot be written: .*parametrized"),
+        (HoldsAnArray, r"weights_only=True; state\['seen'\]\[1\]\['mean'\] is a numpy\.float64"),
+    ],
+)
+def test_a_task_whose_error_or_state_cannot_be_written_fails_its_turn_only(tmp_path, task, reason):
+    one = Worker(Workshop(task=TaskSpec(name=f"test_worker:{task.__name__}"), seed=3))
+    one.folders = LocalFolders({0: str(tmp_path)})
+    turn = one.run(plan())
+    assert turn.status == "failed"
+    assert re.search(reason, turn.reason)
+    assert one.folders.record(0, 1) == turn
 
 
 def test_a_member_that_failed_is_built_anew(tmp_path):

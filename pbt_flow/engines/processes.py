@@ -113,8 +113,6 @@ class _Process:
         self.log = log
         self.nursery = nursery
         self.pid: int | None = None
-        self.born = False
-        """Whether it has got as far as to take jobs."""
         self.job: Job | None = None
         self.since = 0.0
         self.members: set[int] = set()
@@ -244,8 +242,7 @@ class ProcessEngine(Engine):
             return self._replace(process, f"worker {process.index} died ({process.epitaph()})")
         self._stillborn = 0
         if answer is None:
-            process.born = True
-            return None
+            return None  # it has got as far as to take jobs
         if isinstance(answer, Exception):
             raise EngineError(str(answer))
         process.job = None
@@ -253,7 +250,7 @@ class ProcessEngine(Engine):
         return done
 
     def _replace(self, process: _Process, reason: str) -> Lost | None:
-        self._stillborn += not process.born
+        self._stillborn += 1
         if self._stillborn > 2 * self.slots:
             raise EngineError(f"workers die as soon as they start; the last one: {reason}")
         job = process.job

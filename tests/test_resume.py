@@ -1,0 +1,209 @@
+"""Going on with a population: what a resume keeps, and what it refuses to take for true."""
+
+import dataclasses
+import json
+import math
+import signal
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from sample_tasks import Regression
+
+import pbt_flow
+from pbt_flow import cli
+from pbt_flow.compare import ComparisonError
+from pbt_flow.errors import StoreError
+from pbt_flow.lease import claim
+from pbt_flow.member import RecordError
+from pbt_flow.runner import compare, make_report
+from pbt_flow.settings import SettingsError
+from pbt_flow.store import Store
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+def run(task=Regression, **settings):
+    return pbt_flow.run(task, **{"engine": "inline", "quiet": True, "turns": 2, **settings})
+
+
+def resume(result, **changes):
+    return pbt_flow.resume(result.run_id, engine="inline", quiet=True, **changes)
+
+
+def turns(result):
+    return {len(turns) for turns in result.history.turns.values()}
+
+
+def member_run(result, member):
+    return Store.open(result.run_id).manifest.members[member]
+
+
+def folder(result, member, turn):
+    place = MlflowClient().get_run(member_run(result, member)).info.artifact_uri
+    return Path(place, "turns", f"{turn:06d}")
+
+
+class Interrupts(Regression):
+    """Presses Ctrl-C in the fifth turn of this process."""
+
+    count = 0
+
+    def train(self, hparams, steps):
+        Interrupts.count += 1
+        if Interrupts.count == 4 * 2 + 5:
+            signal.raise_signal(signal.SIGINT)
+        return super().train(hparams, steps)
+
+
+def test_the_command_that_an_interrupted_resume_prints_goes_on_with_its_settings(monkeypatch):
+    monkeypatch.setattr(Interrupts, "count", 0)
+    result = run("test_resume:Interrupts", population=4)
+    stopped = resume(result, turns=4, max_failures=5)
+    assert stopped.status == "interrupted"
+    assert cli.summary(stopped).endswith(f"python -m pbt_flow resume {result.run_id}")
+    ended = pbt_flow.resume(result.run_id, quiet=True)
+    assert (ended.status, turns(ended)) == ("finished", {4})
+    tags = MlflowClient().get_run(result.run_id).data.tags
+    assert json.loads(tags["pbt.settings"]) == {"turns": 4, "max_failures": 5}
+
+
+def test_budgets_are_compared_as_they_are_after_a_resume():
+    longer, control = run(), run(exploit="none")
+    compare([longer.run_id, control.run_id])
+    resume(longer, turns=3)
+    with pytest.raises(ComparisonError, match="their turns is 3 and 2"):
+        compare([longer.run_id, control.run_id])
+    with pytest.raises(ComparisonError, match="their turns is 3 and 2"):
+        make_report(longer.run_id, control=control.run_id)
+    with pytest.raises(ComparisonError, match="their interval is "):
+        run(interval=7, control=control.run_id)
+
+
+def test_a_tag_cannot_change_what_defines_a_population():
+    result = run()
+    MlflowClient().set_tag(result.run_id, "pbt.settings", '{"interval": 5}')
+    with pytest.raises(SettingsError, match="interval cannot change on resume"):
+        pbt_flow.load(result.run_id)
+
+
+def test_what_cannot_change_is_refused_by_the_command_with_the_reason(capsys):
+    result = run()
+    assert cli.main(["resume", result.run_id, "--interval", "4"]) == 2
+    assert "interval cannot change on resume, since it defines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("turn", [2, 3])
+def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(turn):
+    result = run(turns=3)
+    (folder(result, 1, turn) / "turn.json").unlink()
+    if turn == 2:
+        with pytest.raises(RecordError, match=r"no turns/000002/turn\.json, and turn 3 has one"):
+            pbt_flow.load(result.run_id)
+    with pytest.raises(RecordError, match=rf"turns/00000{turn}/turn\.json.*bring the file back"):
+        resume(result, turns=4)
+    kept = folder(result, 1, 3) / "state.pt"
+    assert kept.is_file()
+    assert not folder(result, 1, 4).exists()
+
+
+def test_an_end_that_does_not_hold_any_more_is_not_told():
+    result = run()
+    # As after a resume that was ended where it could not say so.
+    Store.open(result.run_id).begin([0])
+    MlflowClient().set_terminated(result.run_id, "FAILED")
+    assert pbt_flow.load(result.run_id).status == "failed"
+
+
+class Hopeless(Regression):
+    def train(self, hparams, steps):
+        raise ZeroDivisionError("as ever")
+
+
+def test_where_everybody_has_failed_nothing_is_said_to_be_done(capsys):
+    result = run(Hopeless, turns=5)
+    capsys.readouterr()
+    pbt_flow.resume(result.run_id)
+    said = capsys.readouterr().err
+    assert "every member has failed too often" in said
+    assert "nothing is left to train" not in said
+
+
+def test_a_claim_is_heard_before_it_can_be_read():
+    result = run()
+    refused = []
+
+    class Slow(MlflowClient):
+        """Another controller comes the moment that the claim is written."""
+
+        def log_param(self, run_id, key, value):
+            super().log_param(run_id, key, value)
+            try:
+                claim(MlflowClient(), run_id).release()
+            except StoreError as error:
+                refused.append(str(error))
+
+    lease = claim(Slow(), result.run_id)
+    lease.release()
+    assert len(refused) == 1
+    assert "is running" in refused[0]
+
+
+class NoNumber(Regression):
+    def report(self):
+        return {"quality": math.nan}
+
+
+def test_a_report_that_is_no_number_comes_back_as_it_was():
+    result = run(NoNumber)
+    loaded = pbt_flow.load(result.run_id)
+    assert math.isnan(loaded.winner.report["quality"])
+    assert loaded.headline == result.headline
+    make_report(result.run_id)
+
+
+def test_half_a_control_is_none(capsys):
+    result, control = run(), run(exploit="none")
+    half = dataclasses.replace(control, status="interrupted")
+    from pbt_flow.runner import _beside
+
+    beside = _beside(result, half)
+    text = cli.summary(beside)
+    assert f"python -m pbt_flow resume {control.run_id}" in text
+    assert f"python -m pbt_flow report {result.run_id} --control {control.run_id}" in text
+    assert pbt_flow.load(result.run_id).control is None
+
+
+def test_a_copy_is_tagged_with_what_it_copied():
+    result = run(turns=4, exploit="truncation:fraction=0.5")
+    copied = 0
+    for member, done in result.history.turns.items():
+        donors = [turn.plan.donor for turn in done if turn.plan.donor]
+        tag = MlflowClient().get_run(member_run(result, member)).data.tags.get("pbt.copied")
+        if donors:
+            copied += 1
+            assert tag == f"member-{donors[-1].member:02d} turn {donors[-1].turn}"
+        else:
+            assert tag is None
+    assert copied
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    result, control = run(), run(exploit="none")
+    (tmp_path / "file").touch()
+    for command in (["report", result.run_id], ["compare", result.run_id, control.run_id]):
+        assert cli.main([*command, "--out", str(tmp_path / "file")]) == 1
+        assert f"cannot write to the folder {tmp_path / 'file'}" in capsys.readouterr().err
+
+
+def test_a_population_whose_controller_was_killed_does_not_say_that_it_runs():
+    result = run()
+    client = MlflowClient()
+    owner = client.get_run(result.run_id).data.params["lease/0001"].split(":")
+    client.set_tag(result.run_id, "pbt.status", "running")
+    client.update_run(result.run_id, status="RUNNING")
+    client.set_tag(result.run_id, "pbt.heartbeat", "1.0")
+    assert pbt_flow.load(result.run_id).status == "running"  # its controller is this process
+    owner[1] = "4194305"  # a number that no process has
+    client.log_param(result.run_id, "lease/0002", ":".join(owner))
+    assert pbt_flow.load(result.run_id).status == "interrupted"
