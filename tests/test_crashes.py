@@ -29,8 +29,6 @@ MODES = ["generational", "async"]
 QUICK = {
     ("its state is there", "generational"),
     ("a member is to copy", "async"),
-    ("the next turn is begun and this one not logged", "generational"),
-    ("a checkpoint is deleted", "generational"),
     ("the result is told", "async"),
 }
 

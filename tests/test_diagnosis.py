@@ -162,8 +162,8 @@ def test_copies_that_score_less_than_their_donors_from_the_same_weights(loss, th
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_member_that_stays_alone_has_no_rank_that_could_hide_the_noise(alone):
     rounds, rng = Rounds(members=4), np.random.default_rng(0)
-    for number in range(60):
-        copies = {2: 0, 3: 1} if not alone or number % 2 else {1: 0, 2: 0, 3: 0}
+    for number in range(200):
+        copies = {1: 0, 2: 0, 3: 0} if alone and number % 4 else {2: 0, 3: 1}
         rounds.round(rng.normal(size=4), donors=copies if number else None)
     assert "noise" in rounds.signs
 

@@ -232,6 +232,7 @@ def test_random_search_is_one_word_away(capsys):
 
 
 @pytest.mark.usefixtures("database")
+@pytest.mark.slow
 def test_a_script_of_the_users_own_needs_no_registration(tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(
