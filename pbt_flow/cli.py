@@ -21,6 +21,12 @@ from pbt_flow.result import NO_WINNER, Finalist, Result
 from pbt_flow.settings import Settings
 from pbt_flow.terminal import unbroken
 
+_NEEDED = {
+    "report": {"run_id": "RUN_ID"},
+    "resume": {"run_id": "RUN_ID"},
+    "replay": {"run_id": "RUN_ID"},
+    "register": {"run_id": "RUN_ID", "model": "NAME"},
+}
 _EXIT = {"finished": 0, "failed": 1, "interrupted": 130}
 
 
@@ -49,12 +55,14 @@ def _main(arguments: Sequence[str] | None) -> int:
         _end_with_launcher()
     # Options that are left empty count as not given: an MLproject hands over all of them.
     given = {name: value for name, value in given.items() if value not in (None, "", [], {})}
+    # An MLproject may hand over an empty text for one of them.
+    for name, shown in _NEEDED.get(command, {}).items():
+        if name not in given:
+            parser.error(f"{command}: {shown} is missing")
     from pbt_flow.runner import compare, make_report, register, resume, run
 
     try:
         if command == "report":
-            if "run_id" not in given:
-                parser.error("report: RUN_ID is missing")
             run_id = given.pop("run_id")
             places = make_report(run_id, **given)
             if "out" not in given:
@@ -69,17 +77,11 @@ def _main(arguments: Sequence[str] | None) -> int:
                 print(json.dumps(made.to_json()))
             return 0
         if command == "register":
-            if {"run_id", "model"} - given.keys():
-                parser.error("register: RUN_ID or NAME is missing")
             print(register(given["run_id"], given["model"]))
             return 0
         if command == "replay":
-            if "run_id" not in given:
-                parser.error("replay: RUN_ID is missing")
             return _replay(given.pop("run_id"), as_json=as_json, **given)
         if command == "resume":
-            if "run_id" not in given:
-                parser.error("resume: RUN_ID is missing")
             result = resume(given.pop("run_id"), **given)
         else:
             if command == "random_search":

@@ -97,7 +97,7 @@ class Comparison:
                     f"it, go on with python -m pbt_flow resume {entry.result.run_id}"
                 )
         methods: dict[str, list[Entry]] = {}
-        for entry in sorted(entries, key=lambda e: e.settings.exploit != "none"):
+        for entry in sorted(entries, key=lambda e: not e.settings.is_control):
             methods.setdefault(_label(entry, entries), []).append(entry)
         if len(methods) < 2:
             raise ComparisonError(
@@ -230,9 +230,9 @@ def _body(comparison: Comparison) -> Iterator[str]:
 
 def _label(entry: Entry, entries: Sequence[Entry]) -> str:
     """What a method is called: what tells it from the others."""
-    if entry.settings.exploit == "none":
+    if entry.settings.is_control:
         return CONTROL
-    pbt = [other for other in entries if other.settings.exploit != "none"]
+    pbt = [other for other in entries if not other.settings.is_control]
     telling = [
         name for name in _METHOD if len({getattr(other.settings, name) for other in pbt}) > 1
     ]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from numpy.typing import NDArray
 
 from pbt_flow import picture
+from pbt_flow.controller import Watcher
 from pbt_flow.errors import PopulationError, StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Turn
@@ -53,16 +54,6 @@ class Place(Protocol):
     def keep_model(
         self, model: nn.Module, example: NDArray[Any] | None, turn: Turn, register_as: str | None
     ) -> str: ...
-
-
-class Watcher(Protocol):
-    """What the controller tells about its progress."""
-
-    def turn(self, turn: Turn, history: History) -> None: ...
-
-    def tick(self) -> None: ...
-
-    def say(self, text: str) -> None: ...
 
 
 def publish(place: Place, settings: Settings, result: Result, say: Callable[[str], None]) -> None:

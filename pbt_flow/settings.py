@@ -279,6 +279,11 @@ class Settings:
             )
         return made
 
+    @property
+    def is_control(self) -> bool:
+        """Whether nobody copies: random search."""
+        return isinstance(self.strategies().exploit, NoExploit)
+
     def resumed(self, **given: Any) -> Settings:
         """These settings with those changed that a resumed population may change.
 
@@ -330,11 +335,6 @@ class Strategies:
     explore: Explore
     init: Sampler
     resample: Sampler
-
-    @property
-    def is_control(self) -> bool:
-        """Whether this is random search."""
-        return isinstance(self.exploit, NoExploit)
 
 
 STRATEGIES: dict[str, dict[str, type[Any]]] = {

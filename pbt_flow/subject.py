@@ -49,4 +49,4 @@ class Subject:
             return settings.name
         place, _, attribute = settings.task.partition(":")
         task = attribute or Path(place).stem
-        return f"{task}: {'random search' if settings.exploit == 'none' else METHOD}"
+        return f"{task}: {'random search' if settings.is_control else METHOD}"

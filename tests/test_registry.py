@@ -171,11 +171,11 @@ def test_registering_what_has_no_model_is_one_sentence(capsys):
     assert "task NoModel keeps no model: it has no model()" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["", "lander"], ["0123", ""]])
-def test_a_run_or_a_name_that_is_empty_is_missing(words, capsys):
+@pytest.mark.parametrize(("words", "which"), [(["", "lander"], "RUN_ID"), (["0123", ""], "NAME")])
+def test_a_run_or_a_name_that_is_empty_is_missing(words, which, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["register", *words])
-    assert "register: RUN_ID or NAME is missing" in capsys.readouterr().err
+    assert f"register: {which} is missing" in capsys.readouterr().err
 
 
 def test_a_name_that_cannot_be_is_refused_before_anything_is_logged(capsys):

@@ -204,8 +204,8 @@ def test_the_default_strategies_are_those_of_the_documentation() -> None:
 
 
 def test_random_search_is_a_population_without_exploit() -> None:
-    assert made(exploit="none").strategies().is_control
-    assert not made().strategies().is_control
+    assert made(exploit="none").is_control
+    assert not made().is_control
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The process that workers are forked from.
 
 It imports torch once, for all of them: a fork is at work at once and shares the pages of the
-libraries, where a fresh process takes seconds of CPU and 200 MB. It never computes, so that there
+libraries, where a fresh process takes seconds of CPU and 150 MB. It never computes, so that there
 is no thread and no GPU context that a fork would break.
 """
 
