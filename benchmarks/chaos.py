@@ -215,8 +215,13 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
             dangling += not history.turn(donor.member, donor.turn).ok
     places = {int(run.data.tags["pbt.member"]): Path(run.info.artifact_uri) for run in runs}
     states = {path for place in places.values() for path in place.rglob("*") if path.is_file()}
-    states = {path for path in states if path.name != "turn.json"}
-    wrong = 0
+    # What there is for people beside a turn: why it failed, if it did.
+    texts = {
+        places[t.member] / f"turns/{t.number:06d}" / name
+        for t in turns
+        for name in ("turn.json", *(() if t.ok else ("error.txt",)))
+    }
+    states -= texts
     for member in history.members.values():
         if (stands_on := member.checkpoint) is not None:
             path = places[stands_on.member] / f"turns/{stands_on.turn:06d}/state.pt"
