@@ -29,6 +29,7 @@ settings.register_profile("thorough", settings.get_profile("repeatable"), max_ex
 settings.register_profile(
     "red",
     settings.get_profile("repeatable"),
+    max_examples=500,
     phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
