@@ -80,7 +80,7 @@ class Nowhere:
     run_id, lost = "", False
 
     def __init__(self, space: Space) -> None:
-        self.space, self.folders = space, self
+        self.space, self.folders, self.patience = space, self, 0.0
 
     def record(self, member: int, turn: int) -> Turn | None:
         """No worker is ever lost."""

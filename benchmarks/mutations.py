@@ -317,6 +317,30 @@ MUTATIONS = [
         "        # between",
         "and what was printed before it",
     ),
+    Mutation(
+        "of two controllers that resume at once one is refused",
+        "test_resume.py::heard_before",
+        "lease.py",
+        "    _beat(client, run_id)\n    try:\n",
+        "    try:\n",
+        "a claim is made, and then there is a heartbeat",
+    ),
+    Mutation(
+        "what a resume changed holds for the next one",
+        "test_resume.py::prints_goes_on",
+        "runner.py",
+        "            store.change(settings.to_json())\n",
+        "",
+        "it is not noted",
+    ),
+    Mutation(
+        "a deleted record is missed, and nothing trained over what follows it",
+        "test_resume.py::somebody_deleted",
+        "store.py",
+        "        if (later := self.folders.last(member)) > len(found):\n",
+        "        if (later := 0) > len(found):\n",
+        "the turns end where one is missing",
+    ),
 ]
 
 
