@@ -366,7 +366,8 @@ class _Options(argparse.Action):
     ) -> None:
         collected = dict(getattr(namespace, self.dest))
         # A value may hold spaces, as a path does: an option ends where the next one begins.
-        for item in (part for v in values for part in re.split(r"\s+(?=[A-Za-z_]\w*=)", v.strip())):
+        texts = [text.strip() for text in values if text.strip()]
+        for item in (part for text in texts for part in re.split(r"\s+(?=[A-Za-z_]\w*=)", text)):
             key, equals, value = item.partition("=")
             if not equals or not key:
                 parser.error(f"--set takes KEY=VALUE, got {item!r}")

@@ -285,6 +285,7 @@ def test_a_value_with_a_space_is_one_value():
 
     given = _parser().parse_args(["run", "--set", "data=/my files/x", "--set", "a=1 b=two words"])
     assert given.options == {"data": "/my files/x", "a": "1", "b": "two words"}
+    assert _parser().parse_args(["run", "--set", ""]).options == {}  # of an MLproject
 
 
 def test_an_error_in_a_tasks_file_is_told_from_the_first_line_on_that_is_its_authors(
