@@ -337,8 +337,8 @@ MUTATIONS = [
         "a deleted record is missed, and nothing trained over what follows it",
         "test_resume.py::somebody_deleted",
         "store.py",
-        "        if (later := self.folders.last(member)) > len(found):\n",
-        "        if (later := 0) > len(found):\n",
+        "        last = self.folders.last(member)\n",
+        "        last = 0\n",
         "the turns end where one is missing",
     ),
 ]

@@ -227,10 +227,12 @@ class Store:
             RecordError: A record cannot be trusted, or one is missing between others.
         """
         found: list[Turn] = []
+        # Asked first: a member that is training may commit another turn while this reads.
+        last = self.folders.last(member)
         while (turn := self.folders.record(member, len(found) + 1)) is not None:
             found.append(turn)
-        if (later := self.folders.last(member)) > len(found):
-            self._miss(member, len(found) + 1, f"turn {later} has one")
+        if last > len(found):
+            self._miss(member, len(found) + 1, f"turn {last} has one")
         return found
 
     def projected(self, member: int, committed: int) -> int:

@@ -12,6 +12,7 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow import cli
+from pbt_flow.checkpoints import LocalFolders
 from pbt_flow.compare import ComparisonError
 from pbt_flow.errors import StoreError
 from pbt_flow.lease import claim
@@ -105,6 +106,22 @@ def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(tu
     kept = folder(result, 1, 3) / "state.pt"
     assert kept.is_file()
     assert not folder(result, 1, 4).exists()
+
+
+def test_a_turn_that_is_committed_while_somebody_reads_is_not_taken_for_a_gap(monkeypatch):
+    result = run(turns=3)
+    path, read = folder(result, 1, 3) / "turn.json", LocalFolders.record
+    text = path.read_text()
+    path.unlink()
+
+    def record(self, member, turn):
+        found = read(self, member, turn)
+        if (member, turn) == (1, 3):
+            path.write_text(text)  # its worker is done just now
+        return found
+
+    monkeypatch.setattr(LocalFolders, "record", record)
+    assert [turn.number for turn in Store.open(result.run_id).turns(1)] == [1, 2]
 
 
 def test_an_end_that_does_not_hold_any_more_is_not_told():
