@@ -22,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pbt_flow.advise import advise
+from pbt_flow.advise import advise, quorum_of, should_wait
 from pbt_flow.album import Album, Wall
 from pbt_flow.diagnosis import Diagnosis
 from pbt_flow.engines import Engine, Lost
@@ -125,6 +125,8 @@ class Controller:
     as late as it was: a generation that waits for it has waited all that time."""
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=99))
     """Seconds of the newest turns."""
+    quorum_since: dict[int, float] = field(default_factory=dict)
+    """Since when, by the clock, enough members have a score of an age for a comparison."""
     touched: set[int] = field(default_factory=set)
     """Members of whose checkpoints one may have become superfluous."""
 
@@ -164,19 +166,43 @@ class Controller:
 
     def ready(self) -> Member | None:
         """The member that may begin its next turn: of several the one with the fewest turns."""
-        index = self.roster.first()
+        if self.settings.mode == "generational":
+            return self._ready_generation()
+        for index in self.roster.idle():
+            member = self.history.members[index]
+            if not self._waits(member):
+                return member
+        return None
+
+    def _ready_generation(self) -> Member | None:
+        """The member with the fewest turns, once all others have as many."""
+        index = next(self.roster.idle(), None)
         if index is None:
             return None
-        member = self.history.members[index]
-        if self.settings.mode == "generational":
-            late = self._late()
-            # Half of the population does not wait for the rest that hangs: whoever is late joins
-            # the next generation.
-            waited = self.in_flight.keys() - (late if 2 * len(late) <= self.roster.alive else ())
-            generation = min((self.in_flight[m].turn for m in waited), default=sys.maxsize)
-            if member.turn >= generation:
-                return None
-        return member
+        member, late = self.history.members[index], self._late()
+        # Half of the population does not wait for the rest that hangs: whoever is late joins the
+        # next generation.
+        waited = self.in_flight.keys() - (late if 2 * len(late) <= self.roster.alive else ())
+        generation = min((self.in_flight[m].turn for m in waited), default=sys.maxsize)
+        return member if member.turn < generation else None
+
+    def _waits(self, member: Member) -> bool:
+        """Whether an idle member of an asynchronous population waits for scores of its age."""
+        age, living, now = member.age, self.roster.alive, self.clock()
+        waited = 0.0
+        if len(self.history.at(age).records) >= quorum_of(living):
+            since = now - self.quorum_since.setdefault(age, now)
+            turn = median(self.durations) if self.durations else 0.0
+            waited = since / turn if turn else math.inf
+        return should_wait(
+            member,
+            self.history,
+            exploit=self.strategies.exploit,
+            living=living,
+            behind=self.roster.behind(age),
+            arriving=self.roster.is_target(age),
+            waited=waited,
+        )
 
     def _late(self) -> set[int]:
         """The members whose turns under way have taken longer than a turn may."""
@@ -200,6 +226,7 @@ class Controller:
             member,
             self.history,
             living=self.roster.alive,
+            turns=member.turn if self.settings.mode == "generational" else None,
             space=self.store.space,
             exploit=self.strategies.exploit,
             explore=self.strategies.explore,
@@ -229,7 +256,7 @@ class Controller:
             if member is None:
                 return
             plan = self.plan(member)
-            self.roster.take()
+            self.roster.take(member, plan.start_step + plan.steps)
             self.roster.use(plan.start)
             self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
             self.engine.submit(plan)
@@ -302,8 +329,11 @@ class Controller:
     def _enter(self, turn: Turn) -> None:
         """Move a member on, and note whose checkpoints that may make superfluous."""
         before = self.history.members[turn.member]
+        # The best of an age is kept for stragglers; a better one may make it superfluous.
+        was_best = self.history.best_at(turn.step)
         self.history.add(turn)
         member = self.history.members[turn.member]
+        self.roster.arrive(turn.plan.start_step + turn.plan.steps)
         self.roster.leave(before)
         self.roster.enter(member)
         self.roster.rest(member)
@@ -321,6 +351,8 @@ class Controller:
         left = [before.checkpoint, turn.plan.start, self.pinned]
         self._pin()
         self.touched.add(turn.member)
+        if was_best is not None:
+            self.touched.add(was_best.member)
         self.touched.update(checkpoint.member for checkpoint in left if checkpoint is not None)
 
     def _pin(self) -> None:
@@ -378,6 +410,15 @@ class Controller:
         if turn in self.held[turn.member]:
             self.album.want(turn)
 
+    @property
+    def keep(self) -> int:
+        """How many checkpoints of a member are kept for stragglers at most.
+
+        A generation has none, only members that are younger since a rescue. What those can copy
+        must not depend on which of the others has finished its turn first.
+        """
+        return sys.maxsize if self.settings.mode == "generational" else self.settings.keep
+
     def clean(self) -> None:
         """Delete the checkpoints that nobody can need any more."""
         undecided, before = self.roster.undecided(), self.undecided
@@ -386,8 +427,14 @@ class Controller:
         touched = self.touched if undecided <= before else set(self.held)
         held = {member: self.held[member] for member in sorted(touched)}
         self.touched.clear()
-        keep = self.settings.keep
-        for turn in removable(held, undecided=undecided, needed=self.roster.needs, keep=keep):
+        unneeded = removable(
+            held,
+            undecided=undecided,
+            needed=self.roster.needs,
+            is_best=lambda turn: turn == self.history.best_at(turn.step),
+            keep=self.keep,
+        )
+        for turn in unneeded:
             assert turn.checkpoint is not None
             # Noted first: a checkpoint that a decision can still see must exist.
             self.history.forget(turn.member, turn.number)

@@ -16,7 +16,7 @@ from pbt_flow.task import Task
 Status = Literal["finished", "interrupted", "failed", "running"]
 
 
-NO_WINNER = "no member's last turn went well"
+NO_WINNER = "no turn of any member went well"
 """Why a population has failed that did all its turns."""
 
 
@@ -74,7 +74,7 @@ class Result:
     reason: str
     """Why it ended; empty if it ran to the end of its budget."""
     winner: Finalist | None
-    """The best of what the members came to; None if no member was in good health."""
+    """The best of the records that the members stand on; None if no turn has gone well."""
     best_initial: Finalist | None
     """The best that an initial configuration came to, unchanged, before PBT replaced it."""
     mean_score: float

@@ -400,6 +400,8 @@ def _train(
             status = "failed"
         elif status == "finished" and history.winner() is None:
             controller.stopping, status = NO_WINNER, "failed"
+        if status == "finished":
+            _tell_of_failed_ends(history, progress.say)
         ending = True
         return _end(store, controller, kind, status, began, lease)
     except TakenOver as error:
@@ -416,6 +418,20 @@ def _train(
         raise
     finally:
         lease.release()
+
+
+def _tell_of_failed_ends(history: History, say: Callable[[str], None]) -> None:
+    """Say so where the winner is not what its member did last: that turn failed."""
+    winner = history.winner()
+    assert winner is not None
+    standing = [m for m in history.members.values() if m.checkpoint == winner.checkpoint]
+    if all(member.failures for member in standing):
+        last = history.turns[standing[0].index][-1]
+        say(
+            f"the winner is what turn {winner.number} of member {winner.member} left; turn "
+            f"{last.number} of member {last.member}, which went on from there, failed: "
+            f"{last.reason}"
+        )
 
 
 def _give_up(store: Store, error: BaseException) -> None:

@@ -242,20 +242,22 @@ class Simulation:
 def simulate(
     task: type[Task],
     *,
-    slots: int = 2,
+    slots: int | None = 2,
     duration: Callable[[Plan, np.random.Generator], float] = lambda plan, rng: 1.0,
     faults: Mapping[tuple[int, int], list[Fault]] | None = None,
     outages: Sequence[tuple[float, float]] = (),
+    controller: type[Controller] = Controller,
     **settings: Any,
 ) -> Simulation:
     """Train a simulated population.
 
     Args:
         task: The task class; its turns are really trained.
-        slots: Turns that run at once, in simulated time.
+        slots: Turns that run at once, in simulated time; None for one of each member.
         duration: Simulated seconds of a turn, perhaps drawn from the generator.
         faults: What goes wrong, by member and turn.
         outages: When the tracking store does not answer: from and until, in simulated seconds.
+        controller: Who decides; a class of one's own can try another rule.
         settings: Fields of `pbt_flow.Settings`.
     """
     made, kind = Settings.make(task, **settings)
@@ -270,14 +272,14 @@ def simulate(
     engine = SimulatedEngine(
         task=lambda seed: task(seed=seed, **made.options),
         seed=made.seed,
-        slots=slots,
+        slots=made.population if slots is None else slots,
         duration=duration,
         faults=faults or {},
     )
     store, silence = MemoryStore(kind.space, engine, outages=outages), _Silence()
-    controller = Controller(
+    made_by = controller(
         made, store, engine, history, silence, clock=lambda: engine.now, pause=engine.pass_time
     )
-    controller.go(silence)
-    controller.outbox.drain()
-    return Simulation(history, engine, store, controller, silence.said)
+    made_by.go(silence)
+    made_by.outbox.drain()
+    return Simulation(history, engine, store, made_by, silence.said)

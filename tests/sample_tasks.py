@@ -164,6 +164,22 @@ class Misbehaving(Regression):
         self.count = state["count"]
 
 
+class OneBlocked(Regression):
+    """The first turn at a rate of 1e-4 lasts until `turns` others are done: a slow start."""
+
+    def __init__(self, *, seed: int, device: str = "cpu", orders: str = "", turns: int = 0) -> None:
+        super().__init__(seed=seed, device=device)
+        self.orders, self.turns, self.blocked = Path(orders), turns, True
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        deadline = time.monotonic() + 60
+        while hparams["lr"] == 1e-4 and self.blocked and time.monotonic() < deadline:
+            self.blocked = len(list(self.orders.iterdir())) < self.turns
+            time.sleep(0.01)
+        (self.orders / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        return super().train(hparams, steps)
+
+
 class CannotBeBuilt(Regression):
     """Raises on construction."""
 
