@@ -365,6 +365,9 @@ def _train(
         controller = Controller(settings, store, engine, history, live)
         if lease.took_over:
             progress.say(lease.took_over)
+        warning = None if resumed else settings.copies_warning()
+        if warning is not None:
+            progress.say(warning)
         for turn in unknown:
             controller.outbox.put(partial(store.log_turn, turn))
         controller.find_checkpoints()

@@ -31,7 +31,7 @@ class NoisyQuadratic(Task):
         "population": 20,
         "turns": 100,
         "interval": 20,
-        "exploit": "truncation:fraction=0.2",
+        "exploit": "truncation:fraction=0.1",
     }
     quick: ClassVar[Mapping[str, Any]] = {"population": 8, "turns": 10}
 

@@ -313,6 +313,17 @@ def test_a_population_that_is_running_refuses_a_second_controller():
         pbt_flow.resume(result.run_id, quiet=True)
 
 
+def test_too_many_copies_are_told_once_at_the_start_and_never_of_random_search(capfd):
+    few = {"population": 2, "target": 1e9, "turns": 40, "quiet": False}  # over after one turn
+    result = run(exploit="tournament", **few)
+    said = capfd.readouterr().err
+    assert said.count("a member will copy about 20 times in turns=40") == 1
+    assert said.index("will copy about") < said.index("turn 1")
+    pbt_flow.resume(result.run_id, turns=50)
+    run(exploit="none", **few)
+    assert "will copy about" not in capfd.readouterr().err
+
+
 def test_a_controller_of_another_machine_that_is_silent_is_replaced_after_a_minute(capfd):
     result = run(turns=1)
     client(result).log_param(result.run_id, "lease/0002", "elsewhere:1:0-0-0:00000000")
@@ -656,12 +667,14 @@ def test_where_every_last_turn_failed_the_best_of_what_was_there_before_wins(cap
 
 def test_nobody_trains_beyond_the_budget_where_one_worker_is_far_behind_the_others(tmp_path):
     """A slow start of a worker: the others are done before the first turn of one member is."""
+    orders = tmp_path / "orders"
+    orders.mkdir()
     result = run(
         OneBlocked,
         population=4,
         workers=4,
         turns=6,
-        options={"orders": str(tmp_path), "turns": 3 * 6},
+        options={"orders": str(orders), "turns": 3 * 6},
         initial=[{"lr": 1e-4, "batch": 4, "loss": "l2"}],
         engine="processes",
     )
