@@ -50,8 +50,10 @@ def chance(plan: Plan) -> np.random.Generator:
 
 def by_hparam(plan: Plan) -> float:
     """From 0.6 to 1.8: the greater the first hyperparameter, the slower the turn."""
-    value = float(next(iter(plan.hparams.values())))  # type: ignore[arg-type]
-    place = value if value > 0.01 else (math.log10(value) + 4) / 2
+    name, value = next(iter(plan.hparams.items()))
+    place = float(value)  # type: ignore[arg-type]
+    if name == "lr":  # from 1e-4 on a log range
+        place = min(1.0, (math.log10(place) + 4) / 2)
     return 0.6 + 1.2 * place
 
 
