@@ -74,6 +74,13 @@ class Regression(Task):
         return self.net
 
 
+class DrawsItsReport(Regression):
+    """Reports on data that it draws."""
+
+    def report(self) -> Mapping[str, float]:
+        return {"numpy": self.rng.random(), "torch": torch.rand(()).item()}
+
+
 class KeepsTheDonorsRate(Regression):
     """The classic bug: the restored optimiser decides."""
 
