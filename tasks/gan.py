@@ -212,6 +212,10 @@ class GAN(Task):
         )
 
     def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
+        # Whoever has looked at the generator since the last turn left it in evaluation mode, in
+        # which batch normalisation takes no statistics from the batch.
+        self.generator.train()
+        self.discriminator.train()
         for adam, name in (
             (self.generator_adam, "lr_generator"),
             (self.discriminator_adam, "lr_discriminator"),
@@ -275,9 +279,7 @@ class GAN(Task):
         """Images of the generator from the latent vectors that belong to a seed."""
         latents = torch.randn(count, self.latent, generator=torch.Generator().manual_seed(seed))
         self.generator.eval()
-        images = [self.generator(part.to(self.device)) for part in latents.split(100)]
-        self.generator.train()
-        return torch.cat(images)
+        return torch.cat([self.generator(part.to(self.device)) for part in latents.split(100)])
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self._parts().items()}
@@ -329,7 +331,7 @@ class GAN(Task):
         )
 
     def model(self) -> nn.Module:
-        """The generator: latent vectors (N, latent) to images in [-1, 1]."""
+        """The generator, in evaluation mode: latent vectors (N, latent) to images in [-1, 1]."""
         return self.generator.eval()
 
     def example(self) -> NDArray[Any]:
