@@ -744,7 +744,12 @@ def test_the_imagenet_score_is_that_of_torch_fidelity(tmp_path: Path) -> None:
 
     task = GAN(seed=0, data="digits", samples=8, imagenet=str(file))
     report = task.report()
-    pixels = ((task._generate(8, latents_of_report(task)) + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    pixels = (
+        ((task._generate(8, latents_of_report(task)) + 1) * 127.5)
+        .round()
+        .to(torch.uint8)
+        .expand(-1, 3, -1, -1)
+    )
     logits = Extractor("again", ["logits_unbiased"], **arguments)(pixels)[0]
     theirs = isc_features_to_metric(logits, splits=1)["inception_score_mean"]
     assert 1.01 < theirs < 8
