@@ -16,6 +16,7 @@ appendix A.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import logging
@@ -735,18 +736,19 @@ class RL(Task):
     def _film(self) -> tuple[list[Image.Image], float]:
         """Frames of an episode, evenly spaced, and the milliseconds that each is to be shown."""
         env = make_env(self.env, 1, **({"render_mode": "rgb_array"} if self.renders else {}))
-        episode, act = Episodes(env, REPORT_SEED), self._act(np.random.default_rng(REPORT_SEED))
         frames: list[Image.Image] = []
         stride = 1
-        for t in range(PATIENCE):
-            if t % stride == 0:
-                frames.append(_frame(env.render()[0] if self.renders else self._seen(episode.obs)))
-            if len(frames) > FRAMES:
-                frames, stride = frames[::2], 2 * stride
-            _, terminated, truncated, _ = episode.step(act(episode.obs))
-            if terminated[0] or truncated[0]:
-                break
-        env.close()
+        with contextlib.closing(env):  # A display that fails must not leave its window open.
+            episode, act = Episodes(env, REPORT_SEED), self._act(np.random.default_rng(REPORT_SEED))
+            for t in range(PATIENCE):
+                if t % stride == 0:
+                    seen = env.render()[0] if self.renders else self._seen(episode.obs)
+                    frames.append(_frame(seen))
+                if len(frames) > FRAMES:
+                    frames, stride = frames[::2], 2 * stride
+                _, terminated, truncated, _ = episode.step(act(episode.obs))
+                if terminated[0] or truncated[0]:
+                    break
         # A long episode is shown faster than it was, rather than jerkily.
         return frames, min(stride * 1000 / self.fps, 50.0)
 

@@ -486,8 +486,8 @@ def test_a_state_holds_copies() -> None:
 # The lamp is not rendered: what the policy sees is shown. GIF joins frames that are equal.
 @pytest.mark.parametrize(("env", "frames"), [("CartPole-v1", 6), ("PbtFlowTest/Lamp-v0", 2)])
 def test_samples_are_an_animation_of_an_episode(env: str, frames: int, tmp_path: Path) -> None:
-    make(env).samples(tmp_path)
-    file = tmp_path / "episode.gif"
+    make(env).samples(tmp_path / "new")
+    file = tmp_path / "new" / "episode.gif"
     with Image.open(file) as gif:
         assert gif.n_frames >= frames
         assert gif.info["loop"] == 0
