@@ -43,7 +43,9 @@ class Task(abc.ABC):
     for a fresh model, nor where the worker still has the member in memory), `reseed`, `train`,
     `evaluate`, `metrics`, `state_dict`. What a turn computes must follow from the state, the
     hyperparameters, the seed and the steps alone, so that a turn can be run again on any machine.
-    Inherit `pbt_flow.testing.TaskContract` in a test to check that it does.
+    Therefore looking (`evaluate`, `metrics`, `report`, `samples`, `model`, `example`) must change
+    nothing that the next turn depends on: no weight, no running statistic, and no mode that `train`
+    does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check all that.
 
     A subclass gives `space`, a constructor and the four abstract methods; the rest is optional.
     """
@@ -92,11 +94,17 @@ class Task(abc.ABC):
 
         The hyperparameters must be obeyed from the first step, whatever a restored optimiser
         remembers: `optimizer.load_state_dict` brings back the learning rate of the donor.
+
+        Where a module behaves otherwise in evaluation (dropout, batch normalisation), begin with
+        `module.train()`: whoever looked at it since the last turn has called `module.eval()`.
         """
 
     @abc.abstractmethod
     def evaluate(self) -> float | Sequence[float]:
-        """The score that PBT selects by; a sequence is a sample (episodes), scored by its mean."""
+        """The score that PBT selects by; a sequence is a sample (episodes), scored by its mean.
+
+        It changes nothing that the next turn depends on.
+        """
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -109,24 +117,42 @@ class Task(abc.ABC):
         """Take over a state, perhaps of another member that trained under other hyperparameters."""
 
     def metrics(self) -> Mapping[str, float]:
-        """What the last `evaluate` found beside the score, to record with it."""
+        """What the last `evaluate` found beside the score, to record with it.
+
+        It changes nothing that the next turn depends on.
+        """
         return {}
 
     def report(self) -> Mapping[str, float]:
         """Metrics on data that selection never saw, computed for the winner; the first is the
         headline.
+
+        The task is reseeded before, with one seed for all members of a population: a report that
+        draws its data from `self.rng` draws the same for the winner as for those it is compared
+        with, and for a control with the same seed. It changes nothing that the next turn depends
+        on.
         """
         return {}
 
     def samples(self, folder: Path) -> None:  # noqa: B027 - optional
-        """Write pictures, texts or animations of what the model does into `folder`."""
+        """Write pictures, texts or animations of what the model does into `folder`.
+
+        It changes nothing that the next turn depends on.
+        """
 
     def model(self) -> nn.Module | None:
-        """The module to keep when training is over."""
+        """The module to keep when training is over.
+
+        It may be the very module that is trained. Callers put it into evaluation mode and use it,
+        and training may go on afterwards: see `train`.
+        """
         return None
 
     def example(self) -> NDArray[Any] | None:
-        """An input of `model()`: MLflow shows it, and reads the model's signature from it."""
+        """An input of `model()`: MLflow shows it, and reads the model's signature from it.
+
+        To make one changes nothing that the next turn depends on.
+        """
         return None
 
 

@@ -206,7 +206,9 @@ class Worker:
         """Report on a checkpoint: metrics on data that selection never saw, and samples."""
         try:
             task = self._take(look.member, look.checkpoint)
-            task.reseed(derive_seed(self.workshop.seed, look.member, 0))
+            # Of the population's seed alone: a report that draws its data then draws the same for
+            # all members, and for a control with the same seed. No turn has the number 0.
+            task.reseed(derive_seed(self.workshop.seed, 0, 0))
             metrics = _read_metrics(task.report(), "report()") if look.report else {}
             if look.samples is not None:
                 task.samples(Path(look.samples))

@@ -74,6 +74,13 @@ class Regression(Task):
         return self.net
 
 
+class DrawsItsReport(Regression):
+    """Reports on data that it draws."""
+
+    def report(self) -> Mapping[str, float]:
+        return {"numpy": self.rng.random(), "torch": torch.rand(()).item()}
+
+
 class KeepsTheDonorsRate(Regression):
     """The classic bug: the restored optimiser decides."""
 
@@ -118,6 +125,80 @@ class ExampleOfAnotherSize(Regression):
 
     def example(self) -> np.ndarray[Any, Any]:
         return np.zeros((1, 7), dtype=np.float32)
+
+
+class WithDropout(Regression):
+    """Behaves otherwise in evaluation, and does what that takes."""
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        super().__init__(seed=seed, device=device)
+        layers = [torch.nn.Linear(3, 16), torch.nn.Dropout(0.5), torch.nn.Linear(16, 1)]
+        self.net = torch.nn.Sequential(*layers).to(device)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1.0, momentum=0.9)
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        self.net.train()
+        return super().train(hparams, steps)
+
+    def evaluate(self) -> list[float]:
+        self.net.eval()
+        return super().evaluate()
+
+    def metrics(self) -> Mapping[str, float]:
+        return {}
+
+    def report(self) -> Mapping[str, float]:
+        return {"loss": self.evaluate()[0]}
+
+    def samples(self, folder: Path) -> None:
+        (folder / "loss.txt").write_text(str(self.report()))
+
+
+class StaysInEvaluation(WithDropout):
+    """From its second turn on it trains without dropout, unless it was restored in between."""
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        return Regression.train(self, hparams, steps)
+
+
+class TrainsInTheModeThatItFinds(WithDropout):
+    """Its own evaluation restores the mode; somebody who looks at its model does not."""
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        return Regression.train(self, hparams, steps)
+
+    def evaluate(self) -> list[float]:
+        found = super().evaluate()
+        self.net.train()
+        return found
+
+
+class ReportsByTraining(Regression):
+    """Its report trains on, and leaves what it has learnt."""
+
+    def report(self) -> Mapping[str, float]:
+        return self.train({"lr": 0.1, "batch": 4, "loss": "l2"}, 1)
+
+
+class CountsItsSamples(Regression):
+    """What it trains on next depends on what it has shown."""
+
+    shown = 0
+
+    def samples(self, folder: Path) -> None:
+        self.shown += 1
+
+    def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().batch(size)
+        return x, y + self.shown
+
+
+class MovesWhatItShows(Regression):
+    """Making its example changes a weight."""
+
+    def example(self) -> np.ndarray[Any, Any]:
+        self.net.bias.data.zero_()
+        return np.zeros((1, 3), dtype=np.float32)
 
 
 class Misbehaving(Regression):
