@@ -331,7 +331,7 @@ class Comparison:
             yield (
                 f"{method}: with {fewest} pairs a sign-flip permutation test cannot come below p = "
                 f"{2 / 2**fewest:.3g}, so that these intervals rest on differences being normal; "
-                f"train {_ENOUGH} pairs or more"
+                f"train {_ENOUGH} pairs or more, and fix how many before looking"
             )
 
     def told(self, method: str, measure: str) -> tuple[str, str, str]:
@@ -343,6 +343,9 @@ class Comparison:
             spread = f"95% t interval {interval.bounds} over {len(those)} seeds"
         word = "greater" if self.better(measure) is None else "ahead"
         ahead = f"{word} in {sum(difference > 0 for difference in those)} of {len(those)}"
+        # Both may hand over one and the same initial setting.
+        if equal := those.count(0.0):
+            ahead += f", equal in {equal}"
         return f"{interval.mean:+.3g}", spread, ahead
 
     def to_json(self) -> dict[str, Any]:
@@ -449,9 +452,11 @@ def _body(comparison: Comparison) -> Iterator[str]:
             if comparison.better(what) is None:
                 label = f"{method} minus {base}, {comparison.name(what)}"
             yield f'<div class="card"><span>{escape(label)}</span>'
-            yield f"<b>{mean}</b><span>{escape(spread)}; {ahead} pairs</span></div>"
+            yield f"<b>{mean}</b><span>{escape(spread)}; {ahead}</span></div>"
     yield "</div>"
-    yield "".join(f"<p>{escape(text[:1].upper() + text[1:])}.</p>" for text in comparison.notes())
+    if notes := comparison.notes():
+        said = "".join(f"<p>{escape(text[:1].upper() + text[1:])}.</p>" for text in notes)
+        yield f"<section><h2>How far to trust it</h2>{said}</section>"
     yield '<section><h2>Mean of the population</h2><div class="chart" id="mean"></div></section>'
     yield '<section><h2>Best of the population</h2><div class="chart" id="best"></div></section>'
     yield "<section><h2>Populations</h2>"

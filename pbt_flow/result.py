@@ -286,11 +286,11 @@ class Result:
 
 
 def is_same_effort(first: Result, second: Result) -> bool:
-    """Whether the members of two populations have trained equally long.
+    """Whether the members of two populations of one interval have trained equally long.
 
     Members that were retired do not count: what becomes of them belongs to the method.
     """
-    return first.budget == second.budget and first.turns_each == second.turns_each
+    return first.turns_each == second.turns_each
 
 
 def effort_note(population: Result, control: Result) -> str:

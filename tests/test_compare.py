@@ -328,6 +328,8 @@ def test_an_interval_says_what_it_is_over_and_a_single_pair_has_none():
         if text != json.dumps(made.to_json()):
             assert f"95% t interval {bounds} over 4 seeds" in text
     assert made.to_json()["gains"]["PBT"]["best report"]["seeds"] == 4
+    same = Comparison.of([one for seed in range(2) for one in pair(seed, {"q": 1.0}, {"q": 1.0})])
+    assert same.told("PBT", "best report")[2].endswith(" in 0 of 2, equal in 2")
     single = Comparison.of(noisy([0]))
     for text in everywhere(single):
         assert "95%" not in text
