@@ -133,11 +133,14 @@ def _beside(result: Result, control: Result) -> Result:
     """Note on a population what its control is, and make its report anew with both."""
     from pbt_flow.store import Store
 
+    told = dataclasses.replace(result, control=control)
     if control.status != "finished":
-        return dataclasses.replace(result, control=control)  # half a control is none
-    Store.open(result.run_id).tag({CONTROL: control.run_id})
+        return told  # half a control is none
+    store = Store.open(result.run_id)
+    store.tag({CONTROL: control.run_id})
+    store.describe(told)
     make_report(result.run_id)
-    return dataclasses.replace(result, control=control)
+    return told
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:

@@ -350,6 +350,10 @@ class Store:
                 self.run_id, metrics=batch, tags=[RunTag(k, v) for k, v in tags.items()]
             )
 
+    def describe(self, result: Result) -> None:
+        """Write the description of the population's run anew, as `conclude` does."""
+        self.tag({"mlflow.note.content": _note(result)})
+
     def log_replay(
         self, told: Mapping[str, Any], note: str, reports: Mapping[int, Mapping[str, float]]
     ) -> None:

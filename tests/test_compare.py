@@ -118,6 +118,10 @@ def test_a_control_is_trained_beside_with_the_same_members_budget_and_seed():
     page = MlflowClient().download_artifacts(result.run_id, "report/index.html")
     assert "the control, which had the same budget" in Path(page).read_text()
     assert result.to_json()["control"]["population"] == control.run_id
+    assert "the winner of the control" in result.headline
+    note = MlflowClient().get_run(result.run_id).data.tags["mlflow.note.content"]
+    assert note.startswith(f"**{result.headline}**")
+    assert result.headline in Path(page).read_text()
 
 
 def test_a_population_that_is_there_can_be_the_control(capsys):

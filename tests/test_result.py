@@ -186,6 +186,13 @@ def test_a_winner_below_its_budget_is_said_and_one_at_it_is_not():
     assert "a member was given" not in summary(whole) + on_a_page(whole) + _note(whole)
 
 
+def test_a_single_direction_is_that_of_the_first_metric_alone():
+    told = {"loss": 0.5, "accuracy": 0.9}
+    made = result(replaced(), {(0, 4): told}, report_direction="minimize")
+    assert made.report_better("loss") == "minimize"
+    assert made.report_better("accuracy") is None
+
+
 def test_the_page_says_which_way_the_report_is_better_if_the_task_does():
     one = subject()
     told = dataclasses.replace(one.result, report_direction={"loss": "maximize"})
