@@ -208,7 +208,7 @@ class Result:
         turns = [] if best is None else self.history.turns[best.member]
         if any(turn.plan.donor for turn in turns):
             return "before it was replaced"
-        return "and was never replaced"
+        return "never replaced"
 
     @property
     def initial_scores(self) -> int:

@@ -98,7 +98,7 @@ def test_an_initial_setting_that_nobody_replaced_is_called_so():
     rows = [turn(0, n, float(n)) for n in (1, 2, 3)]
     kept = [turn(1, n, score) for n, score in ((1, 3.0), (2, 6.0), (3, 2.0))]
     made = result(history(*rows, *kept, turn(0, 4, 9.0, start=200, donor=(1, 2)), turn(1, 4, 1.0)))
-    assert made.headline.endswith("came to 6 after 200, and was never replaced")
+    assert made.headline.endswith("came to 6 after 200, never replaced")
 
 
 def test_the_headline_of_reports_names_steps_too():
