@@ -133,6 +133,7 @@ class GAN(Task):
         "lr_generator": FloatDistribution(1e-5, 1e-2, log=True),
         "lr_discriminator": FloatDistribution(1e-5, 1e-2, log=True),
     }
+    report_direction = "maximize"
     defaults: ClassVar[Mapping[str, Any]] = {
         "population": 8,
         "turns": 10,

@@ -30,6 +30,7 @@ class NoisyQuadratic(Task):
 
     space: ClassVar[Space] = {"lr": FloatDistribution(1e-4, 1, log=True)}
     direction = "minimize"
+    report_direction = "minimize"
     defaults: ClassVar[Mapping[str, Any]] = {
         "population": 20,
         "turns": 100,

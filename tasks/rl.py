@@ -443,6 +443,7 @@ class RL(Task):
         "gae_lambda": FloatDistribution(0.8, 1.0),
         "clip": FloatDistribution(0.05, 0.5),
     }
+    report_direction = "maximize"
     defaults: ClassVar[Mapping[str, Any]] = {
         "population": 8,
         "turns": 14,

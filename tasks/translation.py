@@ -497,6 +497,7 @@ class Translation(Task):
         "attention_dropout": FloatDistribution(0.0, 0.5),
         "relu_dropout": FloatDistribution(0.0, 0.5),
     }
+    report_direction = "maximize"
     defaults: ClassVar[Mapping[str, Any]] = {
         "population": 8,
         "turns": 12,

@@ -23,6 +23,7 @@ class Regression(Task):
         "loss": CategoricalDistribution(["l1", "l2"]),
     }
     direction = "minimize"
+    report_direction = "minimize"
     defaults: ClassVar = {"population": 4, "turns": 4, "interval": 5}
 
     def __init__(self, *, seed: int, device: str = "cpu", noise: float = 0.1) -> None:
