@@ -375,33 +375,46 @@ def outcomes(
     return found
 
 
-def row(task: type[Task], found: Sequence[Outcome], base: Sequence[Outcome]) -> str:
-    """The cells of a rule: differences to the generational populations, with standard errors."""
-    sign = 1 if task.direction == "maximize" else -1
-    cells = []
-    for share in TIMES:
-        differences = []
-        for ours, theirs in zip(found, base, strict=True):
-            when = share * theirs.seconds
-            a, b = ours.at(when), theirs.at(when)
-            if a is not None and b is not None:
-                differences.append(sign * (a - b))
-        error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
-        cells.append(f"{fmean(differences):+.4f} ± {error:.4f}" if differences else "")
-    time = fmean(a.seconds / b.seconds for a, b in zip(found, base, strict=True))
-    cells += [
-        f"{fmean(one.copies for one in found):.3f}",
-        f"{fmean(one.idle for one in found):.0%}",
-        f"{fmean(one.age for one in found):.2f} ({max(one.age for one in found):.2f})",
-        f"{time:.2f}",
-    ]
-    return " | ".join(cells)
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What a rule comes to, beside generational populations of the same seeds and durations."""
+
+    gains: Mapping[float, str]
+    """How much better its best member is, with the standard error, at shares of their time."""
+    copies: str
+    """Copies a turn."""
+    idle: str
+    """The share of the slots' time that nothing ran in."""
+    age: str
+    """The age of the winner's weights as a share of a member's budget: the mean, and the most."""
+    time: str
+    """When its last turn ended, as a share of their time."""
+
+    @classmethod
+    def of(cls, task: type[Task], found: Sequence[Outcome], base: Sequence[Outcome]) -> Beside:
+        """Compare populations with generational ones, pair by pair."""
+        sign = 1 if task.direction == "maximize" else -1
+        gains = {}
+        for share in TIMES:
+            differences = []
+            for ours, theirs in zip(found, base, strict=True):
+                a, b = ours.at(share * theirs.seconds), theirs.at(share * theirs.seconds)
+                if a is not None and b is not None:
+                    differences.append(sign * (a - b))
+            count = len(differences)
+            error = stdev(differences) / math.sqrt(count) if count > 1 else math.nan
+            gains[share] = f"{fmean(differences):+.4f} ± {error:.4f}" if count else ""
+        ages = [one.age for one in found]
+        times = [ours.seconds / theirs.seconds for ours, theirs in zip(found, base, strict=True)]
+        return cls(
+            gains=gains,
+            copies=f"{fmean(one.copies for one in found):.3f}",
+            idle=f"{fmean(one.idle for one in found):.0%}",
+            age=f"{fmean(ages):.2f} ({max(ages):.2f})",
+            time=f"{fmean(times):.2f}",
+        )
 
 
-HEAD = (
-    "| best at a quarter | half | three quarters | the end | copies a turn | idle | "
-    "winner's age (max) | time |"
-)
 PROBLEMS: Mapping[str, tuple[type[Task], int]] = {
     "toy": (Toy, 50),
     "drift": (Drift, 20),
@@ -414,28 +427,42 @@ PROBLEMS: Mapping[str, tuple[type[Task], int]] = {
 def table(problem: str, seeds: int | None) -> None:
     """All rules on one problem, with a slot for each of 8 members."""
     task, usual = PROBLEMS[problem]
+    size = {"members": 8, "slots": 8, "seeds": seeds or usual}
+    found: dict[str, dict[str, Beside]] = {name: {} for name in ("generational", *RULES)}
     for duration in DURATIONS:
-        size = {"members": 8, "slots": 8, "seeds": seeds or usual}
         base = outcomes(None, task, duration, **size)
-        print(f"\n{problem}, 8 members on 8 slots, durations {duration}, {seeds or usual} seeds\n")
-        print(f"| rule {HEAD}\n{'|---' * 9}|")
-        print(f"| generational | {row(task, base, base)} |")
+        found["generational"][duration] = Beside.of(task, base, base)
         for name, rule in RULES.items():
-            found = base if rule is None else outcomes(rule, task, duration, **size)
-            print(f"| {name} | {row(task, found, base)} |", flush=True)
+            ours = outcomes(rule, task, duration, **size)
+            found[name][duration] = Beside.of(task, ours, base)
+    views: Mapping[str, Callable[[Beside], str]] = {
+        "the best member at the end": lambda one: one.gains[1.0],
+        "the best member at half of the time": lambda one: one.gains[0.5],
+        "copies a turn": lambda one: one.copies,
+        "winner's age, mean (most)": lambda one: one.age,
+        "idle": lambda one: one.idle,
+        "time": lambda one: one.time,
+    }
+    for what, view in views.items():
+        print(f"\n{problem}, 8 members on 8 slots, {seeds or usual} seeds: {what}\n")
+        print(f"| rule | {' | '.join(DURATIONS)} |\n{'|---' * (len(DURATIONS) + 1)}|")
+        for name, each in found.items():
+            print(f"| {name} | {' | '.join(view(each[duration]) for duration in DURATIONS)} |")
 
 
 def grid(problem: str, seeds: int | None) -> None:
     """The chosen rule at every number of members and slots."""
     task, usual = PROBLEMS[problem]
-    print(f"\n{problem}, {seeds or usual} seeds\n")
-    print(f"| members, slots, durations {HEAD}\n{'|---' * 9}|")
+    print(f"\n{problem}, {seeds or usual} seeds: the chosen rule\n")
+    heads = [*(f"best at {share:.0%}" for share in TIMES), "copies", "idle", "age (most)", "time"]
+    print(f"| members, slots, durations | {' | '.join(heads)} |\n{'|---' * (len(heads) + 1)}|")
     for members, slots in ((8, 2), (8, 4), (8, 8), (16, 4), (16, 8), (16, 16)):
         for duration in DURATIONS:
             size = {"members": members, "slots": slots, "seeds": seeds or usual}
             base = outcomes(None, task, duration, **size)
-            found = outcomes(Controller, task, duration, **size)
-            print(f"| {members}, {slots}, {duration} | {row(task, found, base)} |", flush=True)
+            one = Beside.of(task, outcomes(Controller, task, duration, **size), base)
+            cells = [*one.gains.values(), one.copies, one.idle, one.age, one.time]
+            print(f"| {members}, {slots}, {duration} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
