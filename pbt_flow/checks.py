@@ -16,7 +16,7 @@ from statistics import fmean
 
 from pbt_flow.diagnosis import FEW, Diagnosis, Warned, same_age
 from pbt_flow.engines import Lost
-from pbt_flow.member import Turn
+from pbt_flow.member import Checkpoint, Turn
 from pbt_flow.roster import Roster
 from pbt_flow.settings import Settings
 from pbt_flow.worker import Check, Checked, CheckNoise, CheckRestore, NoiseChecked, RestoreChecked
@@ -49,19 +49,24 @@ class Checks:
     _scores: list[tuple[float, ...]] = field(default_factory=list)
     _expected: int = 0
     """How many answers there will be about the noise."""
-    _out: int = 0
+    _out: list[Check] = field(default_factory=list)
 
     @property
     def under_way(self) -> int:
         """How many checks have been handed out."""
-        return self._out
+        return len(self._out)
+
+    @property
+    def uses(self) -> set[Checkpoint]:
+        """The checkpoints that are being checked or will be."""
+        return {check.checkpoint for check in [*self._out, *self._waiting]}
 
     def next(self) -> Check | None:
         """What is to be checked next."""
         if not self._waiting:
             return None
-        self._out += 1
-        return self._waiting.popleft()
+        self._out.append(self._waiting.popleft())
+        return self._out[-1]
 
     def ask(self, turns: Sequence[Turn], *, noisy: bool) -> None:
         """Ask what has not been asked yet.
@@ -106,9 +111,9 @@ class Checks:
         Returns:
             The member whose checkpoint that is.
         """
-        self._out -= 1
         check = done.job if isinstance(done, Lost) else done.check
         assert isinstance(check, CheckRestore | CheckNoise)
+        self._out.remove(check)
         self.roster.use(check.checkpoint, -1)
         if isinstance(check, CheckNoise):
             self._scores.append(done.scores if isinstance(done, NoiseChecked) else ())
@@ -124,7 +129,7 @@ class Checks:
     def _judge_restoring(self, done: RestoreChecked) -> None:
         found = done.difference
         if done.error:
-            self.note("restores", done.error.strip().splitlines()[-1])
+            self.note("restores", done.error.strip().splitlines()[-1][:500])
             return
         if found:
             steps = done.check.steps

@@ -29,7 +29,7 @@ enough to look at the scores, or ten times worse. However often one looks, pure 
 second in 1 of 10 runs at most."""
 _OVERHEAD = 0.1
 """Seconds of overhead a turn that nobody minds."""
-_LOOKED = 3
+_LOOKED = 5
 """Rounds after which overhead is judged."""
 _GAINED = 4.0
 """Standard deviations of chance by which those nearer a bound must have gained more. So many, since
@@ -161,7 +161,7 @@ class Diagnosis:
         )
 
     def _pinned(self, number: int, turns: Sequence[Turn]) -> Iterator[Warned]:
-        """Most members have moved a hyperparameter to the same bound, and gained by it.
+        """Half of the members have moved a hyperparameter to the same bound, and gained by it.
 
         Copies carry a hyperparameter that does nothing along with those that do, and explore moves
         it at random: it comes to a bound as well, in two of three long runs. What tells the two
@@ -187,7 +187,7 @@ class Diagnosis:
                     for old, new in zip(first, there, strict=True)
                 )
                 gained = sign * pull >= _GAINED * math.sqrt(weights)
-                if moved and gained and len(turns) >= FEW and 2 * len(there) > len(turns):
+                if moved and gained and len(turns) >= FEW and 2 * len(there) >= len(turns):
                     yield Warned(
                         f"pinned/{name}",
                         f"{len(there)} of {len(turns)} members have {name} at its {bound} bound "
