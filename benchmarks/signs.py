@@ -397,6 +397,23 @@ def one_founder(runs: int) -> None:
     print()
 
 
+def lasting(runs: int) -> None:
+    """Print by how much ranks last in a population, where a copy makes two members alike."""
+    for lasts in (0.3, 0.6):
+        for measured in (False, True):
+            found = []
+            for seed in range(FIRST_SEED, FIRST_SEED + runs):
+                options = {"lasts": lasts, "measured": measured}
+                history = simulate(Related, seed=seed, options=options).history
+                for number in range(2, 21):
+                    turns = [own[number - 1] for own in history.turns.values()]
+                    starts = [turn.plan.start for turn in turns]
+                    before = [history.turn(s.member, s.turn).score for s in starts if s]
+                    found.append(float(spearmanr(before, [turn.score for turn in turns])[0]))
+            kind = "the rest is noise" if measured else "exact scores"
+            print(f"ranks that last by {lasts}, {kind}: by {np.mean(found):.2f} with copies")
+
+
 def toys_range(runs: int) -> None:
     """Print what the toy's members come to if its range is as the sign asks: wider."""
     for label, task in (("0 to 1", Toy), ("0 to 2", WideToy)):
@@ -417,6 +434,7 @@ def main() -> None:
         power(given.broken)
         one_founder(given.runs)
         toys_range(given.broken)
+        lasting(given.broken)
 
 
 if __name__ == "__main__":
