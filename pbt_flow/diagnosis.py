@@ -138,9 +138,9 @@ class Diagnosis:
         members, times = len(scores), min(map(len, scores), default=0)
         if members < FEW or times < 2:
             return None
-        between = times * _scatter([math.fsum(row) / len(row) for row in scores]) / (members - 1)
+        between = times * _scatter([sum(row) / len(row) for row in scores]) / (members - 1)
         again = members * (times - 1)
-        within = math.fsum(map(_scatter, scores)) / again
+        within = sum(map(_scatter, scores)) / again
         if not math.isfinite(between + within) or within == 0:
             return None
         ratio, lasting = between / within, 1 + times * _LASTS / (1 - _LASTS)
@@ -150,8 +150,8 @@ class Diagnosis:
             return None  # too few evaluations to tell
         if self._freedom:
             before = self._spread / self._freedom / within
-            if before > fdtri(self._freedom, again, 0.975):
-                return None
+            if not before <= fdtri(self._freedom, again, 0.975):
+                return None  # once they did differ; or it is not known by how much
         return Warned(
             "noise",
             f"ranks are chance: {members} members, each evaluated {times} times, differ by "
@@ -235,9 +235,10 @@ def same_age(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def _scatter(values: Sequence[float]) -> float:
-    """The sum of squared distances from the mean."""
-    mean = math.fsum(values) / len(values)
-    return math.fsum((value - mean) ** 2 for value in values)
+    """The sum of squared distances from the mean; of huge values not finite, but no exception."""
+    # Neither fsum() nor ** will have a sum that is too large, and a score may be nearly so.
+    mean = sum(values) / len(values)
+    return sum((value - mean) * (value - mean) for value in values)
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float:

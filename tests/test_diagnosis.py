@@ -260,3 +260,11 @@ def test_too_few_members_or_evaluations_say_nothing():
     assert Rounds().diagnosis.judge_noise(rng.normal(size=(3, 50)).tolist()) is None
     assert Rounds().diagnosis.judge_noise(rng.normal(size=(8, 1)).tolist()) is None
     assert Rounds().diagnosis.judge_noise([]) is None
+
+
+def test_scores_at_the_end_of_the_numbers_are_no_reason_to_fail():
+    rounds, rng = Rounds(members=8), np.random.default_rng(0)
+    for _ in range(20):
+        rounds.round((1.7e308 * np.sign(rng.normal(size=8))).tolist(), donors={0: 7})
+    assert rounds.diagnosis.judge_noise([(1e308, -1e308, 1.7e308)] * 8) is None
+    assert rounds.diagnosis.judge_noise(rng.normal(size=(8, 32)).tolist()) is None
