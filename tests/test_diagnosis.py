@@ -12,6 +12,8 @@ from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.simulation import simulate
 from pbt_flow.task import Task
+from tasks.quadratic import NoisyQuadratic
+from tasks.toy import Toy
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1, log=True),
@@ -107,6 +109,15 @@ def test_luck_in_training_is_no_noise_of_a_score_that_repeats_itself(mode):
 @pytest.mark.parametrize("seed", range(5))
 def test_members_that_have_become_alike_in_a_good_run_are_no_sign(seed):
     assert "noise" not in warned(Settling, options={"noise": 0.02}, turns=60, seed=seed)
+
+
+@pytest.mark.parametrize(("mode", "slots"), [("async", 2), ("async", 8), ("generational", 2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tasks_that_come_along_are_in_order(mode, slots, seed):
+    """Rates are in docs/reliability.md; the toy's best values are at the bounds of its range."""
+    settings = {"mode": mode, "slots": slots, "seed": seed, "population": 8, "turns": 30}
+    assert warned(Toy, **settings) <= {"pinned/h0", "pinned/h1"}
+    assert not warned(NoisyQuadratic, **settings)
 
 
 def test_random_search_copies_nobody_so_that_its_noise_does_no_harm():
