@@ -24,7 +24,8 @@ import numpy as np
 
 from pbt_flow.advise import advise, quorum_of, should_wait
 from pbt_flow.album import Album, Wall
-from pbt_flow.diagnosis import Diagnosis
+from pbt_flow.checks import Checks
+from pbt_flow.diagnosis import Diagnosis, Warned
 from pbt_flow.engines import Engine, Lost
 from pbt_flow.errors import StoreAway
 from pbt_flow.figures import best_of_round
@@ -35,7 +36,15 @@ from pbt_flow.retention import removable
 from pbt_flow.roster import Roster
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
-from pbt_flow.worker import Done, Look, Report
+from pbt_flow.worker import (
+    CheckNoise,
+    CheckRestore,
+    Done,
+    Look,
+    NoiseChecked,
+    Report,
+    RestoreChecked,
+)
 
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
@@ -141,9 +150,12 @@ class Controller:
         self.durations.extend(sum(turn.seconds.values()) for turn in newest)
         self._set_deadline()
         self.began = self.clock()
-        self.diagnosis = Diagnosis(self.history, self.store.space, self.settings.turns)
+        self.diagnosis = Diagnosis(self.history, self.store.space)
         self.outbox = Outbox(say=self.progress.say, clock=self.clock, pause=self.pause)
         self.album = Album(self.store, self.roster, self.outbox, self.progress.say)
+        self.checks = Checks(
+            self.settings, self.roster, self.diagnosis, note=self._note, warn=self._warn
+        )
 
     def find_checkpoints(self) -> None:
         """Note which checkpoints of the committed turns still exist."""
@@ -248,9 +260,12 @@ class Controller:
 
     def dispatch(self) -> None:
         """Begin turns on the free slots, and before them what rounds are to show."""
-        while len(self.in_flight) + self.album.under_way < self.engine.slots:
-            if (look := self.album.next()) is not None:
-                self.engine.submit(look)
+        if self.stopping:
+            self.touched.update(self.checks.give_up())
+        while len(self.in_flight) + self._beside_turns < self.engine.slots:
+            aside = self.album.next() or self.checks.next()
+            if aside is not None:
+                self.engine.submit(aside)
                 continue
             member = None if self.stopping else self.ready()
             if member is None:
@@ -260,6 +275,11 @@ class Controller:
             self.roster.use(plan.start)
             self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
             self.engine.submit(plan)
+
+    @property
+    def _beside_turns(self) -> int:
+        """How many jobs are under way that are no turns."""
+        return self.album.under_way + self.checks.under_way
 
     # --- what is done with the outcome ---
 
@@ -274,7 +294,7 @@ class Controller:
         winner = self.history.winner()
         self.look_for_an_end([winner] if winner else [])
         self.dispatch()
-        while self.in_flight or self.album.under_way:
+        while self.in_flight or self._beside_turns:
             if lease.lost:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             finished = self.engine.wait(timeout=0.5)
@@ -303,6 +323,11 @@ class Controller:
         """Enter an outcome into the history; None if the turn is to be run again."""
         if isinstance(done, Report) or (isinstance(done, Lost) and isinstance(done.job, Look)):
             self.touched.add(self.album.take(done).member)
+            return None
+        if isinstance(done, RestoreChecked | NoiseChecked) or (
+            isinstance(done, Lost) and isinstance(done.job, CheckRestore | CheckNoise)
+        ):
+            self.touched.add(self.checks.take(done))
             return None
         if isinstance(done, Lost):
             assert isinstance(done.job, Plan)
@@ -382,6 +407,7 @@ class Controller:
 
     def log_rounds(self) -> None:
         """Log best and mean score of each round that is now complete, and what it is a sign of."""
+        rounds_before = self.rounds
         while self.roster.alive and self.roster.fewest_turns() > self.rounds:
             self.rounds += 1
             # A member that has been retired since took part in the rounds before: what is logged
@@ -390,7 +416,7 @@ class Controller:
                 t[self.rounds - 1] for t in self.history.turns.values() if len(t) >= self.rounds
             ]
             for sign in self.diagnosis.round(self.rounds, turns):
-                self._warn(sign.name, sign.text)
+                self._warn(sign)
             scores = [turn.score for turn in turns if turn.score is not None]
             if scores:
                 best = max(scores) if self.history.direction == "maximize" else min(scores)
@@ -404,6 +430,15 @@ class Controller:
                 ended = max(turn.ended for turn in turns)
                 step = turns[0].plan.trained
                 self.outbox.put(partial(self.store.log_population, metrics, step, ended))
+
+        if self.rounds > rounds_before and not self.stopping:
+            newest = [
+                turn
+                for member in self.living
+                for turn in self.held[member.index]
+                if turn.number == self.rounds
+            ]
+            self.checks.ask(newest, noisy=self.diagnosis.looks_noisy)
 
     def _show(self, turn: Turn) -> None:
         """Have a round's best turn looked at, if its checkpoint still exists."""
@@ -446,12 +481,16 @@ class Controller:
 
     def _delete(self, checkpoint: Checkpoint) -> None:
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:
-            self._warn("deletion", text)
+            self._warn(Warned("deletion", text))
 
-    def _warn(self, name: str, text: str) -> None:
+    def _warn(self, sign: Warned) -> None:
         """Tell the user of something that may be wrong, and keep it on the population's run."""
-        self.progress.say(f"warning: {text}")
-        self.outbox.put(partial(self.store.tag, {f"pbt.warning/{name}": text}))
+        self.progress.say(f"warning: {sign.text}")
+        self.outbox.put(partial(self.store.tag, {f"pbt.warning/{sign.name}": sign.text}))
+
+    def _note(self, check: str, outcome: str) -> None:
+        """Keep on the population's run what came of a check, which is made only once."""
+        self.outbox.put(partial(self.store.tag, {f"pbt.checked/{check}": outcome}))
 
     # --- what came of it ---
 

@@ -411,6 +411,9 @@ def _train(
         controller.find_checkpoints()
         if resumed:
             controller.album.shown = store.shown()
+            # The rounds are gone through again; what was said of them was said.
+            controller.diagnosis.seen.update(store.warnings())
+            controller.checks.made = store.checked()
             store.begin([member.index for member in controller.living])
             store.change(settings.to_json())
             if not controller.living:

@@ -22,10 +22,24 @@ from pbt_flow.engines.base import Engine, Lost
 from pbt_flow.errors import StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.restore_check import State
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, check_hparams
 from pbt_flow.task import Task
-from pbt_flow.worker import Done, Job, Look, Report, Workshop, read_score
+from pbt_flow.worker import (
+    CheckNoise,
+    CheckRestore,
+    Done,
+    Job,
+    Look,
+    NoiseChecked,
+    Report,
+    RestoreChecked,
+    Workshop,
+    evaluate_again,
+    read_score,
+    try_restoring,
+)
 
 Fault = Literal["raises", "nan", "inf", "dies", "hangs"]
 
@@ -72,7 +86,12 @@ class SimulatedEngine(Engine):
                 Path(job.samples, "looked").touch()
             heapq.heappush(self._pending, (self.now + 1.0, self._order, Report(look=job)))
             return
-        assert isinstance(job, Plan), "a simulation runs turns, and looks at checkpoints"
+        if isinstance(job, CheckRestore | CheckNoise):
+            self._see(job.checkpoint, "a check")
+            # In no time, so that what is simulated is the method, with checks and without.
+            heapq.heappush(self._pending, (self.now, self._order, self._check(job)))
+            return
+        assert isinstance(job, Plan), "a simulation runs turns, looks at checkpoints and checks"
         faults = self._faults.get((job.member, job.turn), [])
         fault = faults.pop(0) if faults else None
         took = self.duration(job, self._rng)
@@ -93,9 +112,25 @@ class SimulatedEngine(Engine):
             self._see(plan.start, "a turn")
         if isinstance(done, Report):
             self._see(done.look.checkpoint, "a look")
+        if isinstance(done, RestoreChecked | NoiseChecked):
+            self._see(done.check.checkpoint, "a check")
         if isinstance(done, Turn):
             self.log.append((self.now, done.status, done.member, done.number))
         return [done]
+
+    def _check(self, check: CheckRestore | CheckNoise) -> Done:
+        def load() -> State:
+            state = self.states[check.checkpoint.member, check.checkpoint.turn]
+            return copy.deepcopy(state)
+
+        if isinstance(check, CheckRestore):
+            difference = try_restoring(
+                check, self.seed, build=self.task, load=load, through_file=copy.deepcopy
+            )
+            return RestoreChecked(check=check, difference=difference)
+        task = self.task(derive_seed(self.seed, check.member, 0))
+        task.load_state_dict(load())
+        return NoiseChecked(check=check, scores=evaluate_again(check, self.seed, task))
 
     def close(self) -> None:
         self._pending.clear()

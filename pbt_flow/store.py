@@ -427,6 +427,11 @@ class Store:
         mark = "pbt.warning/"
         return {key[len(mark) :]: text for key, text in self.tags().items() if key.startswith(mark)}
 
+    def checked(self) -> set[str]:
+        """The checks that controllers of this population have made."""
+        mark = "pbt.checked/"
+        return {key[len(mark) :] for key in self.tags() if key.startswith(mark)}
+
     def show(self) -> None:
         """Save a view of the population's charts for MLflow's UI. A comfort, never a condition."""
         with contextlib.suppress(MlflowException):

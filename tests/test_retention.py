@@ -156,6 +156,7 @@ class Watched(Controller):
         used = {member.checkpoint for member in self.history.members.values()}
         used |= {plan.start for plan in self.in_flight.values()}
         used |= {best.checkpoint if best else None}
+        used |= self.checks.uses
         expected = removable(
             self.held,
             undecided=min((m.step for m in living), default=sys.maxsize),
