@@ -37,7 +37,7 @@ class Mutation:
 MUTATIONS = [
     Mutation(
         "a copy refers to a checkpoint that exists",
-        "test_controller.py::any_population_conserves",
+        "test_controller.py::straggler_copies_records",
         "history.py",
         "return turn.ok and (turn.member, turn.number) not in self._gone",
         "return turn.ok",

@@ -86,10 +86,11 @@ def turns_of(simulation):
         st.tuples(st.floats(0, 30), st.floats(0.1, 300)).map(lambda o: (o[0], sum(o))), max_size=2
     ),
     samples=st.sampled_from(["end", "rounds"]),
+    keep=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
 def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
-    population, slots, turns, mode, pace, exploit, explore, faults, outages, samples, seed
+    population, slots, turns, mode, pace, exploit, explore, faults, outages, samples, keep, seed
 ):
     simulation = simulate(
         Counting,
@@ -103,6 +104,7 @@ def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
         outages=outages,
         duration=PACES[pace],
         samples=samples,
+        keep=keep,
         seed=seed,
     )
     history, states = simulation.history, simulation.engine.states

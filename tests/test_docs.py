@@ -139,7 +139,9 @@ def is_command(words: list[str]) -> bool:
         entry = PROJECT[words[words.index("-e") + 1]]["parameters"] if "-e" in words else {}
         given = [words[n + 1].partition("=") for n, word in enumerate(words) if word == "-P"]
         assert {name for name, _, _ in given} <= set(entry), words
-    elif words[0] == "python" and words[1] != "-m":
+    elif words[0] == "python" and (words[1] != "-m" or words[2].startswith("benchmarks.")):
+        if words[1] == "-m":
+            words = ["python", words[2].replace(".", "/") + ".py", *words[3:]]
         script = (ROOT / words[1]).read_text()
         # What has a space in it is a value that was put between quotes.
         options = [word for word in words[2:] if word.startswith("--") and " " not in word]
