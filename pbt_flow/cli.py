@@ -18,7 +18,7 @@ from typing import Any, get_args, get_type_hints
 from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.progress import duration, number, values
 from pbt_flow.result import NO_WINNER, Finalist, Result
-from pbt_flow.settings import Settings
+from pbt_flow.settings import NONE, Settings
 from pbt_flow.terminal import unbroken
 
 _NEEDED = {
@@ -313,11 +313,14 @@ def _add_settings(parser: argparse.ArgumentParser, *, on_resume: bool, skip: Seq
 def _reader(name: str, hint: Any) -> Any:
     if name == "initial":
         return _json
-    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind in (int, float)]
+    possible = get_args(hint) or (hint,)
+    kinds = [kind for kind in possible if kind in (int, float)]
     if not kinds:
         return str
 
     def read(text: str) -> Any:
+        if text == NONE and type(None) in possible:
+            return NONE
         return kinds[0](text) if text else None
 
     read.__name__ = kinds[0].__name__

@@ -137,7 +137,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
     Args:
         run_id: The population's run.
         quiet: Whether to print nothing.
-        changes: Settings to change, such as a larger `turns` or other `workers`.
+        changes: Settings to change, such as a larger `turns` or other `workers`; `seconds="none"`
+            and `target="none"` lift a limit.
 
     Raises:
         StoreError: The run is no population, or it is running.
@@ -494,7 +495,7 @@ def _settings(store: Store) -> Settings:
     Raises:
         SettingsError: They are of another version, or a tag gives what cannot change.
     """
-    return Settings.from_json(store.manifest.settings).resumed(**store.changed())
+    return Settings.from_json(store.manifest.settings).changed(store.changed())
 
 
 def _so_far(store: Store, settings: Settings, history: History, began: float) -> Result:

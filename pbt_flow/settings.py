@@ -23,6 +23,9 @@ from pbt_flow.strategies import StrategyError, parse, write
 from pbt_flow.task import Declaration, Task, check_options, declare
 
 Mode = Literal["async", "generational"]
+NONE = "none"
+"""Given for a setting that may be without a value, this word takes its value away. None cannot say
+that: it means that the setting is not given, and that the value from before stays."""
 
 
 class SettingsError(PBTError, ValueError):
@@ -82,8 +85,10 @@ class Settings:
         default=(), metadata={"help": "hyperparameters of the first members, as JSON objects"}
     )
     seed: int = _setting(0, "seeds every member, turn and decision")
-    seconds: float | None = _setting(None, "stop after this many seconds", on_resume=True)
-    target: float | None = _setting(None, "stop at this score", on_resume=True)
+    seconds: float | None = _setting(
+        None, "stop after this many seconds; none: no limit", on_resume=True
+    )
+    target: float | None = _setting(None, "stop at this score; none: at no score", on_resume=True)
     max_failures: int = _setting(
         3, "turns in a row that may fail before a member is retired", on_resume=True
     )
@@ -98,13 +103,14 @@ class Settings:
     )
     register: str | None = _setting(
         None,
-        "the registered model of which the winner is to be a version, and the champion",
+        "the registered model of which the winner is to be a version, and the champion; none: of "
+        "no model",
         on_resume=True,
     )
     turn_timeout: float | None = _setting(
         None,
         "seconds after which a turn counts as hung and is run again; default: 20 times the median "
-        "turn and at least 5 minutes; inf: never",
+        "turn and at least 5 minutes, as none says too; inf: never",
         on_resume=True,
     )
     engine: Literal["processes", "inline"] = _setting(
@@ -128,8 +134,9 @@ class Settings:
         Args:
             task: A task class, the name of one, or what one declares.
             quick: Whether the task's settings for a run of seconds go before its other defaults.
-            given: Fields of this class; None counts as not given. A strategy may be given as an
-                object in place of its text.
+            given: Fields of this class; None counts as not given, and the word `none` takes away a
+                limit that the task's defaults set. A strategy may be given as an object in place of
+                its text.
 
         Returns:
             The checked settings, with every default filled in, and what the task declares.
@@ -165,7 +172,7 @@ class Settings:
                 f"task {kind.label} has no quick settings; give population, turns and interval"
             )
         usual = {**kind.defaults, **kind.quick} if quick else kind.defaults
-        values = {**usual, **{k: v for k, v in given.items() if v is not None}}
+        values = {**usual, **cls._read_given(given)}
         if isinstance(values.get("options"), Mapping):
             # Each option on its own: one that is given leaves the task's others as they are.
             sources_of = [kind.defaults, kind.quick if quick else {}, values]
@@ -224,7 +231,9 @@ class Settings:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 never = f.name == "turn_timeout" and value == math.inf
                 if not number or not (math.isfinite(value) or never):
-                    raise SettingsError(f"{f.name} must be a finite number, got {value!r}")
+                    raise SettingsError(
+                        f"{f.name} must be a finite number, or {NONE}, got {value!r}"
+                    )
             elif (
                 (choices := get_args(hint)) and isinstance(choices[0], str) and value not in choices
             ):
@@ -284,13 +293,39 @@ class Settings:
         """Whether nobody copies: random search."""
         return isinstance(self.strategies().exploit, NoExploit)
 
+    @classmethod
+    def _read_given(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that were given: without those that are None, and with None for the word."""
+        hints = get_type_hints(cls)
+        optional = {
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.metadata.get("on_resume") and type(None) in get_args(hints[f.name])
+        }
+        return {
+            name: None if name in optional and value == NONE else value
+            for name, value in given.items()
+            if value is not None
+        }
+
     def resumed(self, **given: Any) -> Settings:
         """These settings with those changed that a resumed population may change.
+
+        Args:
+            given: Fields of this class; None counts as not given. The word `none` lifts a limit, as
+                in `seconds="none"`.
 
         Raises:
             SettingsError: A setting is given that defines the population.
         """
-        changes = {k: v for k, v in given.items() if v is not None}
+        return self.changed(self._read_given(given))
+
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """These settings with the values of a resume, where None is the value of a lifted limit.
+
+        Raises:
+            SettingsError: A setting is among them that defines the population.
+        """
         allowed = [f.name for f in dataclasses.fields(self) if f.metadata.get("on_resume")]
         for name in changes:
             if name not in allowed:

@@ -282,7 +282,7 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
             for name in ("workers", "turns", "interval", "seed", "keep")
         ),
         *(
-            ({name: value}, f"{name} must be a finite number, got {value!r}")
+            ({name: value}, f"{name} must be a finite number, or none, got {value!r}")
             for name in ("seconds", "target", "turn_timeout")
             for value in ("3", True, math.nan, -math.inf, math.inf)
             # A turn may be given all the time in the world.
@@ -394,6 +394,20 @@ def test_a_resume_may_change_how_and_how_long_a_population_runs(name: str) -> No
     resumed = settings.resumed(**{name: ON_RESUME[name]})
     assert resumed == dataclasses.replace(settings, **{name: ON_RESUME[name]})
     assert getattr(resumed, name) == ON_RESUME[name]
+
+
+@pytest.mark.parametrize("name", ["seconds", "target", "register", "turn_timeout"])
+def test_the_word_none_lifts_a_limit_of_the_task_or_of_before_a_resume(name: str) -> None:
+    limited = type("Limited", (Small,), {"defaults": {name: ON_RESUME[name]}, "model": abs})
+    assert getattr(made(limited), name) == ON_RESUME[name]
+    assert getattr(made(limited, **{name: None}), name) == ON_RESUME[name]
+    assert getattr(made(limited, **{name: "none"}), name) is None
+    settings = made(limited)
+    lifted = settings.resumed(**{name: "none"})
+    assert lifted == dataclasses.replace(settings, **{name: None})
+    assert Settings.from_json(settings.to_json()).changed({name: None}) == lifted
+    with pytest.raises(SettingsError, match="turns must be a number, got 'none'"):
+        settings.resumed(turns="none")
 
 
 @pytest.mark.parametrize("name", [*FIXED, "nonsense"])
