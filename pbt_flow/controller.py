@@ -35,7 +35,7 @@ from pbt_flow.retention import removable
 from pbt_flow.roster import Roster
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
-from pbt_flow.worker import Done, Look, Report
+from pbt_flow.worker import Done, Look, Report, Retry
 
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
@@ -136,7 +136,7 @@ class Controller:
         self.undecided = self.roster.undecided()
         self.strategies = self.settings.strategies()
         newest = [t for turns in self.history.turns.values() for t in turns[-1:] if t.ok]
-        self.durations.extend(sum(turn.seconds.values()) for turn in newest)
+        self.durations.extend(turn.took for turn in newest)
         self._set_deadline()
         self.began = self.clock()
         self.diagnosis = Diagnosis(self.history, self.store.space, self.settings.turns)
@@ -278,19 +278,27 @@ class Controller:
             self.touched.add(self.album.take(done).member)
             return None
         if isinstance(done, Lost):
-            assert isinstance(done.job, Plan)
-            plan = done.job
+            plan = done.job.plan if isinstance(done.job, Retry) else done.job
+            assert isinstance(plan, Plan)
             # The worker may have died after its commit: then the turn has happened.
             turn = self.store.folders.record(plan.member, plan.turn)
             if turn is None:
                 self.deaths[plan.member, plan.turn] += 1
+                began = self.begun[plan.member]
+                lost = max(0.0, self.clock() - began)
                 if self.deaths[plan.member, plan.turn] < _TRIES:
                     self.progress.say(
                         f"{done.reason}; turn {plan.turn} of member {plan.member} again"
                     )
-                    self.engine.submit(plan)
+                    self.engine.submit(Retry(plan=plan, lost=lost))
                     return None
-                turn = Turn(plan=plan, status="lost", error=done.reason, started=self.clock())
+                turn = Turn(
+                    plan=plan,
+                    status="lost",
+                    error=done.reason,
+                    started=began,
+                    seconds={"lost": lost},
+                )
                 self.store.folders.commit(turn)
         else:
             assert isinstance(done, Turn)
@@ -310,7 +318,7 @@ class Controller:
         self.roster.use(turn.plan.start, -1)
         if turn.ok:
             self.held[turn.member].append(turn)
-            self.durations.append(sum(turn.seconds.values()))
+            self.durations.append(turn.took)
             self._set_deadline()
         if member.failures == self.settings.max_failures:
             self.soon.append(

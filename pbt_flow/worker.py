@@ -76,6 +76,19 @@ class Probed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retry:
+    """A request to run a turn again, since the worker that ran it died or hung."""
+
+    plan: Plan
+    lost: float
+    """Seconds that the tries before this one took. The record tells them, as time that was lost."""
+
+    @property
+    def member(self) -> int:
+        return self.plan.member
+
+
+@dataclass(frozen=True, kw_only=True)
 class Look:
     """A request to look at a checkpoint without training it: report metrics, and samples."""
 
@@ -96,7 +109,7 @@ class Report:
     error: str = ""
 
 
-Job: TypeAlias = Plan | Look | Probe | Describe
+Job: TypeAlias = Plan | Retry | Look | Probe | Describe
 Done: TypeAlias = Turn | Report | Probed | Described
 
 
@@ -138,6 +151,8 @@ class Worker:
         """Run a turn, look at a checkpoint, probe the task or describe it."""
         if isinstance(job, Plan):
             return self.run(job)
+        if isinstance(job, Retry):
+            return self.run(job.plan, lost=job.lost)
         if isinstance(job, Look):
             return self.look(job)
         return self.probe(job) if isinstance(job, Probe) else describe(job)
@@ -150,13 +165,17 @@ class Worker:
             return Probed(error=_printable(f"{type(error).__name__}: {error}"))
         return Probed()
 
-    def run(self, plan: Plan) -> Turn:
+    def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
         """Run a turn and commit it. An exception of the task is an outcome, and not raised.
+
+        Args:
+            plan: What goes into the turn.
+            lost: Seconds that earlier tries of the turn took, which it then began with.
 
         Raises:
             StorageError: The checkpoint or the record could not be written.
         """
-        started, seconds = time.time(), dict[str, float]()
+        started, seconds = time.time() - lost, {"lost": lost} if lost else {}
         status: Status = "failed"
         score: float | None = None
         sample: tuple[float, ...] = ()

@@ -13,7 +13,7 @@ from pbt_flow.checkpoints import LocalFolders
 from pbt_flow.engines import EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.member import Plan, Turn
 from pbt_flow.task import TaskSpec
-from pbt_flow.worker import Look, Probe, Probed, Workshop
+from pbt_flow.worker import Look, Probe, Probed, Retry, Workshop
 
 HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
 
@@ -90,10 +90,14 @@ def test_a_worker_that_dies_is_replaced_and_its_turn_reported_lost(engine, tmp_p
     assert lost.job == plan(0)
     assert "SIGKILL" in lost.reason
     assert len(set(before) & set(pids(engine))) == 1
-    engine.submit(plan(0))
+    engine.submit(Retry(plan=plan(0), lost=7.5))
     (turn,) = wait(engine)
     assert isinstance(turn, Turn)
     assert turn.ok
+    # What the first try took is in the record, for whoever reads it later.
+    assert turn.seconds["lost"] == 7.5
+    assert turn.ended == pytest.approx(time.time(), abs=60)
+    assert LocalFolders({0: str(tmp_path / "0")}).record(0, 1) == turn
 
 
 def test_workers_outlive_the_process_that_they_were_forked_from(engine, tmp_path):
