@@ -151,7 +151,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a controller that lives keeps its claim, whatever has its number",
-        "test_runner.py::known_to_be_gone",
+        "test_lease.py::known_to_be_gone",
         "lease.py",
         "    return _birth(int(pid)) != birth\n",
         "    return _birth(int(pid)) == ''\n",

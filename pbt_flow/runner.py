@@ -344,8 +344,9 @@ def _train(
     quiet: bool,
 ) -> Result:
     began = time.monotonic()
+    progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
     try:
-        lease = store.claim()
+        lease = store.claim(progress.say)
     except (Exception, KeyboardInterrupt) as error:
         # A resume that is refused must not end the runs of the controller that lives.
         if not resumed:
@@ -359,7 +360,6 @@ def _train(
             for member, turns in history.turns.items()
             for turn in turns[store.projected(member, len(turns)) :]
         ]
-        progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
         live = LiveReport(
             progress, store, settings, lambda: _so_far(store, settings, history, began)
         )

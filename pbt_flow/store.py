@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -496,14 +496,17 @@ class Store:
             register(self.client, model_id, register_as)
             return f"models:/{register_as}@{ALIAS}"
 
-    def claim(self) -> Lease:
+    def claim(self, say: Callable[[str], None] = lambda text: None) -> Lease:
         """Become the population's only controller.
+
+        Args:
+            say: Tells the user that another controller is being watched.
 
         Raises:
             StoreError: Another controller is alive, or was faster.
         """
         with self._talk():
-            return claim(self.client, self.run_id)
+            return claim(self.client, self.run_id, say=say)
 
     def _talk(self) -> AbstractContextManager[None]:
         return talking(self.tracking_uri, self.run_id)
