@@ -81,15 +81,18 @@ def _own_lines(error: Exception) -> str:
     return "".join(traceback.format_exception(type(error), error, trace, chain=False)).rstrip()
 
 
+def workshop_of(settings: Settings, slots: int) -> Workshop:
+    """What all turns of a population share, where so many run at once."""
+    share = -(-settings.population // slots)
+    # Memory of a GPU is scarce, and what the task takes of it is not known.
+    usual = share if settings.device == "cpu" else 1
+    return Workshop(task=spec_of(settings), seed=settings.seed, warm=settings.warm or usual)
+
+
 def start(engine: Engine, settings: Settings) -> None:
     """Let the engine get ready, and build the task's first model."""
     slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
-    workshop = Workshop(
-        task=spec_of(settings),
-        seed=settings.seed,
-        warm=-(-settings.population // slots),
-    )
-    engine.start(workshop, slots=slots)
+    engine.start(workshop_of(settings, slots), slots=slots)
     engine.submit(Probe())
 
 

@@ -122,6 +122,12 @@ class Settings:
     device: str = _setting(
         "cpu", "cpu, cuda (one GPU a worker) or as torch names it", on_resume=True
     )
+    warm: int | None = _setting(
+        None,
+        "members that a worker has in memory at most; the others it builds and restores when it "
+        "is their turn. Default: as many as a worker's share of the population, and 1 on a GPU",
+        on_resume=True,
+    )
     name: str | None = _setting(None, "the name of the population's run in MLflow")
     experiment: str | None = _setting(None, "the MLflow experiment; default: MLflow's, or pbt_flow")
 
@@ -227,6 +233,8 @@ class Settings:
             value, hint = getattr(self, f.name), hints[f.name]
             if hint is int and type(value) is not int:
                 raise SettingsError(f"{f.name} must be a number, got {value!r}")
+            if hint == int | None and value is not None and type(value) is not int:
+                raise SettingsError(f"{f.name} must be a number, got {value!r}")
             if hint == float | None and value is not None:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 never = f.name == "turn_timeout" and value == math.inf
@@ -243,9 +251,9 @@ class Settings:
                 f"population must be at least 2, got {self.population}: a single member has nobody "
                 "to copy (for a single run, train it with your own script)"
             )
-        for name in ("workers", "turns", "interval", "max_failures", "keep"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("workers", "turns", "interval", "max_failures", "keep", "warm"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise SettingsError(f"{name} must be at least 1, got {value}")
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}")
         for name in ("seconds", "turn_timeout"):

@@ -6,6 +6,7 @@ comes in through `Plan` and `Workshop`; nothing here knows of a population, a tr
 
 from __future__ import annotations
 
+import gc
 import math
 import pickle
 import shutil
@@ -43,7 +44,8 @@ class Workshop:
     task: TaskSpec
     seed: int
     warm: int = 1
-    """How many members' tasks a worker keeps in memory, to save restoring them."""
+    """How many members' tasks a worker has in memory at most: the one that trains, and others that
+    it keeps to save building and restoring them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +245,8 @@ class Worker:
         # A fresh model is kept under the digest of no checkpoint.
         digest, task = self._warm.pop(member, ("", None))
         if task is None or (start is None and digest):
+            task = None
+            self._make_room()
             seed = derive_seed(self.workshop.seed, member, 0)
             task = self.workshop.task.build(seed, self.device)
         if start is not None and start.digest != digest:
@@ -250,10 +254,16 @@ class Worker:
             task.load_state_dict(load_state(start, root, self.device))
         return task
 
+    def _make_room(self) -> None:
+        """Let go of the tasks that have waited longest, until there is room for one more."""
+        # Before the new one is built: a GPU need never hold more than `warm` of them.
+        while len(self._warm) >= self.workshop.warm:
+            self._warm.popitem(last=False)
+            # A task may be part of a cycle, and would keep its memory until a later collection.
+            gc.collect()
+
     def _keep(self, member: int, digest: str, task: Task) -> None:
         self._warm[member] = (digest, task)
-        while len(self._warm) > self.workshop.warm:
-            self._warm.popitem(last=False)
 
     def _save(self, task: Task, plan: Plan) -> Checkpoint:
         folders, state = self._folders, task.state_dict()

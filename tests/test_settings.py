@@ -273,6 +273,8 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
         *(({name: -3}, f"{name} must be at least 1, got -3") for name in ("interval", "turns")),
         ({"interval": 0}, "interval must be at least 1, got 0"),
         ({"max_failures": 0}, "max_failures must be at least 1, got 0"),
+        ({"warm": 0}, "warm must be at least 1, got 0"),
+        ({"warm": 1.0}, "warm must be a number, got 1.0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"seconds": 0}, "seconds must be above 0, got 0"),
         ({"seconds": -1.5}, "seconds must be above 0, got -1.5"),
@@ -382,6 +384,7 @@ ON_RESUME: dict[str, Any] = {
     "samples": "rounds",
     "register": "lander",
     "turn_timeout": 30.0,
+    "warm": 2,
     "engine": "inline",
     "device": "meta",
 }
@@ -396,7 +399,7 @@ def test_a_resume_may_change_how_and_how_long_a_population_runs(name: str) -> No
     assert getattr(resumed, name) == ON_RESUME[name]
 
 
-@pytest.mark.parametrize("name", ["seconds", "target", "register", "turn_timeout"])
+@pytest.mark.parametrize("name", ["seconds", "target", "register", "turn_timeout", "warm"])
 def test_the_word_none_lifts_a_limit_of_the_task_or_of_before_a_resume(name: str) -> None:
     limited = type("Limited", (Small,), {"defaults": {name: ON_RESUME[name]}, "model": abs})
     assert getattr(made(limited), name) == ON_RESUME[name]
@@ -460,6 +463,7 @@ _settings = st.fixed_dictionaries(
         "options": st.fixed_dictionaries({"width": st.integers()}),
         "name": st.text(max_size=9),
         "device": st.sampled_from(["cpu", "cuda", "cuda:1"]),
+        "warm": st.integers(1, 9),
         "engine": st.sampled_from(["processes", "inline"]),
     },
 )
