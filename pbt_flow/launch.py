@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pbt_flow.cores import count_cores
 from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.settings import Settings
@@ -26,12 +25,7 @@ def spec_of(settings: Settings) -> TaskSpec:
 
 
 @contextlib.contextmanager
-def hired(
-    engine: str | None = None,
-    workers: int | None = None,
-    population: int | None = None,
-    **others: Any,
-) -> Iterator[Engine]:
+def hired(engine: str | None = None, threads: int | None = None, **others: Any) -> Iterator[Engine]:
     """The engine that the settings ask for; they are not checked yet."""
     # A script that runs a population when it is imported would start another in each worker.
     if is_loading():
@@ -43,8 +37,7 @@ def hired(
     if engine == "inline":
         made = InlineEngine()
     else:
-        limits = [n for n in (workers or count_cores(), population) if type(n) is int and n > 0]
-        made = ProcessEngine(min(limits, default=1))
+        made = ProcessEngine(threads if type(threads) is int and threads > 0 else 1)
     try:
         yield made
     finally:
@@ -86,7 +79,12 @@ def workshop_of(settings: Settings, slots: int) -> Workshop:
     share = -(-settings.population // slots)
     # Memory of a GPU is scarce, and what the task takes of it is not known.
     usual = share if settings.device == "cpu" else 1
-    return Workshop(task=spec_of(settings), seed=settings.seed, warm=settings.warm or usual)
+    return Workshop(
+        task=spec_of(settings),
+        seed=settings.seed,
+        warm=settings.warm or usual,
+        threads=settings.threads,
+    )
 
 
 def start(engine: Engine, settings: Settings) -> None:

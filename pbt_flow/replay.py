@@ -326,7 +326,7 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
 
     arms = arms_of(schedule, seeds)
     settings = settings_of(schedule, arms, **given)
-    with hired(settings.engine, settings.workers, settings.population) as engine:
+    with hired(settings.engine, settings.threads) as engine:
         engine.turn_timeout = settings.turn_timeout
         start(engine, settings)
         client, uri = connect()

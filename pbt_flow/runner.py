@@ -159,7 +159,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         store.client.set_tag(launched_for, "pbt.resumes", run_id)
     made = _settings(store).resumed(**changes)
     with (
-        hired(engine=made.engine, workers=made.workers, population=made.population) as engine,
+        hired(engine=made.engine, threads=made.threads) as engine,
         short_requests(),
     ):
         engine.submit(Describe(task=made.task))

@@ -122,6 +122,11 @@ class Settings:
     device: str = _setting(
         "cpu", "cpu, cuda (one GPU a worker) or as torch names it", on_resume=True
     )
+    threads: int = _setting(
+        1,
+        "CPU threads of torch in each worker; the last digits of a result depend on them",
+        on_resume=True,
+    )
     warm: int | None = _setting(
         None,
         "members that a worker has in memory at most; the others it builds and restores when it "
@@ -156,7 +161,7 @@ class Settings:
         kind = task if isinstance(task, Declaration) else declare(task)
         known = {f.name for f in dataclasses.fields(cls)} - {"task"}
         # Where turns run is decided before the task is read, and is not the task's affair.
-        own = known - {"engine", "workers", "device"}
+        own = known - {"engine", "workers", "device", "threads"}
         sources = (
             ("", given, known),
             (f"defaults of task {kind.label}: ", kind.defaults, own),
@@ -251,7 +256,7 @@ class Settings:
                 f"population must be at least 2, got {self.population}: a single member has nobody "
                 "to copy (for a single run, train it with your own script)"
             )
-        for name in ("workers", "turns", "interval", "max_failures", "keep", "warm"):
+        for name in ("workers", "turns", "interval", "max_failures", "keep", "warm", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
         if self.seed < 0:

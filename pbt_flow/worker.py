@@ -46,6 +46,9 @@ class Workshop:
     warm: int = 1
     """How many members' tasks a worker has in memory at most: the one that trains, and others that
     it keeps to save building and restoring them."""
+    threads: int = 1
+    """CPU threads of torch. Sums are split among them, so that results depend on their number: it
+    must not follow from the number of workers."""
 
 
 @dataclass(frozen=True, kw_only=True)

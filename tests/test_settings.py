@@ -268,7 +268,7 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
         ({"population": -8}, "population must be at least 2, got -8"),
         *(
             ({name: 0}, f"{name} must be at least 1, got 0")
-            for name in ("workers", "turns", "keep")
+            for name in ("workers", "turns", "keep", "threads")
         ),
         *(({name: -3}, f"{name} must be at least 1, got -3") for name in ("interval", "turns")),
         ({"interval": 0}, "interval must be at least 1, got 0"),
@@ -384,6 +384,7 @@ ON_RESUME: dict[str, Any] = {
     "samples": "rounds",
     "register": "lander",
     "turn_timeout": 30.0,
+    "threads": 2,
     "warm": 2,
     "engine": "inline",
     "device": "meta",
