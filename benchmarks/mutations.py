@@ -120,7 +120,7 @@ MUTATIONS = [
     Mutation(
         "turns that MLflow never heard of are logged by a resume",
         "test_crashes.py::next and generational",
-        "runner.py",
+        "frame.py",
         "            for turn in turns[store.projected(member, len(turns)) :]\n",
         "            for turn in turns[len(turns) :]\n",
         "a resume takes all turns for logged",
@@ -240,7 +240,7 @@ MUTATIONS = [
     Mutation(
         "Ctrl-C at the end says what is safe",
         "test_store.py::ctrl_c",
-        "runner.py",
+        "frame.py",
         "        ending = True\n",
         "        pass\n",
         "it only says that it was interrupted",
@@ -328,7 +328,7 @@ MUTATIONS = [
     Mutation(
         "what a resume changed holds for the next one",
         "test_resume.py::prints_goes_on",
-        "runner.py",
+        "frame.py",
         "            store.change(settings.to_json())\n",
         "",
         "it is not noted",

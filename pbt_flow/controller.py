@@ -87,6 +87,16 @@ class Watcher(Protocol):
     def say(self, text: str) -> None: ...
 
 
+class Planner(Protocol):
+    """Says what a member trains next, in place of the decision of PBT.
+
+    It compares nobody with anybody: no member has to wait for another, one that has begun goes on
+    before another begins, and nothing is said of rounds.
+    """
+
+    def plan(self, member: Member) -> Plan: ...
+
+
 class Claim(Protocol):
     """The right to control the population."""
 
@@ -110,6 +120,8 @@ class Controller:
     """Seconds since any fixed moment."""
     pause: Callable[[float], None] = time.sleep
     """Waits for so many seconds."""
+    planner: Planner | None = None
+    """Who says what a member trains next; None for the decision of PBT."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
@@ -129,7 +141,12 @@ class Controller:
     """Members of whose checkpoints one may have become superfluous."""
 
     def __post_init__(self) -> None:
-        self.roster = Roster(self.settings.turns, self.settings.max_failures)
+        self.roster = Roster(
+            self.settings.turns,
+            self.settings.max_failures,
+            # A worker then goes on with the member that it has in memory.
+            longest_first=self.planner is not None,
+        )
         self.roster.begin(self.history.members.values())
         self.pinned: Checkpoint | None = None
         self._pin()
@@ -228,7 +245,7 @@ class Controller:
             member = None if self.stopping else self.ready()
             if member is None:
                 return
-            plan = self.plan(member)
+            plan = (self.planner or self).plan(member)
             self.roster.take()
             self.roster.use(plan.start)
             self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
@@ -322,7 +339,7 @@ class Controller:
             self._set_deadline()
         if member.failures == self.settings.max_failures:
             self.soon.append(
-                f"member {member.index} has failed {member.failures} turns in a row and is "
+                f"member {member.index} has failed {_turns(member.failures)} in a row and is "
                 f"retired; the last: {turn.reason}"
             )
             self.outbox.put(partial(self.store.retire, member.index))
@@ -333,7 +350,7 @@ class Controller:
 
     def _pin(self) -> None:
         """Hold on to the best of the initial settings, which the report at the end looks at."""
-        best = self.history.best_initial
+        best = self.history.best_initial if self.planner is None else None
         self.roster.use(self.pinned, -1)
         self.pinned = None if best is None else best.checkpoint
         self.roster.use(self.pinned)
@@ -358,6 +375,8 @@ class Controller:
 
     def log_rounds(self) -> None:
         """Log best and mean score of each round that is now complete, and what it is a sign of."""
+        if self.planner is not None:
+            return
         while self.roster.alive and self.roster.fewest_turns() > self.rounds:
             self.rounds += 1
             # A member that has been retired since took part in the rounds before: what is logged
@@ -441,3 +460,7 @@ class Controller:
                 if error:
                     self.progress.say(f"no report: {error.splitlines()[-1]}")
         return reports
+
+
+def _turns(number: int) -> str:
+    return "1 turn" if number == 1 else f"{number} turns"

@@ -26,6 +26,8 @@ class Roster:
     """Turns of each member."""
     max_failures: int
     """Turns in a row that may fail before a member is retired."""
+    longest_first: bool = False
+    """Whether the idle member with the most turns goes first, and not the one with the fewest."""
     alive: int = 0
     """How many members are not retired."""
     _turns: Counter[int] = field(default_factory=Counter)
@@ -35,7 +37,7 @@ class Roster:
     _uses: Counter[tuple[int, int]] = field(default_factory=Counter)
     """How many members stand on a checkpoint, turns under way began with it, or pins name it."""
     _idle: list[tuple[int, int]] = field(default_factory=list)
-    """Who may begin a turn, as turns done and index: a heap."""
+    """Who may begin a turn, as turns done (negative, if most go first) and index: a heap."""
 
     def begin(self, members: Iterable[Member]) -> None:
         """Enter members that are all idle."""
@@ -64,10 +66,11 @@ class Roster:
     def rest(self, member: Member) -> None:
         """Note that a member has nothing to do."""
         if member.failures < self.max_failures and member.turn < self.budget:
-            heapq.heappush(self._idle, (member.turn, member.index))
+            turns = -member.turn if self.longest_first else member.turn
+            heapq.heappush(self._idle, (turns, member.index))
 
     def first(self) -> int | None:
-        """Of the idle members the one with the fewest turns, and of these the first."""
+        """Of the idle members the one that goes first by its turns, and of equals by its index."""
         return self._idle[0][1] if self._idle else None
 
     def take(self) -> None:
