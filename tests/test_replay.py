@@ -438,6 +438,16 @@ def test_a_locked_database_does_not_end_a_replay(database, monkeypatch):
     assert everything(made.run_id) == everything(whole.run_id)
 
 
+def test_a_replay_that_is_gone_on_with_is_checked_from_its_first_turn(database):
+    made = replay(schedule(0.1, 0.2), seeds=1, quiet=True, **INLINE)
+    place = Path(MlflowClient().get_run(made.run_id).info.artifact_uri, "arms.json")
+    other = json.loads(place.read_text())
+    other["schedule"]["segments"][0]["hparams"]["lr"] = 0.15
+    place.write_text(json.dumps(other))
+    with pytest.raises(ReplayError, match="member 0 trained step 0 under"):
+        resume(made.run_id, quiet=True)
+
+
 def test_a_replay_is_resumed_as_a_replay_and_a_population_as_a_population(result):
     made = replay(schedule(0.1, 0.2), seeds=1, quiet=True, **INLINE)
     with pytest.raises(PopulationError, match=r"is a replay; go on with pbt_flow\.replay\.resume"):
