@@ -26,15 +26,15 @@ from pbt_flow.errors import PBTError, StoreError
 from pbt_flow.frame import check_claim, stored_settings, tell_if_possible, train
 from pbt_flow.history import History
 from pbt_flow.interval import Interval
-from pbt_flow.launch import check_probe, hired, start
+from pbt_flow.launch import check_probe, declared, hired, start
 from pbt_flow.member import Member, Plan, Turn, derive_seed
 from pbt_flow.outbox import Message
 from pbt_flow.result import Status
 from pbt_flow.schedule import Schedule
 from pbt_flow.settings import NONE, Settings, SettingsError
 from pbt_flow.space import Hparams, Space, check_hparams
-from pbt_flow.task import declare
 from pbt_flow.terminal import Unbroken
+from pbt_flow.worker import Describe
 
 if TYPE_CHECKING:
     from pbt_flow.lease import Lease
@@ -330,8 +330,11 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
     from pbt_flow.store import Store
 
     arms = arms_of(schedule, seeds)
-    settings = settings_of(schedule, arms, **given)
-    with hired(settings.engine, settings.threads) as engine:
+    task = given.pop("task", None) or schedule.task
+    with hired(**given) as engine:
+        if isinstance(task, str):
+            engine.submit(Describe(task=task))
+        settings = settings_of(schedule, arms, task=declared(engine, task), **given)
         start(engine, settings)
         with short_requests():
             client, uri = connect()
@@ -395,7 +398,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         schedule, arms = _arms_from_json(store.arms(), run_id)
         made = Replay(run_id=run_id, tracking_uri=store.tracking_uri, schedule=schedule, arms=arms)
         with hired(settings.engine, settings.threads) as engine:
-            check_segments(schedule, declare(settings.task).space)
+            engine.submit(Describe(task=settings.task))
+            check_segments(schedule, declared(engine, settings.task).space)
             start(engine, settings)
             check_probe(engine, settings)
             return _train(store, settings, engine, made, resumed=True, quiet=quiet)
