@@ -29,7 +29,15 @@ from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
-from pbt_flow.worker import Job, Workshop
+from pbt_flow.worker import (
+    CheckNoise,
+    CheckRestore,
+    Done,
+    Job,
+    NoiseChecked,
+    RestoreChecked,
+    Workshop,
+)
 
 
 class Nothing(Task):
@@ -45,7 +53,7 @@ class Instant(Engine):
         self.slots, self.now = slots, 0.0
         self.between: list[float] = []
         """Milliseconds that the controller took from one outcome to its next question."""
-        self._rng, self._pending = np.random.default_rng(0), list[tuple[float, int, Turn]]()
+        self._rng, self._pending = np.random.default_rng(0), list[tuple[float, int, Done]]()
         self._left = time.perf_counter()
 
     def start(self, workshop: Workshop) -> None:
@@ -55,7 +63,13 @@ class Instant(Engine):
         """There are no folders."""
 
     def submit(self, job: Job) -> None:
-        """The turn has happened."""
+        """The turn has happened, and there is no task to find anything out about."""
+        if isinstance(job, CheckRestore):
+            heapq.heappush(self._pending, (self.now, job.member, RestoreChecked(check=job)))
+            return
+        if isinstance(job, CheckNoise):
+            heapq.heappush(self._pending, (self.now, job.member, NoiseChecked(check=job)))
+            return
         assert isinstance(job, Plan)
         checkpoint = Checkpoint(member=job.member, turn=job.turn, digest="", size=0)
         score = float(self._rng.normal())

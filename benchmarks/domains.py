@@ -73,7 +73,8 @@ def measures(told: Mapping[str, Any]) -> list[float]:
 
 def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str:
     """Every run, and the paired differences; positive ones are in favour of PBT."""
-    sign = 1 if find_task(task).direction == "maximize" else -1
+    kind = find_task(task)
+    better = (kind.direction, kind.direction, kind.report_direction)
     lines = [f"\n### {task}\n", f"| seed | method | {' | '.join(MEASURES)} | CPU s |"]
     lines.append("|---" * 6 + "|")
     for seed, both in runs.items():
@@ -81,9 +82,10 @@ def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str
             values = " | ".join(f"{value:.4g}" for value in measures(told))
             lines.append(f"| {seed} | {method} | {values} | {told['cpu']:.0f} |")
     pairs = [both for both in runs.values() if len(both) == len(METHODS)]
-    lines += ["", f"| difference over {len(pairs)} seeds | mean, 95% interval | PBT ahead in |"]
+    lines += ["", f"| difference over {len(pairs)} seeds | mean, 95% t interval | PBT ahead in |"]
     lines.append("|---" * 3 + "|")
     for index, what in enumerate(MEASURES):
+        sign = 1 if better[index] == "maximize" else -1
         differences = [
             sign * (measures(both["PBT"])[index] - measures(both["random search"])[index])
             for both in pairs

@@ -38,6 +38,7 @@ EIGHT: Settings = {"task": Toy, "population": 8, "initial": PAIR * 4}
 QUADRATIC: Settings = {
     "task": NoisyQuadratic,
     "init": "uniform",
+    "exploit": "truncation:fraction=0.2",
     "explore": "perturb:resample_probability=0",
 }
 CASES: list[tuple[str, Settings, int, Callable[[Sequence[float]], float]]] = [

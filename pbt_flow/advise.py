@@ -1,28 +1,36 @@
-"""Population Based Training, as one pure function.
+"""Population Based Training, as two pure functions: `advise` decides, `should_wait` says when.
 
 Everything else in this package runs turns, keeps records or shows them. Whether a population is
 asynchronous or generational is a matter of when `advise` is called, not of what it does.
 
 Source: Jaderberg et al. 2017, algorithm 1 (arXiv 1711.09846). Two departures: what a copy scores is
 published after its next turn, with the weights it was measured on, and not re-evaluated in between;
-and members are compared at the same age, see `comparable`.
+and members are compared at the same age of their weights. On a rising curve whoever has just
+reported looks better than those that are an interval behind, so scores of different ages say little
+about who is better. docs/rules.md has the rules that were tried, and what each came to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pbt_flow.exploit import Candidate, Exploit
+from pbt_flow.exploit import Candidate, Exploit, is_sure_to_stay
 from pbt_flow.explore import Explore
 from pbt_flow.history import History
-from pbt_flow.member import Donor, Member
+from pbt_flow.member import Donor, Member, Turn
 from pbt_flow.samplers import Sampler
 from pbt_flow.space import Space, Value, check_hparams
 
 if TYPE_CHECKING:
     import numpy as np
+
+QUORUM = 0.75
+"""The share of the living members that a comparison takes at least."""
+LINGER = 1.0
+"""Median turns that a decision waits for scores on their way, once it has its quorum."""
 
 
 def advise(
@@ -30,6 +38,7 @@ def advise(
     history: History,
     *,
     living: int,
+    turns: int | None = None,
     space: Space,
     exploit: Exploit,
     explore: Explore,
@@ -42,25 +51,24 @@ def advise(
         member: The member that is ready for its next turn.
         history: What the population has done so far.
         living: How many members are not retired.
+        turns: Look at the first so many turns of each member only, as a generation must.
         space: The distributions of the hyperparameters.
         exploit: Decides whom it copies.
         explore: Moves the hyperparameters of a copy.
         sampler: Draws the values that `explore` resamples.
         rng: The only source of chance.
     """
-    age, records = comparable(member, history, quorum=max(2, (living + 1) // 2))
-    if age is None:
-        return replace(member, donor=None)
-
-    # In the order of their rank: in that of arrival, chance would favour whoever was faster.
-    others = history.others(member.index, age)
+    member = replace(member, donor=None)
     if member.failures:
-        chosen = rescue(others, rng) if exploit.copies else None
+        taken = None if exploit.copies is None else _rescue(member, history, living, turns, rng)
     else:
-        chosen = exploit(records[member.index], others, rng)
-
-    member = replace(member, donor=None, compared_at=age)
-    taken = None if chosen is None else history.copyable(chosen, member.age)
+        ranking = history.at(member.age, turns)
+        mine = ranking.records.get(member.index)
+        if mine is None or len(ranking.records) < quorum_of(living):
+            return member
+        member = replace(member, compared_at=member.age)
+        chosen = exploit(mine, ranking.without(member.index), rng)
+        taken = None if chosen is None else history.copyable(chosen, ranking, member.index)
     if taken is None:
         return member
 
@@ -79,39 +87,81 @@ def advise(
     return replace(member, hparams=moved, donor=donor)
 
 
-def comparable(
-    member: Member, history: History, *, quorum: int
-) -> tuple[int | None, Mapping[int, Candidate]]:
-    """The candidates that `member` is compared with, all of one age, and that age.
+def should_wait(
+    member: Member,
+    history: History,
+    *,
+    exploit: Exploit,
+    living: int,
+    behind: int,
+    arriving: bool,
+    waited: float,
+) -> bool:
+    """Whether the decision about an idle member should wait for more scores of its age.
 
-    On a rising curve whoever has just reported looks better than those that are an interval
-    behind. So a decision ranks records of the same age: the greatest age, up to the member's own,
-    that at least `quorum` members have reached. A member that is ahead of most others is thus
-    judged by its own past record, a straggler by what the others scored when they were as young.
-    Each age is judged once, and never by a record from before the member's last copy.
+    Only an asynchronous population asks. Three kinds of members do not wait: one that is sure to
+    stay as it is, whatever the missing scores turn out to be; one for whom a quorum of the living
+    members has reported, once no other score is on its way or a median turn has passed; and one
+    for whom there can never be a quorum. A straggler is therefore waited for only by those that
+    would copy, and by them only while it is about to report.
 
-    A member whose last turn failed has no record of its own: it is compared with nobody, and the
-    others' records serve to find a donor.
-
-    Returns:
-        The age and each member's candidate, or None and nothing where no such age exists.
+    Args:
+        member: The member that would train next.
+        history: What the population has done so far.
+        exploit: Decides whom it copies.
+        living: How many members are not retired.
+        behind: How many living members are younger and will train on.
+        arriving: Whether a turn under way ends at the member's age.
+        waited: Median turns since the quorum of this age was there; 0 if it is not there yet.
     """
-    judged = None if member.failures else member.compared_at
-    for age in history.ages(above=judged, up_to=member.age):
-        records = history.at(age)
-        if member.failures:
-            if any(index != member.index for index in records):
-                return age, records
+    if exploit.copies is None or not behind:
+        return False
+    ranking = history.at(member.age)
+    quorum, all_to_come = quorum_of(living), len(ranking.records) + behind
+    if all_to_come < quorum:
+        return False
+    mine = ranking.records.get(member.index)
+    # A member that failed has no score of its own. It waits for a donor.
+    if mine is not None and not member.failures:
+        worse = ranking.count_worse(mine)
+        if is_sure_to_stay(exploit, worse=worse, members=all_to_come):
+            return False
+    if len(ranking.records) < quorum:
+        return True
+    return arriving and waited < LINGER
+
+
+def quorum_of(living: int) -> int:
+    """How many records of one age a comparison takes at least, of so many living members."""
+    return max(2, math.ceil(QUORUM * living))
+
+
+def _rescue(
+    member: Member, history: History, living: int, turns: int | None, rng: np.random.Generator
+) -> Turn | None:
+    """A record for a member that failed, whatever the exploit strategy; None if there is none.
+
+    It is one of the better half at the greatest age that has a quorum: of a few front-runners the
+    better half may be the worst of the population. Only where no age has a quorum it is the best
+    record known. It is not older than the member's own effort, nor younger than its weights.
+    """
+    best: Turn | None = None
+    for age in history.ages(up_to=member.age):
+        if age < member.step:
+            break
+        ranking = history.at(age, turns)
+        others = ranking.without(member.index)
+        if not others:
             continue
-        mine = records.get(member.index)
-        if mine is not None and mine.turn <= member.copied_after:
-            return None, {}  # every older record is older than the copy, too
-        if mine is not None and len(records) >= quorum:
-            return age, records
-    return None, {}
+        if len(ranking.records) >= quorum_of(living):
+            return history.copyable(rescuer(others, rng), ranking, member.index)
+        known = history.copyable(others[-1].member, ranking, member.index)
+        if known and (best is None or history.fitness(known) > history.fitness(best)):
+            best = known
+    return best
 
 
-def rescue(others: Sequence[Candidate], rng: np.random.Generator) -> int | None:
-    """A donor for a member that failed, whatever the exploit strategy: one of the better half."""
-    ranked = sorted(others, key=lambda c: (c.fitness, c.member))
-    return ranked[int(rng.integers(len(ranked) // 2, len(ranked)))].member if ranked else None
+def rescuer(others: Sequence[Candidate], rng: np.random.Generator) -> int:
+    """A donor for a member that failed: one of the better half; of equals any is as likely."""
+    ranked = sorted(others, key=lambda candidate: (candidate.fitness, rng.random()))
+    return ranked[int(rng.integers(len(ranked) // 2, len(ranked)))].member

@@ -84,6 +84,17 @@ def check_saves(state: dict[str, Any]) -> None:
         raise CheckpointError(f"state_dict() cannot be written: {reason}") from None
 
 
+def copy_state(state: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """A state as it would come back from a checkpoint, without a file."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    copied: dict[str, Any] = torch.load(buffer, weights_only=True, map_location=device)
+    return copied
+
+
 def _refuse_code(state: dict[str, Any], path: Path) -> None:
     """Fail now, in the turn that made the state, and not in the member that copies it."""
     import torch

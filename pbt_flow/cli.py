@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.progress import duration, number, values
-from pbt_flow.result import NO_WINNER, Finalist, Result
+from pbt_flow.result import NO_WINNER, Finalist, Result, effort_note
 from pbt_flow.settings import NONE, Settings
 from pbt_flow.terminal import unbroken
 
@@ -156,14 +156,16 @@ def summary(result: Result) -> str:
         lines.append(f"{result.retired} members failed too often and were retired")
     if result.winner is not None:
         lines += _finalist("winner", result.winner)
+        if result.budget_note and result.status != "running":
+            lines.append(f"  {_budget(result)}")
         lines.append(f"  mean score of the population {number(result.mean_score)}")
     # Where nobody copied, each member is an initial setting, and the winner the best of them today.
-    copied = any(t.plan.donor for turns in result.history.turns.values() for t in turns)
-    if copied and result.best_initial is not None and result.winner is not None:
+    if result.has_copies and result.best_initial is not None and result.winner is not None:
         if result.best_initial == result.winner:
             lines.append("the winner is an initial setting that was never changed")
         else:
-            lines += _finalist("best of the initial settings, unchanged", result.best_initial)
+            what, best = f"best initial setting, {result.fate}", result.best_initial
+            lines += _finalist(what, best, f"the best of {result.initial_scores} on the way")
     if result.control is not None:
         lines += _control(result, result.control)
     lines += ["", f"population {result.run_id}", *ui(result)]
@@ -189,12 +191,21 @@ def _control(result: Result, control: Result) -> list[str]:
     lines = [f"its control, random search, {control.run_id}:"]
     if control.winner is not None:
         lines += _finalist("  winner", control.winner)[:-1]
+        if control.budget_note:
+            lines.append(f"    {_budget(control)}")
+    note = effort_note(result, control)
+    if note:
+        lines.append(f"  warning: {note}")
     return [*lines, f"  mean score of the population {number(control.mean_score)}"]
 
 
-def _finalist(what: str, one: Finalist) -> list[str]:
+def _budget(result: Result) -> str:
+    return f"{'warning: ' if result.is_over_budget else ''}{result.budget_note}"
+
+
+def _finalist(what: str, one: Finalist, chosen: str = "what selection went by") -> list[str]:
     lines = [f"{what}: member {one.member:02d} after turn {one.turn} (step {one.step})"]
-    lines.append(f"  score {number(one.score)}, what selection went by")
+    lines.append(f"  score {number(one.score)}, {chosen}")
     if one.report:
         # A task whose score is exact may report the score again.
         apart = ", on data that selection never saw" * ([*one.report.values()] != [one.score])
@@ -269,6 +280,14 @@ def _parser() -> argparse.ArgumentParser:
         "compare", help="compare populations of one task and budget by method, paired by seed"
     )
     compare.add_argument("runs", nargs="+", metavar="RUN_ID", help="the populations' runs")
+    for command in (report, compare):
+        command.add_argument(
+            "--unequal",
+            nargs="?",
+            const=True,
+            type=_flag,
+            help="compare what did not train equally long all the same, and say so",
+        )
     compare.add_argument("--out", metavar="FOLDER", help="write a page and the numbers there")
     compare.add_argument(
         "--json", action="store_true", help="print the result as one line of JSON, last"

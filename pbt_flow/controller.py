@@ -22,9 +22,10 @@ from typing import Protocol
 
 import numpy as np
 
-from pbt_flow.advise import advise
+from pbt_flow.advise import advise, quorum_of, should_wait
 from pbt_flow.album import Album, Wall
-from pbt_flow.diagnosis import Diagnosis
+from pbt_flow.checks import Checks
+from pbt_flow.diagnosis import Diagnosis, Warned
 from pbt_flow.engines import Engine, Lost
 from pbt_flow.errors import StoreAway
 from pbt_flow.figures import best_of_round
@@ -35,7 +36,16 @@ from pbt_flow.retention import removable
 from pbt_flow.roster import Roster
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
-from pbt_flow.worker import Done, Look, Report, Retry
+from pbt_flow.worker import (
+    CheckNoise,
+    CheckRestore,
+    Done,
+    Look,
+    NoiseChecked,
+    Report,
+    RestoreChecked,
+    Retry,
+)
 
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
@@ -137,6 +147,8 @@ class Controller:
     as late as it was: a generation that waits for it has waited all that time."""
     durations: deque[float] = field(default_factory=lambda: deque(maxlen=99))
     """Seconds of the newest turns."""
+    quorum_since: dict[int, float] = field(default_factory=dict)
+    """Since when, by the clock, enough members have a score of an age for a comparison."""
     touched: set[int] = field(default_factory=set)
     """Members of whose checkpoints one may have become superfluous."""
 
@@ -156,9 +168,12 @@ class Controller:
         self.durations.extend(turn.took for turn in newest)
         self._set_deadline()
         self.began = self.clock()
-        self.diagnosis = Diagnosis(self.history, self.store.space, self.settings.turns)
+        self.diagnosis = Diagnosis(self.history, self.store.space)
         self.outbox = Outbox(say=self.progress.say, clock=self.clock, pause=self.pause)
         self.album = Album(self.store, self.roster, self.outbox, self.progress.say)
+        self.checks = Checks(
+            self.settings, self.roster, self.diagnosis, note=self._note, warn=self._warn
+        )
 
     def find_checkpoints(self) -> None:
         """Note which checkpoints of the committed turns still exist."""
@@ -181,19 +196,45 @@ class Controller:
 
     def ready(self) -> Member | None:
         """The member that may begin its next turn: of several the one with the fewest turns."""
-        index = self.roster.first()
+        if self.settings.mode == "generational":
+            return self._ready_generation()
+        for index in self.roster.idle():
+            member = self.history.members[index]
+            if not self._waits(member):
+                return member
+        return None
+
+    def _ready_generation(self) -> Member | None:
+        """The member with the fewest turns, once all others have as many."""
+        index = next(self.roster.idle(), None)
         if index is None:
             return None
-        member = self.history.members[index]
-        if self.settings.mode == "generational":
-            late = self._late()
-            # Half of the population does not wait for the rest that hangs: whoever is late joins
-            # the next generation.
-            waited = self.in_flight.keys() - (late if 2 * len(late) <= self.roster.alive else ())
-            generation = min((self.in_flight[m].turn for m in waited), default=sys.maxsize)
-            if member.turn >= generation:
-                return None
-        return member
+        member, late = self.history.members[index], self._late()
+        # Half of the population does not wait for the rest that hangs: whoever is late joins the
+        # next generation.
+        waited = self.in_flight.keys() - (late if 2 * len(late) <= self.roster.alive else ())
+        generation = min((self.in_flight[m].turn for m in waited), default=sys.maxsize)
+        return member if member.turn < generation else None
+
+    def _waits(self, member: Member) -> bool:
+        """Whether an idle member of an asynchronous population waits for scores of its age."""
+        if self.planner is not None:
+            return False
+        age, living, now = member.age, self.roster.alive, self.clock()
+        waited = 0.0
+        if len(self.history.at(age).records) >= quorum_of(living):
+            since = now - self.quorum_since.setdefault(age, now)
+            turn = median(self.durations) if self.durations else 0.0
+            waited = since / turn if turn else math.inf
+        return should_wait(
+            member,
+            self.history,
+            exploit=self.strategies.exploit,
+            living=living,
+            behind=self.roster.behind(age),
+            arriving=self.roster.is_target(age),
+            waited=waited,
+        )
 
     def _late(self) -> set[int]:
         """The members whose turns under way have taken longer than a turn may."""
@@ -217,6 +258,7 @@ class Controller:
             member,
             self.history,
             living=self.roster.alive,
+            turns=member.turn if self.settings.mode == "generational" else None,
             space=self.store.space,
             exploit=self.strategies.exploit,
             explore=self.strategies.explore,
@@ -238,18 +280,26 @@ class Controller:
 
     def dispatch(self) -> None:
         """Begin turns on the free slots, and before them what rounds are to show."""
-        while len(self.in_flight) + self.album.under_way < self.engine.slots:
-            if (look := self.album.next()) is not None:
-                self.engine.submit(look)
+        if self.stopping:
+            self.touched.update(self.checks.give_up())
+        while len(self.in_flight) + self._beside_turns < self.engine.slots:
+            aside = self.album.next() or self.checks.next()
+            if aside is not None:
+                self.engine.submit(aside)
                 continue
             member = None if self.stopping else self.ready()
             if member is None:
                 return
             plan = (self.planner or self).plan(member)
-            self.roster.take()
+            self.roster.take(member, plan.start_step + plan.steps)
             self.roster.use(plan.start)
             self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
             self.engine.submit(plan)
+
+    @property
+    def _beside_turns(self) -> int:
+        """How many jobs are under way that are no turns."""
+        return self.album.under_way + self.checks.under_way
 
     # --- what is done with the outcome ---
 
@@ -264,7 +314,7 @@ class Controller:
         winner = self.history.winner()
         self.look_for_an_end([winner] if winner else [])
         self.dispatch()
-        while self.in_flight or self.album.under_way:
+        while self.in_flight or self._beside_turns:
             if lease.lost:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             finished = self.engine.wait(timeout=0.5)
@@ -293,6 +343,11 @@ class Controller:
         """Enter an outcome into the history; None if the turn is to be run again."""
         if isinstance(done, Report) or (isinstance(done, Lost) and isinstance(done.job, Look)):
             self.touched.add(self.album.take(done).member)
+            return None
+        if isinstance(done, RestoreChecked | NoiseChecked) or (
+            isinstance(done, Lost) and isinstance(done.job, CheckRestore | CheckNoise)
+        ):
+            self.touched.add(self.checks.take(done))
             return None
         if isinstance(done, Lost):
             plan = done.job.plan if isinstance(done.job, Retry) else done.job
@@ -327,8 +382,11 @@ class Controller:
     def _enter(self, turn: Turn) -> None:
         """Move a member on, and note whose checkpoints that may make superfluous."""
         before = self.history.members[turn.member]
+        # The best of an age is kept for stragglers; a better one may make it superfluous.
+        was_best = self.history.best_at(turn.step)
         self.history.add(turn)
         member = self.history.members[turn.member]
+        self.roster.arrive(turn.plan.start_step + turn.plan.steps)
         self.roster.leave(before)
         self.roster.enter(member)
         self.roster.rest(member)
@@ -346,6 +404,8 @@ class Controller:
         left = [before.checkpoint, turn.plan.start, self.pinned]
         self._pin()
         self.touched.add(turn.member)
+        if was_best is not None:
+            self.touched.add(was_best.member)
         self.touched.update(checkpoint.member for checkpoint in left if checkpoint is not None)
 
     def _pin(self) -> None:
@@ -377,6 +437,7 @@ class Controller:
         """Log best and mean score of each round that is now complete, and what it is a sign of."""
         if self.planner is not None:
             return
+        rounds_before = self.rounds
         while self.roster.alive and self.roster.fewest_turns() > self.rounds:
             self.rounds += 1
             # A member that has been retired since took part in the rounds before: what is logged
@@ -385,7 +446,7 @@ class Controller:
                 t[self.rounds - 1] for t in self.history.turns.values() if len(t) >= self.rounds
             ]
             for sign in self.diagnosis.round(self.rounds, turns):
-                self._warn(sign.name, sign.text)
+                self._warn(sign)
             scores = [turn.score for turn in turns if turn.score is not None]
             if scores:
                 best = max(scores) if self.history.direction == "maximize" else min(scores)
@@ -400,10 +461,28 @@ class Controller:
                 step = turns[0].plan.trained
                 self.outbox.put(partial(self.store.log_population, metrics, step, ended))
 
+        if self.rounds > rounds_before and not self.stopping:
+            newest = [
+                turn
+                for member in self.living
+                for turn in self.held[member.index]
+                if turn.number == self.rounds
+            ]
+            self.checks.ask(newest, noisy=self.diagnosis.looks_noisy)
+
     def _show(self, turn: Turn) -> None:
         """Have a round's best turn looked at, if its checkpoint still exists."""
         if turn in self.held[turn.member]:
             self.album.want(turn)
+
+    @property
+    def keep(self) -> int:
+        """How many checkpoints of a member are kept for stragglers at most.
+
+        A generation has none, only members that are younger since a rescue. What those can copy
+        must not depend on which of the others has finished its turn first.
+        """
+        return sys.maxsize if self.settings.mode == "generational" else self.settings.keep
 
     def clean(self) -> None:
         """Delete the checkpoints that nobody can need any more."""
@@ -413,8 +492,14 @@ class Controller:
         touched = self.touched if undecided <= before else set(self.held)
         held = {member: self.held[member] for member in sorted(touched)}
         self.touched.clear()
-        keep = self.settings.keep
-        for turn in removable(held, undecided=undecided, needed=self.roster.needs, keep=keep):
+        unneeded = removable(
+            held,
+            undecided=undecided,
+            needed=self.roster.needs,
+            is_best=lambda turn: self.planner is None and turn == self.history.best_at(turn.step),
+            keep=self.keep,
+        )
+        for turn in unneeded:
             assert turn.checkpoint is not None
             # Noted first: a checkpoint that a decision can still see must exist.
             self.history.forget(turn.member, turn.number)
@@ -426,12 +511,16 @@ class Controller:
 
     def _delete(self, checkpoint: Checkpoint) -> None:
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:
-            self._warn("deletion", text)
+            self._warn(Warned("deletion", text))
 
-    def _warn(self, name: str, text: str) -> None:
+    def _warn(self, sign: Warned) -> None:
         """Tell the user of something that may be wrong, and keep it on the population's run."""
-        self.progress.say(f"warning: {text}")
-        self.outbox.put(partial(self.store.tag, {f"pbt.warning/{name}": text}))
+        self.progress.say(f"warning: {sign.text}")
+        self.outbox.put(partial(self.store.tag, {f"pbt.warning/{sign.name}": sign.text}))
+
+    def _note(self, check: str, outcome: str) -> None:
+        """Keep on the population's run what came of a check, which is made only once."""
+        self.outbox.put(partial(self.store.tag, {f"pbt.checked/{check}": outcome}))
 
     # --- what came of it ---
 

@@ -7,25 +7,34 @@ Nothing here changes what a population does.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from pbt_flow.history import History
-from pbt_flow.member import Checkpoint, Turn
+from pbt_flow.member import Turn
 from pbt_flow.space import Space, to_unit
 
-_FEW = 4
+FEW = 4
 """Of smaller populations nothing is said: two members always agree."""
-_PAIRS = 30
-"""So many members seen in two rounds one after the other tell rank from chance."""
-_COPIES = 12
-"""So many copies seen beside their donors tell a loss from chance."""
+_LASTS = 0.3
+"""The correlation of a rank with the next one, and the share of the scores' variance that lies
+between members, from which on a population does not copy by chance."""
+_SUSPECT, _CLEARED = math.log(3), -math.log(10)
+"""Wald's bounds of a sequential test: noise explains the ranks three times better, which is reason
+enough to look at the scores, or ten times worse. However often one looks, pure noise crosses the
+second in 1 of 10 runs at most."""
 _OVERHEAD = 0.1
 """Seconds of overhead a turn that nobody minds."""
+_LOOKED = 5
+"""Rounds after which overhead is judged."""
+_GAINED = 4.0
+"""Standard deviations of chance by which those nearer a bound must have gained more. So many, since
+there are many hyperparameters and rounds, and since one that does nothing is copied along with one
+that does."""
 _EDGE = 0.01
 """A value within this share of its range from a bound counts as at the bound."""
 
@@ -45,16 +54,23 @@ class Diagnosis:
 
     history: History
     space: Space
-    budget: int
-    """Turns of each member."""
     seen: set[str] = field(default_factory=set)
     """The names of the signs that were seen."""
-    _founders: dict[tuple[int, int], int] = field(default_factory=dict)
-    _ranks: deque[tuple[float, float]] = field(default_factory=deque)
-    """Ranks of members that copied nobody, in one round and in the next; from -1 to 1."""
+    _pulls: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Of each hyperparameter how its rank goes with that of the gain, summed over the rounds, each
+    with its degrees of freedom as weight; and the sum of these."""
+    _spent: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=99))
+    """Seconds of the newest turns beside training, and of training."""
     _copies: int = 0
-    _worse: int = 0
-    _beside: int = 0
+    _suspicion: float = 0.0
+    """Logarithm of how much better pure noise explains the ranks so far than ranks that last."""
+    _spread: float = 0.0
+    """The squared distances of all scores from the mean of their round, summed up."""
+    _freedom: int = 0
+    """The degrees of freedom of that sum."""
+    _ranks_last: bool = False
+    """Whether ranks were once seen to last: late in a good run, where members are alike, they are
+    chance, and that is no fault."""
 
     def round(self, number: int, turns: Sequence[Turn]) -> list[Warned]:
         """The signs that are new after a round.
@@ -63,132 +79,177 @@ class Diagnosis:
             number: The round: every living member has done so many turns.
             turns: The turns of that number.
         """
+        self._weigh_ranks(number, turns)
         signs = [
-            *self._one_founder(number, turns),
-            *self._noise(number, turns),
             *self._pinned(number, turns),
             *self._overhead(number, turns),
-            *self._restores(turns),
         ]
         new = [sign for sign in signs if sign.name not in self.seen]
         self.seen.update(sign.name for sign in new)
         return new
 
-    def _one_founder(self, number: int, turns: Sequence[Turn]) -> Iterator[Warned]:
-        """All weights descend from one member's fresh model: the population has become one run."""
-        founders = {self._founder(turn) for turn in turns if turn.ok}
-        if len(turns) >= _FEW and len(founders) == 1 and 2 * number < self.budget:
-            yield Warned(
-                "one_founder",
-                f"after {number} of {self.budget} turns all weights descend from member "
-                f"{founders.pop()}: the population searches around one beginning; a larger "
-                "interval, a smaller fraction or more members keep it apart for longer",
-            )
+    def _weigh_ranks(self, number: int, turns: Sequence[Turn]) -> None:
+        """Go on with a sequential test: are ranks chance, or do they last into the next round?
 
-    def _founder(self, turn: Turn) -> int:
-        """The member whose fresh model the weights of a turn descend from."""
-        path: list[tuple[int, int]] = []
-        while (key := (turn.member, turn.number)) not in self._founders:
-            path.append(key)
-            start: Checkpoint | None = turn.plan.start
-            if start is None:
-                self._founders[key] = turn.member
-                break
-            turn = self.history.turn(start.member, start.turn)
-        founder = self._founders[key]
-        self._founders.update(dict.fromkeys(path, founder))
-        return founder
-
-    def _noise(self, number: int, turns: Sequence[Turn]) -> Iterator[Warned]:
-        """A member's rank says nothing of its next rank, so that who copies whom is chance."""
+        Compared are the rank of the record that a turn began with, its own or a donor's, and the
+        rank of what came out of it. In pure noise their correlation r over m members has mean 0 and
+        variance 1 / (m - 1).
+        """
         self._copies += sum(turn.plan.donor is not None for turn in turns)
-        stayed = [
-            (self.history.turn(turn.member, number - 1), turn)
-            for turn in turns
-            if number > 1 and turn.plan.donor is None and turn.ok
-        ]
-        stayed = [(before, after) for before, after in stayed if before.ok]
-        if len(stayed) < 2:
-            stayed = []  # one alone has no rank
-        befores = _spread([self.history.fitness(before) for before, _ in stayed])
-        afters = _spread([self.history.fitness(after) for _, after in stayed])
-        self._ranks.extend(zip(befores, afters, strict=True))
-        while len(self._ranks) > max(_PAIRS, 5 * len(turns)):
-            self._ranks.popleft()
-        if len(self._ranks) < _PAIRS or not self._copies:
+        scores = [self.history.fitness(turn) for turn in same_age(turns)]
+        if len(scores) > 1:
+            self._spread += _scatter(scores)
+            self._freedom += len(scores) - 1
+        if self._ranks_last or number < 2:
             return
-        together = math.fsum(a * b for a, b in self._ranks)
-        spread = math.fsum(a * a for a, _ in self._ranks) * math.fsum(b * b for _, b in self._ranks)
-        correlation = together / math.sqrt(spread) if spread else 1.0
-        # In pure noise the correlation has this standard deviation, and lies below it 5 times of 6.
-        if correlation < 1 / math.sqrt(len(self._ranks)):
-            yield Warned(
-                "noise",
-                f"a member's rank says nothing of its rank a turn later (correlation "
-                f"{correlation:.2f} over the last {len(self._ranks)} pairs of turns): members "
-                "copy at the rate of pure noise; evaluate on more data, train for longer "
-                "between decisions, or use exploit ttest",
-            )
+        pairs = [
+            (self.history.turn(turn.plan.start.member, turn.plan.start.turn), turn)
+            for turn in turns
+            if turn.ok and turn.plan.start is not None
+        ]
+        if len(pairs) < FEW:
+            return
+        before = _ranks_of([self.history.fitness(start) for start, _ in pairs])
+        after = _ranks_of([self.history.fitness(turn) for _, turn in pairs])
+        together = correlation(before, after)
+        self._suspicion += (len(pairs) - 1) * (_LASTS**2 / 2 - _LASTS * together)
+        self._ranks_last = self._suspicion <= _CLEARED
+
+    @property
+    def looks_noisy(self) -> bool:
+        """Whether ranks look like chance: a reason to look at the scores, and not yet a sign."""
+        enough = self._suspicion >= _SUSPECT
+        return enough and not self._ranks_last and self._copies > 0 and "noise" not in self.seen
+
+    def judge_noise(self, scores: Sequence[Sequence[float]]) -> Warned | None:
+        """Whether members differ no more than each of them does from itself, evaluated again.
+
+        An analysis of variance: F compares the members' means with the scatter of each. It is noise
+        where F is not above what noise gives in 92.5 of 100 cases, nor above what even a share of
+        `_LASTS` of all variance between members gives in 95 of 100, and where members of the rounds
+        before did not differ by more than this scatter either: late in a good run they are alike,
+        and that is no fault. An evaluation that repeats itself exactly has no noise.
+
+        Args:
+            scores: Of each member the scores of one checkpoint; as many of each.
+        """
+        from scipy.special import fdtri
+
+        members, times = len(scores), min(map(len, scores), default=0)
+        if members < FEW or times < 2:
+            return None
+        between = times * _scatter([sum(row) / len(row) for row in scores]) / (members - 1)
+        again = members * (times - 1)
+        within = sum(map(_scatter, scores)) / again
+        if not math.isfinite(between + within) or within == 0:
+            return None
+        ratio, lasting = between / within, 1 + times * _LASTS / (1 - _LASTS)
+        if ratio >= fdtri(members - 1, again, 0.925):
+            return None  # more than noise alone gives
+        if ratio >= lasting * fdtri(members - 1, again, 0.05):
+            return None  # too few evaluations to tell
+        if self._freedom:
+            before = self._spread / self._freedom / within
+            if not before <= fdtri(self._freedom, again, 0.975):
+                return None  # once they did differ; or it is not known by how much
+        return Warned(
+            "noise",
+            f"ranks are chance: {members} members, each evaluated {times} times, differ by "
+            f"{math.sqrt(between / times):.3g} (standard deviation of their means), where noise "
+            f"alone gives {math.sqrt(within / times):.3g}: members copy at the rate of pure noise; "
+            "evaluate on more data, train for longer between decisions, or use exploit ttest",
+        )
 
     def _pinned(self, number: int, turns: Sequence[Turn]) -> Iterator[Warned]:
-        """Most members have moved a hyperparameter to the same bound."""
+        """Half of the members have moved a hyperparameter to the same bound, and gained by it.
+
+        Copies carry a hyperparameter that does nothing along with those that do, and explore moves
+        it at random: it comes to a bound as well, in two of three long runs. What tells the two
+        apart is whether those nearer the bound have gained more in their turns so far.
+        """
+        ok = [turn for turn in turns if turn.ok]
+        gains = [self._gain(turn) for turn in ok]
         for name, dist in self.space.items():
-            if len(turns) < _FEW or isinstance(dist, CategoricalDistribution):
+            if isinstance(dist, CategoricalDistribution) or dist.single():
                 continue
-            for bound, edge in (("lower", 0.0), ("upper", 1.0)):
+            places = [_place(turn.plan.hparams[name], dist) for turn in ok]
+            weight = len(ok) - 1
+            if weight > 0 and max(places) > min(places):
+                pull, weights = self._pulls.get(name, (0.0, 0))
+                pull += weight * correlation(_ranks_of(places), _ranks_of(gains))
+                self._pulls[name] = (pull, weights + weight)
+            pull, weights = self._pulls.get(name, (0.0, 1))
+            for bound, edge, sign in (("lower", 0.0, -1), ("upper", 1.0, 1)):
                 there = [t for t in turns if abs(_place(t.plan.hparams[name], dist) - edge) < _EDGE]
                 first = [self.history.turn(turn.member, 1) for turn in there]
                 moved = any(
                     old.plan.hparams[name] != new.plan.hparams[name]
                     for old, new in zip(first, there, strict=True)
                 )
-                if moved and 2 * len(there) > len(turns):
+                gained = sign * pull >= _GAINED * math.sqrt(weights)
+                if moved and gained and len(turns) >= FEW and 2 * len(there) >= len(turns):
                     yield Warned(
                         f"pinned/{name}",
                         f"{len(there)} of {len(turns)} members have {name} at its {bound} bound "
-                        f"after {number} turns: the best value may lie beyond; widen its range",
+                        f"after {number} turns, and those nearer to it gained more: the best value "
+                        "may lie beyond; widen its range",
                     )
 
+    def _gain(self, turn: Turn) -> float:
+        """What a turn added to the fitness that it began with."""
+        start = turn.plan.start
+        fitness = self.history.fitness(turn)
+        if start is None:
+            return fitness
+        return fitness - self.history.fitness(self.history.turn(start.member, start.turn))
+
     def _overhead(self, number: int, turns: Sequence[Turn]) -> Iterator[Warned]:
-        """Most of a turn is not training."""
-        spent = [turn.seconds for turn in turns if turn.ok and "train" in turn.seconds]
-        if number < 2 or not spent:
+        """Most of a turn is not training: of the median turn of several rounds.
+
+        One slow disk or one busy second makes a round look bad, and so does a first turn, which may
+        download data or compile.
+        """
+        if number == 1:
             return
-        train = median(seconds["train"] for seconds in spent)
-        rest = median(sum(seconds.values()) - seconds["train"] for seconds in spent)
-        if rest > max(train, _OVERHEAD):
+        spent = [turn.seconds for turn in turns if turn.ok and "train" in turn.seconds]
+        train = [seconds["train"] for seconds in spent]
+        self._spent.extend((sum(s.values()) - t, t) for s, t in zip(spent, train, strict=True))
+        if number <= _LOOKED or len(self._spent) < _LOOKED * FEW:
+            return
+        rest, training = (median(part) for part in zip(*self._spent, strict=True))
+        if rest > max(training, _OVERHEAD):
             yield Warned(
                 "overhead",
-                f"a turn trains for {train:.2g} s and takes {rest:.2g} s to restore, evaluate and "
-                "save: a larger interval, or a cheaper evaluate(), would use the time better",
-            )
-
-    def _restores(self, turns: Sequence[Turn]) -> Iterator[Warned]:
-        """Copies do worse than their donors did from the very same weights."""
-        for turn in turns:
-            donor = turn.plan.donor
-            if donor is None or donor.copies == "hparams" or not turn.ok:
-                continue
-            own = self.history.turns[donor.member]
-            # The donor's next turn, if it went on from the record that was copied.
-            after = own[donor.turn] if len(own) > donor.turn else None
-            if after is None or not after.ok or after.plan.start != turn.plan.start:
-                continue
-            self._beside += 1
-            self._worse += self.history.fitness(turn) < self.history.fitness(after)
-        # Where a copy is as likely to do worse as to do better, this is as rare as 1 in 100.
-        if self._beside >= _COPIES and self._worse >= self._beside / 2 + 1.2 * math.sqrt(
-            self._beside
-        ):
-            yield Warned(
-                "restores",
-                f"{self._worse} of {self._beside} copies scored less than their donor, which went "
-                "on from the same weights: state_dict() may leave something out (an optimiser's "
-                "moments, a schedule's position), or explore moves too far",
+                f"a turn trains for {training:.2g} s and takes {rest:.2g} s to restore, evaluate "
+                "and save: a larger interval, or a cheaper evaluate(), would use the time better",
             )
 
 
-def _spread(values: Sequence[float]) -> Iterable[float]:
+def same_age(turns: Sequence[Turn]) -> list[Turn]:
+    """Of some turns that went well those with weights of the commonest age: others differ for that
+    reason alone.
+    """
+    ages = Counter(turn.step for turn in turns if turn.ok)
+    commonest = max(ages, key=lambda age: (ages[age], age), default=None)
+    return [turn for turn in turns if turn.ok and turn.step == commonest]
+
+
+def _scatter(values: Sequence[float]) -> float:
+    """The sum of squared distances from the mean; of huge values not finite, but no exception."""
+    # Neither fsum() nor ** will have a sum that is too large, and a score may be nearly so.
+    mean = sum(values) / len(values)
+    return sum((value - mean) * (value - mean) for value in values)
+
+
+def correlation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Pearson's correlation; 0 where one of the two does not vary."""
+    mean_a, mean_b = math.fsum(a) / len(a), math.fsum(b) / len(b)
+    together = math.fsum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
+    spread = math.fsum((x - mean_a) ** 2 for x in a) * math.fsum((y - mean_b) ** 2 for y in b)
+    return together / math.sqrt(spread) if spread else 0.0
+
+
+def _ranks_of(values: Sequence[float]) -> list[float]:
     """The ranks of some values, evenly from -1 to 1; equal values share theirs."""
     ordered = sorted(values)
     first = {value: place for place, value in reversed(list(enumerate(ordered)))}

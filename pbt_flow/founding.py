@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.errors import StoreError
-from pbt_flow.member import Direction
+from pbt_flow.member import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space, space_to_json
 
 MANIFEST = "population.json"
@@ -42,6 +42,8 @@ class Manifest:
     initial: Sequence[Hparams]
     """The first hyperparameters of each member."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    report_direction: ReportDirection = None
+    """Which way a report is better; populations of the first version do not say."""
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain values."""
@@ -58,6 +60,7 @@ def found_population(
     initial: Sequence[Hparams],
     tags: Mapping[str, str],
     versions: Mapping[str, str],
+    report_direction: ReportDirection = None,
 ) -> tuple[list[Run], Manifest]:
     """Make the runs of a new population: those of its members, and its manifest.
 
@@ -82,6 +85,7 @@ def found_population(
                 members=[run.info.run_id for run in members],
                 initial=initial,
                 versions=versions,
+                report_direction=report_direction,
             )
             params = {f"cfg/{k}": text(v) for k, v in settings.items()}
             params |= {f"space/{name}": json.dumps(dist) for name, dist in space_json.items()}

@@ -94,11 +94,17 @@ def train(
         controller = Controller(settings, store, engine, history, watch(history), planner=planner)
         if lease.took_over:
             screen.say(lease.took_over)
+        warning = None if resumed or planner is not None else settings.copies_warning()
+        if warning is not None:
+            screen.say(warning)
         for turn in unknown:
             controller.outbox.put(partial(store.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
             controller.album.shown = store.shown()
+            # The rounds are gone through again; what was said of them was said.
+            controller.diagnosis.seen.update(store.warnings())
+            controller.checks.made = store.checked()
             store.begin([member.index for member in controller.living])
             store.change(settings.to_json())
             _say_if_nothing_is_left(controller, screen)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pbt_flow.exploit import Candidate
@@ -18,6 +18,35 @@ from pbt_flow.space import Hparams
 
 def _rank(candidate: Candidate) -> tuple[float, int]:
     return candidate.fitness, candidate.member
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The members that have a score with weights of one age."""
+
+    records: Mapping[int, Candidate]
+    """Each member's newest score of this age."""
+    ordered: Sequence[Candidate]
+    """The same, from the worst to the best; of equals the first member first."""
+
+    @classmethod
+    def of(cls, records: Mapping[int, Candidate]) -> Ranking:
+        return cls(records, sorted(records.values(), key=_rank))
+
+    def without(self, member: int) -> Sequence[Candidate]:
+        """All but one member, from the worst to the best."""
+        mine = self.records.get(member)
+        if mine is None:
+            return list(self.ordered)
+        place = bisect.bisect_left(self.ordered, _rank(mine), key=_rank)
+        return [*self.ordered[:place], *self.ordered[place + 1 :]]
+
+    def count_worse(self, candidate: Candidate) -> int:
+        """How many members have a score below the candidate's."""
+        return bisect.bisect_left(self.ordered, candidate.fitness, key=lambda c: c.fitness)
+
+
+_NOBODY = Ranking({}, [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +71,10 @@ class History:
     """The best that an initial configuration came to, unchanged, before PBT replaced it."""
     _at_age: dict[int, dict[int, Candidate]] = field(default_factory=lambda: defaultdict(dict))
     _ranked: dict[int, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
+    _of_age: dict[int, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
+    """All scores of an age, those that a member has replaced since as well."""
+    _latest: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    """The greatest number of a turn among the scores of an age."""
     _ages: list[int] = field(default_factory=list)
     _gone: set[tuple[int, int]] = field(default_factory=set)
 
@@ -76,6 +109,8 @@ class History:
                 del ranked[bisect.bisect_left(ranked, _rank(older), key=_rank)]
             bisect.insort(ranked, candidate, key=_rank)
             self._at_age[turn.step][turn.member] = candidate
+            self._of_age[turn.step].append(candidate)
+            self._latest[turn.step] = max(turn.number, self._latest[turn.step])
 
     def fitness(self, turn: Turn) -> float:
         return turn.fitness(self.direction)
@@ -90,30 +125,53 @@ class History:
         """The members that have not failed so often in a row that they are retired."""
         return [m for m in self.members.values() if m.failures < max_failures]
 
+    def standing(self, member: Member) -> Turn | None:
+        """The record whose checkpoint a member stands on; None while it has a fresh model.
+
+        After a turn that failed it is the one that the turn began with, perhaps a donor's.
+        """
+        stands_on = member.checkpoint
+        return None if stands_on is None else self.turn(stands_on.member, stands_on.turn)
+
     def winner(self) -> Turn | None:
-        """The best of what the members came to: of each the newest turn, if that went well."""
-        newest = [turns[-1] for turns in self.turns.values() if turns and turns[-1].ok]
-        return max(newest, key=lambda t: (self.fitness(t), -t.member), default=None)
+        """The best of the records that the members stand on; None if no turn has gone well.
+
+        One bad last turn does not take a good checkpoint from its member. Of equal records the one
+        of the first member counts.
+        """
+        found = [turn for m in self.members.values() if (turn := self.standing(m)) is not None]
+        return max(found, key=lambda t: (self.fitness(t), -t.member, -t.number), default=None)
 
     # --- who is comparable ---
 
-    def at(self, age: int) -> Mapping[int, Candidate]:
-        """Each member's newest score with weights of exactly this age."""
-        return self._at_age.get(age, {})
+    def at(self, age: int, turns: int | None = None) -> Ranking:
+        """The members that have a score with weights of exactly this age.
 
-    def others(self, member: int, age: int) -> Sequence[Candidate]:
-        """The same of all members but one, from the worst to the best."""
-        ranked, mine = self._ranked.get(age, []), self.at(age).get(member)
-        if mine is None:
-            return list(ranked)
-        place = bisect.bisect_left(ranked, _rank(mine), key=_rank)
-        return ranked[:place] + ranked[place + 1 :]
+        Args:
+            age: The age of the weights, in steps.
+            turns: Look at the first so many turns of each member only. So what a generation
+                decides does not depend on who has already finished the next one; a member that is
+                younger since a rescue may then have come to this age.
+        """
+        if age not in self._at_age:
+            return _NOBODY
+        if turns is None or self._latest[age] <= turns:
+            return Ranking(self._at_age[age], self._ranked[age])
+        earlier = [candidate for candidate in self._of_age[age] if candidate.turn <= turns]
+        earlier.sort(key=lambda candidate: candidate.turn)
+        return Ranking.of({candidate.member: candidate for candidate in earlier})
 
-    def ages(self, *, above: int | None, up_to: int) -> Iterable[int]:
-        """The ages that have records, from `up_to` downwards and greater than `above`."""
+    def best_at(self, age: int) -> Turn | None:
+        """The best record of an age whose checkpoint exists."""
+        found = map(self._record, reversed(self._ranked.get(age, [])))
+        return next(filter(self.has_checkpoint, found), None)
+
+    def _record(self, candidate: Candidate) -> Turn:
+        return self.turn(candidate.member, candidate.turn)
+
+    def ages(self, *, up_to: int) -> Iterator[int]:
+        """The ages that have records, from `up_to` downwards."""
         for index in range(bisect.bisect_right(self._ages, up_to) - 1, -1, -1):
-            if above is not None and self._ages[index] <= above:
-                return
             yield self._ages[index]
 
     # --- what can be copied ---
@@ -125,19 +183,22 @@ class History:
     def has_checkpoint(self, turn: Turn) -> bool:
         return turn.ok and (turn.member, turn.number) not in self._gone
 
-    def copyable(self, member: int, age: int) -> Turn | None:
-        """The record of `member` to copy for someone of this age: never younger weights than there
-        are, and older ones only where the checkpoints of that age are gone.
+    def copyable(self, donor: int, ranking: Ranking, member: int) -> Turn | None:
+        """The record to copy for `member`, where `donor` was chosen from a ranking.
+
+        It is the donor's record that was ranked. Where its checkpoint is gone, the best of the same
+        ranking takes its place: it is kept for as long as anybody has still to pass its age.
+
+        Returns:
+            The record; None where no checkpoint is left that is better than what the member has.
         """
-        older = None
-        for turn in reversed(self.turns[member]):
-            if self.has_checkpoint(turn):
-                if turn.step <= age:
-                    return turn
-                older = turn
-            elif turn.ok:
-                break  # checkpoints are deleted oldest first: there is nothing behind this one
-        return older
+        chosen = self._record(ranking.records[donor])
+        if self.has_checkpoint(chosen):
+            return chosen
+        others = map(self._record, reversed(ranking.without(member)))
+        best, mine = next(filter(self.has_checkpoint, others), None), ranking.records.get(member)
+        better = best and (mine is None or self.fitness(best) > mine.fitness)
+        return best if better else None
 
     # --- what can be learnt ---
 

@@ -27,6 +27,8 @@ from pbt_flow.space import Hparams
 Copies = Literal["both", "weights", "hparams"]
 Status = Literal["ok", "diverged", "failed", "lost"]
 Direction = Literal["maximize", "minimize"]
+ReportDirection = Direction | Mapping[str, Direction] | None
+"""Which way a report is better: its first metric, or each metric by name; None if nobody said."""
 
 
 def derive_seed(seed: int, member: int, turn: int) -> int:

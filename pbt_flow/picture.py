@@ -32,7 +32,7 @@ def draw(subject: Subject, path: Path) -> None:
     # Margins in inches: matplotlib's own layouts take as long as all the drawing.
     figure = Figure(figsize=(11, height))
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{subject.title}\n{subject.result.headline}", fontsize=12, y=1 - 0.15 / height)
+    figure.suptitle(f"{subject.title}\n{subject.headline}", fontsize=12, y=1 - 0.15 / height)
     grid = figure.add_gridspec(
         rows + 2,
         wide * 2,

@@ -540,7 +540,7 @@ def note(made: Replay) -> str:
     """The description on the replay's page in MLflow."""
     head, *rows = made.table()
     lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    what = f"**Replay of {made.schedule.source}**: mean and 95% interval over fresh models"
+    what = f"**Replay of {made.schedule.source}**: mean and 95% t interval over fresh models"
     return "\n".join([what, "", *lines])
 
 
@@ -553,7 +553,7 @@ def summary(made: Replay) -> str:
         for row in rows
     ]
     better = "greater" if made.schedule.direction == "maximize" else "smaller"
-    lines.append(f"mean and 95% interval; a {better} score is better")
+    lines.append(f"mean and 95% t interval over a row's models; a {better} score is better")
     for arm in made.arms:
         lines += [f"{arm.name}: a model failed: {error}" for error in arm.errors.values()]
     return "\n".join([*lines, f"replay {made.run_id}"])

@@ -16,8 +16,13 @@ from importlib import resources
 from pbt_flow import figures
 from pbt_flow.charts import Chart, charts
 from pbt_flow.lineage import Node, founders, gifts
+from pbt_flow.member import Direction
 from pbt_flow.progress import number, values
+from pbt_flow.result import Result, effort_note
 from pbt_flow.subject import Subject
+
+_BETTER: dict[Direction, str] = {"maximize": "greater", "minimize": "smaller"}
+_SAME_BUDGET = ", which had the same budget"
 
 
 def page(subject: Subject) -> str:
@@ -49,12 +54,12 @@ def assemble(title: str, body: Iterable[str], charts: Mapping[str, Chart]) -> st
 def _body(subject: Subject, shades: figures.Shades | None) -> Iterable[str]:
     result, settings = subject.result, subject.settings
     size, turns = len(subject.history.members), result.turns
-    better = "greater" if subject.history.direction == "maximize" else "smaller"
+    better = _BETTER[subject.history.direction]
     yield f"<header><p>{escape(subject.title)}</p>"
-    yield f"<h1>{escape(result.headline)}</h1>"
+    yield f"<h1>{escape(subject.headline)}</h1>"
     yield (
         f"<p>{size} members, {turns} of {size * settings.turns} turns of {settings.interval} "
-        f"steps, {result.status}; a {better} score is better. "
+        f"steps, {result.status}; a {better} score is better{_of_report(result)}. "
         f"Population <code>{escape(result.run_id)}</code></p></header>"
     )
     yield from _warnings(subject)
@@ -64,7 +69,8 @@ def _body(subject: Subject, shades: figures.Shades | None) -> Iterable[str]:
         return
     yield "<section><h2>Scores</h2><p>What selection goes by: each member is a faint line."
     if subject.control is not None:
-        yield "The broken lines are the control, which had the same budget."
+        note = effort_note(result, subject.control)
+        yield f"The broken lines are the control{f': {note}' if note else _SAME_BUDGET}."
     yield '</p><div class="chart" id="scores"></div></section>'
     yield (
         "<section><h2>Hyperparameters</h2><p>Each piece of a line is one turn's value, over the "
@@ -97,11 +103,30 @@ def _body(subject: Subject, shades: figures.Shades | None) -> Iterable[str]:
     yield "</section>"
 
 
+def _of_report(result: Result) -> str:
+    """Which way the headline of the report is better, as far as that is known."""
+    metric = next(iter(result.winner.report), "") if result.winner else ""
+    better = result.report_better(metric) if metric else None
+    return f", and a {_BETTER[better]} {escape(metric)} of the report" if better else ""
+
+
+def _share(result: Result) -> str:
+    """How much of a member's budget the winner's weights have trained, where it is not all."""
+    share = result.winner_share
+    if share is None or share == 1 or result.budget is None:
+        return ""
+    return f", {share:.4g} times the {result.budget:,} that a member was given"
+
+
 def _warnings(subject: Subject) -> Iterable[str]:
-    if not subject.warnings:
+    warnings = dict(subject.warnings)
+    for what, one in (("budget", subject.result), ("budget of the control", subject.control)):
+        if one is not None and one.is_over_budget:
+            warnings[what] = one.budget_note
+    if not warnings:
         return
     yield '<div class="warnings" role="alert">'
-    for name, text in sorted(subject.warnings.items()):
+    for name, text in sorted(warnings.items()):
         yield f"<p><b>{escape(name)}</b>: {escape(text)}</p>"
     yield "</div>"
 
@@ -109,14 +134,18 @@ def _warnings(subject: Subject) -> Iterable[str]:
 def _cards(subject: Subject) -> Iterable[str]:
     result = subject.result
     cards: list[tuple[str, str, str]] = []
-    finalists = [("winner", result.winner), ("best initial setting", result.best_initial)]
+    finalists = [("winner", result.winner, _share(result))]
+    if result.has_copies:
+        chosen = f", {result.fate}; the best of {result.initial_scores} scores on the way"
+        finalists.append(("best initial setting", result.best_initial, chosen))
     if subject.control is not None:
-        finalists.append(("winner of the control", subject.control.winner))
-    for what, one in finalists:
+        control = subject.control
+        finalists.append(("winner of the control", control.winner, _share(control)))
+    for what, one, more in finalists:
         if one is None:
             continue
         report = f"; report {values(one.report)}" if one.report else ""
-        where = f"member {one.member:02d}, turn {one.turn}{report}"
+        where = f"member {one.member:02d}, turn {one.turn}, step {one.step:,}{more}{report}"
         cards.append((number(one.score), f"score of the {what}", where))
     if not math.isnan(result.mean_score):
         more = "of the members' newest turns"

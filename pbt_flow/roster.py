@@ -6,10 +6,10 @@ decision. So each of these answers is kept, and a turn that is accepted changes 
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -33,11 +33,16 @@ class Roster:
     _turns: Counter[int] = field(default_factory=Counter)
     """How many living members have done so many turns."""
     _ages: Counter[int] = field(default_factory=Counter)
-    """How many members that will decide again are of an age."""
+    """How many members that will decide again are compared at an age."""
+    _steps: Counter[int] = field(default_factory=Counter)
+    """How many members that will decide again have weights of an age."""
     _uses: Counter[tuple[int, int]] = field(default_factory=Counter)
     """How many members stand on a checkpoint, turns under way began with it, or pins name it."""
     _idle: list[tuple[int, int]] = field(default_factory=list)
-    """Who may begin a turn, as turns done (negative, if most go first) and index: a heap."""
+    """Who has nothing to do, as turns done and index, in this order;
+    or the other way round, see `longest_first`."""
+    _targets: Counter[int] = field(default_factory=Counter)
+    """How many turns under way end at an age."""
 
     def begin(self, members: Iterable[Member]) -> None:
         """Enter members that are all idle."""
@@ -60,22 +65,41 @@ class Roster:
             _add(self._turns, member.turn, one)
             if member.turn < self.budget:
                 _add(self._ages, member.age, one)
+                _add(self._steps, member.step, one)
 
     # --- who trains next ---
 
     def rest(self, member: Member) -> None:
         """Note that a member has nothing to do."""
         if member.failures < self.max_failures and member.turn < self.budget:
-            turns = -member.turn if self.longest_first else member.turn
-            heapq.heappush(self._idle, (turns, member.index))
+            bisect.insort(self._idle, self._place(member))
 
-    def first(self) -> int | None:
-        """Of the idle members the one that goes first by its turns, and of equals by its index."""
-        return self._idle[0][1] if self._idle else None
+    def idle(self) -> Iterator[int]:
+        """The members that have nothing to do, in the order in which they may go on."""
+        return (index for _, index in self._idle)
 
-    def take(self) -> None:
-        """Note that the first of the idle members has begun a turn."""
-        heapq.heappop(self._idle)
+    def take(self, member: Member, target: int) -> None:
+        """Note that an idle member has begun a turn that ends at the age `target`."""
+        del self._idle[bisect.bisect_left(self._idle, self._place(member))]
+        _add(self._targets, target, 1)
+
+    def arrive(self, target: int) -> None:
+        """Note that a turn that was to end at the age `target` is over."""
+        _add(self._targets, target, -1)
+
+    def _place(self, member: Member) -> tuple[int, int]:
+        """Where a member stands among those that have nothing to do."""
+        return -member.turn if self.longest_first else member.turn, member.index
+
+    # --- whom a decision waits for ---
+
+    def behind(self, age: int) -> int:
+        """How many living members are younger than `age` and will train on."""
+        return sum(count for younger, count in self._ages.items() if younger < age)
+
+    def is_target(self, age: int) -> bool:
+        """Whether a turn under way ends at this age."""
+        return age in self._targets
 
     def fewest_turns(self) -> int:
         """Turns that every living member has done."""
@@ -84,8 +108,12 @@ class Roster:
     # --- what may be deleted ---
 
     def undecided(self) -> int:
-        """The smallest age of the members that will decide again, or more than any age."""
-        return min(self._ages, default=sys.maxsize)
+        """The smallest age that a member may still copy, or more than any age.
+
+        A member that failed is compared at the age of its effort, but it may be rescued by a record
+        as young as its own weights.
+        """
+        return min(self._steps, default=sys.maxsize)
 
     def use(self, checkpoint: Checkpoint | None, one: int = 1) -> None:
         """Count one more use of a checkpoint, or with -1 one less."""

@@ -11,7 +11,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pbt_flow.checkpoints import load_state
-from pbt_flow.compare import Comparison, Entry, check_same, page
+from pbt_flow.compare import (
+    Comparison,
+    ComparisonError,
+    Entry,
+    check_control,
+    check_ended,
+    check_equal,
+    page,
+)
 from pbt_flow.controller import Controller
 from pbt_flow.engines import Engine
 from pbt_flow.errors import PopulationError
@@ -65,17 +73,19 @@ def run(
         StoreError: The MLflow tracking store cannot be used.
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
-    known = load(control) if isinstance(control, str) else None
+    known = _entry(control) if isinstance(control, str) else None
     result = _new(task, quiet=quiet, control=known, **settings)
-    if known is None and control and result.status == "finished":
+    if known is not None:
+        return _beside(result, known.result)
+    if control and result.status == "finished":
         name = settings.get("name")
         settings |= {"exploit": "none", "register": None, "name": name and f"{name}, control"}
-        known = _new(task, quiet=quiet, **settings)
-    return result if known is None else _beside(result, known)
+        return _beside(result, _new(task, quiet=quiet, **settings))
+    return result
 
 
 def _new(
-    task: str | type[Task], *, quiet: bool, control: Result | None = None, **settings: Any
+    task: str | type[Task], *, quiet: bool, control: Entry | None = None, **settings: Any
 ) -> Result:
     with hired(**settings) as engine:
         if isinstance(task, str):
@@ -86,8 +96,7 @@ def _new(
 
         made, kind = Settings.make(declared(engine, task), **settings)
         if control is not None:
-            before = stored_settings(Store.open(control.run_id))
-            check_same(control.run_id, before, "the new one", made)
+            check_control(control, made)
         strategies = made.strategies()
         rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
         drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
@@ -102,6 +111,7 @@ def _new(
                 settings=made.to_json(),
                 space=kind.space,
                 direction=kind.direction,
+                report_direction=kind.report_direction,
                 initial=initial,
                 tags={
                     "pbt.role": "population",
@@ -119,11 +129,14 @@ def _beside(result: Result, control: Result) -> Result:
     """Note on a population what its control is, and make its report anew with both."""
     from pbt_flow.store import Store
 
+    told = dataclasses.replace(result, control=control)
     if control.status != "finished":
-        return dataclasses.replace(result, control=control)  # half a control is none
-    Store.open(result.run_id).tag({CONTROL: control.run_id})
+        return told  # half a control is none
+    store = Store.open(result.run_id)
+    store.tag({CONTROL: control.run_id})
+    store.describe(told)
     make_report(result.run_id)
-    return dataclasses.replace(result, control=control)
+    return told
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
@@ -237,13 +250,16 @@ def to_study(run_id: str) -> Study:
     return study_of(read_history(store), store.space, run_id)
 
 
-def make_report(run_id: str, *, control: str | None = None, out: str | None = None) -> list[str]:
+def make_report(
+    run_id: str, *, control: str | None = None, out: str | None = None, unequal: bool = False
+) -> list[str]:
     """Make the report of a population anew, whether it is running or has ended.
 
     Args:
         run_id: The population's run.
         control: The run of a population to compare it with.
         out: A folder to write into; None for the population's run in MLflow.
+        unequal: Whether to accept a control that did not train equally long; the page says so.
 
     Returns:
         The files that were written, or where they are on the run.
@@ -251,22 +267,29 @@ def make_report(run_id: str, *, control: str | None = None, out: str | None = No
     Raises:
         StoreError: A run is no population.
         RecordError: A turn record cannot be trusted.
-        ComparisonError: The control is of another task or budget.
+        ComparisonError: The control is of another task or budget, or has not ended.
     """
     from pbt_flow.store import Store
 
     os.environ.pop("MLFLOW_RUN_ID", None)
     store, result = Store.open(run_id), load(run_id)
     settings = stored_settings(store)
+    beside = result.control
     if control is not None:
-        check_same(run_id, settings, control, stored_settings(Store.open(control)))
+        known = _entry(control)
+        check_ended(known)
+        # A population that has not ended is seen beside its control on the way; the page says so.
+        on_the_way = result.status in ("running", "interrupted")
+        ours = Entry(result=result, settings=settings)
+        check_equal(ours, known, unequal=unequal or on_the_way)
+        beside = known.result
     subject = Subject(
         result=result,
         settings=settings,
         space=store.space,
         warnings=store.warnings(),
         pictures=store.pictures(),
-        control=result.control if control is None else load(control),
+        control=beside,
     )
     if out is not None:
         with _writing(out):
@@ -277,26 +300,23 @@ def make_report(run_id: str, *, control: str | None = None, out: str | None = No
     return names
 
 
-def compare(run_ids: Sequence[str], *, out: str | None = None) -> Comparison:
+def compare(run_ids: Sequence[str], *, out: str | None = None, unequal: bool = False) -> Comparison:
     """Compare populations of one task and budget by method, paired by seed.
 
     Args:
         run_ids: The populations' runs, at least one of each method.
         out: A folder to write the page and the numbers into. Under `mlflow run` they are put on its
             run as well.
+        unequal: Whether to accept populations that did not train equally long, and to say so.
 
     Raises:
         StoreError: A run is no population.
         ComparisonError: They differ in task or budget, or are all of one method.
     """
     from pbt_flow.connection import connect
-    from pbt_flow.store import Store
 
     launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
-    entries = []
-    for run_id in dict.fromkeys(run_ids):
-        entries.append(Entry(result=load(run_id), settings=stored_settings(Store.open(run_id))))
-    made = Comparison.of(entries)
+    made = Comparison.of([_entry(run_id) for run_id in dict.fromkeys(run_ids)], unequal=unequal)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(out or folder)
         with _writing(str(place)):
@@ -308,6 +328,23 @@ def compare(run_ids: Sequence[str], *, out: str | None = None) -> Comparison:
             client.log_artifacts(launched_for, str(place), "comparison")
             client.set_tag(launched_for, "mlflow.note.content", made.table())
     return made
+
+
+def _entry(run_id: str) -> Entry:
+    """A population that is to stand beside another.
+
+    Raises:
+        StoreError: The run is no population.
+        ComparisonError: It is a replay, whose members are no random search.
+    """
+    from pbt_flow.store import Store
+
+    store = Store.open(run_id)
+    if store.role == "replay":
+        raise ComparisonError(
+            f"run {run_id} is a replay, and no population that can be compared with another"
+        )
+    return Entry(result=load(run_id), settings=stored_settings(store))
 
 
 def register(run_id: str, name: str) -> str:
@@ -375,6 +412,20 @@ def _train(
     )
 
 
+def _tell_of_failed_ends(history: History, say: Callable[[str], None]) -> None:
+    """Say so where the winner is not what its member did last: that turn failed."""
+    winner = history.winner()
+    assert winner is not None
+    standing = [m for m in history.members.values() if m.checkpoint == winner.checkpoint]
+    if all(member.failures for member in standing):
+        last = history.turns[standing[0].index][-1]
+        say(
+            f"the winner is what turn {winner.number} of member {winner.member} left; turn "
+            f"{last.number} of member {last.member}, which went on from there, failed: "
+            f"{last.reason}"
+        )
+
+
 def _end(
     store: Store,
     kind: Declaration,
@@ -389,6 +440,8 @@ def _end(
         status = "failed"
     elif status == "finished" and history.winner() is None:
         controller.stopping, status = NO_WINNER, "failed"
+    if status == "finished":
+        _tell_of_failed_ends(history, controller.progress.say)
     best, initial = history.winner(), history.best_initial
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -454,6 +507,8 @@ def _result(
         reason=reason,
         seconds=seconds,
         charts=store.charts,
+        budget=settings.turns * settings.interval,
+        report_direction=store.manifest.report_direction,
         revive=partial(_revive, store, settings),
     )
 

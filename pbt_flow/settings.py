@@ -15,7 +15,15 @@ import numpy as np
 
 from pbt_flow.cores import count_cores
 from pbt_flow.errors import PBTError
-from pbt_flow.exploit import EXPLOITS, Candidate, Exploit, NoExploit
+from pbt_flow.exploit import (
+    EXPLOITS,
+    GOOD_COPIES,
+    MOST_COPIES,
+    Candidate,
+    Exploit,
+    NoExploit,
+    expected_copies,
+)
 from pbt_flow.explore import EXPLORES, Explore
 from pbt_flow.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
 from pbt_flow.space import Space, SpaceError, check_hparams, draw
@@ -305,6 +313,23 @@ class Settings:
     def is_control(self) -> bool:
         """Whether nobody copies: random search."""
         return isinstance(self.strategies().exploit, NoExploit)
+
+    def copies_warning(self) -> str | None:
+        """What to tell the user where members would copy too often; None where they would not."""
+        exploit = self.strategies().exploit
+        copies = expected_copies(exploit, population=self.population, turns=self.turns)
+        if copies is None or copies <= MOST_COPIES:
+            return None
+        remedies = ["a longer interval with fewer turns"]
+        worst = int(GOOD_COPIES * self.population / self.turns)
+        if worst >= 1:
+            remedies.insert(0, f"truncation:fraction={worst / self.population:.3g}")
+        return (
+            f"exploit {self.exploit}: a member will copy about {copies:.3g} times in "
+            f"turns={self.turns}, after {copies / self.turns:.3g} of them; above {MOST_COPIES} "
+            "times, what looks good for the moment wins over what is good in the end. Better: "
+            + ", or ".join(remedies)
+        )
 
     @classmethod
     def _read_given(cls, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,10 +22,25 @@ from pbt_flow.engines.base import Engine, Lost
 from pbt_flow.errors import StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.restore_check import State
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, check_hparams
 from pbt_flow.task import Task
-from pbt_flow.worker import Done, Job, Look, Report, Retry, Workshop, read_score
+from pbt_flow.worker import (
+    CheckNoise,
+    CheckRestore,
+    Done,
+    Job,
+    Look,
+    NoiseChecked,
+    Report,
+    RestoreChecked,
+    Retry,
+    Workshop,
+    evaluate_again,
+    read_score,
+    try_restoring,
+)
 
 Fault = Literal["raises", "nan", "inf", "dies", "hangs"]
 
@@ -72,8 +87,13 @@ class SimulatedEngine(Engine):
                 Path(job.samples, "looked").touch()
             heapq.heappush(self._pending, (self.now + 1.0, self._order, Report(look=job)))
             return
+        if isinstance(job, CheckRestore | CheckNoise):
+            self._see(job.checkpoint, "a check")
+            # In no time, so that what is simulated is the method, with checks and without.
+            heapq.heappush(self._pending, (self.now, self._order, self._check(job)))
+            return
         plan, lost = (job.plan, job.lost) if isinstance(job, Retry) else (job, 0.0)
-        assert isinstance(plan, Plan), "a simulation runs turns, and looks at checkpoints"
+        assert isinstance(plan, Plan), "a simulation runs turns, looks at checkpoints and checks"
         faults = self._faults.get((plan.member, plan.turn), [])
         fault = faults.pop(0) if faults else None
         took = self.duration(plan, self._rng)
@@ -101,9 +121,25 @@ class SimulatedEngine(Engine):
             self._see(plan.start, "a turn")
         if isinstance(done, Report):
             self._see(done.look.checkpoint, "a look")
+        if isinstance(done, RestoreChecked | NoiseChecked):
+            self._see(done.check.checkpoint, "a check")
         if isinstance(done, Turn):
             self.log.append((self.now, done.status, done.member, done.number))
         return [done]
+
+    def _check(self, check: CheckRestore | CheckNoise) -> Done:
+        def load() -> State:
+            state = self.states[check.checkpoint.member, check.checkpoint.turn]
+            return copy.deepcopy(state)
+
+        if isinstance(check, CheckRestore):
+            difference = try_restoring(
+                check, self.seed, build=self.task, load=load, through_file=copy.deepcopy
+            )
+            return RestoreChecked(check=check, difference=difference)
+        task = self.task(derive_seed(self.seed, check.member, 0))
+        task.load_state_dict(load())
+        return NoiseChecked(check=check, scores=evaluate_again(check, self.seed, task))
 
     def close(self) -> None:
         self._pending.clear()
@@ -250,20 +286,22 @@ class Simulation:
 def simulate(
     task: type[Task],
     *,
-    slots: int = 2,
+    slots: int | None = 2,
     duration: Callable[[Plan, np.random.Generator], float] = lambda plan, rng: 1.0,
     faults: Mapping[tuple[int, int], list[Fault]] | None = None,
     outages: Sequence[tuple[float, float]] = (),
+    controller: type[Controller] = Controller,
     **settings: Any,
 ) -> Simulation:
     """Train a simulated population.
 
     Args:
         task: The task class; its turns are really trained.
-        slots: Turns that run at once, in simulated time.
+        slots: Turns that run at once, in simulated time; None for one of each member.
         duration: Simulated seconds of a turn, perhaps drawn from the generator.
         faults: What goes wrong, by member and turn.
         outages: When the tracking store does not answer: from and until, in simulated seconds.
+        controller: Who decides; a class of one's own can try another rule.
         settings: Fields of `pbt_flow.Settings`.
     """
     made, kind = Settings.make(task, **settings)
@@ -278,14 +316,14 @@ def simulate(
     engine = SimulatedEngine(
         task=lambda seed: task(seed=seed, **made.options),
         seed=made.seed,
-        slots=slots,
+        slots=made.population if slots is None else slots,
         duration=duration,
         faults=faults or {},
     )
     store, silence = MemoryStore(kind.space, engine, outages=outages), _Silence()
-    controller = Controller(
+    made_by = controller(
         made, store, engine, history, silence, clock=lambda: engine.now, pause=engine.pass_time
     )
-    controller.go(silence)
-    controller.outbox.drain()
-    return Simulation(history, engine, store, controller, silence.said)
+    made_by.go(silence)
+    made_by.outbox.drain()
+    return Simulation(history, engine, store, made_by, silence.said)

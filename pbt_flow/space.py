@@ -4,11 +4,13 @@ A *space* maps each hyperparameter's name to one of Optuna's distributions, and 
 vocabulary for domains in this project. Everything that depends on the kind of a distribution is in
 this file, one function for each thing that can be done with a value.
 
+>>> import numpy as np
 >>> from optuna.distributions import FloatDistribution, IntDistribution
 >>> space = {"lr": FloatDistribution(1e-5, 1e-1, log=True), "layers": IntDistribution(1, 4)}
->>> scale(0.01, space["lr"], 0.5)
+>>> rng = np.random.default_rng(0)
+>>> scale(0.01, space["lr"], 0.5, rng)
 0.005
->>> scale(1, space["layers"], 1.25)  # rounding alone would leave a 1 for ever
+>>> scale(1, space["layers"], 1.25, rng)  # rounding alone would leave a 1 for ever
 2
 """
 
@@ -204,41 +206,128 @@ def from_unit(unit: float, dist: BaseDistribution) -> Value:
     return _from_unit(dist, min(max(float(unit), 0.0), 1.0))
 
 
+def shift(
+    value: Any,
+    dist: BaseDistribution,
+    share: float,
+    rng: np.random.Generator,
+    *,
+    reflect: bool = False,
+) -> Value:
+    """Move `value` by a share of its domain, on the domain's own (perhaps log) scale.
+
+    Each value of a stepped domain (integers, ordered choices) has a part of that scale to itself,
+    and where in its part a value lies is drawn. So a move rounds up as often as it rounds down, and
+    values that are moved again and again without selection stay spread as `draw` spreads them.
+
+    Where a part is wider than the move, the value goes to its neighbour all the same. It does so
+    with certainty if the neighbour's part is as wide, as it is on a linear scale. If that part is
+    narrower (2 has less of a log scale than 1), the value sometimes stays: otherwise it would go
+    there more often than come back.
+
+    Args:
+        value: The value to move.
+        dist: Its domain, an ordered one (see `is_ordered`).
+        share: How far, in widths of the domain.
+        rng: Decides where a stepped value lies in its part, and whether it goes to its neighbour.
+        reflect: Whether a move beyond an end of the domain turns back there; else it stops there.
+    """
+    if share == 0:
+        return cast(Value, value)
+    low, high = _part(dist, value)
+    stepped = high > low
+    place = (rng.uniform(low, high) if stepped else low) + share
+    if reflect:
+        place = 1 - abs(1 - abs(place) % 2)
+    moved = from_unit(place, dist)
+    if moved != value or not stepped:
+        return moved
+    neighbour = _neighbour(dist, value, share)
+    # How much of each part is wider than the move.
+    left, right = _part(dist, neighbour)
+    here, there = high - low - abs(share), right - left - abs(share)
+    return neighbour if here > 0 and rng.random() * here < there else moved
+
+
 @singledispatch
-def _scale(dist: BaseDistribution, value: Any, factor: float) -> Value:
+def _part(dist: BaseDistribution, value: Any) -> tuple[float, float]:
+    raise TypeError(f"not a distribution of a space: {dist!r}")
+
+
+@_part.register(FloatDistribution)
+@_part.register(IntDistribution)
+def _(dist: FloatDistribution | IntDistribution, value: Any) -> tuple[float, float]:
+    half = dist.step / 2 if dist.step is not None else 0.0
+    return _to_unit(dist, value - half), _to_unit(dist, value + half)
+
+
+@_part.register
+def _(dist: CategoricalDistribution, value: Any) -> tuple[float, float]:
+    index = index_of(value, dist)
+    return index / len(dist.choices), (index + 1) / len(dist.choices)
+
+
+@singledispatch
+def _neighbour(dist: BaseDistribution, value: Any, direction: float) -> Value:
+    raise TypeError(f"not a distribution of a space: {dist!r}")
+
+
+@_neighbour.register(FloatDistribution)
+@_neighbour.register(IntDistribution)
+def _(dist: FloatDistribution | IntDistribution, value: Any, direction: float) -> Value:
+    assert dist.step is not None
+    return _snap(dist, value + math.copysign(dist.step, direction))
+
+
+@_neighbour.register
+def _(dist: CategoricalDistribution, value: Any, direction: float) -> Value:
+    neighbour = index_of(value, dist) + (1 if direction > 0 else -1)
+    return dist.choices[min(max(neighbour, 0), len(dist.choices) - 1)]
+
+
+@singledispatch
+def _scale(dist: BaseDistribution, value: Any, factor: float, rng: np.random.Generator) -> Value:
     raise TypeError(f"not a distribution of a space: {dist!r}")
 
 
 @_scale.register(FloatDistribution)
 @_scale.register(IntDistribution)
-def _(dist: FloatDistribution | IntDistribution, value: Any, factor: float) -> Value:
-    width = dist.high - dist.low
-    # A product cannot leave 0, and on a narrow range far from 0 (a discount of 0.9 to 0.999) it
-    # jumps from one end to the other: there the factor scales a share of the range instead.
-    length = value if dist.log else (min(value, width) if dist.low > 0 else width)
-    moved = _snap(dist, value + (factor - 1) * length)
-    if moved == value and dist.step is not None and factor != 1:
-        moved = _snap(dist, value + math.copysign(dist.step, factor - 1))
-    return moved
+def _(
+    dist: FloatDistribution | IntDistribution,
+    value: Any,
+    factor: float,
+    rng: np.random.Generator,
+) -> Value:
+    if dist.step is not None:
+        low, high = _edges(dist)
+        return shift(value, dist, math.log(factor) / (high - low if dist.log else 1), rng)
+    if dist.log:
+        return _snap(dist, value * factor)
+    # A product cannot leave 0, jumps from end to end of a narrow range far from 0 (a discount of
+    # 0.9 to 0.999), and adds more with 1.25 than it takes away with 0.8. Logarithms are equal, and
+    # rounded the way back from a bound ends at the bound, and not at 5e-17 beside it.
+    place = round(_to_unit(dist, value) + math.log(factor), 12)
+    return dist.high if place >= 1 else from_unit(place, dist)
 
 
-@_scale.register
-def _(dist: CategoricalDistribution, value: Any, factor: float) -> Value:
-    if factor == 1:
-        return cast(Value, value)
-    neighbour = index_of(value, dist) + (1 if factor > 1 else -1)
-    return dist.choices[min(max(neighbour, 0), len(dist.choices) - 1)]
+@_scale.register(CategoricalDistribution)
+def _(dist: CategoricalDistribution, value: Any, factor: float, rng: np.random.Generator) -> Value:
+    return cast(Value, value) if factor == 1 else _neighbour(dist, value, factor - 1)
 
 
-def scale(value: Any, dist: BaseDistribution, factor: float) -> Value:
+def scale(value: Any, dist: BaseDistribution, factor: float, rng: np.random.Generator) -> Value:
     """Move `value` by `factor` and stay in its domain.
 
-    A number is multiplied; where its domain reaches 0 or below, or is narrower than the number is
-    large, it moves by the same factor of the domain's width. A stepped number (an integer has step
-    1) moves by at least one step. A choice moves to its neighbour: only ordered ones should be
-    scaled (see `is_ordered`).
+    A number of a log range is multiplied. A number of another range moves by the factor's
+    logarithm in widths of the range, so that a factor and its inverse lead equally far: 1.25 up by
+    0.22 of the width, 0.8 down by as much. A move beyond an end of the range stops there.
+
+    A stepped number (an integer has step 1) is moved by `shift`: by at least one step on a range
+    that is not log, and now and then by none on a log range whose first integers lie further apart
+    than a move. A choice moves to its neighbour: only ordered ones should be scaled (see
+    `is_ordered`).
     """
-    return _scale(dist, value, factor)
+    return _scale(dist, value, factor, rng)
 
 
 def is_ordered(dist: BaseDistribution) -> bool:

@@ -42,7 +42,7 @@ from pbt_flow.deletion import States
 from pbt_flow.errors import StoreError
 from pbt_flow.founding import MANIFEST, Manifest, found_population, member_name, text
 from pbt_flow.lease import Lease, claim, is_orphan
-from pbt_flow.member import Checkpoint, Direction, RecordError, Turn
+from pbt_flow.member import Checkpoint, Direction, RecordError, ReportDirection, Turn
 from pbt_flow.registry import ALIAS, log_model, register
 from pbt_flow.remote import RemoteFolders
 from pbt_flow.result import Finalist, Result, Status
@@ -94,6 +94,7 @@ class Store:
         initial: Sequence[Hparams],
         tags: Mapping[str, str],
         versions: Mapping[str, str],
+        report_direction: ReportDirection = None,
     ) -> Store:
         """Make the runs of a new population.
 
@@ -112,6 +113,7 @@ class Store:
             initial=initial,
             tags=tags,
             versions=versions,
+            report_direction=report_direction,
         )
         run_id = members[0].data.tags["mlflow.parentRunId"]
         return cls._with_folders(client, uri, run_id, manifest, space, members)
@@ -349,6 +351,10 @@ class Store:
                 self.run_id, metrics=batch, tags=[RunTag(k, v) for k, v in tags.items()]
             )
 
+    def describe(self, result: Result) -> None:
+        """Write the description of the population's run anew, as `conclude` does."""
+        self.tag({"mlflow.note.content": _note(result)})
+
     def log_arms(self, plain: Mapping[str, Any]) -> None:
         """Keep the schedule and the arms of a replay, which its resume needs."""
         with self._talk():
@@ -451,6 +457,11 @@ class Store:
         """What the population warns of, by the name of the warning."""
         mark = "pbt.warning/"
         return {key[len(mark) :]: text for key, text in self.tags().items() if key.startswith(mark)}
+
+    def checked(self) -> set[str]:
+        """The checks that controllers of this population have made."""
+        mark = "pbt.checked/"
+        return {key[len(mark) :] for key in self.tags() if key.startswith(mark)}
 
     def show(self) -> None:
         """Save a view of the population's charts for MLflow's UI. A comfort, never a condition."""
@@ -562,17 +573,20 @@ def _note(result: Result) -> str:
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in one.hparams.items()
         )
-        where = f"{member_name(one.member)}, turn {one.turn}"
+        where = f"{member_name(one.member)}, turn {one.turn} (step {one.step:,})"
         return f"| {what} | {where} | {one.score:.4g} | {report} | {hparams} |"
 
     rows = [row("winner", result.winner)] if result.winner else []
-    rows += [row("best initial setting", result.best_initial)] if result.best_initial else []
+    if result.best_initial and result.has_copies:
+        rows.append(row(f"best initial setting, {result.fate}", result.best_initial))
     head = f"**{result.headline}**, {result.status}: {result.members} members, "
     head += f"{result.turns} turns"
     if result.retired:
         head += f", {result.retired} retired"
     if result.reason:
         head += f" ({result.reason.splitlines()[0]})"
+    if result.budget_note:
+        head += f"; {result.budget_note}"
     table = ["| | member | score | report | hyperparameters |", "|---|---|---|---|---|", *rows]
     if result.charts:
         head += f". [Charts]({result.charts}); the whole story is in the artifact report/index.html"

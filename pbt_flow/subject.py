@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,11 @@ class Subject:
     @property
     def history(self) -> History:
         return self.result.history
+
+    @property
+    def headline(self) -> str:
+        """What came of it, in one sentence, beside the control if there is one."""
+        return dataclasses.replace(self.result, control=self.control).headline
 
     @property
     def path(self) -> list[Turn]:

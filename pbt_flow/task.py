@@ -13,6 +13,7 @@ import random
 import sys
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pbt_flow.errors import PBTError
-from pbt_flow.member import Direction
+from pbt_flow.member import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space, SpaceError, check_space
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ class Task(abc.ABC):
     for a fresh model, nor where the worker still has the member in memory), `reseed`, `train`,
     `evaluate`, `metrics`, `state_dict`. What a turn computes must follow from the state, the
     hyperparameters, the seed and the steps alone, so that a turn can be run again on any machine.
-    Inherit `pbt_flow.testing.TaskContract` in a test to check that it does.
+    Therefore looking (`evaluate`, `metrics`, `report`, `samples`, `model`, `example`) must change
+    nothing that the next turn depends on: no weight, no running statistic, and no mode that `train`
+    does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check all that.
 
     A subclass gives `space`, a constructor and the four abstract methods; the rest is optional.
     """
@@ -52,6 +55,10 @@ class Task(abc.ABC):
     """The hyperparameters that PBT tunes: names to Optuna distributions."""
     direction: ClassVar[Direction] = "maximize"
     """Whether a greater or a smaller score is better."""
+    report_direction: ClassVar[ReportDirection] = None
+    """Whether a greater or a smaller number in `report` is better, which need not be so as for the
+    score (an accuracy beside a loss): of the first metric, or a mapping of metrics to directions.
+    None says nothing, and differences between reports are then shown without a judgement."""
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Settings that suit this task (fields of `pbt_flow.Settings`, such as `interval`), used where
     the user gives none."""
@@ -92,11 +99,17 @@ class Task(abc.ABC):
 
         The hyperparameters must be obeyed from the first step, whatever a restored optimiser
         remembers: `optimizer.load_state_dict` brings back the learning rate of the donor.
+
+        Where a module behaves otherwise in evaluation (dropout, batch normalisation), begin with
+        `module.train()`: whoever looked at it since the last turn has called `module.eval()`.
         """
 
     @abc.abstractmethod
     def evaluate(self) -> float | Sequence[float]:
-        """The score that PBT selects by; a sequence is a sample (episodes), scored by its mean."""
+        """The score that PBT selects by; a sequence is a sample (episodes), scored by its mean.
+
+        It changes nothing that the next turn depends on.
+        """
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -109,24 +122,42 @@ class Task(abc.ABC):
         """Take over a state, perhaps of another member that trained under other hyperparameters."""
 
     def metrics(self) -> Mapping[str, float]:
-        """What the last `evaluate` found beside the score, to record with it."""
+        """What the last `evaluate` found beside the score, to record with it.
+
+        It changes nothing that the next turn depends on.
+        """
         return {}
 
     def report(self) -> Mapping[str, float]:
         """Metrics on data that selection never saw, computed for the winner; the first is the
         headline.
+
+        The task is reseeded before, with one seed for all members of a population: a report that
+        draws its data from `self.rng` draws the same for the winner as for those it is compared
+        with, and for a control with the same seed. It changes nothing that the next turn depends
+        on.
         """
         return {}
 
     def samples(self, folder: Path) -> None:  # noqa: B027 - optional
-        """Write pictures, texts or animations of what the model does into `folder`."""
+        """Write pictures, texts or animations of what the model does into `folder`.
+
+        It changes nothing that the next turn depends on.
+        """
 
     def model(self) -> nn.Module | None:
-        """The module to keep when training is over."""
+        """The module to keep when training is over.
+
+        It may be the very module that is trained. Callers put it into evaluation mode and use it,
+        and training may go on afterwards: see `train`.
+        """
         return None
 
     def example(self) -> NDArray[Any] | None:
-        """An input of `model()`: MLflow shows it, and reads the model's signature from it."""
+        """An input of `model()`: MLflow shows it, and reads the model's signature from it.
+
+        To make one changes nothing that the next turn depends on.
+        """
         return None
 
 
@@ -276,6 +307,42 @@ def name_task(task: str | type[Task]) -> str:
     return f"{Path(source).resolve()}:{task.__qualname__}"
 
 
+def is_same_task(first: str, second: str) -> bool:
+    """Whether two names of tasks (see `name_task`) mean one class.
+
+    `rl` and `tasks.rl:RL` do, and so does the path of that file. Nothing is imported to find out,
+    since a task's libraries may take seconds, or may not be here.
+    """
+    if first == second:
+        return True
+    (place, attribute), (other, its) = _locate(first), _locate(second)
+    # A name may leave the class out where the file has just one, and then it means that one.
+    return place == other and (attribute == its or not attribute or not its)
+
+
+def _locate(name: str) -> tuple[str, str]:
+    """Where the class that a name means is written: its file, or else its module; and the class."""
+    place, _, attribute = _registered().get(name, name).partition(":")
+    if place.endswith(".py"):
+        return str(Path(place).resolve()), attribute
+    return _file_of(place) or place, attribute
+
+
+def _file_of(module: str) -> str | None:
+    """The file of a module; None if it is not found. No package around it is imported either."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)
+        for depth in range(len(rest)):
+            if spec is None or spec.submodule_search_locations is None:
+                return None
+            inner = ".".join([top, *rest[: depth + 1]])
+            spec = PathFinder.find_spec(inner, list(spec.submodule_search_locations))
+    except (ImportError, ValueError):  # ValueError: what is loaded under that name has no spec.
+        return None
+    return None if spec is None or spec.origin is None else str(Path(spec.origin).resolve())
+
+
 # --- what it declares -----------------------------------------------------------------------------
 
 
@@ -289,6 +356,7 @@ class Declaration:
     """What the class is called in messages."""
     space: Space
     direction: Direction
+    report_direction: ReportDirection = None
     defaults: Mapping[str, Any]
     """Settings that suit the task."""
     quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -318,6 +386,7 @@ def declare(task: str | type[Task]) -> Declaration:
         label=kind.__name__,
         space=kind.space,
         direction=kind.direction,
+        report_direction=_plain_direction(kind.report_direction),
         defaults=kind.defaults,
         quick=kind.quick,
         has_model=kind.model is not Task.model,
@@ -342,7 +411,7 @@ def check_task(task: type[Task]) -> None:
     """Refuse a class whose declarations contradict each other.
 
     Raises:
-        TaskError: The space or the direction is missing or wrong.
+        TaskError: The space or a direction is missing or wrong.
     """
     try:
         check_space(getattr(task, "space", {}))
@@ -352,6 +421,24 @@ def check_task(task: type[Task]) -> None:
         raise TaskError(
             f"task {task.__name__}: direction is 'maximize' or 'minimize', got {task.direction!r}"
         )
+    told = task.report_direction
+    if isinstance(told, Mapping):
+        for metric, direction in told.items():
+            if not isinstance(metric, str) or direction not in ("maximize", "minimize"):
+                raise TaskError(
+                    f"task {task.__name__}: report_direction maps the name of a metric to "
+                    f"'maximize' or 'minimize', got {metric!r}: {direction!r}"
+                )
+    elif told not in (None, "maximize", "minimize"):
+        raise TaskError(
+            f"task {task.__name__}: report_direction is 'maximize' or 'minimize' for the first "
+            f"metric of report(), or a mapping such as {{'accuracy': 'maximize'}}, got {told!r}"
+        )
+
+
+def _plain_direction(told: ReportDirection) -> ReportDirection:
+    """The same in a form that JSON can hold."""
+    return dict(told) if isinstance(told, Mapping) else told
 
 
 def check_options(task: Declaration, options: Mapping[str, Any]) -> dict[str, Any]:

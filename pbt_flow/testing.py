@@ -15,7 +15,9 @@ from __future__ import annotations
 import copy
 import io
 import math
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +27,9 @@ from pbt_flow.member import derive_seed
 from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit
 from pbt_flow.task import Task, check_task
 from pbt_flow.worker import read_score
+
+LOOKS = ("evaluate", "metrics", "report", "samples", "example", "model")
+"""The methods of a task that look at it; the model is used on the example."""
 
 
 class TaskContract:
@@ -69,13 +74,41 @@ class TaskContract:
         warm = self.make(0)
         _, state = self.turn(warm, middle(self.task.space), seed=1)
         score, after = self.turn(warm, middle(self.task.space), seed=2)
-        # Restored into a model of another member, which has trained on its own before.
-        cold = self.make(1)
-        self.turn(cold, middle(self.task.space), seed=3)
-        cold.load_state_dict(copy.deepcopy(state))
-        cold_score, cold_after = self.turn(cold, middle(self.task.space), seed=2)
-        assert_same(cold_after, after)
-        assert cold_score == score
+        # A worker restores into a fresh model, or into that of another member, which has trained
+        # and was evaluated: an evaluation that training does not undo shows in the fresh one.
+        fresh, used = self.make(1), self.make(1)
+        self.turn(used, middle(self.task.space), seed=3)
+        for name, cold in (("fresh", fresh), ("used", used)):
+            cold.load_state_dict(copy.deepcopy(state))
+            cold_score, cold_after = self.turn(cold, middle(self.task.space), seed=2)
+            assert_same(cold_after, after, f"state after a restore into a {name} model")
+            assert_same(cold_score, score, f"score after a restore into a {name} model")
+
+    def test_looking_changes_nothing_that_the_next_turn_depends_on(self) -> None:
+        """Two turns come out the same, whether or not somebody looked at the model between them.
+
+        A worker forgets a model that it has looked at, but people do not: `winner.task()` is there
+        to be looked at and trained on. A model that is left in evaluation mode trains on without
+        dropout, and without the statistics of batch normalisation.
+        """
+        state, score = self._after_looks()
+        looked_state, looked_score = self._after_looks(*LOOKS)
+        if same((state, score), (looked_state, looked_score)):
+            return
+        for look in LOOKS:  # Which one was it?
+            looked_state, looked_score = self._after_looks(look)
+            assert_same(looked_state, state, f"state of a turn after {look}()")
+            assert_same(looked_score, score, f"score of a turn after {look}()")
+        raise AssertionError(f"a turn differs after {', '.join(LOOKS)} together, and after none")
+
+    def _after_looks(self, *looks: str) -> tuple[dict[str, Any], float]:
+        """The state and the score after two turns with some looks between them."""
+        task = self.make()
+        self.turn(task, middle(self.task.space), seed=1)
+        for look in looks:
+            look_at(task, look)
+        score, state = self.turn(task, middle(self.task.space), seed=2)
+        return state, score
 
     def test_hyperparameters_are_obeyed_after_restoring_a_donor(self) -> None:
         """From one donor's state, two values of a hyperparameter must lead to two states.
@@ -98,17 +131,29 @@ class TaskContract:
             assert not same(*after), f"{name}: after a restore, changing it changes nothing"
 
     def test_the_model_takes_its_example(self) -> None:
-        task = self.make()
-        model, example = task.model(), task.example()
-        if model is not None and example is not None:
-            with torch.no_grad():
-                model.eval()(torch.from_numpy(example))
+        look_at(self.make(), "model")
 
     def test_any_point_of_the_space_trains_without_an_exception(self) -> None:
         rng = np.random.default_rng(0)
         for seed in range(3):
             hparams = check_hparams(draw(self.task.space, rng), self.task.space)
             self.turn(self.make(), hparams, seed=seed)
+
+
+def look_at(task: Task, look: str) -> None:
+    """Call a method that looks at the task, and use what it gives as its callers do."""
+    if look == "samples":
+        with tempfile.TemporaryDirectory() as folder:
+            task.samples(Path(folder))
+    elif look == "model":
+        model, example = task.model(), task.example()
+        if model is not None:
+            model.eval()
+            if example is not None:
+                with torch.no_grad():
+                    model(torch.from_numpy(example))
+    else:
+        getattr(task, look)()
 
 
 def middle(space: Space) -> dict[str, Any]:

@@ -25,11 +25,14 @@ from pbt_flow.checkpoints import (
     CheckpointError,
     Folders,
     check_saves,
+    copy_state,
     load_state,
     save_state,
 )
 from pbt_flow.errors import StoreError
 from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
+from pbt_flow.restore_check import Difference, State, Trained, compare_restored
+from pbt_flow.space import Hparams
 from pbt_flow.task import Task, TaskSpec, declare
 
 
@@ -114,8 +117,52 @@ class Report:
     error: str = ""
 
 
-Job: TypeAlias = Plan | Retry | Look | Probe | Describe
-Done: TypeAlias = Turn | Report | Probed | Described
+@dataclass(frozen=True, kw_only=True)
+class CheckRestore:
+    """A request to find out whether a restored model trains on as the one that was saved."""
+
+    member: int
+    other: int
+    """Whose fresh model takes over the state."""
+    checkpoint: Checkpoint
+    hparams: Hparams
+    steps: int
+    """How long each short training is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreChecked:
+    """The answer to a `CheckRestore`."""
+
+    check: CheckRestore
+    difference: Difference | None = None
+    error: str = ""
+    """Why the check came to nothing; empty if it did not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckNoise:
+    """A request to evaluate a checkpoint several times, each time with another seed."""
+
+    member: int
+    checkpoint: Checkpoint
+    times: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseChecked:
+    """The answer to a `CheckNoise`."""
+
+    check: CheckNoise
+    scores: tuple[float, ...] = ()
+    error: str = ""
+    """Why the check came to nothing; empty if it did not."""
+
+
+Check: TypeAlias = CheckRestore | CheckNoise
+Checked: TypeAlias = RestoreChecked | NoiseChecked
+Job: TypeAlias = Plan | Retry | Look | Check | Probe | Describe
+Done: TypeAlias = Turn | Report | Checked | Probed | Described
 
 
 def describe(job: Describe) -> Described:
@@ -153,13 +200,17 @@ class Worker:
         self._warm: OrderedDict[int, tuple[str, Task]] = OrderedDict()
 
     def do(self, job: Job) -> Done:
-        """Run a turn, look at a checkpoint, probe the task or describe it."""
+        """Run a turn, look at a checkpoint, check, probe or describe the task."""
         if isinstance(job, Plan):
             return self.run(job)
         if isinstance(job, Retry):
             return self.run(job.plan, lost=job.lost)
         if isinstance(job, Look):
             return self.look(job)
+        if isinstance(job, CheckRestore):
+            return self.check_restore(job)
+        if isinstance(job, CheckNoise):
+            return self.check_noise(job)
         return self.probe(job) if isinstance(job, Probe) else describe(job)
 
     def probe(self, probe: Probe) -> Probed:
@@ -230,13 +281,44 @@ class Worker:
         """Report on a checkpoint: metrics on data that selection never saw, and samples."""
         try:
             task = self._take(look.member, look.checkpoint)
-            task.reseed(derive_seed(self.workshop.seed, look.member, 0))
+            # Of the population's seed alone: a report that draws its data then draws the same for
+            # all members, and for a control with the same seed. No turn has the number 0.
+            task.reseed(derive_seed(self.workshop.seed, 0, 0))
             metrics = _read_metrics(task.report(), "report()") if look.report else {}
             if look.samples is not None:
                 task.samples(Path(look.samples))
         except Exception:
             return Report(look=look, error=_traceback())
         return Report(look=look, metrics=metrics)
+
+    def check_restore(self, check: CheckRestore) -> RestoreChecked:
+        """Train a model on and another one from its state; both are made for this and dropped."""
+        if self._warm:
+            self._warm.popitem(last=False)  # room for the one that is trained here
+
+        def load() -> State:
+            return load_state(check.checkpoint, self._folders.fetch(check.checkpoint), self.device)
+
+        try:
+            difference = try_restoring(
+                check,
+                self.workshop.seed,
+                build=lambda seed: self.workshop.task.build(seed, self.device),
+                load=load,
+                through_file=lambda state: copy_state(state, self.device),
+            )
+        except Exception:
+            return RestoreChecked(check=check, error=_traceback())
+        return RestoreChecked(check=check, difference=difference)
+
+    def check_noise(self, check: CheckNoise) -> NoiseChecked:
+        """Evaluate a checkpoint again and again; the model is dropped afterwards."""
+        try:
+            task = self._take(check.member, check.checkpoint)
+            scores = evaluate_again(check, self.workshop.seed, task)
+        except Exception:
+            return NoiseChecked(check=check, error=_traceback())
+        return NoiseChecked(check=check, scores=scores)
 
     @property
     def _folders(self) -> Folders:
@@ -281,6 +363,49 @@ class Worker:
         with _storage(what, root(plan.member), Exception):
             folders.publish(plan.member, plan.turn, STATE)
         return checkpoint
+
+
+def try_restoring(
+    check: CheckRestore,
+    seed: int,
+    *,
+    build: Callable[[int], Task],
+    load: Callable[[], State],
+    through_file: Callable[[State], State],
+) -> Difference | None:
+    """What `CheckRestore` asks for, with the seeds of a population's own turns.
+
+    Args:
+        check: The request.
+        seed: The population's.
+        build: Makes a fresh model from a seed.
+        load: Reads the check's checkpoint.
+        through_file: Gives a state back as it would come from a checkpoint.
+    """
+
+    def train(task: Task, part: int) -> Trained:
+        task.reseed(derive_seed(seed, check.member, check.checkpoint.turn + 1 + part))
+        task.train(dict(check.hparams), check.steps)
+        # Evaluated in both parts, as in any turn: that may be what changes something unsaved.
+        score, _ = read_score(task.evaluate())
+        return Trained(score=score, state=through_file(task.state_dict()))
+
+    return compare_restored(
+        build=lambda: build(derive_seed(seed, check.member, 0)),
+        build_other=lambda: build(derive_seed(seed, check.other, 0)),
+        load=load,
+        through_file=through_file,
+        train=train,
+    )
+
+
+def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...]:
+    """What `CheckNoise` asks for, of a task in the check's state; `seed` is the population's."""
+    scores, turn_seed = [], derive_seed(seed, check.member, check.checkpoint.turn)
+    for number in range(check.times):
+        task.reseed(derive_seed(turn_seed, check.member, number))
+        scores.append(read_score(task.evaluate())[0])
+    return tuple(scores)
 
 
 def _traceback() -> str:

@@ -74,7 +74,15 @@ class Classifier:
     network: nn.Module
     """Images (N, channels, size, size) in [-1, 1] to logits (N, classes)."""
     real_score: float
-    """The score of as many real, held-out images, or of all there are: what there is to reach."""
+    """The score of `real_count` real images: what there is to reach."""
+    real_count: int
+    """How many real images that is: as many as are scored, or all that are held out if those are
+    fewer.
+
+    A score grows with the number of images: of 1,797 digits it is 9.88, of 359 of them 9.78 (the
+    mean of 20 draws, by the classifier of the report). Of the digits 359 are held out, so beside
+    2,000 generated images `real_score` is about 1% low.
+    """
     accuracy: float
     """Share of the held-out images that it classifies rightly."""
 
@@ -90,9 +98,17 @@ def _score(network: nn.Module, images: Tensor) -> float:
     return inception_score(torch.cat([network(part) for part in images.split(100)]))
 
 
-def _real_score(network: nn.Module, images: Images, count: int, device: str) -> float:
+def _classifier(
+    network: nn.Module, accuracy: float, images: Images, count: int, device: str
+) -> Classifier:
     order = torch.randperm(len(images.test), generator=torch.Generator().manual_seed(0))
-    return _score(network, scale(images.test[order[:count]]).to(device))
+    real = images.test[order[:count]]
+    return Classifier(
+        network=network,
+        real_score=_score(network, scale(real).to(device)),
+        real_count=len(real),
+        accuracy=accuracy,
+    )
 
 
 @functools.lru_cache(maxsize=4)  # All members of a worker share one.
@@ -120,11 +136,7 @@ def load_classifier(recipe: Recipe, images: Images, count: int, device: str = "c
     except Exception as error:  # What a damaged file raises could be anything.
         raise TaskError(f"the classifier {file} is damaged: delete it") from error
     network.to(device).eval().requires_grad_(False)
-    return Classifier(
-        network=network,
-        real_score=_real_score(network, images, count, device),
-        accuracy=accuracy,
-    )
+    return _classifier(network, accuracy, images, count, device)
 
 
 def _publish(content: dict[str, object], file: Path) -> None:
@@ -216,12 +228,7 @@ def load_imagenet(weights: str, images: Images, count: int, device: str = "cpu")
         )
     except Exception as error:  # A wrong file, or no network: by many exceptions.
         raise TaskError(f"{weights!r} gives no weights of torch-fidelity's Inception v3") from error
-    network = _InBytes(extractor).to(device)
-    return Classifier(
-        network=network,
-        real_score=_real_score(network, images, count, device),
-        accuracy=math.nan,
-    )
+    return _classifier(_InBytes(extractor).to(device), math.nan, images, count, device)
 
 
 class _InBytes(nn.Module):

@@ -20,18 +20,22 @@ from pbt_flow.task import Task
 class NoisyQuadratic(Task):
     """Minimise a quadratic in 200 dimensions with noisy gradients: only a falling rate does well.
 
-    The loss is the mean over dimensions i of h_i theta_i^2 / 2 with curvature h_i = 1/i, and the
+    The loss is the sum over dimensions i of h_i theta_i^2 / 2 with curvature h_i = 1/i, and the
     gradient of dimension i has noise of variance h_i. A large rate gets rid of the far start at 3
     along flat directions, a small one of the noise along steep ones.
+
+    >>> round(NoisyQuadratic(seed=0, dimensions=2).evaluate(), 6)  # 3^2 / 2 + (1/2) 3^2 / 2
+    6.75
     """
 
     space: ClassVar[Space] = {"lr": FloatDistribution(1e-4, 1, log=True)}
     direction = "minimize"
+    report_direction = "minimize"
     defaults: ClassVar[Mapping[str, Any]] = {
         "population": 20,
         "turns": 100,
         "interval": 20,
-        "exploit": "truncation:fraction=0.2",
+        "exploit": "truncation:fraction=0.1",
     }
     quick: ClassVar[Mapping[str, Any]] = {"population": 8, "turns": 10}
 

@@ -16,6 +16,7 @@ appendix A.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import logging
@@ -49,6 +50,8 @@ Act: TypeAlias = Callable[[Array], Array]
 """Observations of a batch to sampled actions."""
 
 VALUE_COST, MAX_GRADIENT = 0.5, 0.5
+SHORTEST_UNROLL, LONGEST_UNROLL = 32, 512
+"""The range of the unroll, in steps of each environment."""
 REPORT_SEED = 2**30
 """Environments train under seeds below it and report under seeds from it on."""
 PATIENCE = 30_000
@@ -354,6 +357,24 @@ def gae(
     return advantages
 
 
+def divide(due: int, unroll: int, envs: int) -> tuple[int, int]:
+    """How many unrolls train the steps that are due, and how long each of them is.
+
+    An unroll takes `unroll` steps of each environment, or as many as are due if that is less.
+
+    >>> divide(10_000, unroll=512, envs=8)  # of 4,096 each; 1,808 are left over
+    (2, 512)
+    >>> divide(2_000, unroll=512, envs=8)
+    (1, 250)
+    >>> divide(5, unroll=512, envs=8)
+    (0, 0)
+    """
+    length = min(unroll, due // envs)
+    if length < 1:
+        return 0, 0
+    return due // (length * envs), length
+
+
 @dataclass(frozen=True, kw_only=True)
 class Unroll:
     """What all environments saw and did in one stretch; arrays are [steps, environments, ...]."""
@@ -376,9 +397,12 @@ class Unroll:
 class RL(Task):
     """PPO on a Gymnasium environment. A step is one step of one environment.
 
-    An unroll trains on unroll x envs steps at once, which does not divide an interval: what a turn
-    trains too little or too much is carried to the next one in the state. A turn trains at least
-    one unroll.
+    An unroll trains on unroll x envs steps at once, which does not divide an interval. The steps
+    that a turn leaves over are trained by the next one; their number is part of the state. So a
+    lineage has trained its intervals, less a rest that is smaller than one unroll. An unroll that
+    is longer than what is due is cut to that: with 8 environments and an interval of 2,000, an
+    `unroll` of 512 trains as one of 250 would. The metric `unroll` of a turn says how long its
+    unrolls were, and `env_steps` how many steps it trained.
 
     The score is the sample of returns of the last episodes that ended in this turn's training, as
     in the paper. A turn starts its environments afresh, so a short turn may end too few, and only
@@ -387,12 +411,20 @@ class RL(Task):
     return of an earlier turn is ever used: it would be the score of other weights. Weights that are
     not finite score NaN.
 
+    The last episodes to end are not a fair sample of those that began, since more of the long ones
+    are still running when the turn is over. Take a policy whose episodes last either 1,000 steps
+    and return -50, or 250 steps and return 200, in 8 environments for 15,000 steps. With 40% of
+    long ones it is worth 100 and scores 110 on average; with 60% it is worth 50 and scores 55
+    (20,000 simulated turns of each; one score deviates by 21 and by 35). The report has no such
+    bias, since it plays each of its episodes to the end.
+
     Args:
         env: The id of the environment, `module:Name-v0` to have a module imported first.
         envs: How many copies of it step together.
         hidden: Units of each hidden layer.
         epochs: Passes over an unroll.
-        minibatches: Parts into which each pass divides an unroll.
+        minibatches: Parts into which each pass divides an unroll; at most the steps of the shortest
+            unroll, 32 x `envs`. An unroll that was cut below that has a part for each step.
         episodes: The size of the sample that PBT selects by. The paper takes 10; but on LunarLander
             returns deviate by about 100, and the mean of 10 is then uncertain by 30, as much as
             members differ by. More would be steadier still, and more of it of older weights.
@@ -404,13 +436,14 @@ class RL(Task):
         # unrolls are left out for time: at 16 a step takes twice as long as at 128.
         "lr": FloatDistribution(1e-5, 1e-2, log=True),
         "entropy_cost": FloatDistribution(1e-4, 1e-1, log=True),
-        "unroll": IntDistribution(32, 512, log=True),
+        "unroll": IntDistribution(SHORTEST_UNROLL, LONGEST_UNROLL, log=True),
         # With a limit of 0.1, members around 0.07 led early on LunarLander, were copied by most of
         # the population, and did not improve any more.
         "one_minus_gamma": FloatDistribution(1e-3, 3e-2, log=True),
         "gae_lambda": FloatDistribution(0.8, 1.0),
         "clip": FloatDistribution(0.05, 0.5),
     }
+    report_direction = "maximize"
     defaults: ClassVar[Mapping[str, Any]] = {
         "population": 8,
         "turns": 14,
@@ -445,6 +478,12 @@ class RL(Task):
         for name, (value, low) in (least | {"report_episodes": (report_episodes, 2)}).items():
             if value < low:
                 raise TaskError(f"option {name} of the rl task must be at least {low}, got {value}")
+        if minibatches > (most := SHORTEST_UNROLL * envs):
+            raise TaskError(
+                f"option minibatches of the rl task must be at most {most}, the steps of the "
+                f"shortest unroll ({SHORTEST_UNROLL} of each of {envs} environments), got "
+                f"{minibatches}: lower it, or raise envs"
+            )
         self.env, self.envs, self.epochs, self.minibatches = env, envs, epochs, minibatches
         self.episodes, self.report_episodes = episodes, report_episodes
 
@@ -479,9 +518,8 @@ class RL(Task):
     def train(self, hparams: Hparams, steps: int) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = float(hparams["lr"])
-        length = int(hparams["unroll"])
         due = self.carry + steps
-        unrolls = max(1, due // (length * self.envs))
+        unrolls, length = divide(due, int(hparams["unroll"]), self.envs)
         self.carry = due - unrolls * length * self.envs
 
         turn = self.turn
@@ -494,7 +532,7 @@ class RL(Task):
                 break
             unroll = self._play(turn, length, 1 - float(hparams["one_minus_gamma"]))
             measured.append(self._learn(unroll, hparams))
-        metrics = {"env_steps": float(len(measured) * length * self.envs)}
+        metrics = {"env_steps": float(len(measured) * length * self.envs), "unroll": float(length)}
         metrics["episodes"] = float(len(turn.returns))
         if turn.returns:
             metrics["episode_return"] = fmean(turn.returns)
@@ -599,7 +637,8 @@ class RL(Task):
         parameters = list(net.parameters())
         for _ in range(self.epochs):
             order = torch.from_numpy(self.rng.permutation(len(obs))).to(self.device)
-            for rows in order.tensor_split(self.minibatches):
+            # More parts than steps would leave some empty, and the mean of nothing is NaN.
+            for rows in order.tensor_split(min(self.minibatches, len(obs))):
                 head, value = net(obs[rows])
                 log_probs, entropies = net.log_prob_and_entropy(head, actions[rows])
                 log_ratio = log_probs - old_log_probs[rows]
@@ -655,16 +694,23 @@ class RL(Task):
         self._end_turn()
 
     def report(self) -> dict[str, float]:
-        """Returns of fresh episodes, the same ones for every member and run.
+        """Returns of fresh episodes, which `self.rng` chooses.
+
+        Reports of one population begin with the same `self.rng`, and so do those of a control with
+        the same seed: they play the same episodes, and can be compared in pairs. Populations of
+        other seeds play others, so that an interval over seeds includes the choice of episodes.
+        The models of one replay all play the same episodes: its intervals leave that choice out.
 
         The policy acts as in training, by sampling, so that the report differs from the score in
         its episodes alone. Each environment plays one: the first to end among many would be short.
         """
         if not self._is_finite():
             return {"return": math.nan, "return_std": math.nan}
+        rng = copy.deepcopy(self.rng)  # A report takes no random numbers away from training.
+        seed = REPORT_SEED + int(rng.integers(REPORT_SEED - self.report_episodes))
         env = make_env(self.env, self.report_episodes)
-        episodes = Episodes(env, REPORT_SEED)
-        episodes.play_out(self._act(np.random.default_rng(REPORT_SEED)))
+        episodes = Episodes(env, seed)
+        episodes.play_out(self._act(rng))
         env.close()
         return {
             "return": fmean(episodes.returns),
@@ -676,6 +722,7 @@ class RL(Task):
         pixels = self.net.pixels
         if not (self.renders or pixels) or not self._is_finite():
             return
+        folder.mkdir(parents=True, exist_ok=True)
         # pygame greets on standard output, where the caller may be printing for a machine.
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         try:
@@ -690,18 +737,19 @@ class RL(Task):
     def _film(self) -> tuple[list[Image.Image], float]:
         """Frames of an episode, evenly spaced, and the milliseconds that each is to be shown."""
         env = make_env(self.env, 1, **({"render_mode": "rgb_array"} if self.renders else {}))
-        episode, act = Episodes(env, REPORT_SEED), self._act(np.random.default_rng(REPORT_SEED))
         frames: list[Image.Image] = []
         stride = 1
-        for t in range(PATIENCE):
-            if t % stride == 0:
-                frames.append(_frame(env.render()[0] if self.renders else self._seen(episode.obs)))
-            if len(frames) > FRAMES:
-                frames, stride = frames[::2], 2 * stride
-            _, terminated, truncated, _ = episode.step(act(episode.obs))
-            if terminated[0] or truncated[0]:
-                break
-        env.close()
+        with contextlib.closing(env):  # A display that fails must not leave its window open.
+            episode, act = Episodes(env, REPORT_SEED), self._act(np.random.default_rng(REPORT_SEED))
+            for t in range(PATIENCE):
+                if t % stride == 0:
+                    seen = env.render()[0] if self.renders else self._seen(episode.obs)
+                    frames.append(_frame(seen))
+                if len(frames) > FRAMES:
+                    frames, stride = frames[::2], 2 * stride
+                _, terminated, truncated, _ = episode.step(act(episode.obs))
+                if terminated[0] or truncated[0]:
+                    break
         # A long episode is shown faster than it was, rather than jerkily.
         return frames, min(stride * 1000 / self.fps, 50.0)
 

@@ -27,6 +27,7 @@ class Toy(Task):
     """
 
     space: ClassVar[Space] = {"h0": FloatDistribution(0, 1), "h1": FloatDistribution(0, 1)}
+    report_direction = "maximize"
     # Members that see one coordinate each score the same until one of them has copied.
     defaults: ClassVar[Mapping[str, Any]] = {
         "turns": 20,

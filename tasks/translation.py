@@ -388,6 +388,8 @@ class Quality(NamedTuple):
     """Corpus BLEU of sacreBLEU, 0 to 100."""
     nll: float
     """Negative log likelihood of the references in nats per piece, without label smoothing."""
+    bleu_error: float
+    """The standard error of BLEU, also where it is below `FLOOR` and so is not the score."""
     sample: tuple[float, ...]
     """Values whose mean is the score, and whose variance by their number its squared error."""
 
@@ -456,15 +458,31 @@ def measure(
 
     bleu, nll = values(whole)
     if not math.isfinite(nll):
-        return Quality(bleu, nll, (math.nan,))  # the weights are lost, whatever they still say
-    center = score(bleu, nll)
-    without = []
-    for part in parts:
-        bleu_, nll_ = values(whole - part)
-        # On the whole's side of the floor, lest a block that tips it counts as a great difference.
-        without.append(bleu_ if bleu >= FLOOR else FLOOR * math.exp(-nll_))
-    pseudo = blocks * center - (blocks - 1) * np.array(without)
-    return Quality(bleu, nll, tuple((pseudo + (center - pseudo.mean())).tolist()))
+        # The weights are lost, whatever they still say.
+        return Quality(bleu=bleu, nll=nll, bleu_error=math.nan, sample=(math.nan,))
+    without = np.array([values(whole - part) for part in parts])
+    bleus = _pseudo_values(bleu, without[:, 0])
+    # On the whole's side of the floor, lest a block that tips it counts as a great difference.
+    sample = bleus if bleu >= FLOOR else _pseudo_values(score(bleu, nll), _likely(without[:, 1]))
+    return Quality(
+        bleu=bleu,
+        nll=nll,
+        bleu_error=float(bleus.std(ddof=1) / math.sqrt(blocks)),
+        sample=tuple(sample.tolist()),
+    )
+
+
+def _pseudo_values(whole: float, without: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Jackknife pseudo-values from a statistic of the whole, and of it without each block."""
+    blocks = len(without)
+    pseudo = blocks * whole - (blocks - 1) * without
+    centred: NDArray[np.float64] = pseudo + (whole - pseudo.mean())
+    return centred
+
+
+def _likely(nlls: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The scores below the floor (see `score`)."""
+    return FLOOR * np.exp(-nlls)
 
 
 # --- the task -------------------------------------------------------------------------------------
@@ -479,6 +497,7 @@ class Translation(Task):
         "attention_dropout": FloatDistribution(0.0, 0.5),
         "relu_dropout": FloatDistribution(0.0, 0.5),
     }
+    report_direction = "maximize"
     defaults: ClassVar[Mapping[str, Any]] = {
         "population": 8,
         "turns": 12,
@@ -691,10 +710,9 @@ class Translation(Task):
     def _test(self) -> tuple[dict[str, float], list[str]]:
         pairs = self.corpus.splits.test
         quality, translations = self._quality(pairs, encode(self.corpus, pairs))
-        sample = np.array(quality.sample)
         return {
             "bleu": quality.bleu,
-            "bleu_error": float(sample.std(ddof=1) / math.sqrt(len(sample))),
+            "bleu_error": quality.bleu_error,
             "chrf": self.chrf.corpus_score(translations, [[t for _, t in pairs]]).score,
             "nll": quality.nll,
         }, translations

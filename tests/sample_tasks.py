@@ -23,6 +23,7 @@ class Regression(Task):
         "loss": CategoricalDistribution(["l1", "l2"]),
     }
     direction = "minimize"
+    report_direction = "minimize"
     defaults: ClassVar = {"population": 4, "turns": 4, "interval": 5}
 
     def __init__(self, *, seed: int, device: str = "cpu", noise: float = 0.1) -> None:
@@ -74,6 +75,13 @@ class Regression(Task):
         return self.net
 
 
+class DrawsItsReport(Regression):
+    """Reports on data that it draws."""
+
+    def report(self) -> Mapping[str, float]:
+        return {"numpy": self.rng.random(), "torch": torch.rand(()).item()}
+
+
 class KeepsTheDonorsRate(Regression):
     """The classic bug: the restored optimiser decides."""
 
@@ -120,6 +128,80 @@ class ExampleOfAnotherSize(Regression):
         return np.zeros((1, 7), dtype=np.float32)
 
 
+class WithDropout(Regression):
+    """Behaves otherwise in evaluation, and does what that takes."""
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        super().__init__(seed=seed, device=device)
+        layers = [torch.nn.Linear(3, 16), torch.nn.Dropout(0.5), torch.nn.Linear(16, 1)]
+        self.net = torch.nn.Sequential(*layers).to(device)
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1.0, momentum=0.9)
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        self.net.train()
+        return super().train(hparams, steps)
+
+    def evaluate(self) -> list[float]:
+        self.net.eval()
+        return super().evaluate()
+
+    def metrics(self) -> Mapping[str, float]:
+        return {}
+
+    def report(self) -> Mapping[str, float]:
+        return {"loss": self.evaluate()[0]}
+
+    def samples(self, folder: Path) -> None:
+        (folder / "loss.txt").write_text(str(self.report()))
+
+
+class StaysInEvaluation(WithDropout):
+    """From its second turn on it trains without dropout, unless it was restored in between."""
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        return Regression.train(self, hparams, steps)
+
+
+class TrainsInTheModeThatItFinds(WithDropout):
+    """Its own evaluation restores the mode; somebody who looks at its model does not."""
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        return Regression.train(self, hparams, steps)
+
+    def evaluate(self) -> list[float]:
+        found = super().evaluate()
+        self.net.train()
+        return found
+
+
+class ReportsByTraining(Regression):
+    """Its report trains on, and leaves what it has learnt."""
+
+    def report(self) -> Mapping[str, float]:
+        return self.train({"lr": 0.1, "batch": 4, "loss": "l2"}, 1)
+
+
+class CountsItsSamples(Regression):
+    """What it trains on next depends on what it has shown."""
+
+    shown = 0
+
+    def samples(self, folder: Path) -> None:
+        self.shown += 1
+
+    def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().batch(size)
+        return x, y + self.shown
+
+
+class MovesWhatItShows(Regression):
+    """Making its example changes a weight."""
+
+    def example(self) -> np.ndarray[Any, Any]:
+        self.net.bias.data.zero_()
+        return np.zeros((1, 3), dtype=np.float32)
+
+
 class Misbehaving(Regression):
     """Does what it is told, by files in a folder: `raise-2`, `die-2`, `hang-2`, `nan-2`, `slow`.
 
@@ -162,6 +244,22 @@ class Misbehaving(Regression):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.count = state["count"]
+
+
+class OneBlocked(Regression):
+    """The first turn at a rate of 1e-4 lasts until `turns` others are done: a slow start."""
+
+    def __init__(self, *, seed: int, device: str = "cpu", orders: str = "", turns: int = 0) -> None:
+        super().__init__(seed=seed, device=device)
+        self.orders, self.turns, self.blocked = Path(orders), turns, True
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        deadline = time.monotonic() + 60
+        while hparams["lr"] == 1e-4 and self.blocked and time.monotonic() < deadline:
+            self.blocked = len(list(self.orders.iterdir())) < self.turns
+            time.sleep(0.01)
+        (self.orders / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        return super().train(hparams, steps)
 
 
 class CannotBeBuilt(Regression):

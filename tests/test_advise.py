@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
 
-from pbt_flow.advise import advise, comparable, rescue
+from pbt_flow.advise import advise, quorum_of, rescuer, should_wait
 from pbt_flow.exploit import BinaryTournament, Candidate, NoExploit, Truncation, TTest
 from pbt_flow.explore import NoExplore, Perturb
 from pbt_flow.history import History
@@ -128,17 +128,6 @@ def test_the_same_randomness_gives_the_same_advice():
 # --- the same age ---------------------------------------------------------------------------------
 
 
-def test_a_member_that_is_ahead_is_judged_by_its_own_past():
-    """On a rising curve it leads only for being older; at the same age it was the worst."""
-    population = Population(4)
-    population.round(1, 2, 3, 4)
-    population.turn(0, 100)
-    age, records = comparable(population.history.members[0], population.history, quorum=2)
-    assert age == INTERVAL
-    assert {index: one.fitness for index, one in records.items()} == {0: 1, 1: 2, 2: 3, 3: 4}
-    assert population.advise(0).donor.member == 3
-
-
 def test_a_straggler_is_compared_with_what_the_others_scored_when_they_were_as_young():
     population = Population(4)
     population.round(4, 1, 2, 3)
@@ -156,44 +145,127 @@ def test_a_copy_takes_weights_of_the_members_own_age_and_not_of_a_donor_that_ran
     assert advised.step == INTERVAL
 
 
-def test_where_the_checkpoint_of_that_age_is_gone_a_straggler_takes_the_oldest_there_is():
+def test_a_copy_takes_the_record_that_was_ranked_though_the_donor_has_collapsed_since():
+    population = Population(4)
+    population.round(1, 2, 3, 4)
+    population.turn(3, -100)
+    population.turn(0, 5)
+    for index in (1, 2):
+        population.turn(index, 4)
+    # Judged at its own age, where it leads, and not by its first score, which was the worst.
+    assert population.advise(0).donor is None
+    assert population.advise(3).donor == Donor(member=0, turn=2, copies="both")
+
+
+def test_where_the_ranked_checkpoint_is_gone_the_best_record_of_the_same_age_is_copied():
     population = Population(4)
     population.round(1, 2, 3, 4)
     population.turn(3, 40)
-    population.turn(3, 41)
     population.history.forget(3, 1)
     advised = population.advise(0)
-    assert advised.donor.turn == 2
-    assert advised.step == 2 * INTERVAL
+    assert advised.donor == Donor(member=2, turn=1, copies="both")
+    assert advised.step == INTERVAL
 
 
-def test_nobody_is_judged_before_half_of_the_members_have_come_as_far():
-    population = Population(4)
-    population.turn(0, 1)
-    assert comparable(population.history.members[0], population.history, quorum=2) == (None, {})
-    population.turn(1, 2)
-    age, _ = comparable(population.history.members[0], population.history, quorum=2)
-    assert age == INTERVAL
-
-
-def test_each_age_is_judged_once():
-    population = Population(2)
-    population.round(1, 2)
-    advised = population.advise(1)
-    assert advised.compared_at == INTERVAL
-    assert comparable(advised, population.history, quorum=2) == (None, {})
-
-
-def test_a_score_from_before_the_last_copy_is_not_held_against_the_new_weights():
+def test_where_no_better_record_of_its_age_is_left_a_member_goes_on_rather_than_copy_an_older_one():
     population = Population(4)
     population.round(1, 2, 3, 4)
-    population.turn(0, 1)
-    population.turn(0, 9, donor=Donor(member=3, turn=1, copies="both"))
-    member = population.history.members[0]
-    assert member.step == 2 * INTERVAL
+    population.turn(3, 40)
     for index in (1, 2, 3):
-        population.turn(index, 5)
+        population.history.forget(index, 1)
     assert population.advise(0).donor is None
+
+
+def test_nobody_is_judged_before_three_quarters_of_the_members_have_come_as_far():
+    population = Population(4)
+    for index, score in enumerate([1, 2]):
+        population.turn(index, score)
+    assert population.advise(0).compared_at is None
+    population.turn(2, 3)
+    assert population.advise(0).compared_at == INTERVAL
+    assert population.advise(0).donor.member == 2
+
+
+@pytest.mark.parametrize(("living", "quorum"), [(1, 2), (2, 2), (3, 3), (4, 3), (8, 6), (20, 15)])
+def test_a_quorum_is_three_quarters_of_the_living_and_two_at_least(living, quorum):
+    assert quorum_of(living) == quorum
+
+
+# --- whom a decision waits for --------------------------------------------------------------------
+
+
+def waits(population, index, exploit=None, *, behind, living=8, arriving=True, waited=0.0):
+    return should_wait(
+        population.history.members[index],
+        population.history,
+        exploit=exploit or Truncation(),
+        living=living,
+        behind=behind,
+        arriving=arriving,
+        waited=waited,
+    )
+
+
+def reported(*scores):
+    """A population of 8 of whom the first have done a turn."""
+    population = Population(8)
+    for index, score in enumerate(scores):
+        population.turn(index, score)
+    return population
+
+
+def test_the_first_to_report_waits_for_a_quorum():
+    assert waits(reported(1), 0, behind=7)
+    assert waits(reported(1, 2, 3, 4, 5), 0, behind=3, arriving=False, waited=math.inf)
+    assert not waits(reported(1, 2, 3, 4, 5, 6), 0, behind=2, arriving=False)
+
+
+def test_with_its_quorum_it_waits_a_median_turn_for_scores_that_are_on_their_way():
+    population = reported(1, 2, 3, 4, 5, 6)
+    assert waits(population, 0, behind=2, arriving=True, waited=0.99)
+    assert not waits(population, 0, behind=2, arriving=True, waited=1.0)
+    assert not waits(population, 0, behind=2, arriving=False, waited=0.0)
+
+
+def test_whoever_is_not_among_the_worst_whatever_comes_does_not_wait():
+    """A quarter of 8 is 2: with two worse ones known, nothing can make a member one of them."""
+    population = reported(1, 2, 3)
+    assert [waits(population, index, behind=5) for index in range(3)] == [True, True, False]
+    # A tournament may meet any of those that are missing.
+    assert waits(population, 2, BinaryTournament(), behind=5)
+
+
+def test_random_search_waits_for_nobody():
+    assert not waits(reported(1), 0, NoExploit(), behind=7)
+    assert not waits(reported(None), 0, NoExploit(), behind=7)
+
+
+def test_nobody_waits_for_those_that_cannot_come():
+    assert not waits(reported(1), 0, behind=0)
+    assert not waits(reported(1), 0, behind=4)  # 5 of 8 are no quorum
+    assert waits(reported(1), 0, behind=5)
+
+
+def test_a_member_that_failed_waits_for_a_donor_of_its_age():
+    assert waits(reported(None), 0, behind=7)
+    assert waits(reported(None, 2, 3, 4), 0, behind=4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("fraction", [0.01, 0.2, 0.25, 0.5])
+def test_whoever_does_not_wait_for_being_sure_would_copy_nobody_with_all_scores_there(
+    seed, fraction
+):
+    rng = np.random.default_rng(seed)
+    # Whole numbers, so that there are ties.
+    scores = [int(score) for score in rng.integers(0, 5, size=8)]
+    exploit = Truncation(fraction=fraction, ties=bool(seed % 2))
+    everyone = reported(*scores)
+    for present in range(1, 8):
+        some = reported(*scores[:present])
+        for index in range(present):
+            if not waits(some, index, exploit, behind=8 - present, waited=0.0):
+                assert everyone.advise(index, exploit, seed=seed).donor is None
 
 
 # --- ties, failures, edge cases -------------------------------------------------------------------
@@ -246,10 +318,44 @@ def test_a_rescued_member_rejoins_the_others_at_their_age():
     assert population.advise(0).step == INTERVAL
 
 
+def test_a_rescue_does_not_take_the_only_front_runner_who_may_be_the_worst():
+    """Its own age has one score, of the worst member; the age before has a quorum."""
+    population = Population(8)
+    population.round(*range(8))
+    population.turn(0, 0.5)
+    population.turn(5, None)
+    donors = {population.advise(5, seed=seed).donor for seed in range(60)}
+    assert {donor.member for donor in donors} == {3, 4, 6, 7}
+    assert {donor.turn for donor in donors} == {1}
+
+
+def test_a_rescue_without_any_quorum_takes_the_best_record_that_is_known():
+    population = Population(8)
+    for index, score in enumerate([3, 9, 4]):
+        population.turn(index, score)
+    population.turn(2, 5)
+    population.turn(7, None)
+    assert population.advise(7).donor == Donor(member=1, turn=1, copies="both")
+
+
+def test_a_rescue_takes_nothing_older_than_the_members_own_effort():
+    population = Population(4)
+    population.turn(0, None)
+    for _ in range(3):
+        for index in (1, 2, 3):
+            population.turn(index, 9)
+    assert population.advise(0).step == INTERVAL
+
+
 def test_the_rescue_of_a_pair_takes_the_only_other():
     other = Candidate(member=1, fitness=-math.inf)
-    assert rescue([other], np.random.default_rng(0)) == 1
-    assert rescue([], np.random.default_rng(0)) is None
+    assert rescuer([other], np.random.default_rng(0)) == 1
+
+
+def test_of_equally_good_members_each_is_as_likely_to_rescue():
+    others = [Candidate(member=index, fitness=1.0) for index in range(4)]
+    drawn = [rescuer(others, np.random.default_rng(seed)) for seed in range(400)]
+    assert all(70 <= drawn.count(index) <= 130 for index in range(4))
 
 
 def test_a_t_test_without_samples_says_what_the_task_must_return():

@@ -53,15 +53,26 @@ def slowly(plan, rng):
     return rng.lognormal(0, 1)
 
 
+PACES = {
+    "equal": lambda plan, rng: 1.0,
+    "lognormal": slowly,
+    "one slow": lambda plan, rng: 3.0 if plan.member == 0 else 1.0,
+    "half slow": lambda plan, rng: 3.0 if plan.member % 2 else 1.0,
+    "by gain": lambda plan, rng: 0.5 + float(plan.hparams["gain"]),
+}
+"""What a turn of `Counting` takes, in simulated seconds."""
+
+
 def turns_of(simulation):
     return [turn for turns in simulation.history.turns.values() for turn in turns]
 
 
 @given(
     population=st.integers(2, 9),
-    slots=st.integers(1, 9),
+    slots=st.one_of(st.integers(1, 9), st.just(None)),
     turns=st.integers(1, 6),
     mode=st.sampled_from(["async", "generational"]),
+    pace=st.sampled_from(list(PACES)),
     exploit=st.sampled_from(
         ["truncation", "truncation:fraction=0.5,ties=true", "tournament", "ttest", "none"]
         + [f"tournament:copies={copies}" for copies in ("weights", "hparams")]
@@ -79,7 +90,7 @@ def turns_of(simulation):
     seed=st.integers(0, 1000),
 )
 def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
-    population, slots, turns, mode, exploit, explore, faults, outages, samples, seed
+    population, slots, turns, mode, pace, exploit, explore, faults, outages, samples, seed
 ):
     simulation = simulate(
         Counting,
@@ -91,7 +102,7 @@ def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
         explore=explore,
         faults=faults,
         outages=outages,
-        duration=slowly,
+        duration=PACES[pace],
         samples=samples,
         seed=seed,
     )
@@ -103,13 +114,23 @@ def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
         assert [turn.plan.trained for turn in own] == [5 * turn.number for turn in own]
     for turn in turns_of(simulation):
         plan = turn.plan
+        # No lineage trains for longer than its member has.
+        assert turn.step <= plan.trained
         if turn.ok:
             # The state counted the steps of its lineage itself: the record must say the same.
             assert turn.metrics["steps"] == turn.step
         if plan.donor is not None:
             given_by = history.turn(plan.donor.member, plan.donor.turn)
+            before = history.turn(turn.member, turn.number - 1)
             assert given_by.ok
             assert given_by.member != turn.member
+            if before.ok:
+                # What is copied was ranked, at the member's own age, and scored better.
+                assert given_by.step == before.step == plan.compared_at
+                assert given_by.score >= before.score
+                assert given_by.score > before.score or "ties" in exploit
+            else:
+                assert given_by.step <= before.plan.trained
             if plan.donor.copies != "hparams":
                 assert (plan.start, plan.start_step) == (given_by.checkpoint, given_by.step)
             if plan.donor.copies == "both" and explore == "none":
@@ -130,8 +151,11 @@ def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
     winner = history.winner()
     if winner is not None:
         assert (winner.member, winner.number) in states
-        newest = [own[-1].score for own in history.turns.values() if own and own[-1].ok]
-        assert winner.score == max(newest)
+        assert winner.step <= turns * 5
+        standing = filter(None, map(history.standing, history.members.values()))
+        assert winner.score == max(turn.score for turn in standing)
+    else:
+        assert not any(turn.ok for turn in turns_of(simulation))
 
 
 @pytest.mark.parametrize("mode", ["async", "generational"])
@@ -203,7 +227,7 @@ def turns_of_without_time(simulation):
     return [(turn.plan, turn.score, turn.status) for turn in turns]
 
 
-def test_asynchronous_members_never_wait_for_a_straggler():
+def test_asynchronous_members_wait_for_a_straggler_once_and_a_turn_at_most():
     simulation = simulate(
         Counting,
         population=4,
@@ -212,7 +236,8 @@ def test_asynchronous_members_never_wait_for_a_straggler():
         duration=lambda plan, rng: 100.0 if plan.member == 0 else 1.0,
     )
     ended = {(m, n): when for when, event, m, n in simulation.engine.log if event == "ok"}
-    assert max(ended[m, 10] for m in (1, 2, 3)) == 10.0
+    # It is a turn late for the first comparison; from then on nobody expects it any more.
+    assert max(ended[m, 10] for m in (1, 2, 3)) == 11.0
 
 
 def test_generational_members_wait_for_all_others():
@@ -375,9 +400,29 @@ def test_the_time_limit_ends_the_population():
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_checkpoints_stay_within_keep_for_each_member_however_long_it_takes(keep):
     simulation = simulate(Counting, population=8, slots=2, turns=30, keep=keep, duration=slowly)
-    # Beside them: two being written, two that these began with, the best initial one, and the
-    # one whose arrival has just made others superfluous.
-    assert simulation.store.most_checkpoints <= keep * 8 + 2 + 2 + 1 + 1
+    # Beside them: two being written, two that these began with, the best initial one, the one
+    # whose arrival has just made others superfluous, and the best of three ages at most.
+    assert simulation.store.most_checkpoints <= keep * 8 + 2 + 2 + 1 + 1 + 3
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_straggler_copies_records_of_its_own_age_however_far_the_others_are(keep):
+    """For each age that it has still to pass one checkpoint is kept, the best."""
+    simulation = simulate(
+        Counting,
+        population=6,
+        slots=6,
+        turns=20,
+        keep=keep,
+        initial=[{"gain": 0.1, "count": 1, "kind": "a"}],
+        duration=lambda plan, rng: 9.0 if plan.member == 0 else 1.0,
+    )
+    copied = [turn.plan for turn in simulation.history.turns[0] if turn.plan.donor is not None]
+    assert len(copied) >= 2
+    for plan in copied:
+        assert plan.start_step == plan.trained - 5
+        assert plan.donor.turn == plan.turn - 1
+    assert simulation.store.most_checkpoints <= keep * 6 + 6 + 6 + 1 + 1 + 20
 
 
 def test_when_all_is_done_only_the_newest_checkpoints_and_the_best_initial_one_are_left():

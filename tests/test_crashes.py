@@ -121,9 +121,12 @@ def check(result):
         assert [turn.number for turn in turns] == list(range(1, SETTINGS["turns"] + 1)), index
         for before, turn in zip([None, *turns], turns, strict=False):
             plan = turn.plan
+            assert turn.step == plan.trained, "a lineage has another age than its member's effort"
             if plan.donor is not None:
                 given = history.turn(plan.donor.member, plan.donor.turn)
                 assert (plan.start, plan.start_step) == (given.checkpoint, given.step)
+                assert plan.compared_at == given.step
+                assert given.score < before.score
             elif before is not None:
                 assert (plan.start, plan.hparams) == (before.checkpoint, before.plan.hparams)
     # Every metric point is a turn's, and every turn's point is there, once.

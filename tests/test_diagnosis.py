@@ -12,6 +12,8 @@ from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.simulation import simulate
 from pbt_flow.task import Task
+from tasks.quadratic import NoisyQuadratic
+from tasks.toy import Toy
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1, log=True),
@@ -44,37 +46,94 @@ class Growing(Task):
         self.value = state["value"]
 
 
-def warned(**settings):
-    """The names of the signs, with a check that each was said and tagged once."""
-    simulation = simulate(Growing, **settings)
-    tags = simulation.store.tags
-    said = [text.removeprefix("warning: ") for text in simulation.said]
-    assert sorted(said) == sorted(tags.values())
-    assert all(name.startswith("pbt.warning/") for name in tags)
-    return {name.removeprefix("pbt.warning/") for name in tags}
+class Idle(Growing):
+    """What it gains is chance, whatever the hyperparameters."""
+
+    space = {f"x{n}": FloatDistribution(0, 1) for n in range(6)}
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        self.value += float(self.rng.normal())
+        return {}
+
+
+class Lucky(Growing):
+    """Each turn comes to something else, and its score says exactly to what."""
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        self.value = float(self.rng.normal())
+        return {}
+
+
+class Settling(Growing):
+    """Goes to 1, at a rate of its own; after that all members are alike, but for their noise."""
+
+    space = {"rate": FloatDistribution(0.05, 0.9)}
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        self.value += (1 - self.value) * float(hparams["rate"])
+        return {}
+
+
+def tags(task, mark, **settings):
+    """The tags of that kind, with a check that each warning was said and kept once."""
+    simulation = simulate(task, **settings)
+    found = simulation.store.tags
+    kept = [text for name, text in found.items() if name.startswith("pbt.warning/")]
+    assert sorted(text.removeprefix("warning: ") for text in simulation.said) == sorted(kept)
+    return {k.removeprefix(mark): v for k, v in found.items() if k.startswith(mark)}
+
+
+def warned(task=Growing, **settings):
+    """The names of the signs."""
+    return tags(task, "pbt.warning/", **settings).keys()
 
 
 @pytest.mark.parametrize("mode", ["async", "generational"])
-def test_weights_that_all_descend_from_one_member_before_half_of_the_budget(mode):
-    assert "one_founder" in warned(exploit="truncation:fraction=0.5", mode=mode)
-    assert "one_founder" not in warned(exploit="none", mode=mode)
-    # As fast, but with the half of the budget behind it.
-    assert "one_founder" not in warned(exploit="truncation:fraction=0.5", mode=mode, turns=4)
+def test_scores_that_say_nothing_of_a_member_are_found_by_evaluating_again(mode):
+    texts = tags(
+        Growing, "pbt.warning/", options={"noise": 1000.0}, exploit="tournament", mode=mode
+    )
+    assert "8 members, each evaluated 32 times" in texts["noise"]
 
 
-def test_ranks_that_are_chance():
-    assert "noise" in warned(options={"noise": 1000.0}, exploit="tournament")
+def test_a_little_noise_is_no_sign():
     assert "noise" not in warned(options={"noise": 0.01}, exploit="tournament")
 
 
+@pytest.mark.parametrize("mode", ["async", "generational"])
+def test_luck_in_training_is_no_noise_of_a_score_that_repeats_itself(mode):
+    assert tags(Lucky, "pbt.checked/", mode=mode)["noise"] == "members differ"
+    assert "noise" not in warned(Lucky, mode=mode)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_members_that_have_become_alike_in_a_good_run_are_no_sign(seed):
+    assert "noise" not in warned(Settling, options={"noise": 0.02}, turns=60, seed=seed)
+
+
+@pytest.mark.parametrize(("mode", "slots"), [("async", 2), ("async", 8), ("generational", 2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_tasks_that_come_along_are_in_order(mode, slots, seed):
+    """Rates are in docs/reliability.md; the toy's best values are at the bounds of its range."""
+    settings = {"mode": mode, "slots": slots, "seed": seed, "population": 8, "turns": 30}
+    assert warned(Toy, **settings) <= {"pinned/h0", "pinned/h1"}
+    assert not warned(NoisyQuadratic, **settings)
+
+
 def test_random_search_copies_nobody_so_that_its_noise_does_no_harm():
-    assert warned(options={"noise": 1000.0}, exploit="none") == set()
+    assert not warned(options={"noise": 1000.0}, exploit="none")
+    assert not tags(Growing, "pbt.checked/", options={"noise": 1000.0}, exploit="none")
 
 
 def test_a_hyperparameter_that_most_members_have_pushed_to_its_bound():
     names = warned(exploit="truncation:fraction=0.5", explore="perturb:factors=0.5/2")
-    assert "pinned/lr" in names
-    assert "pinned/kind" not in names
+    assert names == {"pinned/lr"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hyperparameter_that_does_nothing_has_no_best_value_beyond_its_bound(seed):
+    """Copies carry it to a bound all the same: in most runs of sixty turns and six of them."""
+    assert not warned(Idle, turns=60, seed=seed)
 
 
 def test_members_that_began_at_a_bound_were_not_pushed_there():
@@ -88,12 +147,12 @@ def test_members_that_began_at_a_bound_were_not_pushed_there():
 class Rounds:
     """Writes rounds of turns into a history, and asks for the signs after each."""
 
-    def __init__(self, members=4, budget=100):
+    def __init__(self, members=4):
         self.history = History(direction="maximize")
         self.history.begin(
             Member(index=i, hparams={"lr": 0.1, "batch": 8, "kind": "a"}) for i in range(members)
         )
-        self.diagnosis = Diagnosis(self.history, SPACE, budget)
+        self.diagnosis = Diagnosis(self.history, SPACE)
         self.number = 0
         self.signs = []
 
@@ -144,28 +203,17 @@ class Rounds:
 )
 def test_turns_that_are_mostly_something_else_than_training(seconds, there):
     rounds = Rounds()
-    for _ in range(3):
+    for _ in range(8):
         rounds.round([1, 2, 3, 4], seconds=seconds)
     assert rounds.signs == ["overhead"] * there
 
 
-@pytest.mark.parametrize(("loss", "there"), [(1.0, True), (0.0, False), (-1.0, False)])
-def test_copies_that_score_less_than_their_donors_from_the_same_weights(loss, there):
+def test_one_slow_round_is_not_what_turns_are_like():
     rounds = Rounds()
-    rounds.round([1, 2, 3, 4])
-    for number in range(2, 30):
-        best = 4.0 * number
-        rounds.round([best - loss, best / 2, best / 3, best], donors={0: 3})
-    assert ("restores" in rounds.signs) == there
-
-
-@pytest.mark.parametrize("alone", [True, False])
-def test_a_member_that_stays_alone_has_no_rank_that_could_hide_the_noise(alone):
-    rounds, rng = Rounds(members=4), np.random.default_rng(0)
-    for number in range(200):
-        copies = {1: 0, 2: 0, 3: 0} if alone and number % 4 else {2: 0, 3: 1}
-        rounds.round(rng.normal(size=4), donors=copies if number else None)
-    assert "noise" in rounds.signs
+    for number in range(10):
+        slow = {"train": 1.0, "checkpoint": 20.0 if number in (0, 2, 6) else 0.1}
+        rounds.round([1, 2, 3, 4], seconds=slow)
+    assert rounds.signs == []
 
 
 def test_a_sign_is_seen_once():
@@ -173,3 +221,61 @@ def test_a_sign_is_seen_once():
     for _ in range(10):
         rounds.round([1, 2, 3, 4], seconds={"train": 0.1, "evaluate": 5.0})
     assert rounds.signs == ["overhead"]
+
+
+def test_ranks_that_have_lasted_once_are_not_asked_after_again():
+    rounds, rng = Rounds(members=8), np.random.default_rng(0)
+    for _ in range(5):
+        rounds.round(range(8), donors={0: 7})
+    for _ in range(100):
+        rounds.round(rng.normal(size=8), donors={0: 7})
+    assert not rounds.diagnosis.looks_noisy
+
+
+def test_ranks_that_never_lasted_are_a_reason_to_look():
+    rounds, rng = Rounds(members=8), np.random.default_rng(0)
+    for _ in range(20):
+        rounds.round(rng.normal(size=8), donors={0: 7})
+    assert rounds.diagnosis.looks_noisy
+    # And nothing to look into where nobody copies.
+    rounds, rng = Rounds(members=8), np.random.default_rng(0)
+    for _ in range(20):
+        rounds.round(rng.normal(size=8))
+    assert not rounds.diagnosis.looks_noisy
+
+
+@pytest.mark.parametrize(
+    ("between", "within", "earlier", "there"),
+    [
+        (0.0, 1.0, 1.0, True),
+        (1.0, 1.0, 1.0, False),  # half of the variance lies between members
+        (0.0, 1.0, 3.0, False),  # members differed once, and have become alike
+        (0.0, 0.0, 1.0, False),  # it repeats itself
+        (0.0, np.nan, 1.0, False),
+    ],
+)
+def test_evaluations_of_one_checkpoint_say_how_much_of_a_score_is_noise(
+    between, within, earlier, there
+):
+    rounds, rng = Rounds(members=8), np.random.default_rng(3)
+    for _ in range(10):
+        rounds.round(earlier * rng.normal(size=8))
+    members = between * rng.normal(size=8)
+    scores = [tuple(member + within * rng.normal(size=32)) for member in members]
+    sign = rounds.diagnosis.judge_noise(scores)
+    assert (sign is not None) == there
+
+
+def test_too_few_members_or_evaluations_say_nothing():
+    rng = np.random.default_rng(0)
+    assert Rounds().diagnosis.judge_noise(rng.normal(size=(3, 50)).tolist()) is None
+    assert Rounds().diagnosis.judge_noise(rng.normal(size=(8, 1)).tolist()) is None
+    assert Rounds().diagnosis.judge_noise([]) is None
+
+
+def test_scores_at_the_end_of_the_numbers_are_no_reason_to_fail():
+    rounds, rng = Rounds(members=8), np.random.default_rng(0)
+    for _ in range(20):
+        rounds.round((1.7e308 * np.sign(rng.normal(size=8))).tolist(), donors={0: 7})
+    assert rounds.diagnosis.judge_noise([(1e308, -1e308, 1.7e308)] * 8) is None
+    assert rounds.diagnosis.judge_noise(rng.normal(size=(8, 32)).tolist()) is None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import doctest
 import functools
+import importlib
 import io
 import pickle
 import re
@@ -23,7 +25,7 @@ import pbt_flow
 from pbt_flow.cli import _parser
 from pbt_flow.settings import STRATEGIES
 from pbt_flow.strategies import parse
-from pbt_flow.task import find_task
+from pbt_flow.task import TaskError, find_task
 from pbt_flow.testing import TaskContract
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,6 +109,17 @@ def test_the_code_of_a_document_runs_as_it_stands(document, population, tmp_path
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(compile(script.read_text(), script, "exec"), main.__dict__)
     assert said.getvalue()
+
+
+@pytest.mark.parametrize("task", ["inception", "quadratic", "rl"])
+def test_the_examples_in_the_docstrings_of_the_tasks_are_true(task):
+    try:
+        module = importlib.import_module(f"tasks.{task}")
+    except TaskError as error:
+        pytest.skip(str(error))
+    found = doctest.testmod(module)  # those of translation: see test_translation.py
+    assert found.attempted
+    assert not found.failed
 
 
 # --- commands -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from optuna.distributions import (
 )
 
 from pbt_flow.explore import EXPLORES, Explore, Gaussian, NoExplore, Perturb, Resample
-from pbt_flow.space import SpaceError, Value, check_hparams, draw
+from pbt_flow.space import SpaceError, Value, check_hparams, draw, from_unit, to_unit
 
 SPACE: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(1e-5, 1e-1, log=True),
@@ -125,8 +125,8 @@ def test_a_fresh_configuration_is_asked_for_at_most_once(explore: Explore) -> No
 @pytest.mark.parametrize(
     "explore",
     [
-        Perturb(resample_probability=0.0),
-        Gaussian(),
+        Perturb(resample_probability=0.0, choice_probability=0.0),
+        Gaussian(choice_probability=0.0),
         Resample(probability=0.0),
         NoExplore(),
     ],
@@ -140,8 +140,8 @@ def test_without_resampling_no_fresh_configuration_is_asked_for(explore: Explore
 @pytest.mark.parametrize(
     "explore",
     [
-        Perturb(resample_probability=1.0),
-        Gaussian(resample_probability=1.0),
+        Perturb(resample_probability=1.0, choice_probability=1.0),
+        Gaussian(resample_probability=1.0, choice_probability=1.0),
         Resample(),
     ],
     ids=str,
@@ -151,9 +151,7 @@ def test_resampled_with_certainty_a_child_is_the_fresh_configuration(explore: Ex
     assert child(explore, parent, SPACE, 3, lambda: fresh) == fresh
 
 
-@pytest.mark.parametrize(
-    "explore", [Perturb(), Gaussian(resample_probability=0.25), Resample(probability=0.25)], ids=str
-)
+@pytest.mark.parametrize("explore", [Perturb(), Gaussian(), Resample(probability=0.25)], ids=str)
 def test_each_hyperparameter_is_resampled_on_its_own(explore: Explore) -> None:
     # The fresh values cannot be reached by a move from the parent's.
     space = {name: CategoricalDistribution(["old", "new"]) for name in "abcd"}
@@ -163,6 +161,54 @@ def test_each_hyperparameter_is_resampled_on_its_own(explore: Explore) -> None:
     # A binomial with 4 draws of 1/4; five standard errors are at most 0.056.
     for count, share in enumerate([0.316, 0.422, 0.211, 0.047, 0.004]):
         assert counts[count] / 2000 == pytest.approx(share, abs=0.056)
+
+
+# --- unordered choices ----------------------------------------------------------------------------
+
+_MIXED: dict[str, BaseDistribution] = {
+    "kind": CategoricalDistribution(["old", "new"]),
+    "flag": CategoricalDistribution([True, False]),
+    "size": CategoricalDistribution(["small", "middle", "large"]),
+    "batch": CategoricalDistribution([16, 32, 64]),
+    "width": IntDistribution(1, 100),
+}
+_OLD: dict[str, Value] = {"kind": "old", "flag": True, "size": "small", "batch": 16, "width": 1}
+_NEW: dict[str, Value] = {"kind": "new", "flag": False, "size": "large", "batch": 64, "width": 99}
+
+
+def resampled(explore: Explore) -> dict[str, float]:
+    """How often each hyperparameter takes the fresh value, which no move leads to."""
+    children = [child(explore, _OLD, _MIXED, seed, lambda: dict(_NEW)) for seed in range(1000)]
+    return {name: sum(c[name] == _NEW[name] for c in children) / 1000 for name in _MIXED}
+
+
+@pytest.mark.parametrize(
+    "explore",
+    [
+        Perturb(resample_probability=0.0, ordered=("size",)),
+        Gaussian(sigma=0.01, resample_probability=0.0),
+    ],
+    ids=str,
+)
+def test_an_unordered_choice_is_resampled_where_nothing_else_is(explore: Explore) -> None:
+    # Gaussian knows no choices that are ordered by name.
+    unordered = {"kind", "flag"} if isinstance(explore, Perturb) else {"kind", "flag", "size"}
+    for name, share in resampled(explore).items():
+        # Five standard errors of a quarter in 1000 are 0.068.
+        assert share == (pytest.approx(0.25, abs=0.068) if name in unordered else 0.0)
+
+
+@pytest.mark.parametrize(
+    "explore",
+    [
+        Perturb(resample_probability=1.0, choice_probability=0.0, ordered=("size",)),
+        Gaussian(sigma=0.01, resample_probability=1.0, choice_probability=0.0),
+    ],
+    ids=str,
+)
+def test_a_choice_that_is_not_to_be_resampled_stays_where_all_else_is(explore: Explore) -> None:
+    unordered = {"kind", "flag"} if isinstance(explore, Perturb) else {"kind", "flag", "size"}
+    assert resampled(explore) == {name: float(name not in unordered) for name in _MIXED}
 
 
 # --- perturb --------------------------------------------------------------------------------------
@@ -189,6 +235,30 @@ def test_perturb_moves_hyperparameters_independently() -> None:
 
 def test_the_default_factors_do_not_drift() -> None:
     assert math.prod(Perturb().factors) == 1.0
+    places = {"lr": 0.5, "dropout": 0.5, "discount": 0.5, "unroll": 0.5}
+    space = {name: SPACE[name] for name in places}
+    explore, chance, ends = Perturb(resample_probability=0.0), rng(0), []
+    for _ in range(500):
+        hparams = {name: from_unit(0.5, dist) for name, dist in space.items()}
+        for _ in range(60):
+            hparams = explore(hparams, space, never, chance)
+        ends.append([to_unit(hparams[name], space[name]) for name in space])
+    # Five standard errors of a mean of 500 with a spread of 0.35.
+    assert np.mean(ends, axis=0) == pytest.approx(list(places.values()), abs=0.078)
+
+
+def test_factors_that_are_not_each_others_inverse_drift_alike_on_every_scale() -> None:
+    explore = Perturb(factors=(0.8, 1.2), resample_probability=0.0)
+    space: dict[str, BaseDistribution] = {
+        "log": FloatDistribution(1e-10, math.exp(100) * 1e-10, log=True),
+        "linear": FloatDistribution(0.0, 1.0),
+    }
+    start: dict[str, Value] = {"log": math.exp(50) * 1e-10, "linear": 0.5}
+    born = [child(explore, start, space, seed) for seed in range(20)]
+    # The paper's pair: down by more than up, by 2% a move in logarithms as in widths of a range.
+    for name, unit in (("log", 100.0), ("linear", 1.0)):
+        moves = sorted({round((to_unit(b[name], space[name]) - 0.5) * unit, 6) for b in born})
+        assert moves == pytest.approx([math.log(0.8), math.log(1.2)], abs=1e-6)
 
 
 def test_perturb_moves_every_hyperparameter_that_has_a_neighbour_on_both_sides() -> None:
@@ -205,8 +275,9 @@ def test_perturb_moves_every_hyperparameter_that_has_a_neighbour_on_both_sides()
         "clip": True,
         "fixed": 0.3,
     }
+    still = Perturb(resample_probability=0.0, choice_probability=0.0)
     for seed in range(20):
-        born = child(Perturb(resample_probability=0.0), middle, SPACE, seed)
+        born = child(still, middle, SPACE, seed)
         kept = {name for name in SPACE if born[name] == middle[name]}
         # Unordered choices have no direction to move in.
         assert kept == {"activation", "clip", "fixed"}
@@ -298,7 +369,7 @@ def test_a_gaussian_step_moves_a_value_of_a_coarse_domain(
 def test_gaussian_leaves_unordered_choices_to_resampling() -> None:
     for seed in range(20):
         parent = draw(SPACE, rng(seed))
-        born = child(Gaussian(sigma=1.0), parent, SPACE, seed)
+        born = child(Gaussian(sigma=1.0, choice_probability=0.0), parent, SPACE, seed)
         assert (born["activation"], born["clip"]) == (parent["activation"], parent["clip"])
 
 
@@ -349,7 +420,9 @@ def test_a_step_that_does_not_fit_into_the_domain_is_refused(sigma: float) -> No
     "build",
     [
         lambda p: Perturb(resample_probability=p),
+        lambda p: Perturb(choice_probability=p),
         lambda p: Gaussian(resample_probability=p),
+        lambda p: Gaussian(choice_probability=p),
         lambda p: Resample(probability=p),
     ],
 )
@@ -358,6 +431,19 @@ def test_a_probability_outside_of_nought_to_one_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=rf"must lie in \[0, 1\], got {probability}"):
         build(probability)
+
+
+def test_gaussian_steps_leave_small_integers_of_a_log_range_spread_as_they_were_drawn() -> None:
+    space: dict[str, BaseDistribution] = {"n": IntDistribution(1, 8, log=True)}
+    chance, explore = rng(0), Gaussian(sigma=0.1)
+    children = [draw(space, chance) for _ in range(1500)]
+    begun = Counter(c["n"] for c in children)
+    for _ in range(20):
+        children = [explore(c, space, never, chance) for c in children]
+    ended = Counter(c["n"] for c in children)
+    # Four standard errors of a difference of two shares of 0.4.
+    for value in range(1, 9):
+        assert ended[value] / 1500 == pytest.approx(begun[value] / 1500, abs=0.072)
 
 
 def test_a_gaussian_step_that_a_coarse_domain_rounds_away_is_one_step() -> None:

@@ -95,12 +95,18 @@ def test_what_is_comparable_does_not_depend_on_who_arrived_first(
 ) -> None:
     there = both[0]
     here = arriving(*both)
-    ages = list(there.ages(above=None, up_to=10**6))
-    assert list(here.ages(above=None, up_to=10**6)) == ages
+    ages = list(there.ages(up_to=10**6))
+    assert list(here.ages(up_to=10**6)) == ages
     for age in ages:
-        assert dict(here.at(age)) == dict(there.at(age))
-        for member in there.members:
-            assert here.copyable(member, age) == there.copyable(member, age)
+        assert here.best_at(age) == there.best_at(age)
+        for turns in (None, 1, 2, 3):
+            ours, theirs = here.at(age, turns), there.at(age, turns)
+            assert ours == theirs
+            for member in theirs.records:
+                assert ours.without(member) == theirs.without(member)
+                for donor in theirs.records:
+                    copied = there.copyable(donor, theirs, member)
+                    assert here.copyable(donor, ours, member) == copied
     assert here.members == there.members
     assert here.winner() == there.winner()
 
@@ -141,12 +147,12 @@ def test_at_an_age_stand_the_records_with_weights_of_exactly_that_age() -> None:
     do(history, 0, 2.0)
     do(history, 1, 3.0)
     do(history, 2, None)
-    assert history.at(10) == {
+    assert history.at(10).records == {
         0: Candidate(member=0, turn=1, fitness=1.0),
         1: Candidate(member=1, turn=1, fitness=3.0),
     }
-    assert history.at(20) == {0: Candidate(member=0, turn=2, fitness=2.0)}
-    assert history.at(15) == {}
+    assert history.at(20).records == {0: Candidate(member=0, turn=2, fitness=2.0)}
+    assert history.at(15).records == {}
 
 
 def test_a_copy_that_comes_back_to_an_age_replaces_its_members_older_record() -> None:
@@ -155,7 +161,10 @@ def test_a_copy_that_comes_back_to_an_age_replaces_its_members_older_record() ->
     do(history, 1, 2.0)
     do(history, 0, 5.0)
     do(history, 0, 7.0, donor=(1, 1))  # from age 10 to age 20, where member 0 has been before
-    assert history.at(20)[0] == Candidate(member=0, turn=3, fitness=7.0)
+    assert history.at(20).records[0] == Candidate(member=0, turn=3, fitness=7.0)
+    # As it was after its second turn, and before it had come so far.
+    assert history.at(20, turns=2).records[0] == Candidate(member=0, turn=2, fitness=5.0)
+    assert history.at(20, turns=1).records == {}
     assert history.members[0].step == 20
     assert history.members[0].trained == 30
 
@@ -165,32 +174,29 @@ def test_a_candidate_has_greater_numbers_for_better_scores(direction: Any, sign:
     history = begun(1, direction)
     turn = dataclasses.replace(next_turn(history, 0, 2.0), sample=(1.0, 3.0))
     history.add(turn)
-    candidate = history.at(10)[0]
+    candidate = history.at(10).records[0]
     assert candidate.fitness == sign * 2.0
     assert candidate.sample == (sign * 1.0, sign * 3.0)
 
 
 @pytest.mark.parametrize(
-    ("above", "up_to", "ages"),
-    [
-        (None, 100, [30, 20, 10]),
-        (None, 20, [20, 10]),
-        (None, 19, [10]),
-        (None, 9, []),
-        (10, 30, [30, 20]),
-        (20, 25, []),
-        (30, 30, []),
-        (0, 10, [10]),
-    ],
+    ("up_to", "ages"), [(100, [30, 20, 10]), (20, [20, 10]), (19, [10]), (9, [])]
 )
-def test_ages_go_downwards_between_two_bounds(
-    above: int | None, up_to: int, ages: list[int]
-) -> None:
+def test_ages_go_downwards_from_a_bound(up_to: int, ages: list[int]) -> None:
     history = begun(2)
     for member in (1, 0):
         for _ in range(3):
             do(history, member, 0.0)
-    assert list(history.ages(above=above, up_to=up_to)) == ages
+    assert list(history.ages(up_to=up_to)) == ages
+
+
+def test_worse_are_those_with_a_score_below_and_not_those_with_an_equal_one() -> None:
+    history = begun(5)
+    for member, score in enumerate([2.0, 1.0, 2.0, 3.0]):
+        do(history, member, score)
+    ranking = history.at(10)
+    counts = {m: ranking.count_worse(one) for m, one in ranking.records.items()}
+    assert counts == {0: 1, 1: 0, 2: 1, 3: 3}
 
 
 # --- health, winner, best initial -----------------------------------------------------------------
@@ -238,13 +244,36 @@ def test_of_equal_members_the_lowest_wins(order: tuple[int, ...]) -> None:
     assert winner.member == 1
 
 
-def test_a_member_whose_newest_turn_failed_does_not_win() -> None:
+def test_one_failed_last_turn_does_not_throw_the_best_member_away() -> None:
     history = begun(2)
     do(history, 0, 9.0)
     do(history, 0, None)
     do(history, 1, 1.0)
+    assert history.winner() == history.turn(0, 1)
+
+
+def test_a_population_full_of_good_checkpoints_has_a_winner_though_every_last_turn_failed() -> None:
+    history = begun(3)
+    for member, score in enumerate([1.0, 3.0, None]):
+        do(history, member, score)
+        do(history, member, None)
     assert history.winner() == history.turn(1, 1)
-    do(history, 1, None)
+
+
+def test_a_member_that_copied_and_then_failed_stands_on_what_it_copied() -> None:
+    history = begun(2)
+    do(history, 0, 9.0)
+    do(history, 1, 5.0)
+    do(history, 0, 4.0)
+    do(history, 1, None, donor=(0, 1))
+    assert history.standing(history.members[1]) == history.turn(0, 1)
+    assert history.winner() == history.turn(0, 1)
+
+
+def test_where_no_turn_went_well_nobody_wins() -> None:
+    history = begun(2)
+    do(history, 0, None)
+    assert history.standing(history.members[0]) is None
     assert history.winner() is None
 
 
@@ -267,48 +296,42 @@ def test_the_best_initial_is_the_best_turn_before_a_member_first_copied() -> Non
 # --- what can be copied ---------------------------------------------------------------------------
 
 
-def trained_three_turns() -> History:
-    history = begun(1)
-    for score in (1.0, 2.0, 3.0):
-        do(history, 0, score)
-    return history
-
-
 @pytest.mark.parametrize(
-    ("gone", "age", "turn"),
+    ("gone", "member", "copied"),
     [
-        ((), 30, 3),
-        ((), 29, 2),
-        ((), 20, 2),
-        ((), 100, 3),
-        # Nothing is so young: the youngest that there is.
-        ((), 5, 1),
-        ((1,), 10, 2),
-        ((1, 2), 10, 3),
-        ((1, 2), 30, 3),
-        ((1, 2, 3), 30, None),
+        # Ranked 0 < 1 < 2 < 3; member 2 was chosen.
+        ((), 0, 2),
+        ((3,), 0, 2),
+        ((2,), 0, 3),
+        ((2, 3), 0, 1),
+        ((1, 2, 3), 0, None),
+        # Never what is worse than one's own, nor one's own.
+        ((2, 3), 1, None),
+        # Whoever failed has no score of that age, and takes what there is.
+        ((1, 2, 3), 4, 0),
+        ((0, 1, 2, 3), 4, None),
     ],
 )
-def test_what_is_copied_is_the_newest_not_older_than_asked_or_the_youngest_left(
-    gone: Iterable[int], age: int, turn: int | None
+def test_what_is_copied_was_ranked_the_chosen_or_the_best_whose_checkpoint_is_left(
+    gone: Iterable[int], member: int, copied: int | None
 ) -> None:
-    history = trained_three_turns()
-    for number in gone:
-        history.forget(0, number)
-    found = history.copyable(0, age)
-    assert (found and found.number) == turn
+    history = begun(5)
+    for index in range(4):
+        do(history, index, float(index))
+        do(history, index, 10.0 - index)  # what they scored later does not matter
+    do(history, 4, None)
+    for index in gone:
+        history.forget(index, 1)
+    found = history.copyable(2, history.at(10), member)
+    assert (found and (found.member, found.number)) == (None if copied is None else (copied, 1))
 
 
-def test_a_failed_turn_is_not_copied_and_does_not_hide_what_was_before_it() -> None:
+def test_a_failed_turn_has_no_checkpoint() -> None:
     history = begun(1)
     do(history, 0, 1.0)
     do(history, 0, None)
-    assert history.copyable(0, 100) == history.turn(0, 1)
+    assert history.has_checkpoint(history.turn(0, 1))
     assert not history.has_checkpoint(history.turn(0, 2))
-
-
-def test_a_member_without_turns_cannot_be_copied() -> None:
-    assert begun(1).copyable(0, 10) is None
 
 
 def test_a_forgotten_checkpoint_is_that_of_one_turn_of_one_member() -> None:

@@ -29,7 +29,8 @@ def test_each_parameter_is_used_in_its_command_and_is_a_setting(name):
     entry = PROJECT["entry_points"][name]
     used = set(re.findall(r"{(\w+)}", entry["command"]))
     assert used == set(entry["parameters"])
-    known = {*Settings.__dataclass_fields__, "run_id", "set", "quick", "control", "seeds", "runs"}
+    ours = {"run_id", "set", "quick", "control", "seeds", "runs", "unequal"}
+    known = {*Settings.__dataclass_fields__, *ours}
     assert used <= known
 
 

@@ -89,9 +89,11 @@ def test_a_report_a_picture_and_the_winners_schedule_are_left(tmp_path):
 
 def test_a_population_without_a_winner_leaves_no_schedule(tmp_path):
     one = subject(population=2, turns=1)
-    for turns in one.history.turns.values():
+    for index, turns in one.history.turns.items():
         failed = dataclasses.replace(turns[-1], status="failed", score=None, checkpoint=None)
         turns[-1] = failed
+        member = dataclasses.replace(one.history.members[index], checkpoint=None)
+        one.history.members[index] = member
     paths = write(one, tmp_path)
     assert {path.name for path in paths} == {"index.html", "summary.png"}
 

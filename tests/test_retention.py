@@ -39,12 +39,19 @@ def removed(
     *,
     undecided: int,
     needed: Collection[Checkpoint | None] = (),
+    best: Collection[Turn] = (),
     keep: int = 100,
 ) -> list[tuple[int, int]]:
     by_member = defaultdict[int, list[Turn]](list)
     for turn in sorted(held, key=lambda turn: turn.number):
         by_member[turn.member].append(turn)
-    found = removable(by_member, undecided=undecided, needed=set(needed).__contains__, keep=keep)
+    found = removable(
+        by_member,
+        undecided=undecided,
+        needed=set(needed).__contains__,
+        is_best=list(best).__contains__,
+        keep=keep,
+    )
     return sorted((turn.member, turn.number) for turn in found)
 
 
@@ -76,6 +83,11 @@ def test_a_straggler_holds_on_to_no_more_than_so_many_of_a_member(
     keep: int, gone: list[int]
 ) -> None:
     assert removed(FIVE, undecided=10, keep=keep) == [(0, number) for number in gone]
+
+
+def test_beside_them_the_best_of_an_age_stays_until_all_have_passed_it() -> None:
+    assert removed(FIVE, undecided=10, best=[FIVE[1]], keep=1) == [(0, 1), (0, 3), (0, 4)]
+    assert removed(FIVE, undecided=21, best=[FIVE[1]], keep=1) == [(0, 1), (0, 2), (0, 3), (0, 4)]
 
 
 def test_each_member_keeps_its_own_number() -> None:
@@ -144,11 +156,13 @@ class Watched(Controller):
         used = {member.checkpoint for member in self.history.members.values()}
         used |= {plan.start for plan in self.in_flight.values()}
         used |= {best.checkpoint if best else None}
+        used |= self.checks.uses
         expected = removable(
             self.held,
-            undecided=min((m.age for m in living), default=sys.maxsize),
+            undecided=min((m.step for m in living), default=sys.maxsize),
             needed=used.__contains__,
-            keep=self.settings.keep,
+            is_best=lambda turn: turn == self.history.best_at(turn.step),
+            keep=self.keep,
         )
         before = set(self.engine.states)  # type: ignore[attr-defined]
         super().clean()
@@ -172,16 +186,15 @@ class Watched(Controller):
 def test_what_is_looked_at_after_a_turn_is_all_that_the_turn_made_superfluous(
     population: int, slots: int, faults: Any, seed: int, **settings: Any
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pbt_flow.simulation.Controller", Watched)
-        simulation = simulate(
-            Toy,
-            population=population,
-            slots=slots,
-            turns=6,
-            faults=faults,
-            duration=lambda plan, rng: rng.lognormal(0, 1),
-            seed=seed,
-            **settings,
-        )
+    simulation = simulate(
+        Toy,
+        controller=Watched,
+        population=population,
+        slots=slots,
+        turns=6,
+        faults=faults,
+        duration=lambda plan, rng: rng.lognormal(0, 1),
+        seed=seed,
+        **settings,
+    )
     assert isinstance(simulation.controller, Watched)

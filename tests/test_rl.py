@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pbt_flow.task import TaskError
 from pbt_flow.testing import TaskContract, assert_same, middle, same
@@ -322,10 +324,64 @@ def test_what_an_unroll_leaves_over_is_carried_to_the_next_turn() -> None:
     assert 0 <= 10_000 - sum(trained) < 600
 
 
-def test_a_turn_shorter_than_an_unroll_trains_one_and_the_next_ones_fewer() -> None:
+@pytest.mark.parametrize("unroll", [32, 128, 512])
+def test_an_interval_shorter_than_an_unroll_trains_the_interval_and_says_so(unroll: int) -> None:
+    task, trained, said = make(envs=8, epochs=1), [], []
+    for turn in range(3):
+        task.reseed(turn)
+        metrics = task.train({**GOOD, "unroll": unroll}, 2000)
+        trained.append(metrics["env_steps"])
+        said.append(metrics["unroll"])
+    assert 0 <= 6000 - sum(trained) < 8 * min(unroll, 250)
+    assert said == [min(unroll, 250)] * 3
+
+
+turns = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(1, 64), st.booleans()), min_size=1, max_size=6
+)
+"""A member, its unroll, and whether it copies the other member first."""
+
+
+@given(turns=turns, interval=st.integers(1, 200), envs=st.integers(2, 9))
+@settings(max_examples=30)
+def test_a_lineage_trains_its_intervals_less_a_rest_that_is_smaller_than_an_unroll(
+    turns: list[tuple[int, int, bool]], interval: int, envs: int
+) -> None:
+    members = [make(envs=envs, epochs=1, minibatches=1, seed=member) for member in (0, 1)]
+    due, trained = [0, 0], [0.0, 0.0]  # along the lineage of the weights that a member has
+    for number, (member, unroll, copies) in enumerate(turns):
+        task, other = members[member], 1 - member
+        if copies:
+            task.load_state_dict(copy.deepcopy(members[other].state_dict()))
+            due[member], trained[member] = due[other], trained[other]
+        task.reseed(number)
+        before = updates(task)
+        metrics = task.train({**GOOD, "unroll": unroll}, interval)
+        due[member] += interval
+        trained[member] += metrics["env_steps"]
+        assert 0 <= due[member] - trained[member] < unroll * envs
+        # What the record says is what was trained.
+        assert metrics["env_steps"] == (updates(task) - before) * metrics["unroll"] * envs
+
+
+def updates(task: RL) -> int:
+    state = task.state_dict()["optimizer"]["state"]
+    return int(state[0]["step"]) if state else 0
+
+
+def test_a_debt_in_the_state_of_an_earlier_version_is_paid_back() -> None:
     task = make()
-    assert task.train({**GOOD, "unroll": 300}, 100)["env_steps"] == 600
-    assert task.train({**GOOD, "unroll": 50}, 1000)["env_steps"] == 500
+    task.load_state_dict({**task.state_dict(), "carry": -500})
+    trained = [task.train({**GOOD, "unroll": 50}, 200)["env_steps"] for _ in range(5)]
+    assert trained == [0, 0, 100, 200, 200]
+
+
+def test_no_minibatch_of_an_unroll_that_was_cut_short_is_empty() -> None:
+    task = make(minibatches=64)
+    metrics = task.train({**GOOD, "unroll": 64}, 10)
+    assert metrics["env_steps"] == 10
+    assert all(map(math.isfinite, metrics.values()))
+    assert updates(task) == task.epochs * 10
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -380,7 +436,23 @@ def test_the_report_plays_under_seeds_that_training_never_uses() -> None:
     Corridor.seeds.clear()
     assert task.report() == {"return": 10.0, "return_std": 0.0}
     assert len(set(Corridor.seeds)) == 5
+    for seed in range(200):
+        task.reseed(seed)
+        task.report()
     assert max(training) < 2**30 <= min(Corridor.seeds)
+    assert max(Corridor.seeds) < 2**31  # more than some environments take
+
+
+def test_the_report_plays_the_episodes_of_its_seed_whoever_plays() -> None:
+    ours, theirs = (make("CartPole-v1", seed=seed) for seed in (0, 1))
+    theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
+    reports = []
+    for seed in (5, 6):
+        for task in (ours, theirs):
+            task.reseed(seed)
+        reports.append(ours.report())
+        assert theirs.report() == reports[-1]
+    assert reports[0] != reports[1]
 
 
 def test_the_report_leaves_training_as_it_was() -> None:
@@ -414,8 +486,8 @@ def test_a_state_holds_copies() -> None:
 # The lamp is not rendered: what the policy sees is shown. GIF joins frames that are equal.
 @pytest.mark.parametrize(("env", "frames"), [("CartPole-v1", 6), ("PbtFlowTest/Lamp-v0", 2)])
 def test_samples_are_an_animation_of_an_episode(env: str, frames: int, tmp_path: Path) -> None:
-    make(env).samples(tmp_path)
-    file = tmp_path / "episode.gif"
+    make(env).samples(tmp_path / "new")
+    file = tmp_path / "new" / "episode.gif"
     with Image.open(file) as gif:
         assert gif.n_frames >= frames
         assert gif.info["loop"] == 0
@@ -440,6 +512,7 @@ def test_what_cannot_be_shown_is_not(tmp_path: Path) -> None:
         ({"env": "PbtFlowTest/Dial-v0"}, "Dial-v0' shows Discrete.*supported is Box"),
         ({"envs": 1}, "envs .* at least 2, got 1"),
         ({"epochs": 0}, "epochs .* at least 1, got 0"),
+        ({"minibatches": 65}, "minibatches .* at most 64, .* 2 environments.*, got 65: lower it"),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], message: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
-from sample_tasks import Misbehaving, Regression
+from sample_tasks import Misbehaving, OneBlocked, Regression
 
 import pbt_flow
 from pbt_flow import lease
@@ -314,6 +314,17 @@ def test_a_population_that_is_running_refuses_a_second_controller():
         pbt_flow.resume(result.run_id, quiet=True)
 
 
+def test_too_many_copies_are_told_once_at_the_start_and_never_of_random_search(capfd):
+    few = {"population": 2, "target": 1e9, "turns": 40, "quiet": False}  # over after one turn
+    result = run(exploit="tournament", **few)
+    said = capfd.readouterr().err
+    assert said.count("a member will copy about 20 times in turns=40") == 1
+    assert said.index("will copy about") < said.index("turn 1")
+    pbt_flow.resume(result.run_id, turns=50)
+    run(exploit="none", **few)
+    assert "will copy about" not in capfd.readouterr().err
+
+
 def test_a_controller_of_another_machine_that_is_silent_is_watched_and_then_replaced(
     capfd, monkeypatch
 ):
@@ -577,12 +588,70 @@ class Hopeless(Regression):
         return math.nan
 
 
-def test_where_no_last_turn_went_well_the_population_has_failed_though_nobody_is_retired():
+def test_where_no_turn_went_well_the_population_has_failed_though_nobody_is_retired():
     result = run(Hopeless, turns=2)
-    assert (result.status, result.reason) == ("failed", "no member's last turn went well")
+    assert (result.status, result.reason) == ("failed", "no turn of any member went well")
     assert (result.winner, result.retired) == (None, 0)
     assert client(result).get_run(result.run_id).info.status == "FAILED"
     assert pbt_flow.resume(result.run_id, turns=3, quiet=True).reason == "every member failed"
+
+
+class FailsAtItsEnd(Regression):
+    """As where a licence server is away, or a shared disk is full, when the last turns run."""
+
+    def __init__(self, *, seed, device="cpu"):
+        super().__init__(seed=seed, device=device)
+        self.done = 0
+
+    def train(self, hparams, steps):
+        if self.done == 2:
+            raise OSError("the licence server is away")
+        self.done += 1
+        return super().train(hparams, steps)
+
+    def state_dict(self):
+        return {**super().state_dict(), "done": self.done}
+
+    def load_state_dict(self, state):
+        super().load_state_dict({k: v for k, v in state.items() if k != "done"})
+        self.done = state["done"]
+
+
+def test_where_every_last_turn_failed_the_best_of_what_was_there_before_wins(capfd):
+    result = run(FailsAtItsEnd, turns=3, quiet=False)
+    assert (result.status, result.retired) == ("finished", 0)
+    assert all(turns[-1].status == "failed" for turns in result.history.turns.values())
+    before = [turns[1] for turns in result.history.turns.values()]
+    assert result.winner.score == min(turn.score for turn in before)
+    assert result.winner.turn == 2
+    assert result.winner.task().done == 2
+    told = " ".join(capfd.readouterr().err.split())
+    assert "failed: OSError: the licence server is away" in told
+    assert "the winner is what turn 2 of member" in told
+
+
+def test_nobody_trains_beyond_the_budget_where_one_worker_is_far_behind_the_others(tmp_path):
+    """A slow start of a worker: the others are done before the first turn of one member is."""
+    orders = tmp_path / "orders"
+    orders.mkdir()
+    result = run(
+        OneBlocked,
+        population=4,
+        workers=4,
+        turns=6,
+        options={"orders": str(orders), "turns": 3 * 6},
+        initial=[{"lr": 1e-4, "batch": 4, "loss": "l2"}],
+        engine="processes",
+    )
+    turns = [turn for own in result.history.turns.values() for turn in own]
+    assert [len(own) for own in result.history.turns.values()] == [6] * 4
+    assert all(turn.step == turn.plan.trained for turn in turns)
+    late, *others = (result.history.turns[index] for index in range(4))
+    assert late[1].started > max(own[-1].started for own in others)
+    copied = [turn.plan for turn in late if turn.plan.donor is not None]
+    assert copied
+    assert all(plan.donor.turn == plan.turn - 1 for plan in copied)
+    assert result.winner.step == 6 * 5
 
 
 def make_a_database(folder):

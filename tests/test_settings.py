@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -206,6 +208,44 @@ def test_the_default_strategies_are_those_of_the_documentation() -> None:
 def test_random_search_is_a_population_without_exploit() -> None:
     assert made(exploit="none").is_control
     assert not made().is_control
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"turns": 60}, None),
+        ({"turns": 61}, "about 15.2 times in turns=61, after 0.25 of them; .*fraction=0.125, or a"),
+        (
+            {"turns": 100},
+            "exploit truncation: .* about 25 times in turns=100, .*fraction=0.125, or",
+        ),
+        # Whole members: 1 of 8 would copy 20 times, and there is no smaller fraction.
+        ({"turns": 160}, "about 40 times .* Better: a longer interval with fewer turns$"),
+        (
+            {"turns": 40, "exploit": "tournament"},
+            "exploit tournament: .* about 20 times .*fraction=",
+        ),
+        ({"turns": 100, "exploit": "truncation:fraction=0.1"}, None),
+        ({"turns": 100, "exploit": "ttest"}, None),
+        ({"turns": 1000, "exploit": "none"}, None),
+    ],
+    ids=str,
+)
+def test_the_user_is_told_above_15_copies_a_member_and_what_to_do(
+    given: dict[str, Any], told: str | None
+) -> None:
+    warning = made(**given).copies_warning()
+    assert (warning is None) == (told is None)
+    assert told is None or re.search(told, warning or "")
+
+
+def test_what_the_user_is_told_to_do_is_enough() -> None:
+    for population, turns in itertools.product((2, 5, 8, 20, 50), (10, 40, 100, 150)):
+        warning = made(population=population, turns=turns).copies_warning()
+        found = re.search(r"truncation:fraction=\S+(?=, or)", warning or "")
+        if found:
+            better = made(population=population, turns=turns, exploit=found[0])
+            assert better.copies_warning() is None
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from pbt_flow.space import (
     index_of,
     is_ordered,
     scale,
+    shift,
     snap,
     space_from_json,
     space_to_json,
@@ -126,6 +127,10 @@ def assert_in(value: Any, dist: BaseDistribution) -> None:
     assert check_hparams({"x": value}, {"x": dist}) == {"x": value}
 
 
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
 # --- properties -----------------------------------------------------------------------------------
 
 
@@ -138,16 +143,24 @@ def test_a_drawn_value_lies_in_its_domain(dist: BaseDistribution, seed: int) -> 
 def test_a_scaled_value_lies_in_its_domain(
     dist: BaseDistribution, unit: float, factor: float
 ) -> None:
-    assert_in(scale(value_in(dist, unit), dist, factor), dist)
+    assert_in(scale(value_in(dist, unit), dist, factor, rng()), dist)
+
+
+@given(any_domain, units, st.floats(-2.0, 2.0), st.booleans(), seeds)
+def test_a_shifted_value_lies_in_its_domain(
+    dist: BaseDistribution, unit: float, share: float, reflect: bool, seed: int
+) -> None:
+    moved = shift(value_in(dist, unit), dist, share, rng(seed), reflect=reflect)
+    assert_in(moved, dist)
 
 
 @given(any_domain, units, st.integers(1, 6), seeds)
 def test_a_value_stays_in_its_domain_however_often_it_moves(
     dist: BaseDistribution, unit: float, moves: int, seed: int
 ) -> None:
-    rng, value = np.random.default_rng(seed), value_in(dist, unit)
-    for factor in rng.choice([0.1, 0.5, 0.8, 1.2, 2.0, 10.0], size=moves):
-        value = scale(value, dist, float(factor))
+    chance, value = rng(seed), value_in(dist, unit)
+    for factor in chance.choice([0.1, 0.5, 0.8, 1.2, 2.0, 10.0], size=moves):
+        value = scale(value, dist, float(factor), chance)
         assert_in(value, dist)
 
 
@@ -184,14 +197,31 @@ def test_snapping_a_value_of_the_domain_changes_nothing(
     assert type(snap(value, dist)) is type(value)
 
 
-@given(st.one_of(integers(), log_integers()), units, st.sampled_from([(0.8, 1.25), (0.99, 1.01)]))
-def test_an_integer_never_freezes(
+@given(
+    st.one_of(integers(), stepped_floats()),
+    units,
+    st.sampled_from([(0.8, 1.25), (0.99, 1.01)]),
+    seeds,
+)
+def test_a_stepped_number_of_a_linear_range_moves_every_time(
+    dist: IntDistribution | FloatDistribution, unit: float, factors: tuple[float, float], seed: int
+) -> None:
+    value = value_in(dist, unit)
+    down, up = (scale(value, dist, factor, rng(seed)) for factor in factors)
+    assert (down < value) == (value > dist.low)
+    assert (up > value) == (value < from_unit(1.0, dist))
+
+
+@given(log_integers(), units, st.sampled_from([(0.8, 1.25), (0.99, 1.01)]))
+def test_an_integer_of_a_log_range_never_freezes(
     dist: IntDistribution, unit: float, factors: tuple[float, float]
 ) -> None:
     value = value_in(dist, unit)
-    down, up = (scale(value, dist, factor) for factor in factors)
-    assert (down < value) == (value > dist.low)
-    assert (up > value) == (value < dist.high)
+    down, up = ([scale(value, dist, f, rng(s)) for s in range(40)] for f in factors)
+    # Even from 1 to 2, with the smallest part of all beside the largest, 46 of 100 moves lead.
+    assert (min(down) < value) == (value > dist.low)
+    assert (max(up) > value) == (value < dist.high)
+    assert max(down) <= value <= min(up)
 
 
 @given(several, units)
@@ -199,7 +229,7 @@ def test_from_every_value_one_of_two_factors_leads_away(
     dist: BaseDistribution, unit: float
 ) -> None:
     value = value_in(dist, unit)
-    moved = [scale(value, dist, factor) for factor in (0.8, 1.25)]
+    moved = [scale(value, dist, factor, rng(seed)) for factor in (0.8, 1.25) for seed in range(20)]
     # True and 1 are equal, and still two choices.
     assert any((type(m), m) != (type(value), value) for m in moved)
 
@@ -211,13 +241,13 @@ def test_a_factor_above_one_never_lowers_a_number_nor_one_below_raises_it(
     if isinstance(dist, CategoricalDistribution):
         return
     value = value_in(dist, unit)
-    assert scale(value, dist, 0.8) <= value <= scale(value, dist, 1.25)
+    assert scale(value, dist, 0.8, rng()) <= value <= scale(value, dist, 1.25, rng())
 
 
 @given(single, st.floats(0.1, 10.0))
 def test_a_single_value_stays_where_it_is(dist: BaseDistribution, factor: float) -> None:
     value = value_in(dist, 0.5)
-    assert scale(value, dist, factor) == value
+    assert scale(value, dist, factor, rng()) == value
     assert draw({"x": dist}, np.random.default_rng(0)) == {"x": value}
 
 
@@ -241,19 +271,19 @@ def test_a_space_comes_back_from_json_and_optuna_reads_each_domain_of_it(
     [
         (0.01, FloatDistribution(1e-5, 1e-1, log=True), 1.25, 0.0125),
         (0.09, FloatDistribution(1e-5, 1e-1, log=True), 1.25, 0.1),
-        (2.0, FloatDistribution(1.0, 10.0), 2.0, 4.0),
-        # It cannot leave 0 by a product: a share of the width instead.
-        (0.0, FloatDistribution(0.0, 1.0), 1.25, 0.25),
-        (0.5, FloatDistribution(0.0, 1.0), 0.8, 0.3),
-        (-0.5, FloatDistribution(-1.0, 1.0), 1.25, 0.0),
-        # Narrow and far from 0: 0.95 x 1.25 would hit the wall every time.
-        (0.95, FloatDistribution(0.9, 1.0), 1.25, 0.975),
-        (0.95, FloatDistribution(0.9, 1.0), 0.8, 0.93),
+        # Not log: the logarithm of the factor, in widths of the range, and as far either way.
+        (2.0, FloatDistribution(1.0, 10.0), 2.0, 2 + 9 * math.log(2)),
+        (0.0, FloatDistribution(0.0, 1.0), 1.25, 0.22314),
+        (0.5, FloatDistribution(0.0, 1.0), 0.8, 0.27686),
+        (0.5, FloatDistribution(0.0, 1.0), 1.25, 0.72314),
+        (-0.5, FloatDistribution(-1.0, 1.0), 1.25, -0.05371),
+        (0.95, FloatDistribution(0.9, 1.0), 1.25, 0.972314),
+        (0.95, FloatDistribution(0.9, 1.0), 0.8, 0.927686),
+        (0.99, FloatDistribution(0.9, 0.999), 1.25, 0.999),
         (0.5, FloatDistribution(0.0, 1.0, step=0.1), 0.99, 0.4),
         (1, IntDistribution(1, 4), 1.25, 2),
         (2, IntDistribution(1, 4), 0.8, 1),
-        (100, IntDistribution(1, 1000), 1.25, 125),
-        (64, IntDistribution(16, 256, step=16), 1.1, 80),
+        (64, IntDistribution(16, 256, step=16), 1.05, 80),
         (0, IntDistribution(0, 8), 1.25, 2),
         (32, CategoricalDistribution([16, 32, 64]), 1.25, 64),
         (32, CategoricalDistribution([16, 32, 64]), 0.8, 16),
@@ -265,8 +295,98 @@ def test_a_space_comes_back_from_json_and_optuna_reads_each_domain_of_it(
 def test_a_factor_moves_a_value_as_its_domain_says(
     value: Any, dist: BaseDistribution, factor: float, moved: Any
 ) -> None:
-    assert scale(value, dist, factor) == pytest.approx(moved)
-    assert type(scale(value, dist, factor)) is type(moved)
+    assert scale(value, dist, factor, rng()) == pytest.approx(moved, rel=1e-4)
+    assert type(scale(value, dist, factor, rng())) is type(moved)
+
+
+def test_the_way_back_from_a_bound_ends_at_the_bound() -> None:
+    dist = FloatDistribution(0.0, 0.5)
+    for bound, out, back in [(0.0, 1.25, 0.8), (0.5, 0.8, 1.25)]:
+        value: Any = bound
+        for factor in [out] * 3 + [back] * 3:
+            value = scale(value, dist, factor, rng())
+        assert value == bound
+
+
+# --- many moves without selection -----------------------------------------------------------------
+
+
+def walk(values: list[Any], dist: BaseDistribution, moves: int = 60) -> list[Any]:
+    """Where the default factors of `perturb` lead without any selection."""
+    chance = rng()
+    for _ in range(moves):
+        factors = chance.choice([0.8, 1.25], size=len(values)).tolist()
+        values = [scale(v, dist, f, chance) for v, f in zip(values, factors, strict=True)]
+    return values
+
+
+def mean_place(values: list[Any], dist: BaseDistribution) -> float:
+    return float(np.mean([to_unit(value, dist) for value in values]))
+
+
+@pytest.mark.parametrize(
+    "dist",
+    [
+        FloatDistribution(0.0, 1.0),
+        FloatDistribution(0.9, 0.999),
+        FloatDistribution(1.0, 10.0),
+        FloatDistribution(1e-5, 1e-1, log=True),
+        FloatDistribution(1e-2, 1e-1, log=True),
+        FloatDistribution(0.0, 1.0, step=0.1),
+        FloatDistribution(-1.0, 1.0, step=0.5),
+        IntDistribution(1, 5),
+        IntDistribution(0, 1000),
+        IntDistribution(16, 256, step=16),
+        CategoricalDistribution([16, 32, 64, 128, 256]),
+    ],
+    ids=str,
+)
+def test_from_the_middle_moves_lead_up_and_down_alike(dist: BaseDistribution) -> None:
+    ends = walk([from_unit(0.5, dist)] * 1000, dist)
+    # Four standard errors: of a mean place with a spread of at most 0.4, and of two shares of 0.2.
+    assert mean_place(ends, dist) == pytest.approx(
+        mean_place([from_unit(0.5, dist)], dist), abs=0.05
+    )
+    places = np.array([to_unit(value, dist) for value in ends])
+    first, last = (to_unit(from_unit(end, dist), dist) for end in (0.0, 1.0))
+    low, high = np.mean(places < first + 1e-9), np.mean(places > last - 1e-9)
+    assert low == pytest.approx(high, abs=0.07)
+    assert low < 0.25
+
+
+@pytest.mark.parametrize(
+    "dist",
+    [
+        IntDistribution(1, 4),
+        IntDistribution(1, 8, log=True),
+        IntDistribution(1, 512, log=True),
+        IntDistribution(8, 512, log=True),
+        FloatDistribution(0.1, 0.9, step=0.2),
+        CategoricalDistribution([0.5, 0.9, 0.99]),
+    ],
+    ids=str,
+)
+def test_moves_leave_stepped_values_spread_as_they_were_drawn(dist: BaseDistribution) -> None:
+    chance = rng(1)
+    begun = [draw({"x": dist}, chance)["x"] for _ in range(1500)]
+    ends = walk(begun, dist, moves=30)
+    # Four standard errors of a difference, with a spread of 0.29, and of one of shares below 0.4.
+    assert mean_place(ends, dist) == pytest.approx(mean_place(begun, dist), abs=0.045)
+    for end in (0.0, 1.0):
+        value = from_unit(end, dist)
+        before, after = begun.count(value) / 1500, ends.count(value) / 1500
+        assert after == pytest.approx(before, abs=0.07)
+
+
+def test_a_small_integer_of_a_log_range_goes_no_further_up_than_a_float() -> None:
+    """The lower bound alone lifts the mean; a step of 1 that was forced lifted it to 2.8."""
+    whole, real = IntDistribution(1, 512, log=True), FloatDistribution(1.0, 512.0, log=True)
+    ints, floats = (
+        np.log2(walk([start] * 1000, dist)) for start, dist in ((3, whole), (3.0, real))
+    )
+    # Four standard errors of a difference, with a spread of 1.7.
+    assert ints.mean() < floats.mean() + 0.3
+    assert ints.mean() > math.log2(3)
 
 
 @pytest.mark.parametrize(
@@ -534,7 +654,8 @@ def test_an_empty_space_is_not_read_back() -> None:
         lambda dist: snap(0.5, dist),
         lambda dist: to_unit(0.5, dist),
         lambda dist: from_unit(0.5, dist),
-        lambda dist: scale(0.5, dist, 2),
+        lambda dist: scale(0.5, dist, 2, rng()),
+        lambda dist: shift(0.5, dist, 0.1, rng()),
     ],
 )
 def test_what_is_no_distribution_is_a_type_error(ask: Any) -> None:

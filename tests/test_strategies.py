@@ -169,7 +169,7 @@ def test_a_strategy_of_the_users_own_is_found_by_its_dotted_name(
         (
             Perturb(factors=(0.8, 1.2), ordered=("size",)),
             EXPLORES,
-            "perturb:factors=0.8/1.2,resample_probability=0.25,ordered=size",
+            "perturb:factors=0.8/1.2,resample_probability=0.25,choice_probability=0.25,ordered=size",
         ),
         (OptunaSampler(), SAMPLERS, "optuna:sampler=TPESampler,window=200"),
         (

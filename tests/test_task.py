@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import random
 import subprocess
 import sys
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +26,7 @@ from pbt_flow.task import (
     check_task,
     declare,
     find_task,
+    is_same_task,
     name_task,
 )
 
@@ -343,6 +347,34 @@ def test_the_name_of_a_file_in_the_folder_tasks_is_understood_in_another_folder(
     assert find_task(name).__name__ == "Mine"
 
 
+def test_the_names_of_one_class_are_known_for_one_and_nothing_is_imported(tmp_path: Path) -> None:
+    package = tmp_path / "heavy"
+    package.mkdir()
+    # Whoever imports it to compare two names is found out.
+    (package / "__init__.py").write_text("raise ImportError('a library that is not here')")
+    (package / "mine.py").write_text("raise ImportError('another')")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        file = str(package / "mine.py")
+        same = ["heavy.mine:Mine", file, f"{file}:Mine"]
+        assert all(is_same_task(one, other) for one in same for other in same)
+        for other in ("heavy.mine:Other", f"{file}:Other", "heavy.other:Mine", "heavy:Mine"):
+            assert not is_same_task("heavy.mine:Mine", other)
+            assert not is_same_task(other, f"{file}:Mine")
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+def test_an_entry_point_and_what_it_stands_for_are_one_task() -> None:
+    file = str(Path(inspect.getfile(find_task("toy"))).resolve())
+    for other in ("tasks.toy:Toy", file, f"{file}:Toy"):
+        assert is_same_task("toy", other)
+        assert is_same_task(other, "toy")
+    assert not is_same_task("toy", "quadratic")
+    assert not is_same_task("nowhere.to:Be", "toy")
+    assert is_same_task("nowhere.to:Be", "nowhere.to:Be")
+
+
 def test_a_class_inside_of_a_class_is_refused() -> None:
     with pytest.raises(
         TaskError, match=r"Outer\.Inner is defined inside a class; move it to the top"
@@ -483,6 +515,34 @@ def test_a_task_that_declares_nonsense_is_refused(space: Any, direction: Any, me
     odd = type("Odd", (Small,), {"space": space, "direction": direction})
     with pytest.raises(TaskError, match=message):
         check_task(odd)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("up", "report_direction is 'maximize' or 'minimize' for the first metric"),
+        (True, "got True"),
+        ("", "got ''"),
+        ({"loss": "down"}, "maps the name of a metric to 'maximize' or 'minimize', got 'loss'"),
+        ({3: "minimize"}, "got 3: 'minimize'"),
+        ({"loss": None}, "got 'loss': None"),
+        ({"loss": ["minimize"]}, "got 'loss': \\['minimize'\\]"),
+        (["loss"], "got \\['loss'\\]"),
+    ],
+    ids=str,
+)
+def test_a_direction_of_the_report_that_is_none_is_refused(told: Any, message: str) -> None:
+    with pytest.raises(TaskError, match=f"task Odd: .*{message}"):
+        check_task(type("Odd", (Small,), {"report_direction": told}))
+
+
+@pytest.mark.parametrize(
+    "told", [None, "minimize", "maximize", {"loss": "minimize", "acc": "maximize"}], ids=str
+)
+def test_the_direction_of_the_report_is_declared_in_a_form_that_json_holds(told: Any) -> None:
+    given = types.MappingProxyType(told) if isinstance(told, dict) else told
+    made = declare(type("Small", (Small,), {"report_direction": given, "__module__": __name__}))
+    assert json.loads(json.dumps(made.report_direction)) == told
 
 
 def test_a_task_without_a_space_is_refused() -> None:

@@ -10,6 +10,10 @@ class TestRegressionContract(TaskContract):
     task = sample_tasks.Regression
 
 
+class TestDropoutContract(TaskContract):
+    task = sample_tasks.WithDropout
+
+
 def failures(task):
     contract = type("Contract", (TaskContract,), {"task": task})()
     found = set()
@@ -20,6 +24,16 @@ def failures(task):
             except Exception:
                 found.add(name)
     return found
+
+
+LOOKING = "test_looking_changes_nothing_that_the_next_turn_depends_on"
+LOOKED_AT = {
+    sample_tasks.TrainsInTheModeThatItFinds: "model",
+    sample_tasks.ReportsByTraining: "report",
+    sample_tasks.CountsItsSamples: "samples",
+    sample_tasks.MovesWhatItShows: "example",
+}
+"""Tasks that a look changes, and the method that does it."""
 
 
 @pytest.mark.parametrize(
@@ -33,11 +47,21 @@ def failures(task):
         (sample_tasks.SavesAnObject, "test_the_state_holds_tensors_and_plain_values_only"),
         (sample_tasks.ExampleOfAnotherSize, "test_the_model_takes_its_example"),
         (sample_tasks.DrawsFromItsOwnGenerator, "test_a_restored_turn_equals_a_warm_one"),
+        (sample_tasks.StaysInEvaluation, "test_a_restored_turn_equals_a_warm_one"),
+        *((task, LOOKING) for task in LOOKED_AT),
     ],
 )
 def test_a_broken_task_is_caught(task, sentence):
     assert sentence in failures(task)
 
 
-def test_a_good_task_is_not():
-    assert failures(sample_tasks.Regression) == set()
+@pytest.mark.parametrize(("task", "look"), LOOKED_AT.items())
+def test_a_task_that_a_look_changes_is_told_which_look_it_was(task, look):
+    contract = type("Contract", (TaskContract,), {"task": task})()
+    with pytest.raises(AssertionError, match=rf"of a turn after {look}\(\)"):
+        getattr(contract, LOOKING)()
+
+
+@pytest.mark.parametrize("task", [sample_tasks.Regression, sample_tasks.WithDropout])
+def test_a_good_task_is_not(task):
+    assert failures(task) == set()

@@ -107,10 +107,13 @@ def quadratic(seeds=10, **settings):
         simulate(
             NoisyQuadratic,
             mode="generational",
-            init="uniform",
-            explore="perturb:resample_probability=0",
             seed=seed,
-            **settings,
+            **{
+                "init": "uniform",
+                "exploit": "truncation:fraction=0.2",
+                "explore": "perturb:resample_probability=0",
+                **settings,
+            },
         ).best
         for seed in range(seeds)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import html
 import io
 import json
@@ -26,6 +27,7 @@ sacrebleu = pytest.importorskip("sacrebleu")
 pytest.importorskip("sentencepiece")
 pytest.importorskip("babel")
 
+from tasks import corpora, translation  # noqa: E402
 from tasks.corpora import BOS, EOS, PAD  # noqa: E402
 from tasks.translation import (  # noqa: E402
     Dropout,
@@ -268,6 +270,13 @@ def test_a_state_of_other_vocabularies_is_refused() -> None:
 # --- the score ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("module", [corpora, translation])
+def test_the_examples_in_the_docstrings_are_true(module: Any) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
+
+
 def noisy_translations(count: int = 400, right: float = 0.8) -> tuple[list[str], list[str]]:
     rng = np.random.default_rng(0)
     words = [f"w{i}" for i in range(50)]
@@ -317,17 +326,21 @@ def test_the_mean_of_the_sample_is_the_score(right: float) -> None:
     assert (bleu < 2) == (right == 0.0)
 
 
-def test_the_error_of_the_sample_is_that_of_the_bootstrap() -> None:
-    translations, references = noisy_translations(200)
-    sample = scored(translations, references).sample
+@pytest.mark.parametrize("right", [0.05, 0.8])
+def test_the_error_of_bleu_is_that_of_the_bootstrap_below_the_floor_too(right: float) -> None:
+    translations, references = noisy_translations(200, right)
+    quality = scored(translations, references)
+    assert (quality.bleu < 2) == (right < 0.8)
     metric, rng = sacrebleu.metrics.BLEU(), np.random.default_rng(1)
     resampled = []
     for _ in range(80):
         rows = rng.integers(len(references), size=len(references))
         drawn = [[texts[row] for row in rows] for texts in (translations, references)]
         resampled.append(metric.corpus_score(drawn[0], [drawn[1]]).score)
-    error = np.std(sample, ddof=1) / math.sqrt(len(sample))
-    assert error == pytest.approx(np.std(resampled, ddof=1), rel=0.4)
+    assert quality.bleu_error == pytest.approx(np.std(resampled, ddof=1), rel=0.4)
+    if quality.bleu >= 2:
+        error = np.std(quality.sample, ddof=1) / math.sqrt(len(quality.sample))
+        assert quality.bleu_error == pytest.approx(error)
 
 
 def test_fewer_sentences_than_blocks_are_scored_too() -> None:

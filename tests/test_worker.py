@@ -298,6 +298,20 @@ def test_a_look_reports_and_writes_samples_without_training(tmp_path):
     assert (tmp_path / "samples" / "weights.txt").exists()
 
 
+def test_all_reports_of_a_population_are_drawn_from_its_seed(tmp_path):
+    """Else the winner and the best initial setting are compared on different data."""
+    reports = []
+    for seed in (3, 3, 4):  # a population, a control with its seed, and another population
+        one = worker(tmp_path / str(len(reports)), "DrawsItsReport")
+        one.workshop = dataclasses.replace(one.workshop, seed=seed)
+        turns = [one.run(plan(member=member)) for member in (0, 1)]
+        looks = [Look(member=turn.checkpoint.member, checkpoint=turn.checkpoint) for turn in turns]
+        first, second = (one.look(look).metrics for look in looks)
+        assert first == second
+        reports.append(first)
+    assert reports[0] == reports[1] != reports[2]
+
+
 def test_a_probe_says_why_a_task_cannot_be_built(tmp_path):
     assert worker(tmp_path).probe(Probe()).error == ""
     assert worker(tmp_path, "CannotBeBuilt").probe(Probe()).error == (

@@ -1,0 +1,67 @@
+"""What asynchronous decisions are worth: beside generations of the same seeds and durations.
+
+The seeds were fixed before the first run. `python -m benchmarks.rules` has more of them, and the
+rules that were tried and not taken.
+"""
+
+import math
+from statistics import fmean, stdev
+
+import pytest
+
+from benchmarks.problems import Drift
+from benchmarks.rules import DURATIONS, TIMES, outcomes
+from pbt_flow.controller import Controller
+from pbt_flow.task import Task
+from tasks.toy import Toy
+
+
+def differences(task: type[Task], duration: str, seeds: int) -> dict[float, list[float]]:
+    """By how much the best asynchronous member is better at some shares of a generation's time."""
+    size = {"members": 8, "slots": 8, "seeds": seeds}
+    generational = outcomes(None, task, duration, **size)
+    found: dict[float, list[float]] = {share: [] for share in TIMES}
+    for ours, theirs in zip(
+        outcomes(Controller, task, duration, **size), generational, strict=True
+    ):
+        for share in TIMES:
+            a, b = ours.at(share * theirs.seconds), theirs.at(share * theirs.seconds)
+            if a is not None and b is not None:
+                found[share].append(a - b)
+    return found
+
+
+def is_no_worse(values: list[float]) -> bool:
+    """Whether the mean is not below zero by more than two standard errors."""
+    return fmean(values) >= -2 * stdev(values) / math.sqrt(len(values)) - 1e-12
+
+
+@pytest.mark.parametrize("duration", DURATIONS)
+@pytest.mark.parametrize(
+    ("task", "seeds"),
+    [(Toy, 12), pytest.param(Toy, 50, marks=pytest.mark.slow), (Drift, 20)],
+)
+def test_at_equal_time_asynchronous_members_are_no_worse_than_generations(task, seeds, duration):
+    """A worker for each of 8 members, whatever a turn takes."""
+    for share, values in differences(task, duration, seeds).items():
+        assert is_no_worse(values), f"at {share:.0%} of the time: {fmean(values):+.4f}"
+
+
+@pytest.mark.parametrize("duration", ["uniform", "exponential", "one 3 x slower"])
+def test_they_are_there_sooner_where_turns_differ(duration):
+    halfway = differences(Toy, duration, 12)[0.5]
+    assert fmean(halfway) > 4 * stdev(halfway) / math.sqrt(len(halfway))
+
+
+@pytest.mark.parametrize("duration", DURATIONS)
+@pytest.mark.parametrize("slots", [2, 4, 8])
+def test_no_winner_has_trained_beyond_the_budget(slots, duration):
+    found = outcomes(Controller, Toy, duration, members=8, slots=slots, seeds=4)
+    assert [one.age for one in found] == [1.0] * 4
+
+
+def test_with_equal_durations_they_copy_as_often_as_generations():
+    size = {"members": 8, "slots": 8, "seeds": 12}
+    ours, theirs = (outcomes(rule, Toy, "equal", **size) for rule in (Controller, None))
+    copies = fmean(one.copies for one in ours)
+    assert copies == pytest.approx(fmean(one.copies for one in theirs), rel=0.1)
