@@ -13,13 +13,16 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.progress import duration, number, values
 from pbt_flow.result import NO_WINNER, Finalist, Result, effort_note
-from pbt_flow.settings import Settings
+from pbt_flow.settings import NONE, Settings
 from pbt_flow.terminal import unbroken
+
+if TYPE_CHECKING:
+    from pbt_flow.replay import Replay
 
 _NEEDED = {
     "report": {"run_id": "RUN_ID"},
@@ -59,7 +62,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     for name, shown in _NEEDED.get(command, {}).items():
         if name not in given:
             parser.error(f"{command}: {shown} is missing")
-    from pbt_flow.runner import compare, make_report, register, resume, run
+    from pbt_flow.runner import compare, is_replay, make_report, register, resume, run
 
     try:
         if command == "report":
@@ -81,6 +84,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             return 0
         if command == "replay":
             return _replay(given.pop("run_id"), as_json=as_json, **given)
+        if command == "resume" and is_replay(given["run_id"]):
+            return _resume_replay(given.pop("run_id"), as_json=as_json, **given)
         if command == "resume":
             result = resume(given.pop("run_id"), **given)
         else:
@@ -108,7 +113,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _replay(source: str, *, as_json: bool, **given: Any) -> int:
     """Train along the schedule of a population's run, or of a file."""
-    from pbt_flow.replay import replay, summary
+    from pbt_flow.replay import replay
     from pbt_flow.schedule import Schedule, ScheduleError
 
     if source.endswith(".json"):
@@ -120,11 +125,24 @@ def _replay(source: str, *, as_json: bool, **given: Any) -> int:
         from pbt_flow.store import Store
 
         plain = Store.open(source).schedule()
-    made = replay(Schedule.from_json(plain), **given)
+    _tell_replay(replay(Schedule.from_json(plain), **given), as_json)
+    return 0
+
+
+def _resume_replay(run_id: str, *, as_json: bool, **given: Any) -> int:
+    """Go on with a replay."""
+    from pbt_flow.replay import resume
+
+    _tell_replay(resume(run_id, **given), as_json)
+    return 0
+
+
+def _tell_replay(made: Replay, as_json: bool) -> None:
+    from pbt_flow.replay import summary
+
     print(summary(made), file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(json.dumps(made.to_json()), flush=True)
-    return 0
 
 
 def summary(result: Result) -> str:
@@ -218,8 +236,12 @@ def _parser() -> argparse.ArgumentParser:
     control = commands.add_parser(
         "random_search", help="train the control: the same members, nobody copies"
     )
-    resume = commands.add_parser("resume", help="go on with a population that was stopped")
-    resume.add_argument("run_id", nargs="?", metavar="RUN_ID", help="the population's run")
+    resume = commands.add_parser(
+        "resume", help="go on with a population or a replay that was stopped"
+    )
+    resume.add_argument(
+        "run_id", nargs="?", metavar="RUN_ID", help="the run of the population, or of the replay"
+    )
     for command in (run, control, resume):
         _add_settings(
             command, on_resume=command is resume, skip=("exploit",) * (command is control)
@@ -281,16 +303,15 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("run_id", metavar="RUN_ID", help="the population's run, or a schedule.json")
     replay.add_argument("--seeds", type=_reader("seeds", int), help="fresh models of each kind (5)")
     replay.add_argument("--task", help="where the task is now, if it is not where it was")
-    for name in ("seed", "workers", "turn_timeout", "engine", "device", "name", "experiment"):
+    own = ("workers", "threads", "warm", "turn_timeout", "engine", "device")
+    for name in ("seed", *own, "name", "experiment"):
         hint = get_type_hints(Settings)[name]
         replay.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,
             type=_reader(name, hint),
             metavar=name.upper(),
-            help="seconds after which a model's turn counts as hung, and failed; default: never"
-            if name == "turn_timeout"
-            else Settings.__dataclass_fields__[name].metadata["help"],
+            help=Settings.__dataclass_fields__[name].metadata["help"],
         )
     replay.add_argument(
         "--json", action="store_true", help="print the result as one line of JSON, last"
@@ -332,11 +353,14 @@ def _add_settings(parser: argparse.ArgumentParser, *, on_resume: bool, skip: Seq
 def _reader(name: str, hint: Any) -> Any:
     if name == "initial":
         return _json
-    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind in (int, float)]
+    possible = get_args(hint) or (hint,)
+    kinds = [kind for kind in possible if kind in (int, float)]
     if not kinds:
         return str
 
     def read(text: str) -> Any:
+        if text == NONE and type(None) in possible:
+            return NONE
         return kinds[0](text) if text else None
 
     read.__name__ = kinds[0].__name__

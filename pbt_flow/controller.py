@@ -44,6 +44,7 @@ from pbt_flow.worker import (
     NoiseChecked,
     Report,
     RestoreChecked,
+    Retry,
 )
 
 _TRIES = 2
@@ -96,6 +97,16 @@ class Watcher(Protocol):
     def say(self, text: str) -> None: ...
 
 
+class Planner(Protocol):
+    """Says what a member trains next, in place of the decision of PBT.
+
+    It compares nobody with anybody: no member has to wait for another, one that has begun goes on
+    before another begins, and nothing is said of rounds.
+    """
+
+    def plan(self, member: Member) -> Plan: ...
+
+
 class Claim(Protocol):
     """The right to control the population."""
 
@@ -119,6 +130,8 @@ class Controller:
     """Seconds since any fixed moment."""
     pause: Callable[[float], None] = time.sleep
     """Waits for so many seconds."""
+    planner: Planner | None = None
+    """Who says what a member trains next; None for the decision of PBT."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
@@ -140,14 +153,19 @@ class Controller:
     """Members of whose checkpoints one may have become superfluous."""
 
     def __post_init__(self) -> None:
-        self.roster = Roster(self.settings.turns, self.settings.max_failures)
+        self.roster = Roster(
+            self.settings.turns,
+            self.settings.max_failures,
+            # A worker then goes on with the member that it has in memory.
+            longest_first=self.planner is not None,
+        )
         self.roster.begin(self.history.members.values())
         self.pinned: Checkpoint | None = None
         self._pin()
         self.undecided = self.roster.undecided()
         self.strategies = self.settings.strategies()
         newest = [t for turns in self.history.turns.values() for t in turns[-1:] if t.ok]
-        self.durations.extend(sum(turn.seconds.values()) for turn in newest)
+        self.durations.extend(turn.took for turn in newest)
         self._set_deadline()
         self.began = self.clock()
         self.diagnosis = Diagnosis(self.history, self.store.space)
@@ -200,6 +218,8 @@ class Controller:
 
     def _waits(self, member: Member) -> bool:
         """Whether an idle member of an asynchronous population waits for scores of its age."""
+        if self.planner is not None:
+            return False
         age, living, now = member.age, self.roster.alive, self.clock()
         waited = 0.0
         if len(self.history.at(age).records) >= quorum_of(living):
@@ -270,7 +290,7 @@ class Controller:
             member = None if self.stopping else self.ready()
             if member is None:
                 return
-            plan = self.plan(member)
+            plan = (self.planner or self).plan(member)
             self.roster.take(member, plan.start_step + plan.steps)
             self.roster.use(plan.start)
             self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
@@ -330,19 +350,27 @@ class Controller:
             self.touched.add(self.checks.take(done))
             return None
         if isinstance(done, Lost):
-            assert isinstance(done.job, Plan)
-            plan = done.job
+            plan = done.job.plan if isinstance(done.job, Retry) else done.job
+            assert isinstance(plan, Plan)
             # The worker may have died after its commit: then the turn has happened.
             turn = self.store.folders.record(plan.member, plan.turn)
             if turn is None:
                 self.deaths[plan.member, plan.turn] += 1
+                began = self.begun[plan.member]
+                lost = max(0.0, self.clock() - began)
                 if self.deaths[plan.member, plan.turn] < _TRIES:
                     self.progress.say(
                         f"{done.reason}; turn {plan.turn} of member {plan.member} again"
                     )
-                    self.engine.submit(plan)
+                    self.engine.submit(Retry(plan=plan, lost=lost))
                     return None
-                turn = Turn(plan=plan, status="lost", error=done.reason, started=self.clock())
+                turn = Turn(
+                    plan=plan,
+                    status="lost",
+                    error=done.reason,
+                    started=began,
+                    seconds={"lost": lost},
+                )
                 self.store.folders.commit(turn)
         else:
             assert isinstance(done, Turn)
@@ -365,11 +393,11 @@ class Controller:
         self.roster.use(turn.plan.start, -1)
         if turn.ok:
             self.held[turn.member].append(turn)
-            self.durations.append(sum(turn.seconds.values()))
+            self.durations.append(turn.took)
             self._set_deadline()
         if member.failures == self.settings.max_failures:
             self.soon.append(
-                f"member {member.index} has failed {member.failures} turns in a row and is "
+                f"member {member.index} has failed {_turns(member.failures)} in a row and is "
                 f"retired; the last: {turn.reason}"
             )
             self.outbox.put(partial(self.store.retire, member.index))
@@ -382,7 +410,7 @@ class Controller:
 
     def _pin(self) -> None:
         """Hold on to the best of the initial settings, which the report at the end looks at."""
-        best = self.history.best_initial
+        best = self.history.best_initial if self.planner is None else None
         self.roster.use(self.pinned, -1)
         self.pinned = None if best is None else best.checkpoint
         self.roster.use(self.pinned)
@@ -407,6 +435,8 @@ class Controller:
 
     def log_rounds(self) -> None:
         """Log best and mean score of each round that is now complete, and what it is a sign of."""
+        if self.planner is not None:
+            return
         rounds_before = self.rounds
         while self.roster.alive and self.roster.fewest_turns() > self.rounds:
             self.rounds += 1
@@ -466,7 +496,7 @@ class Controller:
             held,
             undecided=undecided,
             needed=self.roster.needs,
-            is_best=lambda turn: turn == self.history.best_at(turn.step),
+            is_best=lambda turn: self.planner is None and turn == self.history.best_at(turn.step),
             keep=self.keep,
         )
         for turn in unneeded:
@@ -519,3 +549,7 @@ class Controller:
                 if error:
                     self.progress.say(f"no report: {error.splitlines()[-1]}")
         return reports
+
+
+def _turns(number: int) -> str:
+    return "1 turn" if number == 1 else f"{number} turns"

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pbt_flow.cores import count_cores
 from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.settings import Settings
@@ -26,12 +25,7 @@ def spec_of(settings: Settings) -> TaskSpec:
 
 
 @contextlib.contextmanager
-def hired(
-    engine: str | None = None,
-    workers: int | None = None,
-    population: int | None = None,
-    **others: Any,
-) -> Iterator[Engine]:
+def hired(engine: str | None = None, threads: int | None = None, **others: Any) -> Iterator[Engine]:
     """The engine that the settings ask for; they are not checked yet."""
     # A script that runs a population when it is imported would start another in each worker.
     if is_loading():
@@ -43,8 +37,7 @@ def hired(
     if engine == "inline":
         made = InlineEngine()
     else:
-        limits = [n for n in (workers or count_cores(), population) if type(n) is int and n > 0]
-        made = ProcessEngine(min(limits, default=1))
+        made = ProcessEngine(threads if type(threads) is int and threads > 0 else 1)
     try:
         yield made
     finally:
@@ -81,15 +74,23 @@ def _own_lines(error: Exception) -> str:
     return "".join(traceback.format_exception(type(error), error, trace, chain=False)).rstrip()
 
 
+def workshop_of(settings: Settings, slots: int) -> Workshop:
+    """What all turns of a population share, where so many run at once."""
+    share = -(-settings.population // slots)
+    # Memory of a GPU is scarce, and what the task takes of it is not known.
+    usual = share if settings.device == "cpu" else 1
+    return Workshop(
+        task=spec_of(settings),
+        seed=settings.seed,
+        warm=settings.warm or usual,
+        threads=settings.threads,
+    )
+
+
 def start(engine: Engine, settings: Settings) -> None:
     """Let the engine get ready, and build the task's first model."""
     slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
-    workshop = Workshop(
-        task=spec_of(settings),
-        seed=settings.seed,
-        warm=-(-settings.population // slots),
-    )
-    engine.start(workshop, slots=slots)
+    engine.start(workshop_of(settings, slots), slots=slots)
     engine.submit(Probe())
 
 

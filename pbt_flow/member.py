@@ -106,7 +106,13 @@ class Turn:
     started: float = 0.0
     """Seconds since the epoch."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Wall-clock seconds of restore, train, evaluate and checkpoint."""
+    """Wall-clock seconds of restore, train, evaluate and checkpoint; and as `lost`, those of tries
+    whose worker died or hung."""
+
+    @property
+    def took(self) -> float:
+        """Seconds of the try that counts: tries that came to nothing are not in them."""
+        return sum(seconds for name, seconds in self.seconds.items() if name != "lost")
 
     @property
     def ok(self) -> bool:

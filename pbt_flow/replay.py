@@ -4,30 +4,44 @@ A winner is the best of many, and lucky. Its schedule is worth something if fres
 seeds do well along it: better than with the winner's last hyperparameters from the start, and
 better than with the best of the initial settings. (Jaderberg et al. 2017 ask the same of theirs.)
 
-Each fresh model is a member whose turns are the schedule's segments; the workers, the records and
-the runs in MLflow are those of a population in which nobody copies.
+A replay is a population whose plans come from the schedule: each fresh model is a member, and its
+turns are the schedule's segments. So it is controlled, recorded, stopped and resumed like one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
-from pbt_flow.engines import Engine, EngineError, Lost
+from pbt_flow.controller import Controller
+from pbt_flow.engines import Engine
 from pbt_flow.errors import PBTError, StoreError
+from pbt_flow.frame import check_claim, stored_settings, tell_if_possible, train
+from pbt_flow.history import History
 from pbt_flow.interval import Interval
-from pbt_flow.launch import check_probe, hired, start
+from pbt_flow.launch import check_probe, declared, hired, start
 from pbt_flow.member import Member, Plan, Turn, derive_seed
+from pbt_flow.outbox import Message
+from pbt_flow.result import Status
 from pbt_flow.schedule import Schedule
-from pbt_flow.settings import Settings
-from pbt_flow.space import Hparams, check_hparams
-from pbt_flow.worker import Look, Report
+from pbt_flow.settings import NONE, Settings, SettingsError
+from pbt_flow.space import Hparams, Space, check_hparams
+from pbt_flow.terminal import Unbroken
+from pbt_flow.worker import Describe
 
+if TYPE_CHECKING:
+    from pbt_flow.lease import Lease
+    from pbt_flow.store import Store
+
+CHANGES = ("workers", "threads", "warm", "turn_timeout", "engine", "device")
+"""The settings that say how a replay runs, and not what it trains."""
 SCHEDULE, LAST, INITIAL = "schedule", "last", "best_initial"
 ARMS = {
     SCHEDULE: "the winner's schedule",
@@ -125,7 +139,7 @@ def arms_of(schedule: Schedule, seeds: int) -> list[Arm]:
 
 
 def settings_of(schedule: Schedule, arms: Sequence[Arm], **given: Any) -> Settings:
-    """The settings of the replay: a population in which nobody copies.
+    """The settings of the replay: a population in which nobody copies, and nothing ends early.
 
     Raises:
         SpaceError: The task's space is not the schedule's any more.
@@ -143,48 +157,47 @@ def settings_of(schedule: Schedule, arms: Sequence[Arm], **given: Any) -> Settin
             "exploit": "none",
             "initial": [arm.hparams or first.hparams for arm in arms for _ in arm.members],
             "name": f"replay of {schedule.source[:8]}",
+            # Whatever the task would have of a population: models are trained to the end.
+            "mode": "async",
+            "seconds": NONE,
+            "target": NONE,
+            "register": NONE,
+            "samples": "none",
+            "max_failures": 1,
+            "keep": 1,
             **{name: value for name, value in given.items() if value is not None},
         },
     )
-    for segment in schedule.segments:
-        check_hparams(segment.hparams, kind.space)
+    check_segments(schedule, kind.space)
     return made
 
 
-class Director:
-    """Trains the members of a replay, each segment by segment, and checks what was trained.
+def check_segments(schedule: Schedule, space: Space) -> None:
+    """Refuse a schedule that the task's space does not hold.
 
-    Args:
-        schedule: What to train along.
-        arms: Who is trained how; their results are put in here.
-        seed: The replay's seed.
-        engine: Where turns run.
-        log: Is told every turn.
-        drop: Is told of every checkpoint that nobody needs any more.
-        say: Is told of every model that has got to its end.
+    Raises:
+        SpaceError: The task's space is not the schedule's any more.
     """
+    for segment in schedule.segments:
+        check_hparams(segment.hparams, space)
 
-    def __init__(
-        self,
-        schedule: Schedule,
-        arms: Sequence[Arm],
-        *,
-        seed: int,
-        engine: Engine,
-        log: Callable[[Turn], None],
-        drop: Callable[[Turn], object],
-        say: Callable[[str], None] = lambda text: None,
-    ) -> None:
-        self.schedule, self.arms, self.seed, self.engine = schedule, arms, seed, engine
-        self.log, self.drop, self.say = log, drop, say
-        self.ended = 0
-        self.arm_of = {member: arm for arm in arms for member in arm.members}
-        self.last: dict[int, Turn] = {}
-        """The newest turn of each member."""
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulePlanner:
+    """Plans the turns of a replay, and checks what was trained."""
+
+    schedule: Schedule
+    arms: Sequence[Arm]
+    seed: int
+    """The replay's seed."""
+
+    def arm_of(self, member: int) -> Arm:
+        """The arm that a member is a model of."""
+        return next(arm for arm in self.arms if member in arm.members)
 
     def plan(self, member: Member) -> Plan:
         """The next turn of a member: the next segment of the schedule."""
-        segment, held = self.schedule.segments[member.turn], self.arm_of[member.index].hparams
+        segment, held = self.schedule.segments[member.turn], self.arm_of(member.index).hparams
         return Plan(
             member=member.index,
             turn=member.turn + 1,
@@ -202,7 +215,7 @@ class Director:
         Raises:
             ReplayError: It was, or the task says that other values were live.
         """
-        held, live = self.arm_of[turn.member].hparams, turn.plan.hparams
+        held, live = self.arm_of(turn.member).hparams, turn.plan.hparams
         step, end = turn.plan.start_step, turn.plan.start_step + turn.plan.steps
         while step < end:
             segment = self.schedule.segment(step)
@@ -223,85 +236,76 @@ class Director:
                     "brought its own value back"
                 )
 
-    def train(self) -> None:
-        """Train every member to the end of the schedule.
+    def ends(self, turn: Turn) -> bool:
+        """Whether a turn is the last of its model: it failed, or the schedule is over."""
+        return not turn.ok or turn.number == len(self.schedule.segments)
+
+    def last_turns(self, history: History) -> list[Turn]:
+        """The last turn of each model that has ended, in their order."""
+        newest = (turns[-1] for _, turns in sorted(history.turns.items()) if turns)
+        return [turn for turn in newest if self.ends(turn)]
+
+    def enter_results(self, history: History) -> None:
+        """Enter in the arms what came of the models that have ended."""
+        for turn in self.last_turns(history):
+            arm = self.arm_of(turn.member)
+            if turn.score is None:
+                arm.errors[turn.member] = turn.reason or turn.status
+            else:
+                arm.scores.append(turn.score)
+
+
+class ReplayScreen:
+    """Checks every turn of a replay, and says of each model what it came to.
+
+    Args:
+        planner: Whose turns they are.
+        quiet: Whether to say nothing.
+    """
+
+    def __init__(self, planner: SchedulePlanner, *, quiet: bool = False) -> None:
+        self.planner, self.quiet = planner, quiet
+
+    def __enter__(self) -> ReplayScreen:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def watch(self, history: History) -> ReplayScreen:
+        """Check the turns that there are already: those of a replay that is gone on with.
 
         Raises:
-            ReplayError: See `check`.
-            EngineError: No turn can be run any more.
+            ReplayError: One of them is not what the schedule says.
         """
-        waiting = [
-            Member(index=m, hparams=self.plan(Member(index=m, hparams={})).hparams)
-            for m in self.arm_of
-        ]
-        under_way: dict[int, Member] = {}
-        while waiting or under_way:
-            # Whoever has begun goes first, so that a worker keeps its member in memory.
-            waiting.sort(key=lambda member: (-member.turn, member.index))
-            while waiting and len(under_way) < self.engine.slots:
-                member = waiting.pop(0)
-                under_way[member.index] = member
-                self.engine.submit(self.plan(member))
-            for done in self.engine.wait():
-                assert not isinstance(done, Report), "nobody has asked for a report yet"
-                waiting += self._accept(done, under_way)
-        for arm in self.arms:
-            turns = [self.last[member] for member in arm.members if member not in arm.errors]
-            arm.scores.extend(turn.score for turn in turns if turn.score is not None)
+        for turns in history.turns.values():
+            for turn in turns:
+                self.planner.check(turn)
+        return self
 
-    def _accept(self, done: Any, under_way: dict[int, Member]) -> list[Member]:
-        """The member that goes on after an outcome, if it does."""
-        if isinstance(done, Lost):
-            assert isinstance(done.job, Plan)
-            del under_way[done.job.member]
-            return self._fail(done.job.member, done.reason)
-        turn: Turn = done
-        self.check(turn)
-        self.log(turn)
-        member = under_way.pop(turn.member).after(turn)
-        if (before := self.last.get(turn.member)) is not None:
-            self.drop(before)
-        self.last[turn.member] = turn
-        if not turn.ok:
-            return self._fail(turn.member, turn.reason or turn.status)
-        if member.turn < len(self.schedule.segments):
-            return [member]
-        self._tell(turn.member, f"score {turn.score:.4g}")
-        return []
+    def turn(self, turn: Turn, history: History) -> None:
+        """Check a turn that has just been committed, and tell of a model that has ended.
 
-    def _fail(self, member: int, reason: str) -> list[Member]:
-        self.arm_of[member].errors[member] = reason
-        self._tell(member, f"failed: {reason}")
-        return []
+        Raises:
+            ReplayError: It was not trained as the schedule says.
+        """
+        self.planner.check(turn)
+        if self.planner.ends(turn):
+            ended, label = len(self.planner.last_turns(history)), self.planner.arm_of(turn.member)
+            outcome = f"failed: {turn.reason}" if turn.score is None else f"score {turn.score:.4g}"
+            self.say(f"[{ended}/{len(history.members)}] {label.label(turn.member)}: {outcome}")
 
-    def _tell(self, member: int, outcome: str) -> None:
-        self.ended += 1
-        self.say(
-            f"[{self.ended}/{len(self.arm_of)}] {self.arm_of[member].label(member)}: {outcome}"
-        )
+    def tick(self) -> None:
+        """A replay shows no time."""
 
-    def report(self) -> dict[int, Mapping[str, float]]:
-        """Have every model that got to the end reported on, and enter that in the arms."""
-        ended = [member for arm in self.arms for member in arm.members if member not in arm.errors]
-        waiting = [
-            Look(member=member, checkpoint=checkpoint)
-            for member in ended
-            if (checkpoint := self.last[member].checkpoint) is not None
-        ]
-        reports: dict[int, Mapping[str, float]] = {}
-        under_way = 0
-        while waiting or under_way:
-            while waiting and under_way < self.engine.slots:
-                self.engine.submit(waiting.pop(0))
-                under_way += 1
-            for done in self.engine.wait():
-                under_way -= 1
-                finite = isinstance(done, Report) and all(map(math.isfinite, done.metrics.values()))
-                if isinstance(done, Report) and done.metrics and finite:
-                    reports[done.look.member] = done.metrics
-        for member, told in sorted(reports.items()):
-            self.arm_of[member].reports.append(told)
-        return reports
+    def say(self, text: str) -> None:
+        if not self.quiet:
+            print(text, file=Unbroken(sys.stderr), flush=True)
 
 
 def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: Any) -> Replay:
@@ -312,82 +316,224 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
         seeds: Fresh models of each arm.
         quiet: Whether to print nothing.
         given: `task`, where the task is not found under the schedule's name, and settings of how
-            it runs: `seed`, `workers`, `engine`, `device`, `experiment`, `name`, `turn_timeout`.
+            it runs: `seed`, `experiment`, `name` and those that `resume` may change.
 
     Raises:
         ReplayError: It cannot be trained, or what was trained is not the schedule.
         StoreError: The MLflow tracking store cannot be used.
+        PopulationError: The workers cannot be used, or another controller has taken over.
         ValueError: A setting or the task cannot be; nothing has been written then.
     """
     if seeds < 1:
         raise ReplayError(f"seeds must be at least 1, got {seeds}")
-    from pbt_flow.connection import connect
+    from pbt_flow.connection import connect, short_requests
     from pbt_flow.store import Store
 
     arms = arms_of(schedule, seeds)
-    settings = settings_of(schedule, arms, **given)
-    with hired(settings.engine, settings.workers, settings.population) as engine:
-        engine.turn_timeout = settings.turn_timeout
+    task = given.pop("task", None) or schedule.task
+    with hired(**given) as engine:
+        if isinstance(task, str):
+            engine.submit(Describe(task=task))
+        settings = settings_of(schedule, arms, task=declared(engine, task), **given)
         start(engine, settings)
-        client, uri = connect()
-        check_probe(engine, settings)
-        store = Store.create(
-            client,
-            uri,
-            settings=settings.to_json(),
-            space=schedule.space,
-            direction=schedule.direction,
-            initial=[check_hparams(point, schedule.space) for point in settings.initial],
-            tags={
-                "pbt.role": "replay",
-                "pbt.task": settings.task,
-                "pbt.replays": schedule.source,
-            },
-            versions={},
-        )
-        for arm in arms:
-            for member in arm.members:
-                tags = {"pbt.arm": arm.name, "pbt.role": "replay"}
-                store.tag(tags, member)
-                store.rename(arm.label(member), member)
-        store.show()
-        engine.open(store.folders)
-        director = Director(
-            schedule,
-            arms,
-            seed=settings.seed,
-            engine=engine,
-            log=store.log_turn,
-            drop=lambda turn: (
-                None if turn.checkpoint is None else store.delete_checkpoint(turn.checkpoint)
-            ),
-            say=(lambda text: None) if quiet else partial(print, file=sys.stderr, flush=True),
-        )
-        status = "FAILED"
-        try:
-            director.train()
-            reports = director.report()
+        with short_requests():
+            client, uri = connect()
+            check_probe(engine, settings)
+            store = Store.create(
+                client,
+                uri,
+                settings=settings.to_json(),
+                space=schedule.space,
+                direction=schedule.direction,
+                initial=[check_hparams(point, schedule.space) for point in settings.initial],
+                tags={
+                    "pbt.role": "replay",
+                    "pbt.task": settings.task,
+                    "pbt.replays": schedule.source,
+                },
+                versions={},
+            )
             made = Replay(run_id=store.run_id, tracking_uri=uri, schedule=schedule, arms=arms)
-            try:
-                store.log_replay(made.to_json(), note(made), reports)
-            except StoreError:
-                director.say(summary(made))  # what was trained for hours must be seen somewhere
-                raise
-            status = "FINISHED"
-        except EngineError as error:
-            raise ReplayError(str(error)) from None
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            if status != "FINISHED":
-                with contextlib.suppress(StoreError):
-                    store.finish(status, dict.fromkeys(director.arm_of, status))
-        failed = {member for arm in arms for member in arm.errors}
-        store.finish(
-            "FINISHED", {m: "FAILED" if m in failed else "FINISHED" for m in director.arm_of}
-        )
+            with _ended_if_unmade(store):
+                store.log_arms(_arms_to_json(made))
+                for arm in arms:
+                    for member in arm.members:
+                        store.tag({"pbt.arm": arm.name, "pbt.role": "replay"}, member)
+                        store.rename(arm.label(member), member)
+            return _train(store, settings, engine, made, resumed=False, quiet=quiet)
+
+
+def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
+    """Go on with a replay that was stopped, from its run id alone.
+
+    Args:
+        run_id: The replay's run.
+        quiet: Whether to print nothing.
+        changes: Settings of how it runs: `workers`, `threads`, `warm`, `turn_timeout`, `engine`,
+            `device`.
+
+    Raises:
+        ReplayError: The run is no replay, it cannot be trained, or what was trained is not the
+            schedule.
+        StoreError: The run is no population, it is running, or nothing says what it was to train.
+        SettingsError: A setting was given that defines the replay.
+        PopulationError: The workers cannot be used, or another controller has taken over.
+    """
+    launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
+    from pbt_flow.connection import short_requests
+    from pbt_flow.store import Store
+
+    with short_requests():
+        store = Store.open(run_id)
+        if store.role != "replay":
+            raise ReplayError(f"run {run_id} is no replay; go on with pbt_flow.resume")
+        if launched_for:
+            store.client.set_tag(launched_for, "pbt.resumes", run_id)
+        for name, value in changes.items():
+            if name not in CHANGES and value is not None:
+                raise SettingsError(
+                    f"{name} cannot change on the resume of a replay; what can: {list(CHANGES)}"
+                )
+        settings = stored_settings(store).resumed(**changes)
+        schedule, arms = _arms_from_json(store.arms(), run_id)
+        made = Replay(run_id=run_id, tracking_uri=store.tracking_uri, schedule=schedule, arms=arms)
+        with hired(settings.engine, settings.threads) as engine:
+            engine.submit(Describe(task=settings.task))
+            check_segments(schedule, declared(engine, settings.task).space)
+            start(engine, settings)
+            check_probe(engine, settings)
+            return _train(store, settings, engine, made, resumed=True, quiet=quiet)
+
+
+def _train(
+    store: Store,
+    settings: Settings,
+    engine: Engine,
+    made: Replay,
+    *,
+    resumed: bool,
+    quiet: bool,
+) -> Replay:
+    planner = SchedulePlanner(schedule=made.schedule, arms=made.arms, seed=settings.seed)
+    screen = ReplayScreen(planner, quiet=quiet)
+    status, reason = train(
+        store,
+        settings,
+        engine,
+        resumed=resumed,
+        screen=screen,
+        watch=screen.watch,
+        end=partial(_end, store, made, planner, screen),
+        planner=planner,
+    )
+    again = f"go on with\n  python -m pbt_flow resume {made.run_id}"
+    if status == "failed":
+        raise ReplayError(f"{reason}\n{again}")
+    if status == "interrupted":
+        screen.say(again)
+        raise KeyboardInterrupt
     return made
+
+
+def _end(
+    store: Store,
+    made: Replay,
+    planner: SchedulePlanner,
+    screen: ReplayScreen,
+    controller: Controller,
+    status: Status,
+    lease: Lease,
+) -> tuple[Status, str]:
+    """Look at the models that got to the end, and say in MLflow what became of everyone."""
+    history, outbox = controller.history, controller.outbox
+    last = planner.last_turns(history)
+    left: list[Message] = [partial(check_claim, lease)]
+    if status == "finished":
+        planner.enter_results(history)
+        reports = {
+            checkpoint.member: told
+            for checkpoint, told in controller.look(
+                [turn for turn in last if turn.ok], None
+            ).items()
+            if told and all(map(math.isfinite, told.values()))
+        }
+        for member, told in sorted(reports.items()):
+            planner.arm_of(member).reports.append(told)
+        when = max(turn.ended for turn in last)
+        left.append(partial(store.log_replay, made.to_json(), note(made), reports, when))
+    controller.engine.close()
+    ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
+    members = dict.fromkeys(history.members, ended)
+    members |= {turn.member: "FINISHED" if turn.ok else "FAILED" for turn in last}
+    left += [partial(check_claim, lease), partial(store.finish, ended, members)]
+    if status == "failed":
+        # What failed may be the very disk that these are written to: it is not waited for.
+        left = [partial(tell_if_possible, left, screen.say)]
+    for message in left:
+        outbox.put(message)
+    try:
+        outbox.drain()
+    except StoreError:
+        if status == "finished":
+            screen.say(summary(made))  # what was trained for hours must be seen somewhere
+        raise
+    return status, controller.stopping
+
+
+@contextlib.contextmanager
+def _ended_if_unmade(store: Store) -> Iterator[None]:
+    """Where a replay's runs cannot all be made, let none say for ever that it is running."""
+    try:
+        yield
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        with contextlib.suppress(StoreError):
+            store.finish(status, dict.fromkeys(range(len(store.manifest.members)), status))
+        raise
+
+
+def _arms_to_json(made: Replay) -> dict[str, Any]:
+    """The schedule and the arms as plain values."""
+    return {
+        "version": 1,
+        "schedule": made.schedule.to_json(),
+        "arms": [
+            {
+                "name": arm.name,
+                "members": list(arm.members),
+                "hparams": None if arm.hparams is None else dict(arm.hparams),
+            }
+            for arm in made.arms
+        ],
+    }
+
+
+def _arms_from_json(plain: Any, run_id: str) -> tuple[Schedule, list[Arm]]:
+    """The inverse of `_arms_to_json`.
+
+    Raises:
+        ReplayError: It is not what was written.
+        ScheduleError: The schedule in it is none.
+    """
+    try:
+        if plain["version"] != 1:
+            raise ValueError(f"version {plain['version']!r}, this program reads version 1")
+        schedule = Schedule.from_json(plain["schedule"])
+        arms = [
+            Arm(
+                name=arm["name"],
+                members=[int(member) for member in arm["members"]],
+                hparams=None
+                if arm["hparams"] is None
+                else check_hparams(arm["hparams"], schedule.space),
+            )
+            for arm in plain["arms"]
+        ]
+    except PBTError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReplayError(f"run {run_id}: its arms cannot be read: {error}") from None
+    return schedule, arms
 
 
 def note(made: Replay) -> str:

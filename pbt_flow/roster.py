@@ -26,6 +26,8 @@ class Roster:
     """Turns of each member."""
     max_failures: int
     """Turns in a row that may fail before a member is retired."""
+    longest_first: bool = False
+    """Whether the idle member with the most turns goes first, and not the one with the fewest."""
     alive: int = 0
     """How many members are not retired."""
     _turns: Counter[int] = field(default_factory=Counter)
@@ -37,7 +39,8 @@ class Roster:
     _uses: Counter[tuple[int, int]] = field(default_factory=Counter)
     """How many members stand on a checkpoint, turns under way began with it, or pins name it."""
     _idle: list[tuple[int, int]] = field(default_factory=list)
-    """Who has nothing to do, as turns done and index, in this order."""
+    """Who has nothing to do, as turns done and index, in this order;
+    or the other way round, see `longest_first`."""
     _targets: Counter[int] = field(default_factory=Counter)
     """How many turns under way end at an age."""
 
@@ -69,20 +72,24 @@ class Roster:
     def rest(self, member: Member) -> None:
         """Note that a member has nothing to do."""
         if member.failures < self.max_failures and member.turn < self.budget:
-            bisect.insort(self._idle, (member.turn, member.index))
+            bisect.insort(self._idle, self._place(member))
 
     def idle(self) -> Iterator[int]:
-        """The members that have nothing to do, those with the fewest turns first."""
+        """The members that have nothing to do, in the order in which they may go on."""
         return (index for _, index in self._idle)
 
     def take(self, member: Member, target: int) -> None:
         """Note that an idle member has begun a turn that ends at the age `target`."""
-        del self._idle[bisect.bisect_left(self._idle, (member.turn, member.index))]
+        del self._idle[bisect.bisect_left(self._idle, self._place(member))]
         _add(self._targets, target, 1)
 
     def arrive(self, target: int) -> None:
         """Note that a turn that was to end at the age `target` is over."""
         _add(self._targets, target, -1)
+
+    def _place(self, member: Member) -> tuple[int, int]:
+        """Where a member stands among those that have nothing to do."""
+        return -member.turn if self.longest_first else member.turn, member.index
 
     # --- whom a decision waits for ---
 

@@ -9,14 +9,11 @@ import json
 import math
 import os
 import platform
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,19 +28,18 @@ from pbt_flow.compare import (
     check_equal,
     page,
 )
-from pbt_flow.controller import Controller, TakenOver
-from pbt_flow.engines import Engine, EngineError
-from pbt_flow.errors import PopulationError, StoreError
+from pbt_flow.controller import Controller
+from pbt_flow.engines import Engine
+from pbt_flow.errors import PopulationError
+from pbt_flow.frame import check_claim, read_history, stored_settings, tell_if_possible, train
 from pbt_flow.history import History
 from pbt_flow.launch import check_probe, declared, hired, spec_of, start
-from pbt_flow.member import Checkpoint, Member, RecordError, derive_seed
-from pbt_flow.outbox import Message
+from pbt_flow.member import Checkpoint, derive_seed
 from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, keep_model, publish, publish_model, write
 from pbt_flow.result import NO_WINNER, Result, Status
 from pbt_flow.settings import Settings, SettingsError, check_model_name
 from pbt_flow.space import check_hparams, space_to_json
-from pbt_flow.strategies import StrategyError
 from pbt_flow.subject import Subject
 from pbt_flow.task import Declaration, Task
 from pbt_flow.worker import Describe
@@ -151,7 +147,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
     Args:
         run_id: The population's run.
         quiet: Whether to print nothing.
-        changes: Settings to change, such as a larger `turns` or other `workers`.
+        changes: Settings to change, such as a larger `turns` or other `workers`; `seconds="none"`
+            and `target="none"` lift a limit.
 
     Raises:
         StoreError: The run is no population, or it is running.
@@ -167,12 +164,15 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
     with short_requests():
         store = Store.open(run_id)
     if store.role == "replay":
-        raise PopulationError(f"run {run_id} is a replay and cannot go on; begin another one")
+        raise PopulationError(
+            f"run {run_id} is a replay; go on with pbt_flow.replay.resume, or with "
+            f"python -m pbt_flow resume {run_id}"
+        )
     if launched_for:
         store.client.set_tag(launched_for, "pbt.resumes", run_id)
-    made = _settings(store).resumed(**changes)
+    made = stored_settings(store).resumed(**changes)
     with (
-        hired(engine=made.engine, workers=made.workers, population=made.population) as engine,
+        hired(engine=made.engine, threads=made.threads) as engine,
         short_requests(),
     ):
         engine.submit(Describe(task=made.task))
@@ -188,6 +188,19 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         return _train(store, made, kind, engine, resumed=True, quiet=quiet)
 
 
+def is_replay(run_id: str) -> bool:
+    """Whether a run is a replay of a population, and not a population.
+
+    Raises:
+        StoreError: The run is neither.
+    """
+    from pbt_flow.connection import short_requests
+    from pbt_flow.store import Store
+
+    with short_requests():
+        return Store.open(run_id).role == "replay"
+
+
 def load(run_id: str) -> Result:
     """What has become of a population so far, rebuilt from MLflow; it may be running still.
 
@@ -198,10 +211,10 @@ def load(run_id: str) -> Result:
     from pbt_flow.store import Store
 
     store = Store.open(run_id)
-    settings = _settings(store)
+    settings = stored_settings(store)
     ended = store.result()
     reports = {}
-    history = _read_history(store)
+    history = read_history(store)
     for name, turn in (("winner", history.winner()), ("best_initial", history.best_initial)):
         told = ended.get(name) or {}
         same = turn and (told.get("member"), told.get("turn")) == (turn.member, turn.number)
@@ -234,7 +247,7 @@ def to_study(run_id: str) -> Study:
     from pbt_flow.study import study_of
 
     store = Store.open(run_id)
-    return study_of(_read_history(store), store.space, run_id)
+    return study_of(read_history(store), store.space, run_id)
 
 
 def make_report(
@@ -260,7 +273,7 @@ def make_report(
 
     os.environ.pop("MLFLOW_RUN_ID", None)
     store, result = Store.open(run_id), load(run_id)
-    settings = _settings(store)
+    settings = stored_settings(store)
     beside = result.control
     if control is not None:
         known = _entry(control)
@@ -331,7 +344,7 @@ def _entry(run_id: str) -> Entry:
         raise ComparisonError(
             f"run {run_id} is a replay, and no population that can be compared with another"
         )
-    return Entry(result=load(run_id), settings=_settings(store))
+    return Entry(result=load(run_id), settings=stored_settings(store))
 
 
 def register(run_id: str, name: str) -> str:
@@ -368,7 +381,7 @@ def _writing(out: str) -> Iterator[None]:
         raise PopulationError(f"cannot write to the folder {out}: {error}") from None
 
 
-# --- the frame around the controller --------------------------------------------------------------
+# --- from the first turn to the result ------------------------------------------------------------
 
 
 def _train(
@@ -381,87 +394,22 @@ def _train(
     quiet: bool,
 ) -> Result:
     began = time.monotonic()
-    try:
-        lease = store.claim()
-    except (Exception, KeyboardInterrupt) as error:
-        # A resume that is refused must not end the runs of the controller that lives.
-        if not resumed:
-            _give_up(store, error)
-        raise
-    ending = False
-    try:
-        history = _read_history(store) if resumed else _no_history(store)
-        unknown = [
-            turn
-            for member, turns in history.turns.items()
-            for turn in turns[store.projected(member, len(turns)) :]
-        ]
-        progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
-        live = LiveReport(
+    progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
+
+    def watch(history: History) -> LiveReport:
+        return LiveReport(
             progress, store, settings, lambda: _so_far(store, settings, history, began)
         )
-        controller = Controller(settings, store, engine, history, live)
-        if lease.took_over:
-            progress.say(lease.took_over)
-        warning = None if resumed else settings.copies_warning()
-        if warning is not None:
-            progress.say(warning)
-        for turn in unknown:
-            controller.outbox.put(partial(store.log_turn, turn))
-        controller.find_checkpoints()
-        if resumed:
-            controller.album.shown = store.shown()
-            # The rounds are gone through again; what was said of them was said.
-            controller.diagnosis.seen.update(store.warnings())
-            controller.checks.made = store.checked()
-            store.begin([member.index for member in controller.living])
-            store.change(settings.to_json())
-            if not controller.living:
-                progress.say(
-                    "every member has failed too often; once the task is mended, they go on with "
-                    "--max-failures N, more than there have been"
-                )
-            elif all(member.turn >= settings.turns for member in controller.living):
-                progress.say(
-                    f"nothing is left to train: every member has done turns={settings.turns}; "
-                    "with a larger --turns it goes on"
-                )
-        store.show()
-        engine.open(store.folders)
-        status: Status = "finished"
-        with progress, _signals(controller), contextlib.closing(controller.album):
-            try:
-                controller.go(lease)
-            except KeyboardInterrupt:
-                controller.stopping = _INTERRUPTED
-                if controller.in_flight:
-                    progress.say(f"{len(controller.in_flight)} turns under way are given up")
-            except (EngineError, RecordError, StrategyError, OSError) as error:
-                controller.stopping, status = str(error), "failed"
-        if controller.stopping == _INTERRUPTED:
-            status = "interrupted"
-        elif not controller.living:
-            status = "failed"
-        elif status == "finished" and history.winner() is None:
-            controller.stopping, status = NO_WINNER, "failed"
-        if status == "finished":
-            _tell_of_failed_ends(history, progress.say)
-        ending = True
-        return _end(store, controller, kind, status, began, lease)
-    except TakenOver as error:
-        raise PopulationError(str(error)) from None
-    except (Exception, KeyboardInterrupt) as error:
-        if not lease.lost:
-            _give_up(store, error)
-        if ending and isinstance(error, KeyboardInterrupt):
-            progress.say(
-                f"the tracking store {store.tracking_uri} was not told what became of the "
-                "population; every turn that was committed is safe, "
-                f"python -m pbt_flow resume {store.run_id} tells it"
-            )
-        raise
-    finally:
-        lease.release()
+
+    return train(
+        store,
+        settings,
+        engine,
+        resumed=resumed,
+        screen=progress,
+        watch=watch,
+        end=partial(_end, store, kind, began),
+    )
 
 
 def _tell_of_failed_ends(history: History, say: Callable[[str], None]) -> None:
@@ -478,23 +426,22 @@ def _tell_of_failed_ends(history: History, say: Callable[[str], None]) -> None:
         )
 
 
-def _give_up(store: Store, error: BaseException) -> None:
-    """What no rule foresees must not leave runs that say they are running."""
-    status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-    with contextlib.suppress(StoreError):
-        store.finish(status, dict.fromkeys(range(len(store.manifest.members)), status))
-
-
 def _end(
     store: Store,
-    controller: Controller,
     kind: Declaration,
-    status: Status,
     began: float,
+    controller: Controller,
+    status: Status,
     lease: Lease,
 ) -> Result:
     """Look at the winner, say in MLflow what became of everyone, and make the result."""
     history, outbox = controller.history, controller.outbox
+    if status != "interrupted" and not controller.living:
+        status = "failed"
+    elif status == "finished" and history.winner() is None:
+        controller.stopping, status = NO_WINNER, "failed"
+    if status == "finished":
+        _tell_of_failed_ends(history, controller.progress.say)
     best, initial = history.winner(), history.best_initial
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -519,67 +466,24 @@ def _end(
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
         say = controller.progress.say
-        ours = partial(_check_claim, lease)
+        ours = partial(check_claim, lease)
         left = [ours, partial(publish, store, controller.settings, result, say)]
         if status == "finished" and kind.has_model:
             left.append(partial(publish_model, store, controller.settings, result, say))
         left.append(partial(store.conclude, result))
         if status == "failed" and living:
             # What failed may be the very disk that these are written to: it is not waited for.
-            left = [partial(_if_possible, left, say)]
+            left = [partial(tell_if_possible, left, say)]
         for message in [*left, ours, partial(store.finish, ended, members)]:
             outbox.put(message)
         outbox.drain()
     return result
 
 
-def _check_claim(lease: Lease) -> None:
-    """Leave runs alone that have become another controller's: an end may wait for minutes."""
-    if lease.lost:
-        raise TakenOver("another controller has taken over, and it tells what becomes of the runs")
-
-
-def _if_possible(messages: Iterable[Message], say: Callable[[str], None]) -> None:
-    """Tell the store what it takes; what it does not can be made again from the turns."""
-    try:
-        for message in messages:
-            message()
-    except StoreError as error:
-        say(f"no report: {error}")
-
-
-def _settings(store: Store) -> Settings:
-    """The settings of a population as they are after its resumes.
-
-    Raises:
-        SettingsError: They are of another version, or a tag gives what cannot change.
-    """
-    return Settings.from_json(store.manifest.settings).resumed(**store.changed())
-
-
 def _so_far(store: Store, settings: Settings, history: History, began: float) -> Result:
     """What has become of a population that is still training."""
     seconds = time.monotonic() - began
     return _result(store, settings, history, {}, status="running", reason="", seconds=seconds)
-
-
-def _no_history(store: Store) -> History:
-    """The history of a population that has not trained yet."""
-    history = History(direction=store.manifest.direction)
-    history.begin(
-        Member(index=index, hparams=check_hparams(point, store.space))
-        for index, point in enumerate(store.manifest.initial)
-    )
-    return history
-
-
-def _read_history(store: Store) -> History:
-    """The history of a population, from its turn records."""
-    history = _no_history(store)
-    for member in list(history.members):
-        for turn in store.turns(member):
-            history.add(turn)
-    return history
 
 
 def _result(
@@ -617,34 +521,6 @@ def _revive(
     task = spec_of(settings).build(derive_seed(settings.seed, checkpoint.member, 0), device)
     task.load_state_dict(load_state(checkpoint, store.folders.fetch(checkpoint), device))
     return task
-
-
-_INTERRUPTED = "interrupted"
-
-
-@contextlib.contextmanager
-def _signals(controller: Controller) -> Iterator[None]:
-    """Ctrl-C lets the turns under way finish; a second one, or SIGTERM, gives them up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and controller.stopping != _INTERRUPTED:
-            controller.stopping = _INTERRUPTED
-            # Not said here: a signal comes in the middle of a line as well.
-            controller.soon.append(
-                f"finishing {len(controller.in_flight)} turns under way; Ctrl-C again gives them up"
-            )
-            return
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _versions() -> dict[str, str]:

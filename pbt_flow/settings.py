@@ -31,6 +31,9 @@ from pbt_flow.strategies import StrategyError, parse, write
 from pbt_flow.task import Declaration, Task, check_options, declare
 
 Mode = Literal["async", "generational"]
+NONE = "none"
+"""Given for a setting that may be without a value, this word takes its value away. None cannot say
+that: it means that the setting is not given, and that the value from before stays."""
 
 
 class SettingsError(PBTError, ValueError):
@@ -90,8 +93,10 @@ class Settings:
         default=(), metadata={"help": "hyperparameters of the first members, as JSON objects"}
     )
     seed: int = _setting(0, "seeds every member, turn and decision")
-    seconds: float | None = _setting(None, "stop after this many seconds", on_resume=True)
-    target: float | None = _setting(None, "stop at this score", on_resume=True)
+    seconds: float | None = _setting(
+        None, "stop after this many seconds; none: no limit", on_resume=True
+    )
+    target: float | None = _setting(None, "stop at this score; none: at no score", on_resume=True)
     max_failures: int = _setting(
         3, "turns in a row that may fail before a member is retired", on_resume=True
     )
@@ -106,13 +111,14 @@ class Settings:
     )
     register: str | None = _setting(
         None,
-        "the registered model of which the winner is to be a version, and the champion",
+        "the registered model of which the winner is to be a version, and the champion; none: of "
+        "no model",
         on_resume=True,
     )
     turn_timeout: float | None = _setting(
         None,
         "seconds after which a turn counts as hung and is run again; default: 20 times the median "
-        "turn and at least 5 minutes; inf: never",
+        "turn and at least 5 minutes, as none says too; inf: never",
         on_resume=True,
     )
     engine: Literal["processes", "inline"] = _setting(
@@ -123,6 +129,17 @@ class Settings:
     )
     device: str = _setting(
         "cpu", "cpu, cuda (one GPU a worker) or as torch names it", on_resume=True
+    )
+    threads: int = _setting(
+        1,
+        "CPU threads of torch in each worker; the last digits of a result depend on them",
+        on_resume=True,
+    )
+    warm: int | None = _setting(
+        None,
+        "members that a worker has in memory at most; the others it builds and restores when it "
+        "is their turn. Default: as many as a worker's share of the population, and 1 on a GPU",
+        on_resume=True,
     )
     name: str | None = _setting(None, "the name of the population's run in MLflow")
     experiment: str | None = _setting(None, "the MLflow experiment; default: MLflow's, or pbt_flow")
@@ -136,8 +153,9 @@ class Settings:
         Args:
             task: A task class, the name of one, or what one declares.
             quick: Whether the task's settings for a run of seconds go before its other defaults.
-            given: Fields of this class; None counts as not given. A strategy may be given as an
-                object in place of its text.
+            given: Fields of this class; None counts as not given, and the word `none` takes away a
+                limit that the task's defaults set. A strategy may be given as an object in place of
+                its text.
 
         Returns:
             The checked settings, with every default filled in, and what the task declares.
@@ -151,7 +169,7 @@ class Settings:
         kind = task if isinstance(task, Declaration) else declare(task)
         known = {f.name for f in dataclasses.fields(cls)} - {"task"}
         # Where turns run is decided before the task is read, and is not the task's affair.
-        own = known - {"engine", "workers", "device"}
+        own = known - {"engine", "workers", "device", "threads"}
         sources = (
             ("", given, known),
             (f"defaults of task {kind.label}: ", kind.defaults, own),
@@ -173,7 +191,7 @@ class Settings:
                 f"task {kind.label} has no quick settings; give population, turns and interval"
             )
         usual = {**kind.defaults, **kind.quick} if quick else kind.defaults
-        values = {**usual, **{k: v for k, v in given.items() if v is not None}}
+        values = {**usual, **cls._read_given(given)}
         if isinstance(values.get("options"), Mapping):
             # Each option on its own: one that is given leaves the task's others as they are.
             sources_of = [kind.defaults, kind.quick if quick else {}, values]
@@ -228,11 +246,15 @@ class Settings:
             value, hint = getattr(self, f.name), hints[f.name]
             if hint is int and type(value) is not int:
                 raise SettingsError(f"{f.name} must be a number, got {value!r}")
+            if hint == int | None and value is not None and type(value) is not int:
+                raise SettingsError(f"{f.name} must be a number, got {value!r}")
             if hint == float | None and value is not None:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 never = f.name == "turn_timeout" and value == math.inf
                 if not number or not (math.isfinite(value) or never):
-                    raise SettingsError(f"{f.name} must be a finite number, got {value!r}")
+                    raise SettingsError(
+                        f"{f.name} must be a finite number, or {NONE}, got {value!r}"
+                    )
             elif (
                 (choices := get_args(hint)) and isinstance(choices[0], str) and value not in choices
             ):
@@ -242,9 +264,9 @@ class Settings:
                 f"population must be at least 2, got {self.population}: a single member has nobody "
                 "to copy (for a single run, train it with your own script)"
             )
-        for name in ("workers", "turns", "interval", "max_failures", "keep"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("workers", "turns", "interval", "max_failures", "keep", "warm", "threads"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise SettingsError(f"{name} must be at least 1, got {value}")
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}")
         for name in ("seconds", "turn_timeout"):
@@ -309,13 +331,39 @@ class Settings:
             + ", or ".join(remedies)
         )
 
+    @classmethod
+    def _read_given(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that were given: without those that are None, and with None for the word."""
+        hints = get_type_hints(cls)
+        optional = {
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.metadata.get("on_resume") and type(None) in get_args(hints[f.name])
+        }
+        return {
+            name: None if name in optional and value == NONE else value
+            for name, value in given.items()
+            if value is not None
+        }
+
     def resumed(self, **given: Any) -> Settings:
         """These settings with those changed that a resumed population may change.
+
+        Args:
+            given: Fields of this class; None counts as not given. The word `none` lifts a limit, as
+                in `seconds="none"`.
 
         Raises:
             SettingsError: A setting is given that defines the population.
         """
-        changes = {k: v for k, v in given.items() if v is not None}
+        return self.changed(self._read_given(given))
+
+    def changed(self, changes: Mapping[str, Any]) -> Settings:
+        """These settings with the values of a resume, where None is the value of a lifted limit.
+
+        Raises:
+            SettingsError: A setting is among them that defines the population.
+        """
         allowed = [f.name for f in dataclasses.fields(self) if f.metadata.get("on_resume")]
         for name in changes:
             if name not in allowed:

@@ -10,7 +10,7 @@ import copy
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from pbt_flow.worker import (
     NoiseChecked,
     Report,
     RestoreChecked,
+    Retry,
     Workshop,
     evaluate_again,
     read_score,
@@ -91,14 +92,20 @@ class SimulatedEngine(Engine):
             # In no time, so that what is simulated is the method, with checks and without.
             heapq.heappush(self._pending, (self.now, self._order, self._check(job)))
             return
-        assert isinstance(job, Plan), "a simulation runs turns, looks at checkpoints and checks"
-        faults = self._faults.get((job.member, job.turn), [])
+        plan, lost = (job.plan, job.lost) if isinstance(job, Retry) else (job, 0.0)
+        assert isinstance(plan, Plan), "a simulation runs turns, looks at checkpoints and checks"
+        faults = self._faults.get((plan.member, plan.turn), [])
         fault = faults.pop(0) if faults else None
-        took = self.duration(job, self._rng)
+        took = self.duration(plan, self._rng)
         if fault == "hangs" and self.turn_timeout is not None:
             took = self.turn_timeout
-        self.log.append((self.now, "begins", job.member, job.turn))
-        outcome = self._outcome(job, fault, took)
+        self.log.append((self.now, "begins", plan.member, plan.turn))
+        outcome = self._outcome(plan, fault, took)
+        if isinstance(outcome, Lost):
+            outcome = Lost(job=job, reason=outcome.reason)
+        elif lost:
+            seconds = {**outcome.seconds, "lost": lost}
+            outcome = replace(outcome, started=self.now - lost, seconds=seconds)
         heapq.heappush(self._pending, (self.now + took, self._order, outcome))
 
     def wait(self, timeout: float | None = None) -> list[Done | Lost]:
@@ -107,6 +114,8 @@ class SimulatedEngine(Engine):
             return []
         self.now, _, done = heapq.heappop(self._pending)
         plan = done.job if isinstance(done, Lost) else getattr(done, "plan", None)
+        if isinstance(plan, Retry):
+            plan = plan.plan
         if isinstance(plan, Plan) and plan.start is not None:
             # Until now the turn might have had to be run again, by a worker that has to restore.
             self._see(plan.start, "a turn")

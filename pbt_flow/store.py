@@ -16,9 +16,8 @@ import posixpath
 import re
 import shutil
 import tempfile
-import time
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +58,8 @@ from pbt_flow.view import MOST, population_view, view_address, view_tag
 RESULT = "result.json"
 CHANGED = "pbt.settings"
 """The tag with the settings that resumes have changed, as JSON; the manifest stands still."""
+ARMS = "arms.json"
+"""What a replay trains: the schedule, and who is trained how."""
 SAMPLES = "samples"
 _ROUND = "round-"
 _LONGEST = 250
@@ -354,11 +355,41 @@ class Store:
         """Write the description of the population's run anew, as `conclude` does."""
         self.tag({"mlflow.note.content": _note(result)})
 
+    def log_arms(self, plain: Mapping[str, Any]) -> None:
+        """Keep the schedule and the arms of a replay, which its resume needs."""
+        with self._talk():
+            self.client.log_dict(self.run_id, dict(plain), ARMS)
+
+    def arms(self) -> Any:
+        """What `log_arms` kept.
+
+        Raises:
+            StoreError: There is none, or it is not JSON.
+        """
+        try:
+            return json.loads(read_text(self.client, self.run_id, ARMS))
+        except (MlflowException, OSError, ValueError):
+            raise StoreError(
+                f"run {self.run_id} has no readable {ARMS}, so nothing says what it was to train; "
+                "begin another replay"
+            ) from None
+
     def log_replay(
-        self, told: Mapping[str, Any], note: str, reports: Mapping[int, Mapping[str, float]]
+        self,
+        told: Mapping[str, Any],
+        note: str,
+        reports: Mapping[int, Mapping[str, float]],
+        when: float,
     ) -> None:
-        """Write what came of a replay: `replay.json`, the means of its arms, each report."""
-        now = int(time.time() * 1000)
+        """Write what came of a replay: `replay.json`, the means of its arms, each report.
+
+        Args:
+            told: What `replay.json` is to hold.
+            note: The description on the run's page.
+            reports: What was measured of each model that got to the end.
+            when: The end of its last turn, and not now: what is said twice must change nothing.
+        """
+        now = int(when * 1000)
         metrics = [
             Metric(f"{arm}/{key}_{part}", value, now, 0)
             for arm, found in told["arms"].items()
@@ -507,14 +538,17 @@ class Store:
             register(self.client, model_id, register_as)
             return f"models:/{register_as}@{ALIAS}"
 
-    def claim(self) -> Lease:
+    def claim(self, say: Callable[[str], None] = lambda text: None) -> Lease:
         """Become the population's only controller.
+
+        Args:
+            say: Tells the user that another controller is being watched.
 
         Raises:
             StoreError: Another controller is alive, or was faster.
         """
         with self._talk():
-            return claim(self.client, self.run_id)
+            return claim(self.client, self.run_id, say=say)
 
     def _talk(self) -> AbstractContextManager[None]:
         return talking(self.tracking_uri, self.run_id)

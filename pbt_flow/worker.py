@@ -6,6 +6,7 @@ comes in through `Plan` and `Workshop`; nothing here knows of a population, a tr
 
 from __future__ import annotations
 
+import gc
 import math
 import pickle
 import shutil
@@ -46,7 +47,11 @@ class Workshop:
     task: TaskSpec
     seed: int
     warm: int = 1
-    """How many members' tasks a worker keeps in memory, to save restoring them."""
+    """How many members' tasks a worker has in memory at most: the one that trains, and others that
+    it keeps to save building and restoring them."""
+    threads: int = 1
+    """CPU threads of torch. Sums are split among them, so that results depend on their number: it
+    must not follow from the number of workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +81,19 @@ class Probed:
     """The answer to a `Probe`: why the task cannot be built; empty if it can."""
 
     error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """A request to run a turn again, since the worker that ran it died or hung."""
+
+    plan: Plan
+    lost: float
+    """Seconds that the tries before this one took. The record tells them, as time that was lost."""
+
+    @property
+    def member(self) -> int:
+        return self.plan.member
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +161,7 @@ class NoiseChecked:
 
 Check: TypeAlias = CheckRestore | CheckNoise
 Checked: TypeAlias = RestoreChecked | NoiseChecked
-Job: TypeAlias = Plan | Look | Check | Probe | Describe
+Job: TypeAlias = Plan | Retry | Look | Check | Probe | Describe
 Done: TypeAlias = Turn | Report | Checked | Probed | Described
 
 
@@ -185,6 +203,8 @@ class Worker:
         """Run a turn, look at a checkpoint, check, probe or describe the task."""
         if isinstance(job, Plan):
             return self.run(job)
+        if isinstance(job, Retry):
+            return self.run(job.plan, lost=job.lost)
         if isinstance(job, Look):
             return self.look(job)
         if isinstance(job, CheckRestore):
@@ -201,13 +221,17 @@ class Worker:
             return Probed(error=_printable(f"{type(error).__name__}: {error}"))
         return Probed()
 
-    def run(self, plan: Plan) -> Turn:
+    def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
         """Run a turn and commit it. An exception of the task is an outcome, and not raised.
+
+        Args:
+            plan: What goes into the turn.
+            lost: Seconds that earlier tries of the turn took, which it then began with.
 
         Raises:
             StorageError: The checkpoint or the record could not be written.
         """
-        started, seconds = time.time(), dict[str, float]()
+        started, seconds = time.time() - lost, {"lost": lost} if lost else {}
         status: Status = "failed"
         score: float | None = None
         sample: tuple[float, ...] = ()
@@ -306,6 +330,8 @@ class Worker:
         # A fresh model is kept under the digest of no checkpoint.
         digest, task = self._warm.pop(member, ("", None))
         if task is None or (start is None and digest):
+            task = None
+            self._make_room()
             seed = derive_seed(self.workshop.seed, member, 0)
             task = self.workshop.task.build(seed, self.device)
         if start is not None and start.digest != digest:
@@ -313,10 +339,16 @@ class Worker:
             task.load_state_dict(load_state(start, root, self.device))
         return task
 
+    def _make_room(self) -> None:
+        """Let go of the tasks that have waited longest, until there is room for one more."""
+        # Before the new one is built: a GPU need never hold more than `warm` of them.
+        while len(self._warm) >= self.workshop.warm:
+            self._warm.popitem(last=False)
+            # A task may be part of a cycle, and would keep its memory until a later collection.
+            gc.collect()
+
     def _keep(self, member: int, digest: str, task: Task) -> None:
         self._warm[member] = (digest, task)
-        while len(self._warm) > self.workshop.warm:
-            self._warm.popitem(last=False)
 
     def _save(self, task: Task, plan: Plan) -> Checkpoint:
         folders, state = self._folders, task.state_dict()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pbt_flow.errors import StoreAway
+from pbt_flow.figures import time_spent
 from pbt_flow.simulation import simulate
 from pbt_flow.task import Task
 from tasks.toy import Toy
@@ -331,6 +332,21 @@ def test_a_turn_that_kills_two_workers_is_lost_and_its_member_rescued():
     lost, rescued = simulation.history.turns[1][1:3]
     assert (lost.status, lost.error) == ("lost", "the worker dies")
     assert rescued.plan.donor is not None
+
+
+@pytest.mark.parametrize("tries", [1, 2])
+def test_each_try_of_a_turn_that_hung_is_time_lost_and_not_waiting(tries):
+    simulation = simulate(Counting, slots=1, faults={(1, 5): ["hangs"] * tries})
+    turn = simulation.history.turn(1, 5)
+    assert turn.ok == (tries == 1)
+    begins = [t for t, event, m, n in simulation.engine.log if (event, m, n) == ("begins", 1, 5)]
+    assert turn.started == begins[0]
+    assert turn.ended == begins[0] + 300 * tries + (1 if turn.ok else 0)
+    spent = time_spent(simulation.history, 1)
+    assert (spent["lost"], spent["waiting"]) == (300 * tries, 0)
+    assert spent["train"] == 24 - (tries - 1)
+    # What a turn may take follows from turns, and not from the tries that came to nothing.
+    assert max(simulation.controller.durations) == 1
 
 
 def test_a_member_that_keeps_failing_is_retired_and_the_others_go_on():

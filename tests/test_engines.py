@@ -8,12 +8,15 @@ import sys
 import time
 
 import pytest
+import torch
+from sample_tasks import Regression
 
+import pbt_flow
 from pbt_flow.checkpoints import LocalFolders
 from pbt_flow.engines import EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.member import Plan, Turn
 from pbt_flow.task import TaskSpec
-from pbt_flow.worker import Look, Probe, Probed, Workshop
+from pbt_flow.worker import Look, Probe, Probed, Retry, Workshop
 
 HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
 
@@ -41,7 +44,7 @@ def opened(engine, tmp_path, slots=2, turn_timeout=None):
 
 @pytest.fixture
 def engine(tmp_path):
-    engine = opened(ProcessEngine(workers=2), tmp_path, turn_timeout=60)
+    engine = opened(ProcessEngine(), tmp_path, turn_timeout=60)
     yield engine
     engine.close()
 
@@ -90,10 +93,14 @@ def test_a_worker_that_dies_is_replaced_and_its_turn_reported_lost(engine, tmp_p
     assert lost.job == plan(0)
     assert "SIGKILL" in lost.reason
     assert len(set(before) & set(pids(engine))) == 1
-    engine.submit(plan(0))
+    engine.submit(Retry(plan=plan(0), lost=7.5))
     (turn,) = wait(engine)
     assert isinstance(turn, Turn)
     assert turn.ok
+    # What the first try took is in the record, for whoever reads it later.
+    assert turn.seconds["lost"] == 7.5
+    assert turn.ended == pytest.approx(time.time(), abs=60)
+    assert LocalFolders({0: str(tmp_path / "0")}).record(0, 1) == turn
 
 
 def test_workers_outlive_the_process_that_they_were_forked_from(engine, tmp_path):
@@ -114,7 +121,7 @@ def test_workers_outlive_the_process_that_they_were_forked_from(engine, tmp_path
 
 
 def test_a_turn_that_hangs_is_ended_at_its_time_limit(tmp_path):
-    engine = opened(ProcessEngine(workers=1), tmp_path, slots=1, turn_timeout=120)
+    engine = opened(ProcessEngine(), tmp_path, slots=1, turn_timeout=120)
     try:
         (tmp_path / "hang-1").touch()
         engine.submit(Probe())
@@ -130,7 +137,7 @@ def test_a_turn_that_hangs_is_ended_at_its_time_limit(tmp_path):
 def test_workers_that_cannot_start_end_the_engine_with_what_they_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "torch.py").write_text("raise SystemExit('torch is broken')")
-    engine = ProcessEngine(workers=1)
+    engine = ProcessEngine()
     try:
         engine.start(Workshop(task=TaskSpec(name="sample_tasks:Regression"), seed=0))
         with pytest.raises(EngineError, match=r"(?s)die as soon as they start.*torch is broken"):
@@ -139,8 +146,9 @@ def test_workers_that_cannot_start_end_the_engine_with_what_they_said(tmp_path, 
         engine.close()
 
 
-def test_a_worker_imports_no_mlflow_and_has_one_thread_for_each_core_that_is_its_share(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize(("slots", "threads"), [(1, 1), (2, 1), (2, 3)])
+def test_a_worker_imports_no_mlflow_and_has_the_threads_that_are_set_whoever_works_beside_it(
+    slots, threads, tmp_path, monkeypatch
 ):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name)
@@ -153,17 +161,59 @@ def test_a_worker_imports_no_mlflow_and_has_one_thread_for_each_core_that_is_its
         "        return {'mlflow': 'mlflow' in sys.modules, 'threads': torch.get_num_threads(),\n"
         "                'run': 'MLFLOW_RUN_ID' in os.environ}\n"
     )
-    engine = ProcessEngine(workers=2)
+    engine = ProcessEngine()
     try:
-        engine.start(Workshop(task=TaskSpec(name=f"{tmp_path}/spy.py:Spy"), seed=0), slots=2)
+        spec = TaskSpec(name=f"{tmp_path}/spy.py:Spy")
+        engine.start(Workshop(task=spec, seed=0, threads=threads), slots=slots)
         engine.open(LocalFolders({0: str(tmp_path / "0")}))
         engine.submit(plan(0))
         (turn,) = wait(engine)
     finally:
         engine.close()
     assert turn.ok, turn.error
-    share = float(max(1, (os.cpu_count() or 1) // 2))
-    assert turn.metrics == {"mlflow": 0.0, "threads": share, "run": 0.0}
+    assert turn.metrics == {"mlflow": 0.0, "threads": threads, "run": 0.0}
+
+
+def test_this_process_has_its_own_threads_again_when_turns_in_it_have_ended(tmp_path):
+    before = torch.get_num_threads()
+    engine = InlineEngine()
+    workshop = Workshop(task=TaskSpec(name="sample_tasks:Regression"), seed=0, threads=before + 2)
+    engine.start(workshop)
+    assert torch.get_num_threads() == before + 2
+    engine.close()
+    engine.close()
+    assert torch.get_num_threads() == before
+
+
+class Normalised(Regression):
+    """Steps along the gradient of a layer norm, which torch sums up by threads."""
+
+    def train(self, hparams, steps):
+        for _ in range(steps):
+            norm = torch.nn.LayerNorm(32)
+            norm(torch.randn(4096, 32)).pow(3).sum().backward()
+            self.net.weight.data += norm.weight.grad[:3]
+        return {}
+
+
+@pytest.mark.usefixtures("database")
+def test_weights_do_not_depend_on_the_number_of_workers():
+    def digests(workers, **settings):
+        result = pbt_flow.run(
+            "test_engines:Normalised",
+            mode="generational",
+            workers=workers,
+            turns=2,
+            quiet=True,
+            **settings,
+        )
+        turns = (turn for own in result.history.turns.values() for turn in own)
+        return {(turn.member, turn.number): turn.checkpoint for turn in turns}
+
+    alone = digests(1)
+    assert digests(2) == alone
+    assert digests(1, engine="inline") == alone
+    assert len(alone) == 8
 
 
 def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
@@ -184,7 +234,7 @@ def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
     )
     printed = {}
     for kind in ("Spy", "Talker"):
-        engine = ProcessEngine(workers=1)
+        engine = ProcessEngine()
         try:
             engine.start(Workshop(task=TaskSpec(name=f"{tmp_path}/spy.py:{kind}"), seed=0))
             engine.open(LocalFolders({m: str(tmp_path / kind / str(m)) for m in range(2)}))
@@ -208,7 +258,7 @@ def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
 
 
 def test_deaths_in_turns_are_the_tasks_affair_however_many(tmp_path):
-    engine = opened(ProcessEngine(workers=1), tmp_path, slots=1, turn_timeout=math.inf)
+    engine = opened(ProcessEngine(), tmp_path, slots=1, turn_timeout=math.inf)
     try:
         for _ in range(4):  # more than would be forgiven to workers that cannot even start
             (tmp_path / "die-1").touch()
@@ -226,7 +276,7 @@ def test_workers_die_with_a_controller_that_is_killed(tmp_path):
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from pathlib import Path; from test_engines import *\n"
-        "engine = opened(ProcessEngine(workers=2), Path(sys.argv[1]))\n"
+        "engine = opened(ProcessEngine(), Path(sys.argv[1]))\n"
         "Path(sys.argv[1], 'hang-1').touch()\n"
         "engine.submit(Probe()); wait(engine); engine.submit(plan(0))\n"
         "print(*pids(engine), flush=True)\n"

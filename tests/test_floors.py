@@ -68,6 +68,7 @@ FLOORS: dict[str, int] = {
     "compare": 4,
     # 5: what puts a population together
     "publish": 5,
+    "frame": 5,
     "replay": 5,
     "runner": 5,
     "simulation": 5,
@@ -112,6 +113,8 @@ WITHIN_A_FLOOR = {
     ("compare", "report"),
     ("picture", "subject"),
     ("runner", "publish"),
+    ("runner", "frame"),
+    ("replay", "frame"),
     ("__main__", "cli"),
 }
 """The imports between neighbours that there are. A new one is to be thought about."""

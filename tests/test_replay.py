@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,24 +21,30 @@ from sample_tasks import KeepsTheDonorsRate, Regression
 
 import pbt_flow
 from pbt_flow import cli
-from pbt_flow.errors import PopulationError
+from pbt_flow.controller import Controller
+from pbt_flow.errors import PopulationError, StoreAway, StoreError
+from pbt_flow.history import History
 from pbt_flow.interval import Interval
-from pbt_flow.member import Turn
+from pbt_flow.member import Member
 from pbt_flow.replay import (
     INITIAL,
     LAST,
     SCHEDULE,
-    Director,
     ReplayError,
+    ReplayScreen,
+    SchedulePlanner,
     arms_of,
     note,
     replay,
+    resume,
     settings_of,
     summary,
 )
 from pbt_flow.schedule import Schedule, ScheduleError, Segment, schedule_of
-from pbt_flow.simulation import SimulatedEngine, simulate
+from pbt_flow.settings import SettingsError
+from pbt_flow.simulation import MemoryStore, SimulatedEngine, simulate
 from pbt_flow.space import SpaceError
+from pbt_flow.store import Store
 from tasks.quadratic import NoisyQuadratic
 
 
@@ -73,17 +80,42 @@ class Recorded(NoisyQuadratic):
         return {"live/lr": hparams["lr"]}
 
 
-def directed(plan: Schedule, seeds: int, *, task=NoisyQuadratic, faults=None, slots=3, **options):
-    """A replay in memory: its arms and all its turns."""
-    arms = arms_of(plan, seeds)
+def planned(plan: Schedule, seeds: int) -> SchedulePlanner:
+    return SchedulePlanner(schedule=plan, arms=arms_of(plan, seeds), seed=1)
+
+
+def simulated(
+    plan: Schedule, seeds: int, *, task=NoisyQuadratic, faults=None, slots=3, outages=(), **options
+):
+    """A replay in memory: its arms and its store, which has been told of all its turns."""
+    planner = planned(plan, seeds)
+    settings = settings_of(plan, planner.arms, workers=1)
     engine = SimulatedEngine(
         task=lambda seed: task(seed=seed, **options), seed=1, slots=slots, faults=faults or {}
     )
-    turns: list[Turn] = []
-    dropped: list[Turn] = []
-    director = Director(plan, arms, seed=1, engine=engine, log=turns.append, drop=dropped.append)
-    director.train()
-    return arms, turns, dropped
+    store, screen = MemoryStore(plan.space, engine, outages=outages), ReplayScreen(planner)
+    history = History(direction=plan.direction)
+    history.begin(Member(index=n, hparams=point) for n, point in enumerate(settings.initial))
+    controller = Controller(
+        settings,
+        store,
+        engine,
+        history,
+        screen,
+        clock=lambda: engine.now,
+        pause=engine.pass_time,
+        planner=planner,
+    )
+    controller.go(Held())
+    controller.outbox.drain()
+    planner.enter_results(history)
+    return planner.arms, store
+
+
+class Held:
+    """A lease that is never lost."""
+
+    lost = False
 
 
 def test_each_arm_has_its_models_and_what_they_hold():
@@ -104,27 +136,57 @@ def test_an_initial_setting_that_is_not_there_or_is_the_last_one_is_no_arm(best)
 def test_every_step_is_trained_under_the_schedules_hyperparameters():
     Recorded.lived.clear()
     plan = schedule(0.3, 0.3, 0.1, 0.05)
-    arms, turns, _ = directed(plan, 2, task=Recorded, dimensions=4)
+    arms, store = simulated(plan, 2, task=Recorded, dimensions=4)
     along = [plan.at(step)["lr"] for step in range(plan.steps)]
     lived = list(Recorded.lived.values())
     assert sorted(lived) == sorted([along] * 2 + [[0.05] * 20] * 2 + [[0.01] * 20] * 2)
-    assert len(turns) == 6 * 4
+    assert len(store.told) == 6 * 4
     assert [len(arm.scores) for arm in arms] == [2, 2, 2]
 
 
 def test_only_the_newest_checkpoint_of_each_model_is_kept():
-    _, turns, dropped = directed(schedule(0.1, 0.2, 0.3), 1)
-    kept = {(turn.member, turn.number) for turn in turns} - {(t.member, t.number) for t in dropped}
-    assert kept == {(0, 3), (1, 3), (2, 3)}
+    _, store = simulated(schedule(0.1, 0.2, 0.3), 2, slots=2)
+    assert set(store.engine.states) == {(member, 3) for member in range(6)}
+    # Beside those of the models, two that are being written, and one that has just been followed.
+    assert store.most_checkpoints <= 6 + 2 + 1
 
 
 def test_a_model_that_fails_ends_alone_and_its_reason_is_kept():
-    faults = {(0, 2): ["raises"], (4, 1): ["dies"]}
-    arms, turns, _ = directed(schedule(0.1, 0.2, 0.3), 2, faults=faults)
+    faults = {(0, 2): ["raises"], (4, 1): ["dies", "dies"]}
+    arms, store = simulated(schedule(0.1, 0.2, 0.3), 2, faults=faults)
     assert [len(arm.scores) for arm in arms] == [1, 2, 1]
-    assert list(arms[0].errors) == [0]
+    assert arms[0].errors == {0: "raised by the simulation"}
     assert arms[2].errors == {4: "the worker dies"}
-    assert [t.number for t in turns if t.member == 0] == [1, 2]
+    assert [t.number for t in store.told if t.member == 0] == [1, 2]
+    assert store.retired == [0, 4]
+
+
+@pytest.mark.parametrize("fault", ["dies", "hangs"])
+def test_a_turn_whose_worker_is_lost_is_tried_again_and_changes_no_score(fault):
+    plan = schedule(0.1, 0.2, 0.3)
+    arms, store = simulated(plan, 2, faults={(0, 3): [fault], (3, 2): [fault]})
+    undisturbed, _ = simulated(plan, 2)
+    assert [arm.scores for arm in arms] == [arm.scores for arm in undisturbed]
+    assert [arm.errors for arm in arms] == [{}, {}, {}]
+    begins = [(m, n) for _, event, m, n in store.engine.log if event == "begins"]
+    assert begins.count((0, 3)) == begins.count((3, 2)) == 2
+
+
+def test_a_store_that_is_away_for_a_while_misses_nothing():
+    plan = schedule(0.1, 0.2, 0.3, 0.2)
+    arms, store = simulated(plan, 2, outages=[(1.0, 3.0), (4.0, 400.0)])
+    undisturbed, there = simulated(plan, 2)
+    assert arms == undisturbed
+    assert store.engine.log == there.engine.log
+    assert sorted(store.told, key=repr) == sorted(there.told, key=repr)
+
+
+def test_a_model_that_has_begun_goes_first_and_nobody_waits_or_is_compared():
+    plan = schedule(*[0.1] * 12)
+    _, store = simulated(plan, 1, slots=1)
+    begins = [(m, n) for _, event, m, n in store.engine.log if event == "begins"]
+    assert begins == [(member, number) for member in range(3) for number in range(1, 13)]
+    assert store.tags == {}
 
 
 def test_values_that_the_task_did_not_obey_are_found_out():
@@ -136,19 +198,16 @@ def test_values_that_the_task_did_not_obey_are_found_out():
             return {"live/lr": 0.3}
 
     with pytest.raises(ReplayError, match="turn 2: the task trained with lr = 0.3, and .* 0.2"):
-        directed(schedule(0.3, 0.2, best_initial={"lr": 0.3}), 1, task=Deaf, slots=1)
+        simulated(schedule(0.3, 0.2, best_initial={"lr": 0.3}), 1, task=Deaf, slots=1)
 
 
 def test_a_turn_under_other_values_than_the_schedules_is_refused():
     plan = schedule(0.1, 0.2)
-    _, turns, _ = directed(plan, 1)
-    other = dataclasses.replace(turns[0].plan, hparams={"lr": 0.15})
-    director = Director(
-        plan, arms_of(plan, 1), seed=1, engine=None, log=turns.append, drop=turns.append
-    )
-    director.check(turns[0])
+    turn, planner = simulated(plan, 1)[1].told[0], planned(plan, 1)
+    other = dataclasses.replace(turn.plan, hparams={"lr": 0.15})
+    planner.check(turn)
     with pytest.raises(ReplayError, match="trained step 0 under"):
-        director.check(dataclasses.replace(turns[0], plan=other))
+        planner.check(dataclasses.replace(turn, plan=other))
 
 
 def test_the_replay_of_the_noisy_quadratic_beats_its_last_rate_by_an_order_of_magnitude():
@@ -172,7 +231,7 @@ def test_the_replay_of_the_noisy_quadratic_beats_its_last_rate_by_an_order_of_ma
         source="run",
         seed=3,
     )
-    arms, *_ = directed(plan, 16)
+    arms, _ = simulated(plan, 16)
     along, last, initial = (Interval.of(arm.scores) for arm in arms)
     assert 10 * along.mean < last.mean
     assert along.high < initial.low
@@ -300,41 +359,164 @@ def test_a_task_that_keeps_the_restored_rate_is_found_out(result):
     assert "FAILED" in states
 
 
-def test_a_replay_cannot_be_resumed_as_if_it_were_a_population(result):
-    made = replay(schedule(0.1, 0.2), seeds=1, **INLINE)
-    with pytest.raises(PopulationError, match="is a replay and cannot go on"):
+def digests(run_id):
+    """The state after every turn of every model."""
+    history = pbt_flow.load(run_id).history
+    turns = (turn for own in history.turns.values() for turn in own)
+    return {(turn.member, turn.number): turn.checkpoint for turn in turns}
+
+
+def everything(run_id):
+    """What MLflow says of a replay: of each model its points and status; of all, the means."""
+    client, told = MlflowClient(), {}
+    for name, run in children(run_id).items():
+        history = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+        told[name] = {
+            key: sorted((point.step, point.value) for point in points)
+            for key, points in history.items()
+            if not key.startswith("seconds/")
+        }
+        told[name]["status"] = run.info.status
+    parent = client.get_run(run_id)
+    for key in parent.data.metrics:
+        told[key] = [point.value for point in client.get_metric_history(run_id, key)]
+    return told
+
+
+class Rounds(NoisyQuadratic):
+    """Would have of a population what a replay must not do, and stops at the seventh turn."""
+
+    defaults: ClassVar = {"mode": "generational", "seconds": 1e9, "target": 1e9, "keep": 9}
+    trained = 0
+    stops = 0
+
+    def train(self, hparams, steps):
+        Rounds.trained += 1
+        if Rounds.trained == Rounds.stops:
+            signal.raise_signal(signal.SIGINT)
+        return super().train(hparams, steps)
+
+
+def test_a_replay_that_was_interrupted_goes_on_to_what_it_would_have_come_to(
+    database, monkeypatch, capsys
+):
+    plan = schedule(0.1, 0.2, 0.3, task="test_replay:Rounds")
+    whole = replay(plan, seeds=1, quiet=True, **INLINE)
+    monkeypatch.setattr(Rounds, "stops", Rounds.trained + 5)
+    with pytest.raises(KeyboardInterrupt):
+        replay(plan, seeds=1, **INLINE)
+    command = capsys.readouterr().err.splitlines()[-1].split()
+    assert command[:4] == ["python", "-m", "pbt_flow", "resume"]
+    run_id = command[4]
+    states = {name: run.info.status for name, run in children(run_id).items()}
+    assert states == {"schedule-00": "FINISHED", "last-00": "KILLED", "best_initial-00": "KILLED"}
+    assert len(digests(run_id)) == 5
+    assert cli.main([*command[3:], "--engine", "inline", "--json"]) == 0
+    out, _ = capsys.readouterr()
+    assert json.loads(out)["arms"] == whole.to_json()["arms"]
+    assert digests(run_id) == digests(whole.run_id)
+    assert everything(run_id) == everything(whole.run_id)
+    # Once more, with nothing left to do: nothing is said twice.
+    resume(run_id, quiet=True)
+    assert everything(run_id) == everything(whole.run_id)
+    assert MlflowClient().get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_locked_database_does_not_end_a_replay(database, monkeypatch):
+    plan, log, away = schedule(0.1, 0.2, task="test_replay:Rounds"), Store.log_turn, [1, 2]
+
+    def log_turn(self, turn):
+        if away:
+            away.pop()
+            raise StoreAway("the database is locked", "wait")
+        log(self, turn)
+
+    whole = replay(plan, seeds=1, quiet=True, **INLINE)
+    monkeypatch.setattr(Store, "log_turn", log_turn)
+    made = replay(plan, seeds=1, quiet=True, **INLINE)
+    assert away == []
+    assert everything(made.run_id) == everything(whole.run_id)
+
+
+def test_a_replay_that_is_gone_on_with_is_checked_from_its_first_turn(database):
+    made = replay(schedule(0.1, 0.2), seeds=1, quiet=True, **INLINE)
+    place = Path(MlflowClient().get_run(made.run_id).info.artifact_uri, "arms.json")
+    other = json.loads(place.read_text())
+    other["schedule"]["segments"][0]["hparams"]["lr"] = 0.15
+    place.write_text(json.dumps(other))
+    with pytest.raises(ReplayError, match="member 0 trained step 0 under"):
+        resume(made.run_id, quiet=True)
+
+
+def test_a_replay_is_resumed_as_a_replay_and_a_population_as_a_population(result):
+    made = replay(schedule(0.1, 0.2), seeds=1, quiet=True, **INLINE)
+    with pytest.raises(PopulationError, match=r"is a replay; go on with pbt_flow\.replay\.resume"):
         pbt_flow.resume(made.run_id, quiet=True)
+    with pytest.raises(ReplayError, match="is no replay; go on with pbt_flow.resume"):
+        resume(result.run_id)
+    with pytest.raises(SettingsError, match=r"turns cannot change on the resume of a replay; what"):
+        resume(made.run_id, turns=3)
     assert pbt_flow.load(made.run_id).turns == 6
 
 
+def test_a_replay_that_does_not_know_any_more_what_to_train_says_so(database):
+    made = replay(schedule(0.1, 0.2), seeds=1, quiet=True, **INLINE)
+    place = Path(MlflowClient().get_run(made.run_id).info.artifact_uri, "arms.json")
+    place.write_text(place.read_text().replace("members", "models"))
+    with pytest.raises(ReplayError, match="its arms cannot be read: 'members'"):
+        resume(made.run_id, quiet=True)
+    place.unlink()
+    with pytest.raises(StoreError, match=r"no readable arms\.json.* begin another replay"):
+        resume(made.run_id, quiet=True)
+
+
 @pytest.mark.slow
-def test_a_replay_that_is_told_to_end_leaves_no_run_that_says_it_is_running(tmp_path):
-    (tmp_path / "slow").touch()
+def test_a_killed_replay_comes_bit_for_bit_to_what_an_undisturbed_one_does(tmp_path):
     path = tmp_path / "schedule.json"
-    plan = schedule(*[0.01] * 200, task="sample_tasks:Misbehaving", space=Regression.space)
     hparams = {"lr": 0.01, "batch": 4, "loss": "l2"}
-    segments = [dataclasses.replace(s, hparams=hparams) for s in plan.segments]
+    plan = schedule(*[0.01] * 6, task="sample_tasks:Misbehaving", space=Regression.space)
     plan = dataclasses.replace(
-        plan, segments=segments, best_initial=hparams, options={"orders": str(tmp_path)}
+        plan,
+        segments=[dataclasses.replace(s, hparams=hparams) for s in plan.segments],
+        best_initial=hparams,
+        options={"orders": str(tmp_path)},
     )
     path.write_text(json.dumps(plan.to_json()))
+    whole = replay(plan, seeds=1, quiet=True, **INLINE)
+    (tmp_path / "slow").touch()
     here = Path(__file__).parent
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pbt_flow", "replay", str(path), "--seeds", "1"],
-        env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 90
-    while not list(tmp_path.rglob("turn.json")):
-        assert time.monotonic() < deadline, "no turn was ever committed"
-    process.terminate()
-    _, told = process.communicate(timeout=60)
+
+    def disturbed(command, end, turns):
+        """Let a command commit so many turns, and end it."""
+        before = len(list(tmp_path.rglob("turn.json")))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pbt_flow", *command],
+            env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        deadline = time.monotonic() + 90
+        while len(list(tmp_path.rglob("turn.json"))) < before + turns:
+            assert time.monotonic() < deadline, "no turn was ever committed"
+            time.sleep(0.01)
+        process.send_signal(end)
+        return process, process.communicate(timeout=60)[1].splitlines()
+
+    process, told = disturbed(["replay", str(path), "--seeds", "1"], signal.SIGTERM, 1)
     assert process.returncode == 130
-    assert told.splitlines()[-1] == "pbt_flow replay: interrupted"
-    runs = MlflowClient().search_runs(["1"])
+    assert told[-1] == "pbt_flow replay: interrupted"
+    command = told[-2].split()[3:]
+    run_id = command[1]
+    runs = [MlflowClient().get_run(run_id), *children(run_id).values()]
     assert {run.info.status for run in runs} == {"KILLED"}
     assert len(runs) == 3  # of the arms, the last and the best initial setting are one
+    process, _ = disturbed(command, signal.SIGKILL, 2)
+    assert process.returncode == -signal.SIGKILL
+    assert 3 <= len(digests(run_id)) < 12
+    (tmp_path / "slow").unlink()
+    assert resume(run_id, quiet=True).to_json()["arms"] == whole.to_json()["arms"]
+    assert digests(run_id) == digests(whole.run_id)
+    assert everything(run_id) == everything(whole.run_id)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])

@@ -69,6 +69,18 @@ def test_the_command_that_an_interrupted_resume_prints_goes_on_with_its_settings
     assert json.loads(tags["pbt.settings"]) == {"turns": 4, "max_failures": 5}
 
 
+def test_a_limit_that_a_resume_lifts_stays_lifted():
+    result = run(target=1e9, seconds=600.0, turns=2)
+    assert result.reason == "the target 1e+09 is reached"
+    command = ["resume", result.run_id, "--engine", "inline"]
+    assert cli.main([*command, "--target", "none", "--seconds=none"]) == 0
+    tag = json.loads(MlflowClient().get_run(result.run_id).data.tags["pbt.settings"])
+    assert tag == {"target": None, "seconds": None}
+    assert turns(pbt_flow.load(result.run_id)) == {2}
+    assert turns(resume(result, turns=3)) == {3}
+    assert turns(resume(result, turns=4, target=1e9)) == {3}
+
+
 def test_budgets_are_compared_as_they_are_after_a_resume():
     longer, control = run(), run(exploit="none")
     compare([longer.run_id, control.run_id])

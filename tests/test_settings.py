@@ -308,11 +308,13 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
         ({"population": -8}, "population must be at least 2, got -8"),
         *(
             ({name: 0}, f"{name} must be at least 1, got 0")
-            for name in ("workers", "turns", "keep")
+            for name in ("workers", "turns", "keep", "threads")
         ),
         *(({name: -3}, f"{name} must be at least 1, got -3") for name in ("interval", "turns")),
         ({"interval": 0}, "interval must be at least 1, got 0"),
         ({"max_failures": 0}, "max_failures must be at least 1, got 0"),
+        ({"warm": 0}, "warm must be at least 1, got 0"),
+        ({"warm": 1.0}, "warm must be a number, got 1.0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"seconds": 0}, "seconds must be above 0, got 0"),
         ({"seconds": -1.5}, "seconds must be above 0, got -1.5"),
@@ -322,7 +324,7 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
             for name in ("workers", "turns", "interval", "seed", "keep")
         ),
         *(
-            ({name: value}, f"{name} must be a finite number, got {value!r}")
+            ({name: value}, f"{name} must be a finite number, or none, got {value!r}")
             for name in ("seconds", "target", "turn_timeout")
             for value in ("3", True, math.nan, -math.inf, math.inf)
             # A turn may be given all the time in the world.
@@ -422,6 +424,8 @@ ON_RESUME: dict[str, Any] = {
     "samples": "rounds",
     "register": "lander",
     "turn_timeout": 30.0,
+    "threads": 2,
+    "warm": 2,
     "engine": "inline",
     "device": "meta",
 }
@@ -434,6 +438,20 @@ def test_a_resume_may_change_how_and_how_long_a_population_runs(name: str) -> No
     resumed = settings.resumed(**{name: ON_RESUME[name]})
     assert resumed == dataclasses.replace(settings, **{name: ON_RESUME[name]})
     assert getattr(resumed, name) == ON_RESUME[name]
+
+
+@pytest.mark.parametrize("name", ["seconds", "target", "register", "turn_timeout", "warm"])
+def test_the_word_none_lifts_a_limit_of_the_task_or_of_before_a_resume(name: str) -> None:
+    limited = type("Limited", (Small,), {"defaults": {name: ON_RESUME[name]}, "model": abs})
+    assert getattr(made(limited), name) == ON_RESUME[name]
+    assert getattr(made(limited, **{name: None}), name) == ON_RESUME[name]
+    assert getattr(made(limited, **{name: "none"}), name) is None
+    settings = made(limited)
+    lifted = settings.resumed(**{name: "none"})
+    assert lifted == dataclasses.replace(settings, **{name: None})
+    assert Settings.from_json(settings.to_json()).changed({name: None}) == lifted
+    with pytest.raises(SettingsError, match="turns must be a number, got 'none'"):
+        settings.resumed(turns="none")
 
 
 @pytest.mark.parametrize("name", [*FIXED, "nonsense"])
@@ -486,6 +504,7 @@ _settings = st.fixed_dictionaries(
         "options": st.fixed_dictionaries({"width": st.integers()}),
         "name": st.text(max_size=9),
         "device": st.sampled_from(["cpu", "cuda", "cuda:1"]),
+        "warm": st.integers(1, 9),
         "engine": st.sampled_from(["processes", "inline"]),
     },
 )

@@ -1,12 +1,14 @@
 """One turn: a pure function of its plan, committed or not at all."""
 
 import dataclasses
+import gc
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ import torch
 from sample_tasks import Regression
 
 from pbt_flow.checkpoints import LocalFolders, load_state, read_record
+from pbt_flow.launch import workshop_of
 from pbt_flow.member import Plan, Turn
+from pbt_flow.settings import Settings
 from pbt_flow.task import TaskSpec
 from pbt_flow.testing import assert_same
 from pbt_flow.worker import Look, Probe, StorageError, Worker, Workshop, read_score
@@ -164,6 +168,46 @@ def test_a_state_that_would_need_code_to_load_fails_in_the_turn_that_made_it(tmp
     turn = worker(tmp_path, "SavesAnObject").run(plan())
     assert turn.status == "failed"
     assert "state_dict() must hold tensors and plain values only" in turn.error
+
+
+class Alive(Regression):
+    """Counts how many of it there are in this process, each in a cycle as a scheduler makes it."""
+
+    models = weakref.WeakSet()
+    most = 0
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.itself = self
+        Alive.models.add(self)
+        Alive.most = max(Alive.most, len(Alive.models))
+
+
+@pytest.mark.parametrize(
+    ("device", "warm", "most"), [("cpu", None, 2), ("cpu", 1, 1), ("cuda", None, 1), ("cuda", 3, 3)]
+)
+def test_a_worker_has_no_more_members_in_memory_than_it_may(device, warm, most, tmp_path):
+    settings, _ = Settings.make(Alive, population=4, warm=warm, device=device)
+    gc.collect()
+    Alive.most = len(Alive.models)
+    assert Alive.most == 0
+    spec, turns = TaskSpec(name="test_worker:Alive", options={}), []
+    for name in ("bounded", "all"):
+        shop = dataclasses.replace(workshop_of(settings, slots=2), task=spec)
+        one = Worker(shop if name == "bounded" else dataclasses.replace(shop, warm=4))
+        one.folders = LocalFolders({m: str(tmp_path / f"{name}{m}") for m in range(4)})
+        one.probe(Probe())
+        newest = dict.fromkeys(range(4))
+        for number in (1, 2, 3):
+            for member in range(4):
+                turns.append(one.run(plan(member, number, newest[member])))
+                newest[member] = turns[-1].checkpoint
+        one.look(Look(member=0, checkpoint=newest[1]))
+        assert Alive.most == (most if name == "bounded" else 4)
+        del one
+        gc.collect()
+    # What was kept in memory, and what was built and restored, is the same bit for bit.
+    assert [t.checkpoint for t in turns[:12]] == [t.checkpoint for t in turns[12:]]
 
 
 def test_an_altered_checkpoint_is_refused_by_name(tmp_path):

@@ -44,8 +44,8 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             (path,) = given
             sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
         elif what == "start":
-            workshop, threads = given
-            torch.set_num_threads(threads)
+            (workshop,) = given
+            torch.set_num_threads(workshop.threads)
             device = workshop.task.device
             if device == "cuda":
                 device = f"cuda:{index % max(1, torch.cuda.device_count())}"

@@ -12,9 +12,15 @@ class InlineEngine(Engine):
 
     def __init__(self) -> None:
         self._finished: list[Done | Lost] = []
+        self._threads: int | None = None
+        """How many threads torch had in this process before."""
 
     def start(self, workshop: Workshop, *, slots: int = 1) -> None:
+        import torch
+
         self._worker = Worker(workshop)
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(workshop.threads)
 
     def open(self, folders: Folders) -> None:
         self._worker.folders = folders
@@ -34,3 +40,8 @@ class InlineEngine(Engine):
 
     def close(self) -> None:
         self._finished.clear()
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+            self._threads = None

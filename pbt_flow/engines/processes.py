@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from pbt_flow.checkpoints import Folders
-from pbt_flow.cores import count_cores
 from pbt_flow.engines.base import Engine, EngineError, Lost
 from pbt_flow.engines.nursery import ANSWER, REQUEST
 from pbt_flow.worker import Done, Job, Workshop
@@ -46,6 +45,7 @@ class _Nursery:
         self._control, theirs = socket.socketpair()
         # A worker that inherited this variable would resume the population's run and finish it.
         environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
+        # For what counts its threads when it is imported, such as NumPy; a user's own number stays.
         for name in _THREADS:
             environment.setdefault(name, str(threads))
         package_root = str(Path(__file__).resolve().parents[2])
@@ -174,16 +174,17 @@ class ProcessEngine(Engine):
     """Runs turns in worker processes; a worker that dies is replaced.
 
     Args:
-        workers: How many processes there may be, which is what the cores are divided by.
+        threads: CPU threads of each worker for what is imported before the population's settings
+            are known; torch takes the number of its `Workshop`.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, threads: int = 1) -> None:
         self._stillborn = 0
         """Workers in a row that died before they could work."""
         self._workshop: Workshop | None = None
         self._folders: Folders | None = None
         self._logs = tempfile.TemporaryDirectory(prefix="pbt_flow-")
-        self._threads = max(1, count_cores() // workers)
+        self._threads = threads
         # It imports torch while the controller imports mlflow and opens the store.
         self._nursery = self._found_nursery()
         self._processes = [self._spawn(0)]
@@ -201,16 +202,15 @@ class ProcessEngine(Engine):
             process = _Process(index, log, self._nursery)
         process.send("path", sys.path)
         if self._workshop is not None:
-            process.send("start", self._workshop, self._threads)
+            process.send("start", self._workshop)
         if self._folders is not None:
             process.send("open", self._folders)
         return process
 
     def start(self, workshop: Workshop, *, slots: int = 1) -> None:
         self.slots = slots
-        self._threads = max(1, count_cores() // slots)
         for process in self._processes:
-            process.send("start", workshop, self._threads)
+            process.send("start", workshop)
         self._workshop = workshop
         self._processes += [self._spawn(index) for index in range(len(self._processes), slots)]
 

@@ -1,0 +1,141 @@
+"""One controller at a time, on any machine, whatever the clocks of the machines say."""
+
+import os
+import time
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pbt_flow.errors import StoreError
+from pbt_flow.lease import _birth, _has_died, claim
+
+pytestmark = pytest.mark.usefixtures("database")
+
+ELSEWHERE = "elsewhere:1:0-0-0:00000000"
+
+
+class Watch:
+    """A clock of this machine that runs only while somebody pauses, and what happens meanwhile."""
+
+    def __init__(self, happens=lambda now: None):
+        self.now, self.happens, self.said = 0.0, happens, []
+
+    def clock(self):
+        return self.now
+
+    def pause(self, seconds):
+        self.now += seconds
+        self.happens(self.now)
+
+    def claim(self, run_id):
+        return claim(
+            MlflowClient(), run_id, say=self.said.append, clock=self.clock, pause=self.pause
+        )
+
+
+def population(owner=ELSEWHERE, beat=None):
+    """A run that a controller has claimed; its heartbeat is a time, by the controller's clock."""
+    run_id = MlflowClient().create_run("0").info.run_id
+    MlflowClient().log_param(run_id, "lease/0001", owner)
+    MlflowClient().set_tag(run_id, "pbt.heartbeat", f"{beat or time.time():.1f}")
+    return run_id
+
+
+def claims(run_id):
+    return sorted(MlflowClient().get_run(run_id).data.params)
+
+
+@pytest.mark.parametrize("skew", [-3600, 0, 3600])
+def test_a_controller_that_is_heard_keeps_its_claim_whatever_its_clock_says(skew):
+    run_id = population(beat=time.time() + skew)
+
+    def beats(now):
+        if now >= 15:
+            MlflowClient().set_tag(run_id, "pbt.heartbeat", f"{time.time() + skew + 15:.1f}")
+
+    watch = Watch(beats)
+    with pytest.raises(StoreError, match=r"is running: its controller \(elsewhere:1\) has just"):
+        watch.claim(run_id)
+    assert 15 <= watch.now <= 18
+    assert claims(run_id) == ["lease/0001"]
+
+
+@pytest.mark.parametrize("skew", [-3600, 0, 3600])
+def test_a_controller_that_is_silent_loses_its_claim_whatever_its_clock_said(skew):
+    run_id = population(beat=time.time() + skew)
+    watch = Watch()
+    lease = watch.claim(run_id)
+    lease.release()
+    assert watch.now == 60
+    assert lease.took_over == (
+        "its last controller (elsewhere:1) was silent for 60 s; this one takes over"
+    )
+    (said,) = watch.said
+    assert "listens for 60 s" in said
+    assert claims(run_id) == ["lease/0001", "lease/0002"]
+
+
+def test_a_claim_that_is_let_go_of_while_it_is_watched_is_taken_at_once():
+    run_id = population()
+    watch = Watch(lambda now: MlflowClient().set_tag(run_id, "pbt.heartbeat", ""))
+    lease = watch.claim(run_id)
+    lease.release()
+    assert watch.now == 3
+    assert lease.took_over == ""
+
+
+def test_of_two_that_watch_the_same_silence_one_takes_over():
+    run_id, first = population(), []
+
+    def other_takes_over(now):
+        if now > 30 and not first:
+            first.append(Watch().claim(run_id))
+
+    with pytest.raises(StoreError, match="another controller has just taken it"):
+        Watch(other_takes_over).claim(run_id)
+    first[0].release()
+    assert claims(run_id) == ["lease/0001", "lease/0002"]
+
+
+def test_ctrl_c_ends_the_watching_and_leaves_everything_as_it_was():
+    run_id = population()
+    before = MlflowClient().get_run(run_id).data
+
+    def interrupt(now):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Watch(interrupt).claim(run_id)
+    after = MlflowClient().get_run(run_id).data
+    assert (after.params, after.tags) == (before.params, before.tags)
+
+
+@pytest.mark.parametrize("silence", [0, 50, 70])
+def test_a_controller_that_lives_on_this_machine_need_not_be_watched_while_it_is_heard(silence):
+    here = f"{os.uname().nodename}:{os.getpid()}:{_birth(os.getpid())}:12345678"
+    run_id = population(here, time.time() - silence)
+    watch = Watch()
+    if silence < 60:
+        with pytest.raises(StoreError, match=rf"was heard {silence} s ago. Stop it first"):
+            watch.claim(run_id)
+        assert watch.now == 0
+    else:
+        # The machine may have slept, or the process hang: only listening tells.
+        watch.claim(run_id).release()
+        assert watch.now == 60
+
+
+@pytest.mark.parametrize(
+    ("change", "died"),
+    [
+        (lambda host, pid, birth: (host, pid, birth), False),
+        (lambda host, pid, birth: (host, pid, birth + "1"), True),  # the number is used again
+        (lambda host, pid, birth: (host, 4194305, birth), True),  # above any process number
+        (lambda host, pid, birth: ("elsewhere", 4194305, birth), False),
+        (lambda host, pid, birth: (host, 4194305, "other-boot-1"), False),
+        (lambda host, pid, birth: (host, 4194305, ""), False),
+    ],
+)
+def test_only_a_process_known_to_be_gone_counts_as_dead(change, died):
+    host, pid, birth = change(os.uname().nodename, os.getpid(), _birth(os.getpid()))
+    assert _has_died(f"{host}:{pid}:{birth}:12345678") == died
