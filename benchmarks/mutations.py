@@ -368,7 +368,7 @@ MUTATIONS = [
     Mutation(
         "a sign is not said again by a resume",
         "test_checks.py::resume_neither_checks_again",
-        "runner.py",
+        "frame.py",
         "            controller.diagnosis.seen.update(store.warnings())\n",
         "",
         "nobody knows what was said",
