@@ -79,7 +79,13 @@ class Tried(Controller):
 
     quorum = 0.5
 
-    def _waits(self, member: Member) -> bool:
+    def ready(self) -> Member | None:
+        """Of the idle members that this rule does not let wait the one with the fewest turns."""
+        idle = (self.history.members[index] for index in self.roster.idle())
+        return next((member for member in idle if not self.waits(member)), None)
+
+    def waits(self, member: Member) -> bool:
+        """Whether an idle member waits for others."""
         return False
 
     def plan(self, member: Member) -> Plan:
@@ -255,7 +261,7 @@ class Waiting(Tried):
     patience = math.inf
     """Median turns from when it became idle."""
 
-    def _waits(self, member: Member) -> bool:
+    def waits(self, member: Member) -> bool:
         ranking, behind = self.history.at(member.age), self.roster.behind(member.age)
         if not behind or self.is_quorum(ranking):
             return False
@@ -266,13 +272,13 @@ class Waiting(Tried):
 class Sure(Waiting):
     """The same, but whoever is sure to stay as it is does not wait."""
 
-    def _waits(self, member: Member) -> bool:
+    def waits(self, member: Member) -> bool:
         ranking, behind = self.history.at(member.age), self.roster.behind(member.age)
         if mine := ranking.records.get(member.index):
             worse, members = ranking.count_worse(mine), len(ranking.records) + behind
             if is_sure_to_stay(self.strategies.exploit, worse=worse, members=members):
                 return False
-        return super()._waits(member)
+        return super().waits(member)
 
 
 def variant(base: type[Controller], **fields: Any) -> type[Controller]:

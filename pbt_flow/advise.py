@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pbt_flow.exploit import Candidate, Exploit, is_sure_to_stay
@@ -87,16 +87,21 @@ def advise(
     return replace(member, hparams=moved, donor=donor)
 
 
-def should_wait(
-    member: Member,
-    history: History,
-    *,
-    exploit: Exploit,
-    living: int,
-    behind: int,
-    arriving: bool,
-    waited: float,
-) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What can still be expected of the scores of one age."""
+
+    living: int
+    """How many members are not retired."""
+    behind: int
+    """How many living members are younger and will train on."""
+    is_arriving: bool = False
+    """Whether a turn under way ends at this age."""
+    waited: float = 0.0
+    """Median turns since this age had a quorum; 0 while it has none."""
+
+
+def should_wait(member: Member, history: History, exploit: Exploit, outlook: Outlook) -> bool:
     """Whether the decision about an idle member should wait for more scores of its age.
 
     Only an asynchronous population asks. Three kinds of members do not wait: one that is sure to
@@ -109,15 +114,13 @@ def should_wait(
         member: The member that would train next.
         history: What the population has done so far.
         exploit: Decides whom it copies.
-        living: How many members are not retired.
-        behind: How many living members are younger and will train on.
-        arriving: Whether a turn under way ends at the member's age.
-        waited: Median turns since the quorum of this age was there; 0 if it is not there yet.
+        outlook: What can be expected of the member's age.
     """
-    if exploit.copies is None or not behind:
+    if exploit.copies is None or not outlook.behind:
         return False
-    ranking = history.at(member.age)
-    quorum, all_to_come = quorum_of(living), len(ranking.records) + behind
+    ranking, quorum = history.at(member.age), quorum_of(outlook.living)
+    present = len(ranking.records)
+    all_to_come = present + outlook.behind
     if all_to_come < quorum:
         return False
     mine = ranking.records.get(member.index)
@@ -126,9 +129,9 @@ def should_wait(
         worse = ranking.count_worse(mine)
         if is_sure_to_stay(exploit, worse=worse, members=all_to_come):
             return False
-    if len(ranking.records) < quorum:
+    if present < quorum:
         return True
-    return arriving and waited < LINGER
+    return outlook.is_arriving and outlook.waited < LINGER
 
 
 def quorum_of(living: int) -> int:

@@ -22,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pbt_flow.advise import advise, quorum_of, should_wait
+from pbt_flow.advise import Outlook, advise, quorum_of, should_wait
 from pbt_flow.album import Album, Wall
 from pbt_flow.checks import Checks
 from pbt_flow.diagnosis import Diagnosis, Warned
@@ -198,11 +198,30 @@ class Controller:
         """The member that may begin its next turn: of several the one with the fewest turns."""
         if self.settings.mode == "generational":
             return self._ready_generation()
+        outlooks: dict[int, Outlook] = {}
         for index in self.roster.idle():
             member = self.history.members[index]
-            if not self._waits(member):
+            if self.planner is not None:
+                return member
+            if member.age not in outlooks:
+                outlooks[member.age] = self._outlook(member.age)
+            if not should_wait(member, self.history, self.strategies.exploit, outlooks[member.age]):
                 return member
         return None
+
+    def _outlook(self, age: int) -> Outlook:
+        """What can still be expected of an age, in an asynchronous population."""
+        living, now, waited = self.roster.alive, self.clock(), 0.0
+        if len(self.history.at(age).records) >= quorum_of(living):
+            since = now - self.quorum_since.setdefault(age, now)
+            turn = median(self.durations) if self.durations else 0.0
+            waited = since / turn if turn else math.inf
+        return Outlook(
+            living=living,
+            behind=self.roster.behind(age),
+            is_arriving=self.roster.is_target(age),
+            waited=waited,
+        )
 
     def _ready_generation(self) -> Member | None:
         """The member with the fewest turns, once all others have as many."""
@@ -215,26 +234,6 @@ class Controller:
         waited = self.in_flight.keys() - (late if 2 * len(late) <= self.roster.alive else ())
         generation = min((self.in_flight[m].turn for m in waited), default=sys.maxsize)
         return member if member.turn < generation else None
-
-    def _waits(self, member: Member) -> bool:
-        """Whether an idle member of an asynchronous population waits for scores of its age."""
-        if self.planner is not None:
-            return False
-        age, living, now = member.age, self.roster.alive, self.clock()
-        waited = 0.0
-        if len(self.history.at(age).records) >= quorum_of(living):
-            since = now - self.quorum_since.setdefault(age, now)
-            turn = median(self.durations) if self.durations else 0.0
-            waited = since / turn if turn else math.inf
-        return should_wait(
-            member,
-            self.history,
-            exploit=self.strategies.exploit,
-            living=living,
-            behind=self.roster.behind(age),
-            arriving=self.roster.is_target(age),
-            waited=waited,
-        )
 
     def _late(self) -> set[int]:
         """The members whose turns under way have taken longer than a turn may."""

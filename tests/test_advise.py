@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
 
-from pbt_flow.advise import advise, quorum_of, rescuer, should_wait
+from pbt_flow.advise import Outlook, advise, quorum_of, rescuer, should_wait
 from pbt_flow.exploit import BinaryTournament, Candidate, NoExploit, Truncation, TTest
 from pbt_flow.explore import NoExplore, Perturb
 from pbt_flow.history import History
@@ -194,15 +194,12 @@ def test_a_quorum_is_three_quarters_of_the_living_and_two_at_least(living, quoru
 # --- whom a decision waits for --------------------------------------------------------------------
 
 
-def waits(population, index, exploit=None, *, behind, living=8, arriving=True, waited=0.0):
+def waits(population, index, exploit=None, *, behind, arriving=True, waited=0.0):
     return should_wait(
         population.history.members[index],
         population.history,
-        exploit=exploit or Truncation(),
-        living=living,
-        behind=behind,
-        arriving=arriving,
-        waited=waited,
+        exploit or Truncation(),
+        Outlook(living=8, behind=behind, is_arriving=arriving, waited=waited),
     )
 
 
