@@ -2,6 +2,7 @@
 
     python benchmarks/decisions.py                     # the table in docs/reliability.md
     python benchmarks/decisions.py --populations 64 --turns 20
+    python benchmarks/decisions.py --modes async --turns 10 --each   # a slot for each member
 
 The real controller and history, with an engine whose turns are over at once. *Decision* is the time
 in `Controller.plan`: whom to compare with, whom to copy, how to move. *Turn* is all that the
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--populations", type=int, nargs="+", default=[8, 64, 256, 1024])
     parser.add_argument("--turns", type=int, default=100)
     parser.add_argument("--modes", nargs="+", default=["async", "generational"])
+    parser.add_argument("--each", action="store_true", help="a slot for each member, not each 8th")
     given = parser.parse_args()
     print(
         "| mode | members | turns | decision ms, early | decision ms, late | turn ms, early "
@@ -153,7 +155,8 @@ def main() -> None:
     for mode in given.modes:
         for population in given.populations:
             began = time.perf_counter()
-            both = measure(population, given.turns, max(2, population // 8), mode)
+            slots = population if given.each else max(2, population // 8)
+            both = measure(population, given.turns, slots, mode)
             took = time.perf_counter() - began
             tenth = population * given.turns // 10
             cells = [
