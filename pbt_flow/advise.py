@@ -13,13 +13,13 @@ about who is better. docs/rules.md has the rules that were tried, and what each 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pbt_flow.exploit import Candidate, Exploit, is_sure_to_stay
 from pbt_flow.explore import Explore
-from pbt_flow.history import History
+from pbt_flow.history import History, Ranking
 from pbt_flow.member import Donor, Member, Turn
 from pbt_flow.samplers import Sampler
 from pbt_flow.space import Space, Value, check_hparams
@@ -38,6 +38,7 @@ def advise(
     history: History,
     *,
     living: int,
+    retired: Collection[int] = (),
     turns: int | None = None,
     space: Space,
     exploit: Exploit,
@@ -51,6 +52,7 @@ def advise(
         member: The member that is ready for its next turn.
         history: What the population has done so far.
         living: How many members are not retired.
+        retired: Those that are. What they scored is compared, and makes no quorum.
         turns: Look at the first so many turns of each member only, as a generation must.
         space: The distributions of the hyperparameters.
         exploit: Decides whom it copies.
@@ -58,13 +60,17 @@ def advise(
         sampler: Draws the values that `explore` resamples.
         rng: The only source of chance.
     """
-    member = replace(member, donor=None)
+    member = replace(member, donor=None, compared_at=None)
+    quorum = quorum_of(living)
     if member.failures:
-        taken = None if exploit.copies is None else _rescue(member, history, living, turns, rng)
+        rankings = _rankings_for_rescue(member, history, turns)
+        taken = None
+        if exploit.copies is not None:
+            taken = _rescue(member, history, rankings, quorum, retired, rng)
     else:
         ranking = history.at(member.age, turns)
         mine = ranking.records.get(member.index)
-        if mine is None or len(ranking.records) < quorum_of(living):
+        if mine is None or ranking.count(retired) < quorum:
             return member
         member = replace(member, compared_at=member.age)
         chosen = exploit(mine, ranking.without(member.index), rng)
@@ -93,6 +99,8 @@ class Outlook:
 
     living: int
     """How many members are not retired."""
+    retired: Collection[int] = ()
+    """Those that are."""
     behind: int
     """How many living members are younger and will train on."""
     is_arriving: bool = False
@@ -119,14 +127,13 @@ def should_wait(member: Member, history: History, exploit: Exploit, outlook: Out
     if exploit.copies is None or not outlook.behind:
         return False
     ranking, quorum = history.at(member.age), quorum_of(outlook.living)
-    present = len(ranking.records)
-    all_to_come = present + outlook.behind
-    if all_to_come < quorum:
+    present = ranking.count(outlook.retired)
+    if present + outlook.behind < quorum:
         return False
     mine = ranking.records.get(member.index)
     # A member that failed has no score of its own. It waits for a donor.
     if mine is not None and not member.failures:
-        worse = ranking.count_worse(mine)
+        worse, all_to_come = ranking.count_worse(mine), len(ranking.records) + outlook.behind
         if is_sure_to_stay(exploit, worse=worse, members=all_to_come):
             return False
     if present < quorum:
@@ -139,24 +146,37 @@ def quorum_of(living: int) -> int:
     return max(2, math.ceil(QUORUM * living))
 
 
+def _rankings_for_rescue(member: Member, history: History, turns: int | None) -> Iterator[Ranking]:
+    """Where a member that failed may find a donor, the greatest age first.
+
+    None is older than the member's own effort, nor younger than its weights.
+    """
+    for age in history.ages(up_to=member.age):
+        if age < member.step:
+            return
+        yield history.at(age, turns)
+
+
 def _rescue(
-    member: Member, history: History, living: int, turns: int | None, rng: np.random.Generator
+    member: Member,
+    history: History,
+    rankings: Iterable[Ranking],
+    quorum: int,
+    retired: Collection[int],
+    rng: np.random.Generator,
 ) -> Turn | None:
     """A record for a member that failed, whatever the exploit strategy; None if there is none.
 
     It is one of the better half at the greatest age that has a quorum: of a few front-runners the
     better half may be the worst of the population. Only where no age has a quorum it is the best
-    record known. It is not older than the member's own effort, nor younger than its weights.
+    record known.
     """
     best: Turn | None = None
-    for age in history.ages(up_to=member.age):
-        if age < member.step:
-            break
-        ranking = history.at(age, turns)
+    for ranking in rankings:
         others = ranking.without(member.index)
         if not others:
             continue
-        if len(ranking.records) >= quorum_of(living):
+        if ranking.count(retired) >= quorum:
             return history.copyable(rescuer(others, rng), ranking, member.index)
         known = history.copyable(others[-1].member, ranking, member.index)
         if known and (best is None or history.fitness(known) > history.fitness(best)):

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
-    given = vars(parser.parse_args(arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = vars(parser.parse_args(_with_flags(words)))
     command, as_json = given.pop("command"), given.pop("json", False)
     # Of MLflow's own output a person needs none: a link for each run, a bar for each small file.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -111,6 +112,23 @@ def _main(arguments: Sequence[str] | None) -> int:
     return next((_EXIT[status] for status in ended if status != "finished"), 0)
 
 
+def _with_flags(words: Sequence[str]) -> list[str]:
+    """The words of a command, where a bare --unequal does not take the run id behind it.
+
+    An MLproject hands over a value, and argparse takes the next word for one.
+    """
+    found = list(words)
+    for place, word in enumerate(words):
+        following = words[place + 1].lower() if place + 1 < len(words) else ""
+        if word == "--unequal" and following not in _FLAGS:
+            found[place] = "--unequal=true"
+    return found
+
+
+_FLAGS = ("true", "false", "1", "0")
+"""What may stand behind a flag."""
+
+
 def _replay(source: str, *, as_json: bool, **given: Any) -> int:
     """Train along the schedule of a population's run, or of a file."""
     from pbt_flow.replay import replay
@@ -124,7 +142,14 @@ def _replay(source: str, *, as_json: bool, **given: Any) -> int:
     else:
         from pbt_flow.store import Store
 
-        plain = Store.open(source).schedule()
+        store = Store.open(source)
+        if store.role == "replay":
+            raise ScheduleError(
+                f"run {source} is a replay, which has no schedule of its own; replay the "
+                "population that it came from, or go on with it: "
+                f"python -m pbt_flow resume {source}"
+            )
+        plain = store.schedule()
     _tell_replay(replay(Schedule.from_json(plain), **given), as_json)
     return 0
 
@@ -171,6 +196,10 @@ def summary(result: Result) -> str:
     lines += ["", f"population {result.run_id}", *ui(result)]
     if result.status != "finished":
         lines += ["go on with", f"  python -m pbt_flow resume {result.run_id}"]
+    elif result.reason:
+        limit = "target" if "target" in result.reason else "seconds"
+        again = f"  python -m pbt_flow resume {result.run_id} --{limit} none"
+        lines += ["go on without that limit", again]
     if result.retired == result.members:
         lines[-1] += " --max-failures N"
         lines.append("once the task is mended, with more failures allowed than there have been")

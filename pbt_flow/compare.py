@@ -145,6 +145,28 @@ def check_equal(first: Entry, second: Entry, *, unequal: bool = False) -> None:
         )
 
 
+def check_pair(control: Entry, settings: Settings) -> None:
+    """Refuse a control that is none, or that began with other members.
+
+    Raises:
+        ComparisonError: It copies, or has another seed or other initial members.
+    """
+    theirs = control.settings
+    if not theirs.is_control:
+        raise ComparisonError(
+            f"population {control.run_id} is no control: exploit is {theirs.exploit}, where a "
+            "control copies nobody; compare methods with python -m pbt_flow compare"
+        )
+    for name in ("seed", "init", "initial"):
+        if getattr(theirs, name) != getattr(settings, name):
+            raise ComparisonError(
+                f"population {control.run_id} is no control: its {name} is "
+                f"{getattr(theirs, name)!r} in place of {getattr(settings, name)!r}, so that it "
+                "began with other members; train one with --control, or compare several seeds of "
+                "both with python -m pbt_flow compare"
+            )
+
+
 def check_control(control: Entry, settings: Settings) -> None:
     """Refuse a control for a population that is still to be trained under these settings.
 
@@ -152,6 +174,7 @@ def check_control(control: Entry, settings: Settings) -> None:
         ComparisonError: It has not ended, or is of another problem, or ended before its budget did.
     """
     check_same(control.run_id, control.settings, "the new one", settings)
+    check_pair(control, settings)
     check_ended(control)
     # Where the new one may end early itself, how long it trained is compared when it has ended.
     may_end_early = settings.seconds is not None or settings.target is not None
@@ -217,6 +240,13 @@ class Comparison:
             seed, count = Counter(entry.seed for entry in those).most_common(1)[0]
             if count > 1:
                 raise ComparisonError(f"{method} has {count} populations of seed {seed}; name one")
+        base, *others = ({entry.seed for entry in those} for those in methods.values())
+        if not any(base & seeds for seeds in others):
+            raise ComparisonError(
+                f"no seed is in common: {next(iter(methods))} has {sorted(base)}, the others "
+                f"{sorted(set().union(*others))}; differences are taken between populations of one "
+                "seed, which began with the same members"
+            )
         metric = next((entry.report_metric for entry in entries if entry.report_metric), "")
         # Populations of the first version do not say; those of one task beside them speak for them.
         said = {entry.result.report_better(metric) for entry in entries} - {None}
@@ -304,6 +334,12 @@ class Comparison:
                 )
             if result.budget_note and not result.is_over_budget:
                 said.append(f"{_place(method, entry)}: {result.budget_note}")
+        began = {(entry.settings.init, str(entry.settings.initial)) for _, entry in self.entries}
+        if len(began) > 1:
+            said.append(
+                "not all populations began alike (init or initial differ): those of one seed began "
+                "with other members, and their difference says something of the beginning, too"
+            )
         for method, each in self.gains().items():
             said += self._about_pairs(method, each)
         if self.report_metric and self.report_direction is None:

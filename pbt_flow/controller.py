@@ -211,13 +211,15 @@ class Controller:
 
     def _outlook(self, age: int) -> Outlook:
         """What can still be expected of an age, in an asynchronous population."""
-        living, now, waited = self.roster.alive, self.clock(), 0.0
-        if len(self.history.at(age).records) >= quorum_of(living):
+        living, retired = self.roster.alive, self.roster.retired
+        now, waited = self.clock(), 0.0
+        if self.history.at(age).count(retired) >= quorum_of(living):
             since = now - self.quorum_since.setdefault(age, now)
             turn = median(self.durations) if self.durations else 0.0
             waited = since / turn if turn else math.inf
         return Outlook(
             living=living,
+            retired=retired,
             behind=self.roster.behind(age),
             is_arriving=self.roster.is_target(age),
             waited=waited,
@@ -257,6 +259,7 @@ class Controller:
             member,
             self.history,
             living=self.roster.alive,
+            retired=self.roster.retired,
             turns=member.turn if self.settings.mode == "generational" else None,
             space=self.store.space,
             exploit=self.strategies.exploit,
@@ -396,7 +399,7 @@ class Controller:
             self._set_deadline()
         if member.failures == self.settings.max_failures:
             self.soon.append(
-                f"member {member.index} has failed {_turns(member.failures)} in a row and is "
+                f"member {member.index} has failed {count_turns(member.failures)} in a row and is "
                 f"retired; the last: {turn.reason}"
             )
             self.outbox.put(partial(self.store.retire, member.index))
@@ -550,5 +553,6 @@ class Controller:
         return reports
 
 
-def _turns(number: int) -> str:
+def count_turns(number: int) -> str:
+    """A number of turns, in words."""
     return "1 turn" if number == 1 else f"{number} turns"

@@ -14,7 +14,7 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pbt_flow.controller import Controller, Planner, TakenOver, Watcher
+from pbt_flow.controller import Controller, Planner, TakenOver, Watcher, count_turns
 from pbt_flow.engines import Engine, EngineError
 from pbt_flow.errors import PopulationError, StoreError
 from pbt_flow.history import History
@@ -117,7 +117,7 @@ def train(
             except KeyboardInterrupt:
                 controller.stopping = INTERRUPTED
                 if controller.in_flight:
-                    screen.say(f"{len(controller.in_flight)} turns under way are given up")
+                    screen.say(f"{count_turns(len(controller.in_flight))} under way given up")
             except (EngineError, RecordError, StrategyError, OSError) as error:
                 controller.stopping, status = str(error), "failed"
         if controller.stopping == INTERRUPTED:
@@ -219,9 +219,8 @@ def _signals(controller: Controller) -> Iterator[None]:
         if number == signal.SIGINT and controller.stopping != INTERRUPTED:
             controller.stopping = INTERRUPTED
             # Not said here: a signal comes in the middle of a line as well.
-            controller.soon.append(
-                f"finishing {len(controller.in_flight)} turns under way; Ctrl-C again gives them up"
-            )
+            under_way = count_turns(len(controller.in_flight))
+            controller.soon.append(f"finishing {under_way} under way; Ctrl-C again gives them up")
             return
         raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pbt_flow.exploit import Candidate
@@ -40,6 +40,10 @@ class Ranking:
             return list(self.ordered)
         place = bisect.bisect_left(self.ordered, _rank(mine), key=_rank)
         return [*self.ordered[:place], *self.ordered[place + 1 :]]
+
+    def count(self, retired: Collection[int]) -> int:
+        """How many members that are not retired have a score of this age."""
+        return len(self.records) - sum(member in self.records for member in retired)
 
     def count_worse(self, candidate: Candidate) -> int:
         """How many members have a score below the candidate's."""

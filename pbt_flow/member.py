@@ -80,7 +80,8 @@ class Plan:
     donor: Donor | None = None
     """Whom the member copied just before the turn."""
     compared_at: int | None = None
-    """The age, in steps, at which scores were last compared for this member."""
+    """The age, in steps, at which scores were compared just before the turn; None if none were, as
+    before a rescue."""
 
 
 @dataclass(frozen=True, kw_only=True)

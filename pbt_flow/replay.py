@@ -416,6 +416,7 @@ def _train(
 ) -> Replay:
     planner = SchedulePlanner(schedule=made.schedule, arms=made.arms, seed=settings.seed)
     screen = ReplayScreen(planner, quiet=quiet)
+    screen.say(f"replay {made.run_id}, {settings.population} models of {settings.turns} turns each")
     status, reason = train(
         store,
         settings,

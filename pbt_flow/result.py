@@ -82,7 +82,7 @@ class Result:
     replaced it: seldom after the whole budget. It is the best of all these turns, where the winner
     is the best of the newest ones only."""
     mean_score: float
-    """Mean of the members' newest scores; NaN if there are none."""
+    """Mean score of the records that the living members stand on; NaN if there are none."""
     members: int
     retired: int
     """Members that failed too often and were given up."""
@@ -138,7 +138,8 @@ class Result:
             )
 
         living = history.living(max_failures)
-        scores = [member.score for member in living if member.score is not None]
+        standing = [turn for member in living if (turn := history.standing(member)) is not None]
+        scores = [turn.score for turn in standing if turn.score is not None]
         return cls(
             run_id=run_id,
             tracking_uri=tracking_uri,

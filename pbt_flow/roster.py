@@ -30,6 +30,8 @@ class Roster:
     """Whether the idle member with the most turns goes first, and not the one with the fewest."""
     alive: int = 0
     """How many members are not retired."""
+    retired: set[int] = field(default_factory=set)
+    """Those that are."""
     _turns: Counter[int] = field(default_factory=Counter)
     """How many living members have done so many turns."""
     _ages: Counter[int] = field(default_factory=Counter)
@@ -60,7 +62,12 @@ class Roster:
 
     def _count(self, member: Member, one: int) -> None:
         self.use(member.checkpoint, one)
-        if member.failures < self.max_failures:
+        if member.failures >= self.max_failures:
+            if one > 0:
+                self.retired.add(member.index)
+            else:
+                self.retired.discard(member.index)
+        else:
             self.alive += one
             _add(self._turns, member.turn, one)
             if member.turn < self.budget:

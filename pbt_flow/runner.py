@@ -26,6 +26,7 @@ from pbt_flow.compare import (
     check_control,
     check_ended,
     check_equal,
+    check_pair,
     page,
 )
 from pbt_flow.controller import Controller
@@ -170,7 +171,15 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         )
     if launched_for:
         store.client.set_tag(launched_for, "pbt.resumes", run_id)
-    made = stored_settings(store).resumed(**changes)
+    before = stored_settings(store)
+    made = before.resumed(**changes)
+    if made.turns < before.turns:
+        done = max(member.turn for member in read_history(store).members.values())
+        if made.turns < done:
+            raise SettingsError(
+                f"turns={made.turns} is less than what was done: a member of population {run_id} "
+                f"has done {done}"
+            )
     with (
         hired(engine=made.engine, threads=made.threads) as engine,
         short_requests(),
@@ -272,8 +281,12 @@ def make_report(
     from pbt_flow.store import Store
 
     os.environ.pop("MLFLOW_RUN_ID", None)
-    store, result = Store.open(run_id), load(run_id)
-    settings = stored_settings(store)
+    store = Store.open(run_id)
+    if store.role == "replay":
+        raise PopulationError(
+            f"run {run_id} is a replay, which has no report: what it came to stands on its page"
+        )
+    result, settings = load(run_id), stored_settings(store)
     beside = result.control
     if control is not None:
         known = _entry(control)
@@ -282,6 +295,7 @@ def make_report(
         on_the_way = result.status in ("running", "interrupted")
         ours = Entry(result=result, settings=settings)
         check_equal(ours, known, unequal=unequal or on_the_way)
+        check_pair(known, settings)
         beside = known.result
     subject = Subject(
         result=result,

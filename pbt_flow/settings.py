@@ -71,7 +71,10 @@ class Settings:
     )
     turns: int = _setting(20, "turns of each member (the budget)", on_resume=True)
     interval: int = _setting(1000, "steps of training in a turn, in the task's own unit")
-    mode: Mode = _setting("async", "async: nobody waits; generational: all wait for each other")
+    mode: Mode = _setting(
+        "async",
+        "async: who may have to copy waits for three quarters; generational: all wait for all",
+    )
     exploit: str = _setting(
         "truncation",
         "whom to copy: truncation, tournament, ttest or none (random search), with settings as in "
@@ -132,7 +135,7 @@ class Settings:
     )
     threads: int = _setting(
         1,
-        "CPU threads of torch in each worker; the last digits of a result depend on them",
+        "CPU threads of torch in each worker; rounding, and so results, depend on them",
         on_resume=True,
     )
     warm: int | None = _setting(
@@ -325,10 +328,9 @@ class Settings:
         if worst >= 1:
             remedies.insert(0, f"truncation:fraction={worst / self.population:.3g}")
         return (
-            f"exploit {self.exploit}: a member will copy about {copies:.3g} times in "
-            f"turns={self.turns}, after {copies / self.turns:.3g} of them; above {MOST_COPIES} "
-            "times, what looks good for the moment wins over what is good in the end. Better: "
-            + ", or ".join(remedies)
+            f"exploit {self.exploit}: with turns={self.turns} a member will copy about "
+            f"{copies:.3g} times; above {MOST_COPIES} times, what looks good for the moment wins "
+            "over what is good in the end. Better: " + ", or ".join(remedies)
         )
 
     @classmethod

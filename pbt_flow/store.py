@@ -308,7 +308,9 @@ class Store:
     def begin(self, living: Iterable[int]) -> None:
         """Mark the population's run and those of its living members as running (again)."""
         # What an earlier controller concluded does not hold any more, even if this one is killed.
-        self.tag({"pbt.status": "running"})
+        # A replay concludes nothing: its run's own status says all.
+        if self.role != "replay":
+            self.tag({"pbt.status": "running"})
         with self._talk():
             for run_id in (self.run_id, *(self.manifest.members[index] for index in living)):
                 self.client.update_run(run_id, status="RUNNING")

@@ -54,11 +54,12 @@ class Population:
         for index, score in enumerate(scores):
             self.turn(index, score)
 
-    def advise(self, index, exploit=None, explore=None, seed=0):
+    def advise(self, index, exploit=None, explore=None, seed=0, retired=()):
         return advise(
             self.history.members[index],
             self.history,
-            living=len(self.history.members),
+            living=len(self.history.members) - len(retired),
+            retired=retired,
             space=SPACE,
             exploit=exploit or Truncation(),
             explore=explore or NoExplore(),
@@ -186,6 +187,18 @@ def test_nobody_is_judged_before_three_quarters_of_the_members_have_come_as_far(
     assert population.advise(0).donor.member == 2
 
 
+def test_what_a_retired_member_scored_is_compared_and_makes_no_quorum():
+    population = Population(8)
+    for index, score in enumerate([1, 2, 9, 8, 7, 6]):
+        population.turn(index, score)
+    # 6 of 8 records are there; of the 4 living, two.
+    gone = {2, 3, 4, 5}
+    assert population.advise(0, retired=gone).compared_at is None
+    population.turn(6, 3)
+    assert population.advise(0, retired=gone).compared_at == INTERVAL
+    assert population.advise(0, retired=gone).donor.member in {2, 3}
+
+
 @pytest.mark.parametrize(("living", "quorum"), [(1, 2), (2, 2), (3, 3), (4, 3), (8, 6), (20, 15)])
 def test_a_quorum_is_three_quarters_of_the_living_and_two_at_least(living, quorum):
     assert quorum_of(living) == quorum
@@ -194,13 +207,16 @@ def test_a_quorum_is_three_quarters_of_the_living_and_two_at_least(living, quoru
 # --- whom a decision waits for --------------------------------------------------------------------
 
 
-def waits(population, index, exploit=None, *, behind, arriving=True, waited=0.0):
-    return should_wait(
-        population.history.members[index],
-        population.history,
-        exploit or Truncation(),
-        Outlook(living=8, behind=behind, is_arriving=arriving, waited=waited),
+def waits(population, index, exploit=None, *, behind, arriving=True, waited=0.0, retired=()):
+    outlook = Outlook(
+        living=8 - len(retired),
+        retired=retired,
+        behind=behind,
+        is_arriving=arriving,
+        waited=waited,
     )
+    member = population.history.members[index]
+    return should_wait(member, population.history, exploit or Truncation(), outlook)
 
 
 def reported(*scores):
@@ -230,6 +246,12 @@ def test_whoever_is_not_among_the_worst_whatever_comes_does_not_wait():
     assert [waits(population, index, behind=5) for index in range(3)] == [True, True, False]
     # A tournament may meet any of those that are missing.
     assert waits(population, 2, BinaryTournament(), behind=5)
+
+
+def test_records_of_retired_members_are_no_quorum_to_go_on_with():
+    population = reported(1, 2, 3, 4, 5, 6)
+    assert not waits(population, 0, behind=2, arriving=False)
+    assert waits(population, 0, behind=2, arriving=False, retired={2, 3, 4, 5})
 
 
 def test_random_search_waits_for_nobody():
@@ -324,6 +346,7 @@ def test_a_rescue_does_not_take_the_only_front_runner_who_may_be_the_worst():
     donors = {population.advise(5, seed=seed).donor for seed in range(60)}
     assert {donor.member for donor in donors} == {3, 4, 6, 7}
     assert {donor.turn for donor in donors} == {1}
+    assert population.advise(5).compared_at is None
 
 
 def test_a_rescue_without_any_quorum_takes_the_best_record_that_is_known():

@@ -11,7 +11,7 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.cli import main
-from pbt_flow.compare import Comparison, ComparisonError, Entry, page
+from pbt_flow.compare import Comparison, ComparisonError, Entry, check_pair, page
 from pbt_flow.interval import Interval
 from pbt_flow.result import Result
 from pbt_flow.runner import compare, make_report
@@ -202,6 +202,15 @@ def test_a_control_that_has_not_ended_is_refused():
         make_report(whole.run_id, control=control.run_id)
 
 
+def test_a_bare_unequal_takes_no_run_id_for_its_value(capsys):
+    runs = [train(turns=2).run_id, train(exploit="none").run_id]
+    assert main(["compare", *runs]) == 2
+    assert "--unequal" in capsys.readouterr().err
+    assert main(["compare", "--unequal", *runs]) == 0
+    assert main(["compare", "--unequal=true", *runs]) == 0
+    assert main(["compare", *runs, "--unequal", "false"]) == 2
+
+
 def test_a_replay_is_no_control():
     whole, other = train(), train(exploit="none")
     MlflowClient().set_tag(other.run_id, "pbt.role", "replay")
@@ -242,6 +251,38 @@ def pair(seed=0, ours=None, theirs=None, **more) -> list[Entry]:
 
 def everywhere(made: Comparison) -> list[str]:
     return [made.table(), json.dumps(made.to_json()), page(made).split("<script>")[0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"exploit": "truncation"}, "is no control: exploit is truncation.* copies nobody"),
+        ({"seed": 5}, "is no control: its seed is 5 in place of 0"),
+        ({"init": "uniform"}, "is no control: its init is 'uniform' in place of 'latin'"),
+        ({"initial": [{"h0": 1.0, "h1": 0.0}]}, "is no control: its initial is"),
+    ],
+)
+def test_a_control_copies_nobody_and_began_with_the_same_members(settings, sentence):
+    ours = entry()
+    control = entry(**{"exploit": "none", **settings})
+    check_pair(entry(exploit="none"), ours.settings)
+    with pytest.raises(ComparisonError, match=sentence):
+        check_pair(control, ours.settings)
+
+
+def test_methods_without_a_seed_in_common_are_refused_and_other_beginnings_told():
+    with pytest.raises(ComparisonError, match=r"no seed is in common: random search has \[5\]"):
+        Comparison.of([entry(), entry(seed=5, exploit="none")])
+    made = Comparison.of([entry(), entry(exploit="none", init="uniform")])
+    assert any("not all populations began alike" in note for note in made.notes())
+    assert not any("began alike" in note for note in Comparison.of(pair()).notes())
+
+
+def test_the_mean_is_over_what_the_members_stand_on_though_their_last_turns_failed():
+    made = entry(faults={(member, 4): ["raises"] for member in range(3)}).result
+    assert [own[-1].ok for _, own in sorted(made.history.turns.items())] == [False] * 3 + [True]
+    standing = [made.history.standing(member) for member in made.history.members.values()]
+    assert made.mean_score == pytest.approx(sum(turn.score for turn in standing) / 4)
 
 
 def test_retired_members_are_told_and_refuse_nothing():

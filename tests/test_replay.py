@@ -40,6 +40,7 @@ from pbt_flow.replay import (
     settings_of,
     summary,
 )
+from pbt_flow.runner import make_report
 from pbt_flow.schedule import Schedule, ScheduleError, Segment, schedule_of
 from pbt_flow.settings import SettingsError
 from pbt_flow.simulation import MemoryStore, SimulatedEngine, simulate
@@ -457,6 +458,10 @@ def test_a_replay_is_resumed_as_a_replay_and_a_population_as_a_population(result
     with pytest.raises(SettingsError, match=r"turns cannot change on the resume of a replay; what"):
         resume(made.run_id, turns=3)
     assert pbt_flow.load(made.run_id).turns == 6
+    # Nor is it taken for a population by those that show one, or take its schedule.
+    with pytest.raises(PopulationError, match="is a replay, which has no report"):
+        make_report(made.run_id)
+    assert cli.main(["replay", made.run_id]) == 2
 
 
 def test_a_replay_that_does_not_know_any_more_what_to_train_says_so(database):

@@ -236,3 +236,11 @@ def test_a_population_whose_controller_was_killed_does_not_say_that_it_runs():
     owner[1] = "4194305"  # a number that no process has
     client.log_param(result.run_id, "lease/0002", ":".join(owner))
     assert pbt_flow.load(result.run_id).status == "interrupted"
+
+
+def test_a_resume_to_fewer_turns_than_were_done_is_refused_and_changes_nothing():
+    result = run(population=2, turns=3)
+    with pytest.raises(SettingsError, match=r"turns=2 is less than what was done: .* has done 3"):
+        resume(result, turns=2)
+    assert pbt_flow.load(result.run_id).status == "finished"
+    assert resume(result).turns == 6

@@ -214,16 +214,16 @@ def test_random_search_is_a_population_without_exploit() -> None:
     ("given", "told"),
     [
         ({"turns": 60}, None),
-        ({"turns": 61}, "about 15.2 times in turns=61, after 0.25 of them; .*fraction=0.125, or a"),
+        ({"turns": 61}, "turns=61 .* about 15.2 times; .*fraction=0.125, or a"),
         (
             {"turns": 100},
-            "exploit truncation: .* about 25 times in turns=100, .*fraction=0.125, or",
+            "exploit truncation: .* turns=100 .* about 25 times; .*fraction=0.125, or",
         ),
         # Whole members: 1 of 8 would copy 20 times, and there is no smaller fraction.
-        ({"turns": 160}, "about 40 times .* Better: a longer interval with fewer turns$"),
+        ({"turns": 160}, "about 40 times; .* Better: a longer interval with fewer turns$"),
         (
             {"turns": 40, "exploit": "tournament"},
-            "exploit tournament: .* about 20 times .*fraction=",
+            "exploit tournament: .* about 20 times; .*fraction=",
         ),
         ({"turns": 100, "exploit": "truncation:fraction=0.1"}, None),
         ({"turns": 100, "exploit": "ttest"}, None),
