@@ -80,8 +80,8 @@ MUTATIONS = [
         "generational: nor does a turn of the next generation",
         "test_controller.py::under_any_strategy_whatever",
         "controller.py",
-        'turns=member.turn if self.settings.mode == "generational" else None,',
-        "turns=None,",
+        "            turns=turns,\n",
+        "            turns=None,\n",
         "a decision sees what has been done since",
     ),
     Mutation(

@@ -255,12 +255,17 @@ class Controller:
     def plan(self, member: Member) -> Plan:
         """The next turn of a member, after the decision that precedes it."""
         number, seed = member.turn + 1, self.settings.seed
+        turns, retired = None, self.roster.retired
+        if self.settings.mode == "generational":
+            # Nor may it matter who has been retired in this generation before others began it.
+            turns = member.turn
+            retired = {index for index in retired if self.history.members[index].turn <= turns}
         advised = advise(
             member,
             self.history,
-            living=self.roster.alive,
-            retired=self.roster.retired,
-            turns=member.turn if self.settings.mode == "generational" else None,
+            living=len(self.history.members) - len(retired),
+            retired=retired,
+            turns=turns,
             space=self.store.space,
             exploit=self.strategies.exploit,
             explore=self.strategies.explore,

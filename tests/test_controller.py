@@ -187,9 +187,12 @@ def test_a_generational_population_does_not_depend_on_workers_or_their_speed():
         st.lists(st.sampled_from(FAULTS), min_size=1, max_size=2),
         max_size=4,
     ),
+    max_failures=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
-def test_nor_does_it_under_any_strategy_whatever_goes_wrong(exploit, slots, faults, seed):
+def test_nor_does_it_under_any_strategy_whatever_goes_wrong(
+    exploit, slots, faults, max_failures, seed
+):
     """Who arrives first decides nothing: not even which opponent a tournament draws."""
 
     def outcome(**settings):
@@ -199,6 +202,7 @@ def test_nor_does_it_under_any_strategy_whatever_goes_wrong(exploit, slots, faul
             population=6,
             exploit=exploit,
             faults=faults,
+            max_failures=max_failures,
             seed=seed,
             # Without a deadline: whoever is given up by the others depends on time.
             turn_timeout=math.inf,
@@ -207,6 +211,18 @@ def test_nor_does_it_under_any_strategy_whatever_goes_wrong(exploit, slots, faul
         return turns_of_without_time(simulation)
 
     assert outcome(slots=slots, duration=slowly) == outcome(slots=1)
+
+
+def test_nor_on_who_is_retired_before_others_of_the_generation_have_begun():
+    """Three of 8 fail, so that there is no quorum; two of them at once again, and are retired."""
+    faults = {(0, 1): ["raises"], (0, 2): ["raises"], (1, 1): ["nan"], (1, 2): ["nan"]}
+    settings = {"population": 8, "mode": "generational", "max_failures": 2, "turns": 4}
+
+    def outcome(slots):
+        every = {**faults, (2, 1): ["raises"]}
+        return turns_of_without_time(simulate(Counting, slots=slots, faults=every, **settings))
+
+    assert outcome(slots=1) == outcome(slots=8)
 
 
 def test_the_learning_sampler_does_not_make_it_depend_on_them_either():
