@@ -323,5 +323,5 @@ def test_a_reader_that_leaves_ends_no_training(tmp_path):
 @pytest.mark.usefixtures("database")
 def test_a_resume_with_nothing_left_to_train_says_so(capsys):
     result = pbt_flow.run("toy", population=2, turns=2, engine="inline", quiet=True)
-    assert pbt_flow.resume(result.run_id, turns=1, engine="inline").turns == 4
-    assert "nothing is left to train: every member has done turns=1;" in capsys.readouterr().err
+    assert pbt_flow.resume(result.run_id, turns=2, engine="inline").turns == 4
+    assert "nothing is left to train: every member has done turns=2;" in capsys.readouterr().err

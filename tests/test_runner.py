@@ -318,7 +318,7 @@ def test_too_many_copies_are_told_once_at_the_start_and_never_of_random_search(c
     few = {"population": 2, "target": 1e9, "turns": 40, "quiet": False}  # over after one turn
     result = run(exploit="tournament", **few)
     said = capfd.readouterr().err
-    assert said.count("a member will copy about 20 times in turns=40") == 1
+    assert said.count("with turns=40 a member will copy about 20 times") == 1
     assert said.index("will copy about") < said.index("turn 1")
     pbt_flow.resume(result.run_id, turns=50)
     run(exploit="none", **few)
