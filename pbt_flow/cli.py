@@ -219,7 +219,7 @@ def _control(result: Result, control: Result) -> list[str]:
         ]
     lines = [f"its control, random search, {control.run_id}:"]
     if control.winner is not None:
-        lines += _finalist("  winner", control.winner)[:-1]
+        lines += [f"  {line}" for line in _finalist("winner", control.winner)[:-1]]
         if control.budget_note:
             lines.append(f"    {_budget(control)}")
     note = effort_note(result, control)

@@ -148,7 +148,7 @@ def _cards(subject: Subject) -> Iterable[str]:
         where = f"member {one.member:02d}, turn {one.turn}, step {one.step:,}{more}{report}"
         cards.append((number(one.score), f"score of the {what}", where))
     if not math.isnan(result.mean_score):
-        more = "of the members' newest turns"
+        more = "of what the members stand on"
         if subject.control is not None:
             more += f"; the control's {number(subject.control.mean_score)}"
         cards.append((number(result.mean_score), "mean score", more))
