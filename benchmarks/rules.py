@@ -25,7 +25,7 @@ from benchmarks.problems import EXACT, Ceilings, Drift
 from pbt_flow.controller import Controller
 from pbt_flow.exploit import Candidate, is_sure_to_stay
 from pbt_flow.history import Ranking
-from pbt_flow.member import Donor, Member, Plan, Turn, derive_seed
+from pbt_flow.member import Donor, Member, Plan, Turn
 from pbt_flow.simulation import Simulation, simulate
 from pbt_flow.space import check_hparams
 from pbt_flow.task import Task
@@ -88,27 +88,13 @@ class Tried(Controller):
         """Whether an idle member waits for others."""
         return False
 
-    def plan(self, member: Member) -> Plan:
-        """The next turn of a member, after the decision of this rule."""
-        seed, number = self.settings.seed, member.turn + 1
-        rng = np.random.default_rng(np.random.SeedSequence([seed, member.index, member.turn]))
-        advised = replace(member, donor=None)
-        if member.turn:
-            advised = self.decide(advised, rng)
-        return Plan(
-            member=member.index,
-            turn=number,
-            seed=derive_seed(seed, member.index, number),
-            hparams=advised.hparams,
-            steps=self.settings.interval,
-            start=advised.checkpoint,
-            start_step=advised.step,
-            trained=member.trained + self.settings.interval,
-            donor=advised.donor,
-            compared_at=advised.compared_at,
-        )
+    def decide(self, member: Member) -> Member:
+        """How a member goes on by this rule."""
+        seed = np.random.SeedSequence([self.settings.seed, member.index, member.turn])
+        unchanged = replace(member, donor=None)
+        return self.choose(unchanged, np.random.default_rng(seed)) if member.turn else unchanged
 
-    def decide(self, member: Member, rng: np.random.Generator) -> Member:
+    def choose(self, member: Member, rng: np.random.Generator) -> Member:
         """Judge the member at its own age, and have it copy the record that was ranked."""
         ranking = self.history.at(member.age)
         if not self.is_quorum(ranking):
@@ -161,7 +147,7 @@ class Tried(Controller):
 class First(Tried):
     """The first version: judged at the newest age with a quorum, a copy of what is left."""
 
-    def decide(self, member: Member, rng: np.random.Generator) -> Member:
+    def choose(self, member: Member, rng: np.random.Generator) -> Member:
         for age in self.history.ages(up_to=member.age):
             if member.compared_at is not None and age <= member.compared_at:
                 return member
@@ -204,7 +190,7 @@ class FirstRanked(First):
 class Newest(Tried):
     """The paper's: everybody's newest record, whatever its age."""
 
-    def decide(self, member: Member, rng: np.random.Generator) -> Member:
+    def choose(self, member: Member, rng: np.random.Generator) -> Member:
         records = {}
         for index, own in self.history.turns.items():
             if own and self.may(member, own[-1]):
@@ -230,7 +216,7 @@ class NewestCapped(Newest):
 class Curve(Tried):
     """Scores less the population's mean at their age: residuals of different ages compared."""
 
-    def decide(self, member: Member, rng: np.random.Generator) -> Member:
+    def choose(self, member: Member, rng: np.random.Generator) -> Member:
         residuals = {
             index: found
             for index, own in self.history.turns.items()

@@ -254,24 +254,7 @@ class Controller:
 
     def plan(self, member: Member) -> Plan:
         """The next turn of a member, after the decision that precedes it."""
-        number, seed = member.turn + 1, self.settings.seed
-        turns, retired = None, self.roster.retired
-        if self.settings.mode == "generational":
-            # Nor may it matter who has been retired in this generation before others began it.
-            turns = member.turn
-            retired = {index for index in retired if self.history.members[index].turn <= turns}
-        advised = advise(
-            member,
-            self.history,
-            living=len(self.history.members) - len(retired),
-            retired=retired,
-            turns=turns,
-            space=self.store.space,
-            exploit=self.strategies.exploit,
-            explore=self.strategies.explore,
-            sampler=self.strategies.resample,
-            rng=np.random.default_rng(np.random.SeedSequence([seed, member.index, member.turn])),
-        )
+        number, seed, advised = member.turn + 1, self.settings.seed, self.decide(member)
         return Plan(
             member=member.index,
             turn=number,
@@ -283,6 +266,27 @@ class Controller:
             trained=member.trained + self.settings.interval,
             donor=advised.donor,
             compared_at=advised.compared_at,
+        )
+
+    def decide(self, member: Member) -> Member:
+        """How a member goes on."""
+        seed = np.random.SeedSequence([self.settings.seed, member.index, member.turn])
+        turns, retired = None, self.roster.retired
+        if self.settings.mode == "generational":
+            # Nor may it matter who has been retired in this generation before others began it.
+            turns = member.turn
+            retired = {index for index in retired if self.history.members[index].turn <= turns}
+        return advise(
+            member,
+            self.history,
+            living=len(self.history.members) - len(retired),
+            retired=retired,
+            turns=turns,
+            space=self.store.space,
+            exploit=self.strategies.exploit,
+            explore=self.strategies.explore,
+            sampler=self.strategies.resample,
+            rng=np.random.default_rng(seed),
         )
 
     def dispatch(self) -> None:
