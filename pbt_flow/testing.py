@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from pbt_flow.member import derive_seed
+from pbt_flow.restore_check import first_difference
 from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit
 from pbt_flow.task import Task, check_task
 from pbt_flow.worker import read_score
@@ -172,18 +173,7 @@ def through_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
 
 def same(a: Any, b: Any) -> bool:
     """Whether two states are equal bit for bit."""
-    if isinstance(a, torch.Tensor):
-        return (
-            isinstance(b, torch.Tensor)
-            and a.dtype == b.dtype
-            and a.shape == b.shape
-            and torch.equal(a.nan_to_num(), b.nan_to_num())
-        )
-    if isinstance(a, Mapping):
-        return isinstance(b, Mapping) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and (a == b or (a != a and b != b))
+    return not first_difference(a, b, "state")
 
 
 def _learnt(state: Any, name: str) -> Any:
@@ -196,13 +186,5 @@ def _learnt(state: Any, name: str) -> Any:
 
 def assert_same(a: Any, b: Any, where: str = "state") -> None:
     """Fail with the first place at which two states differ."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        assert a.keys() == b.keys(), f"{where}: {sorted(map(str, a))} against {sorted(map(str, b))}"
-        for key in a:
-            assert_same(a[key], b[key], f"{where}[{key!r}]")
-        return
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}[{index}]")
-        return
-    assert same(a, b), f"{where} differs: {a!r} against {b!r}"
+    found = first_difference(a, b, where)
+    assert not found, f"not the same: {found}"
