@@ -6,6 +6,7 @@ difference is told by few pairs; the interval says how well. A single pair prove
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from pbt_flow.member import Direction
 from pbt_flow.progress import number
 from pbt_flow.report import assemble
 from pbt_flow.result import Result, is_same_effort
-from pbt_flow.settings import Settings
+from pbt_flow.settings import Settings, value_to_json
 from pbt_flow.task import is_same_task
 
 MEASURES = ("mean score", "best score", "best report")
@@ -158,13 +159,19 @@ def check_pair(control: Entry, settings: Settings) -> None:
             "control copies nobody; compare methods with python -m pbt_flow compare"
         )
     for name in ("seed", "init", "initial"):
-        if getattr(theirs, name) != getattr(settings, name):
+        # As text: a record has lists where a task's space has tuples.
+        if _written(getattr(theirs, name)) != _written(getattr(settings, name)):
             raise ComparisonError(
                 f"population {control.run_id} is no control: its {name} is "
                 f"{getattr(theirs, name)!r} in place of {getattr(settings, name)!r}, so that it "
                 "began with other members; train one with --control, or compare several seeds of "
                 "both with python -m pbt_flow compare"
             )
+
+
+def _written(value: Any) -> str:
+    """A setting as it stands in a record."""
+    return json.dumps(value_to_json(value), sort_keys=True)
 
 
 def check_control(control: Entry, settings: Settings) -> None:

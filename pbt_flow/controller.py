@@ -30,7 +30,7 @@ from pbt_flow.engines import Engine, Lost
 from pbt_flow.errors import StoreAway
 from pbt_flow.figures import best_of_round
 from pbt_flow.history import History
-from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.outbox import Outbox
 from pbt_flow.retention import removable
 from pbt_flow.roster import Roster
@@ -365,6 +365,7 @@ class Controller:
             assert isinstance(plan, Plan)
             # The worker may have died after its commit: then the turn has happened.
             turn = self.store.folders.record(plan.member, plan.turn)
+            turn = turn and fitted_turn(turn, self.store.space)
             if turn is None:
                 self.deaths[plan.member, plan.turn] += 1
                 began = self.begun[plan.member]

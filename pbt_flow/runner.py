@@ -40,7 +40,7 @@ from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, keep_model, publish, publish_model, write
 from pbt_flow.result import NO_WINNER, Result, Status
 from pbt_flow.settings import Settings, SettingsError, check_model_name
-from pbt_flow.space import check_hparams, space_to_json
+from pbt_flow.space import check_hparams, is_same_space, space_to_json
 from pbt_flow.subject import Subject
 from pbt_flow.task import Declaration, Task
 from pbt_flow.worker import Describe
@@ -187,7 +187,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         engine.submit(Describe(task=made.task))
         kind = declared(engine, made.task)
         made.check_model(kind)
-        if space_to_json(kind.space) != store.manifest.space:
+        if not is_same_space(space_to_json(kind.space), store.manifest.space):
             raise SettingsError(
                 f"the space of task {made.task} is not the one that population {run_id} began "
                 "with; bring the task's code back, or start a new population"

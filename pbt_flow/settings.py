@@ -213,7 +213,7 @@ class Settings:
         values["options"] = check_options(kind, options)
         for name, value in values["options"].items():
             try:
-                json.dumps(_plain(value))
+                json.dumps(value_to_json(value))
             except (TypeError, ValueError):
                 raise SettingsError(
                     f"option {name} must be a plain value that JSON can hold, got {value!r}"
@@ -379,7 +379,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {f.name: value_to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Settings:
@@ -396,10 +396,11 @@ class Settings:
         return settings
 
 
-def _plain(value: Any) -> Any:
+def value_to_json(value: Any) -> Any:
+    """The value of a setting as JSON has it, with lists in place of tuples."""
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return {k: value_to_json(v) for k, v in value.items()}
+    return [value_to_json(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True)

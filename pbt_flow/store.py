@@ -42,17 +42,19 @@ from pbt_flow.deletion import States
 from pbt_flow.errors import StoreError
 from pbt_flow.founding import MANIFEST, Manifest, found_population, member_name, text
 from pbt_flow.lease import Lease, claim, is_orphan
-from pbt_flow.member import Checkpoint, Direction, RecordError, ReportDirection, Turn
+from pbt_flow.member import (
+    Checkpoint,
+    Direction,
+    RecordError,
+    ReportDirection,
+    Turn,
+    fitted_turn,
+)
 from pbt_flow.registry import ALIAS, log_model, register
 from pbt_flow.remote import RemoteFolders
 from pbt_flow.result import Finalist, Result, Status
-from pbt_flow.space import (
-    Hparams,
-    Space,
-    Value,
-    index_of,
-    space_from_json,
-)
+from pbt_flow.space import Hparams, Space, index_of, space_from_json
+from pbt_flow.values import Value
 from pbt_flow.view import MOST, population_view, view_address, view_tag
 
 RESULT = "result.json"
@@ -232,11 +234,20 @@ class Store:
         found: list[Turn] = []
         # Asked first: a member that is training may commit another turn while this reads.
         last = self.folders.last(member)
-        while (turn := self.folders.record(member, len(found) + 1)) is not None:
+        while (turn := self.record(member, len(found) + 1)) is not None:
             found.append(turn)
         if last > len(found):
             self._miss(member, len(found) + 1, f"turn {last} has one")
         return found
+
+    def record(self, member: int, number: int) -> Turn | None:
+        """A committed turn of a member, with the values of the space; None if it has none.
+
+        Raises:
+            RecordError: The record cannot be trusted.
+        """
+        turn = self.folders.record(member, number)
+        return None if turn is None else fitted_turn(turn, self.space)
 
     def projected(self, member: int, committed: int) -> int:
         """How many turns of a member are in its run for certain, of so many with a record.

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pbt_flow.errors import PBTError
 from pbt_flow.member import Direction, ReportDirection
-from pbt_flow.space import Hparams, Space, SpaceError, check_space
+from pbt_flow.space import Hparams, Space, SpaceError, check_space, plain_space
 
 if TYPE_CHECKING:
     from torch import nn
@@ -384,7 +384,7 @@ def declare(task: str | type[Task]) -> Declaration:
     return Declaration(
         name=name_task(task),
         label=kind.__name__,
-        space=kind.space,
+        space=plain_space(kind.space),
         direction=kind.direction,
         report_direction=_plain_direction(kind.report_direction),
         defaults=kind.defaults,

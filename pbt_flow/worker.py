@@ -12,7 +12,7 @@ import pickle
 import shutil
 import time
 import traceback
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from pbt_flow.checkpoints import (
 from pbt_flow.errors import StoreError
 from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
 from pbt_flow.restore_check import Difference, State, Trained, compare_restored
-from pbt_flow.space import Hparams
+from pbt_flow.space import Hparams, own_hparams
 from pbt_flow.task import Task, TaskSpec, declare
 
 
@@ -245,7 +245,7 @@ class Worker:
                 task = self._take(plan.member, plan.start)
                 task.reseed(plan.seed)
             with _lap(seconds, "train"):
-                metrics = _read_metrics(task.train(dict(plan.hparams), plan.steps), "train()")
+                metrics = _read_metrics(task.train(own_hparams(plan.hparams), plan.steps), "train()")
             with _lap(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
                 evaluation = _read_metrics(task.metrics(), "metrics()")
@@ -385,7 +385,7 @@ def try_restoring(
 
     def train(task: Task, part: int) -> Trained:
         task.reseed(derive_seed(seed, check.member, check.checkpoint.turn + 1 + part))
-        task.train(dict(check.hparams), check.steps)
+        task.train(own_hparams(check.hparams), check.steps)
         # Evaluated in both parts, as in any turn: that may be what changes something unsaved.
         score, _ = read_score(task.evaluate())
         return Trained(score=score, state=through_file(task.state_dict()))
@@ -441,7 +441,15 @@ def _read_metrics(returned: Any, what: str) -> dict[str, float]:
     if returned is None:
         return {}
     try:
-        return {str(name): float(value) for name, value in dict(returned).items()}
+        told = dict(returned)
+        named = {str(name): float(value) for name, value in told.items()}
+        if len(named) < len(told):
+            twice, _ = Counter(map(str, told)).most_common(1)[0]
+            raise RuntimeError(
+                f"{what} returned two metrics whose names are written {twice!r}; name metrics by "
+                "texts that differ"
+            )
+        return named
     except (TypeError, ValueError):
         raise TypeError(
             f"{what} must return a mapping of names to numbers, got {returned!r}"
