@@ -76,7 +76,7 @@ class Records(Wall, Protocol):
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool: ...
 
-    def log_turn(self, turn: Turn) -> None: ...
+    def log_turn(self, turn: Turn) -> str | None: ...
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
 
@@ -335,7 +335,7 @@ class Controller:
             # The workers train on while the controller talks to MLflow.
             self.dispatch()
             for turn in turns:
-                self.outbox.put(partial(self.store.log_turn, turn))
+                self.outbox.put(partial(self.log_turn, turn))
                 self.progress.turn(turn, self.history)
             self._say_now()
             if finished:
@@ -345,6 +345,11 @@ class Controller:
                 self.dispatch()
             self.outbox.deliver()
             self.progress.tick()
+
+    def log_turn(self, turn: Turn) -> None:
+        """Tell the store of a turn, and the user what it says of the names of its metrics."""
+        if (text := self.store.log_turn(turn)) is not None:
+            self._warn(Warned("names", text))
 
     def _say_now(self) -> None:
         while self.soon:

@@ -18,7 +18,7 @@ from pbt_flow.controller import Controller, Planner, TakenOver, Watcher, count_t
 from pbt_flow.engines import Engine, EngineError
 from pbt_flow.errors import PopulationError, StoreError
 from pbt_flow.history import History
-from pbt_flow.member import Member, RecordError
+from pbt_flow.member import Member, RecordError, Turn
 from pbt_flow.outbox import Message
 from pbt_flow.result import Status
 from pbt_flow.settings import Settings
@@ -86,19 +86,20 @@ def train(
     ending = False
     try:
         history = read_history(store) if resumed else _no_history(store)
-        unknown = [
-            turn
-            for member, turns in history.turns.items()
-            for turn in turns[store.projected(member, len(turns)) :]
-        ]
+        known, unknown = list[Turn](), list[Turn]()
+        for member, turns in history.turns.items():
+            logged = store.projected(member, len(turns))
+            known += turns[:logged]
+            unknown += turns[logged:]
         controller = Controller(settings, store, engine, history, watch(history), planner=planner)
         if lease.took_over:
             screen.say(lease.took_over)
         warning = None if resumed or planner is not None else settings.copies_warning()
         if warning is not None:
             screen.say(warning)
+        store.names.learn(known)
         for turn in unknown:
-            controller.outbox.put(partial(store.log_turn, turn))
+            controller.outbox.put(partial(controller.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
             controller.album.shown = store.shown()

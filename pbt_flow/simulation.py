@@ -22,6 +22,7 @@ from pbt_flow.engines.base import Engine, Lost
 from pbt_flow.errors import StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.options import arguments_of
 from pbt_flow.restore_check import State
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, check_hparams
@@ -314,7 +315,7 @@ def simulate(
         for index, point in enumerate([*made.initial, *drawn])
     )
     engine = SimulatedEngine(
-        task=lambda seed: task(seed=seed, **made.options),
+        task=lambda seed: task(seed=seed, **arguments_of(task, made.options)),
         seed=made.seed,
         slots=made.population if slots is None else slots,
         duration=duration,

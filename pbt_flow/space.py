@@ -174,13 +174,13 @@ def _(dist: CategoricalDistribution) -> None:
             )
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, most: int = 80) -> str:
     """A value in a message: choices may be long, and what is printed of an object too."""
     try:
         text = repr(value)
     except Exception:
         text = f"an object of {type(value).__qualname__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _plain_domain(dist: BaseDistribution) -> BaseDistribution:
@@ -188,7 +188,8 @@ def _plain_domain(dist: BaseDistribution) -> BaseDistribution:
     made = copy.copy(dist)
     # Not through the constructor, which would warn of each tuple a second time.
     if isinstance(made, CategoricalDistribution):
-        made.choices = tuple(plain(choice) for choice in made.choices)  # type: ignore[misc]
+        choices = tuple(plain(choice) for choice in made.choices)
+        made.choices = choices  # type: ignore[assignment]
     elif isinstance(made, FloatDistribution | IntDistribution):
         made.log = bool(made.log)
     return made
@@ -213,7 +214,9 @@ def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
         except (TypeError, ValueError, OverflowError):
             fits = False
         if not fits:
-            raise SpaceError(f"hyperparameter {name!r}: {_short(value)} does not lie in {dist}")
+            raise SpaceError(
+                f"hyperparameter {name!r}: {_short(value, 500)} does not lie in {dist}"
+            )
         checked[name] = inside
     return checked
 
@@ -582,5 +585,5 @@ def _domain_from_json(plain: Any) -> BaseDistribution:
         choices = tuple(from_tuples(choice) for choice in plain[_TUPLES])
         if list(map(identity, choices)) != list(map(identity, read.choices)):
             raise ValueError(f"its {_TUPLES!r} are not its choices")
-        read.choices = choices  # type: ignore[misc]
+        read.choices = choices  # type: ignore[assignment]
     return read

@@ -23,6 +23,15 @@ from numpy.typing import NDArray
 
 from pbt_flow.errors import PBTError
 from pbt_flow.member import Direction, ReportDirection
+from pbt_flow.options import (
+    Option,
+    OptionError,
+    arguments_of,
+    check_known,
+    compare_with_code,
+    describe,
+    options_of,
+)
 from pbt_flow.space import Hparams, Space, SpaceError, check_space, plain_space
 
 if TYPE_CHECKING:
@@ -363,8 +372,13 @@ class Declaration:
     """Settings for a run of seconds."""
     has_model: bool = False
     """Whether there is a module to keep when training is over."""
-    options: Mapping[str, Any]
-    """The default of each option; None where there is none to take a type from."""
+    options: Mapping[str, Option]
+    """What else the constructor takes."""
+
+    @property
+    def option_defaults(self) -> dict[str, Any]:
+        """The default of each option that has one, as a record holds it."""
+        return {name: one.default for name, one in self.options.items() if not one.required}
 
 
 def declare(task: str | type[Task]) -> Declaration:
@@ -375,12 +389,6 @@ def declare(task: str | type[Task]) -> Declaration:
     """
     kind = find_task(task) if isinstance(task, str) else task
     check_task(kind)
-    options = {
-        name: None if parameter.default is inspect.Parameter.empty else parameter.default
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if name not in ("seed", "device")
-        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    }
     return Declaration(
         name=name_task(task),
         label=kind.__name__,
@@ -390,7 +398,7 @@ def declare(task: str | type[Task]) -> Declaration:
         defaults=kind.defaults,
         quick=kind.quick,
         has_model=kind.model is not Task.model,
-        options=options,
+        options=options_of(kind),
     )
 
 
@@ -400,11 +408,29 @@ class TaskSpec:
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """As a record holds them."""
     device: str = "cpu"
 
     def build(self, seed: int, device: str | None = None) -> Task:
-        """A fresh model."""
-        return find_task(self.name)(seed=seed, device=device or self.device, **self.options)
+        """A fresh model.
+
+        Raises:
+            TaskError: The class does not take an option that is recorded, or not its value.
+        """
+        return build_task(find_task(self.name), seed, device or self.device, self.options)
+
+
+def build_task(kind: type[Task], seed: int, device: str, options: Mapping[str, Any]) -> Task:
+    """A fresh model of a class, under options as a record holds them.
+
+    Raises:
+        TaskError: The class does not take one of the options, or not its value.
+    """
+    try:
+        arguments = arguments_of(kind, options)
+    except OptionError as error:
+        raise TaskError(f"task {kind.__name__}: {error}") from None
+    return kind(seed=seed, device=device, **arguments)
 
 
 def check_task(task: type[Task]) -> None:
@@ -442,30 +468,50 @@ def _plain_direction(told: ReportDirection) -> ReportDirection:
 
 
 def check_options(task: Declaration, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` with each text converted to the type of the option's default.
+    """Return `options` as a record holds them, each read as the task takes it.
 
     Raises:
-        TaskError: The task has no such option, or the text does not read as its type.
+        TaskError: The task has no such option, or the option does not take the value.
     """
-    checked = {}
-    for name, value in options.items():
-        if name not in task.options:
+    return {name: _read_option(task, name, value) for name, value in options.items()}
+
+
+def complete_options(task: Declaration, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with all other options of the task at their defaults, in its own order.
+
+    Raises:
+        TaskError: As of `check_options`; or an option without a default is not given.
+    """
+    given = check_options(task, options)
+    for name, option in task.options.items():
+        if option.required and name not in given:
             raise TaskError(
-                f"task {task.label} has no option {name!r}; there are {sorted(task.options)}"
+                f"task {task.label}: option {name} has no default; give --set {name}=..., "
+                f"{describe(option.takes)}"
             )
-        checked[name] = _convert(task, name, value, task.options[name])
-    return checked
+    return {name: given.get(name, option.default) for name, option in task.options.items()}
 
 
-def _convert(task: Declaration, name: str, value: Any, default: Any) -> Any:
-    if not isinstance(value, str) or default is None or isinstance(default, str):
-        return value
-    kind = type(default)
+def recorded_options(
+    task: Declaration, recorded: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The options that a population goes on with, and what the user should know of them.
+
+    Raises:
+        TaskError: The class does not take an option any more, or not its value.
+    """
     try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
-        return kind(value)
-    except (KeyError, ValueError):
-        raise TaskError(
-            f"task {task.label}: option {name} takes {kind.__name__}, got {value!r}"
-        ) from None
+        return compare_with_code(task.options, recorded, defaults)
+    except OptionError as error:
+        raise TaskError(f"task {task.label}: {error}") from None
+
+
+def _read_option(task: Declaration, name: str, value: Any) -> Any:
+    try:
+        check_known(name, task.options)
+    except OptionError as error:
+        raise TaskError(f"task {task.label} has {error}") from None
+    try:
+        return task.options[name].read(value)
+    except OptionError as error:
+        raise TaskError(f"task {task.label}: {error}") from None

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-Value: TypeAlias = float | int | str | bool | None | tuple[Any, ...] | list[Any] | dict[str, Any]
+Value: TypeAlias = float | int | str | bool | tuple[Any, ...] | list[Any] | dict[str, Any] | None
 
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -46,22 +46,27 @@ def _plain(value: Any) -> Value:
                 "a NaN is equal to nothing, not even to itself; give None or a word in its place"
             )
         if kind is str:
-            _check_text(value)
+            check_text(value)
         return value  # type: ignore[no-any-return]
     if isinstance(value, np.generic) and type(value.item()) in _SCALARS:
         return _plain(value.item())
     if kind in (tuple, list):
-        return kind(_plain(part) for part in value)  # type: ignore[no-any-return]
+        return kind(_plain(part) for part in value)
     if kind is dict:
         for key in value:
             if type(key) is not str:
                 raise ValueError(f"JSON has no key {key!r}; write the keys of a mapping as text")
-            _check_text(key)
+            check_text(key)
         return {key: _plain(part) for key, part in value.items()}
     raise ValueError(_remedy(value))
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
+    """Refuse a text that some file or database would not take.
+
+    Raises:
+        ValueError: It has a lone surrogate or a null character.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -161,7 +166,7 @@ def from_tuples(written: Any) -> Value:
 
 
 def finite(value: Any) -> Any:
-    """The value for strict JSON, which knows no infinity: the word `inf` or `-inf` stands for it."""
+    """The value for strict JSON, where the text `inf` or `-inf` stands for what is infinite."""
     if isinstance(value, dict):
         return {key: finite(part) for key, part in value.items()}
     if isinstance(value, tuple | list):

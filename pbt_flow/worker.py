@@ -245,7 +245,9 @@ class Worker:
                 task = self._take(plan.member, plan.start)
                 task.reseed(plan.seed)
             with _lap(seconds, "train"):
-                metrics = _read_metrics(task.train(own_hparams(plan.hparams), plan.steps), "train()")
+                metrics = _read_metrics(
+                    task.train(own_hparams(plan.hparams), plan.steps), "train()"
+                )
             with _lap(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
                 evaluation = _read_metrics(task.metrics(), "metrics()")
