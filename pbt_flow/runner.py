@@ -105,7 +105,7 @@ def _new(
         start(engine, made)
         with short_requests():
             client, uri = connect()  # a new database takes seconds, while the model is built
-            check_probe(engine, made)
+            understood = check_probe(engine, made)
             store = Store.create(
                 client,
                 uri,
@@ -123,7 +123,9 @@ def _new(
                 },
                 versions=_versions(),
             )
-            return _train(store, made, kind, engine, resumed=False, quiet=quiet)
+            return _train(
+                store, made, kind, engine, understood=understood, resumed=False, quiet=quiet
+            )
 
 
 def _beside(result: Result, control: Result) -> Result:
@@ -193,8 +195,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
                 "with; bring the task's code back, or start a new population"
             )
         start(engine, made)
-        check_probe(engine, made)
-        return _train(store, made, kind, engine, resumed=True, quiet=quiet)
+        understood = check_probe(engine, made)
+        return _train(store, made, kind, engine, understood=understood, resumed=True, quiet=quiet)
 
 
 def is_replay(run_id: str) -> bool:
@@ -302,6 +304,7 @@ def make_report(
         settings=settings,
         space=store.space,
         warnings=store.warnings(),
+        understood={**store.understood(), **store.noted()},
         pictures=store.pictures(),
         control=beside,
     )
@@ -404,6 +407,7 @@ def _train(
     kind: Declaration,
     engine: Engine,
     *,
+    understood: Mapping[str, str],
     resumed: bool,
     quiet: bool,
 ) -> Result:
@@ -422,6 +426,7 @@ def _train(
         resumed=resumed,
         screen=progress,
         watch=watch,
+        understood=understood,
         end=partial(_end, store, kind, began),
     )
 

@@ -40,6 +40,12 @@ class Kept:
     def warnings(self):
         return {"plateau": "nothing has become better for 5 turns"}
 
+    def understood(self):
+        return {"data": "1,797 digits"}
+
+    def noted(self):
+        return {}
+
     def pictures(self):
         return {}
 
