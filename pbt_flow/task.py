@@ -46,7 +46,8 @@ class Task(abc.ABC):
     hyperparameters, the seed and the steps alone, so that a turn can be run again on any machine.
     Therefore looking (`evaluate`, `understood`, `metrics`, `report`, `samples`, `model`, `example`)
     must change nothing that the next turn depends on: no weight, no running statistic, and no mode
-    that `train` does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check all that.
+    that `train` does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check
+    all that.
 
     A subclass gives `space`, a constructor and the four abstract methods; the rest is optional.
     """
