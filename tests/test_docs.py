@@ -29,7 +29,8 @@ from pbt_flow.task import TaskError, find_task
 from pbt_flow.testing import TaskContract
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
+DOCUMENTS += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 EXAMPLES = ROOT / "docs" / "examples"
 PLUGINS = {
     "exploit": {"greedy": runpy.run_path(str(EXAMPLES / "plugin" / "greedy.py"))["Greedy"]},
