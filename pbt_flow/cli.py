@@ -19,6 +19,7 @@ from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.progress import duration, number, values
 from pbt_flow.result import NO_WINNER, Finalist, Result, effort_note
 from pbt_flow.settings import NONE, Settings
+from pbt_flow.strategies import plugins
 from pbt_flow.terminal import unbroken
 
 if TYPE_CHECKING:
@@ -367,6 +368,8 @@ def _add_settings(parser: argparse.ArgumentParser, *, on_resume: bool, skip: Seq
             )
             continue
         text = f.metadata["help"]
+        if installed := sorted(plugins(f.name)):
+            text += f"; installed: {', '.join(installed)}"
         if f.default is not None and f.default is not dataclasses.MISSING and f.name != "initial":
             text += f" (the task's default, or {f.default})"
         parser.add_argument(
@@ -438,13 +441,35 @@ class _Options(argparse.Action):
     ) -> None:
         collected = dict(getattr(namespace, self.dest))
         # A value may hold spaces, as a path does: an option ends where the next one begins.
-        texts = [text.strip() for text in values if text.strip()]
-        for item in (part for text in texts for part in re.split(r"\s+(?=[A-Za-z_]\w*=)", text)):
+        items = list[str]()
+        for text in values:
+            items += _split_options(text.strip())
+        for item in items:
             key, equals, value = item.partition("=")
             if not equals or not key:
                 parser.error(f"--set takes KEY=VALUE, got {item!r}")
             collected[key] = value
         setattr(namespace, self.dest, collected)
+
+
+def _split_options(text: str) -> list[str]:
+    """The options in one text: each begins where a name with = does, except inside of JSON."""
+    found = list[str]()
+    for part in re.split(r"(?<!\s)(?=\s+[^\W\d]\w*=)", text):
+        inside = found[-1].partition("=")[2] if found else ""
+        if inside[:1] in ("{", "[") and not _is_json(inside):
+            found[-1] += part
+        elif part.strip():
+            found.append(part.strip())
+    return found
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _end_with_launcher() -> None:

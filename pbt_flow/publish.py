@@ -49,6 +49,10 @@ class Place(Protocol):
 
     def warnings(self) -> Mapping[str, str]: ...
 
+    def understood(self) -> Mapping[str, str]: ...
+
+    def noted(self) -> Mapping[str, str]: ...
+
     def pictures(self) -> Mapping[int, bytes]: ...
 
     def keep_model(
@@ -146,6 +150,7 @@ def _subject(place: Place, settings: Settings, result: Result) -> Subject:
         settings=settings,
         space=place.space,
         warnings=place.warnings(),
+        understood={**place.understood(), **place.noted()},
         pictures=place.pictures(),
     )
 

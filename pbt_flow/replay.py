@@ -346,7 +346,7 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
         start(engine, settings)
         with short_requests():
             client, uri = connect()
-            check_probe(engine, settings)
+            understood = check_probe(engine, settings)
             store = Store.create(
                 client,
                 uri,
@@ -369,7 +369,9 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
                     for member in arm.members:
                         store.tag({"pbt.arm": arm.name, "pbt.role": "replay"}, member)
                         store.rename(arm.label(member), member)
-            return _train(store, settings, engine, made, resumed=False, quiet=quiet)
+            return _train(
+                store, settings, engine, made, understood=understood, resumed=False, quiet=quiet
+            )
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
@@ -414,8 +416,17 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
             options, notes = recorded_options(kind, settings.options, defaults)
             settings = dataclasses.replace(settings, options=options)
             start(engine, settings)
-            check_probe(engine, settings)
-            return _train(store, settings, engine, made, resumed=True, quiet=quiet, notes=notes)
+            understood = check_probe(engine, settings)
+            return _train(
+                store,
+                settings,
+                engine,
+                made,
+                understood=understood,
+                resumed=True,
+                quiet=quiet,
+                notes=notes,
+            )
 
 
 def _train(
@@ -424,6 +435,7 @@ def _train(
     engine: Engine,
     made: Replay,
     *,
+    understood: Mapping[str, str],
     resumed: bool,
     quiet: bool,
     notes: Sequence[str] = (),
@@ -440,6 +452,7 @@ def _train(
         resumed=resumed,
         screen=screen,
         watch=screen.watch,
+        understood=understood,
         end=partial(_end, store, made, planner, screen),
         planner=planner,
     )

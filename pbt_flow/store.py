@@ -72,6 +72,8 @@ SAMPLES = "samples"
 _ROUND = "round-"
 _LONGEST_TAG = 5000
 """Characters of a tag that every store of MLflow takes."""
+_UNDERSTOOD = "pbt.understood/"
+_ON_RESUME = "pbt.understood-on-resume/"
 
 
 @dataclass
@@ -495,13 +497,31 @@ class Store:
 
     def warnings(self) -> dict[str, str]:
         """What the population warns of, by the name of the warning."""
-        mark = "pbt.warning/"
-        return {key[len(mark) :]: text for key, text in self.tags().items() if key.startswith(mark)}
+        return self._tagged("pbt.warning/")
 
     def checked(self) -> set[str]:
         """The checks that controllers of this population have made."""
-        mark = "pbt.checked/"
-        return {key[len(mark) :] for key in self.tags() if key.startswith(mark)}
+        return set(self._tagged("pbt.checked/"))
+
+    def log_understood(self, now: Mapping[str, str], before: Mapping[str, str]) -> None:
+        """Keep what the task understood; of a resume what is not as it was when it all began."""
+        changed = {topic for topic in now if topic in before and now[topic] != before[topic]}
+        tags = {f"{_UNDERSTOOD}{k}": v for k, v in now.items() if k not in before}
+        tags |= {f"{_ON_RESUME}{topic}": now[topic] for topic in changed}
+        if tags:
+            self.tag(tags)
+
+    def understood(self) -> dict[str, str]:
+        """What the task understood when the population began, by topic."""
+        return self._tagged(_UNDERSTOOD)
+
+    def noted(self) -> dict[str, str]:
+        """What showed only while the task trained, by topic."""
+        return self._tagged("pbt.noted/")
+
+    def _tagged(self, mark: str) -> dict[str, str]:
+        """The tags of the population's run whose keys begin with a mark, without it."""
+        return {k[len(mark) :]: text for k, text in self.tags().items() if k.startswith(mark)}
 
     def show(self) -> None:
         """Save a view of the population's charts for MLflow's UI. A comfort, never a condition."""

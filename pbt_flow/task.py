@@ -53,9 +53,10 @@ class Task(abc.ABC):
     for a fresh model, nor where the worker still has the member in memory), `reseed`, `train`,
     `evaluate`, `metrics`, `state_dict`. What a turn computes must follow from the state, the
     hyperparameters, the seed and the steps alone, so that a turn can be run again on any machine.
-    Therefore looking (`evaluate`, `metrics`, `report`, `samples`, `model`, `example`) must change
-    nothing that the next turn depends on: no weight, no running statistic, and no mode that `train`
-    does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check all that.
+    Therefore looking (`evaluate`, `understood`, `metrics`, `report`, `samples`, `model`, `example`)
+    must change nothing that the next turn depends on: no weight, no running statistic, and no mode
+    that `train` does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check
+    all that.
 
     A subclass gives `space`, a constructor and the four abstract methods; the rest is optional.
     """
@@ -129,6 +130,19 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state, perhaps of another member that trained under other hyperparameters."""
+
+    def understood(self) -> Mapping[str, str]:
+        """What the task made of its data, its options and its environment: a sentence a topic.
+
+        The user reads these before the first turn, as `topic: sentence`, and they are kept on the
+        population's run, so that a misunderstanding shows: the classes that were found in a folder,
+        say, with their sizes, and the files that were passed over.
+
+        It is asked for after a fresh model was built, and after each `evaluate`. A topic that is
+        new then, or says something else, is told as well, once: `episodes` that do not end, say.
+        It is cheap, and changes nothing that the next turn depends on.
+        """
+        return {}
 
     def metrics(self) -> Mapping[str, float]:
         """What the last `evaluate` found beside the score, to record with it.
@@ -308,6 +322,16 @@ def name_task(task: str | type[Task]) -> str:
             f"{task.__qualname__} is defined inside a {inside}; move it to the top of a file"
         )
     module = sys.modules.get(task.__module__)
+    if module is not None and getattr(module, task.__qualname__, task) is not task:
+        raise TaskError(
+            f"{task.__qualname__} is not what {task.__module__} has under that name; import it "
+            "again from there"
+        )
+    if getattr(module, "__file__", None) and not hasattr(module, task.__qualname__):
+        raise TaskError(
+            f"{task.__qualname__} is not found under that name in {task.__module__}, as where a "
+            "class is made by a call of type(); write it with `class` at the top of a file"
+        )
     if not is_nameless(task.__module__):
         return f"{task.__module__}:{task.__qualname__}"
     source = getattr(module, "__file__", None)
@@ -387,6 +411,8 @@ def declare(task: str | type[Task]) -> Declaration:
     Raises:
         TaskError: The task is not found, or its declarations contradict each other.
     """
+    if not isinstance(task, str):
+        check_class(task)
     kind = find_task(task) if isinstance(task, str) else task
     check_task(kind)
     return Declaration(
@@ -431,6 +457,23 @@ def build_task(kind: type[Task], seed: int, device: str, options: Mapping[str, A
     except OptionError as error:
         raise TaskError(f"task {kind.__name__}: {error}") from None
     return kind(seed=seed, device=device, **arguments)
+
+
+def check_class(task: Any) -> None:
+    """Refuse what is no class of a task.
+
+    Raises:
+        TaskError: It is an object, or another class.
+    """
+    if isinstance(task, Task):
+        raise TaskError(
+            f"a task is given as its class, {type(task).__name__}, and not as an object of it: "
+            "each member builds its own"
+        )
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise TaskError(
+            f"a task is a subclass of pbt_flow.Task, or the name of one, got {task!r:.200}"
+        )
 
 
 def check_task(task: type[Task]) -> None:

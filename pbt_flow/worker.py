@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import pickle
+import re
 import shutil
 import time
 import traceback
@@ -29,8 +30,8 @@ from pbt_flow.checkpoints import (
     load_state,
     save_state,
 )
-from pbt_flow.errors import StoreError
-from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
+from pbt_flow.errors import Diverged, StoreError
+from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
 from pbt_flow.restore_check import Difference, State, Trained, compare_restored
 from pbt_flow.space import Hparams, own_hparams
 from pbt_flow.task import Task, TaskSpec, declare
@@ -78,9 +79,12 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Probed:
-    """The answer to a `Probe`: why the task cannot be built; empty if it can."""
+    """The answer to a `Probe`."""
 
     error: str = ""
+    """Why the task cannot be built; empty if it can."""
+    understood: Mapping[str, str] = field(default_factory=dict)
+    """What the task understood of its data, options and environment, by topic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +202,8 @@ class Worker:
         self.folders: Folders | None = None
         """Where the turn folders are; to be set before the first turn."""
         self._warm: OrderedDict[int, tuple[str, Task]] = OrderedDict()
+        self._understood: Mapping[str, str] | None = None
+        """What the task understood when it was built. All members understand the same."""
 
     def do(self, job: Job) -> Done:
         """Run a turn, look at a checkpoint, check, probe or describe the task."""
@@ -219,7 +225,7 @@ class Worker:
             self._keep(probe.member, "", self._take(probe.member, None))
         except Exception as error:
             return Probed(error=_printable(f"{type(error).__name__}: {error}"))
-        return Probed()
+        return Probed(understood=self._understood or {})
 
     def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
         """Run a turn and commit it. An exception of the task is an outcome, and not raised.
@@ -237,6 +243,7 @@ class Worker:
         sample: tuple[float, ...] = ()
         metrics: Mapping[str, float] = {}
         evaluation: Mapping[str, float] = {}
+        notes: Mapping[str, str] = {}
         checkpoint: Checkpoint | None = None
         error = ""
         self.printed()  # between turns, by the samples of another member perhaps
@@ -251,6 +258,7 @@ class Worker:
             with _lap(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
                 evaluation = _read_metrics(task.metrics(), "metrics()")
+                notes = self._notes(task)
             if math.isfinite(score):
                 with _lap(seconds, "checkpoint"):
                     checkpoint = self._save(task, plan)
@@ -260,6 +268,8 @@ class Worker:
                 status, score, sample, error = "diverged", None, (), f"the score is {score}"
         except StorageError:
             raise
+        except Diverged as told:
+            status, score, sample, error = "diverged", None, (), _printable(str(told))
         except Exception:
             score, sample, error = None, (), _traceback()
         turn = Turn(
@@ -269,6 +279,7 @@ class Worker:
             sample=sample,
             metrics=metrics,
             evaluation=evaluation,
+            notes=notes,
             checkpoint=checkpoint,
             error=error,
             started=started,
@@ -283,9 +294,7 @@ class Worker:
         """Report on a checkpoint: metrics on data that selection never saw, and samples."""
         try:
             task = self._take(look.member, look.checkpoint)
-            # Of the population's seed alone: a report that draws its data then draws the same for
-            # all members, and for a control with the same seed. No turn has the number 0.
-            task.reseed(derive_seed(self.workshop.seed, 0, 0))
+            task.reseed(report_seed(self.workshop.seed))
             metrics = _read_metrics(task.report(), "report()") if look.report else {}
             if look.samples is not None:
                 task.samples(Path(look.samples))
@@ -336,10 +345,17 @@ class Worker:
             self._make_room()
             seed = derive_seed(self.workshop.seed, member, 0)
             task = self.workshop.task.build(seed, self.device)
+            if self._understood is None:
+                self._understood = _read_understood(task)
         if start is not None and start.digest != digest:
             root = self._folders.fetch(start)
             task.load_state_dict(load_state(start, root, self.device))
         return task
+
+    def _notes(self, task: Task) -> dict[str, str]:
+        """What the task understands by now that it did not when it was built."""
+        before = self._understood or {}
+        return {k: v for k, v in _read_understood(task).items() if before.get(k) != v}
 
     def _make_room(self) -> None:
         """Let go of the tasks that have waited longest, until there is room for one more."""
@@ -456,6 +472,32 @@ def _read_metrics(returned: Any, what: str) -> dict[str, float]:
         raise TypeError(
             f"{what} must return a mapping of names to numbers, got {returned!r}"
         ) from None
+
+
+_LONGEST_SENTENCE = 1000
+
+
+def _read_understood(task: Task) -> dict[str, str]:
+    """What the task understood, each topic and sentence on one line.
+
+    It is for people to read, and must not stop the training: what is wrong with it is said there.
+    """
+    try:
+        told = dict(task.understood())
+        return {_topic(str(topic)): _on_one_line(str(text)) for topic, text in told.items()}
+    except Exception as error:
+        reason = _on_one_line(f"{type(error).__name__}: {error}")
+        return {"understood": f"understood() must return a sentence for each topic: {reason}"}
+
+
+def _topic(text: str) -> str:
+    """A topic as it can be part of a tag's name in MLflow."""
+    return re.sub(r"[^\w\-. ]", "_", _on_one_line(text))[:100] or "_"
+
+
+def _on_one_line(text: str) -> str:
+    line = _printable(" ".join(text.split()))
+    return line if len(line) <= _LONGEST_SENTENCE else f"{line[: _LONGEST_SENTENCE - 1]}…"
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """What a task must keep to, as a test class to inherit.
 
-    from pbt_flow.testing import TaskContract
+from pbt_flow.testing import TaskContract
 
-    class TestMyTask(TaskContract):
-        task = MyTask
-        options = {"width": 8}
-        steps = 20
-
-pytest then runs every sentence of the contract against the task.
+class TestMyTask(TaskContract):
+    task = MyTask
+    options = {"width": 8}
+    steps = 20
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, own_h
 from pbt_flow.task import Task, check_task
 from pbt_flow.worker import read_score
 
-LOOKS = ("evaluate", "metrics", "report", "samples", "example", "model")
+LOOKS = ("evaluate", "understood", "metrics", "report", "samples", "example", "model")
 """The methods of a task that look at it; the model is used on the example."""
 
 
