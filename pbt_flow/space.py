@@ -37,7 +37,7 @@ from optuna.distributions import (
 
 from pbt_flow.errors import PBTError
 from pbt_flow.values import (
-    Value,
+    Value as Value,
     from_tuples,
     has_tuples,
     identity,

@@ -18,6 +18,8 @@ FLOORS: dict[str, int] = {
     # 0: domains and text
     "errors": 0,
     "space": 0,
+    "values": 0,
+    "options": 0,
     "strategies": 0,
     "terminal": 0,
     "cores": 0,
@@ -32,6 +34,7 @@ FLOORS: dict[str, int] = {
     "schedule": 2,
     "tree": 2,
     "figures": 2,
+    "names": 2,
     "view": 2,
     "study": 2,
     "samplers": 2,
@@ -82,6 +85,9 @@ FLOORS: dict[str, int] = {
 
 WITHIN_A_FLOOR = {
     ("space", "errors"),
+    ("space", "values"),
+    ("options", "errors"),
+    ("options", "values"),
     ("strategies", "errors"),
     ("task", "member"),
     ("samplers", "history"),
