@@ -95,7 +95,10 @@ def is_same(first: Any, second: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # as of a number with too many digits
+        text = f"an object of {type(value).__qualname__}"
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
@@ -303,6 +306,18 @@ def _truth(value: Any) -> Any:
     return value
 
 
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, enum.Enum) and len(hint) > 0
+
+
+def _member(kinds: tuple[type[enum.Enum], ...], value: Any) -> Any:
+    """The member of an enum that a name means; any other value as it is."""
+    for kind in kinds:
+        if isinstance(value, str) and value in kind.__members__:
+            return kind[value]
+    return value
+
+
 @dataclasses.dataclass(frozen=True)
 class _Names:
     """Takes the name of an enum's member, or its value."""
@@ -310,7 +325,7 @@ class _Names:
     values: tuple[tuple[str, Any], ...]
 
     def __call__(self, value: Any) -> Any:
-        if value in dict(self.values):
+        if isinstance(value, str) and value in dict(self.values):
             return value
         for name, own in self.values:
             if is_same(value, own) or (isinstance(value, str) and value == str(own)):
@@ -343,7 +358,10 @@ def _rewrite(hint: Any, *, real: bool) -> Any:
         return hint if fine else Unwritten
     if origin in (Union, types.UnionType):
         parts = [part for part in map(inner, arguments) if part is not Unwritten]
-        return Union[tuple(parts)] if parts else Unwritten  # noqa: UP007 - of a tuple
+        union = Union[tuple(parts)] if parts else Unwritten  # noqa: UP007 - of a tuple
+        kinds = tuple(kind for kind in arguments if _is_enum(kind))
+        # Of an enum and a text, a text that is a member's name means the member.
+        return Annotated[union, BeforeValidator(partial(_member, kinds))] if real else union
     container = origin or hint
     if container in (*_LISTS, set, frozenset, tuple, *_MAPPINGS):
         return _rewrite_container(container, arguments, inner)
@@ -372,9 +390,9 @@ def _rewrite_leaf(hint: type[Any], *, real: bool) -> Any:
         return hint
     if issubclass(hint, pathlib.PurePath):
         return hint if real else str
-    if issubclass(hint, enum.Enum) and len(hint):
+    if _is_enum(hint):
         if real:
-            return Annotated[hint, BeforeValidator(partial(getattr, hint))]
+            return Annotated[hint, BeforeValidator(partial(_member, (hint,)))]
         values = tuple((name, _written(member.value)) for name, member in hint.__members__.items())
         names = tuple(name for name, _ in values)
         return Annotated[Literal[names], BeforeValidator(_Names(values))]

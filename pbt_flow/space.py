@@ -92,6 +92,8 @@ def plain_space(space: Space) -> dict[str, BaseDistribution]:
             _check_domain(dist)
         except ValueError as error:
             raise SpaceError(f"hyperparameter {name!r}: {error}") from None
+    if all(dist.single() for dist in space.values()):
+        raise SpaceError(f"no hyperparameter of {sorted(space)} has more than one value to search")
     return {name: _plain_domain(dist) for name, dist in space.items()}
 
 
@@ -110,8 +112,6 @@ def _check_kinds(space: Space) -> None:
                 f"hyperparameter {name!r}: its domain must be a FloatDistribution, an "
                 f"IntDistribution or a CategoricalDistribution of Optuna, got {dist!r}"
             )
-    if all(dist.single() for dist in space.values()):
-        raise SpaceError(f"no hyperparameter of {sorted(space)} has more than one value to search")
 
 
 @singledispatch
@@ -581,6 +581,10 @@ def _domain_from_json(plain: Any) -> BaseDistribution:
         # Optuna's storages take no list; none of them sees these choices.
         warnings.simplefilter("ignore")
         read = json_to_distribution(json.dumps(plain))
+    if isinstance(read, FloatDistribution) and read.step is not None:
+        # Optuna fits the bound to the steps each time, and rounds down by a whole step now and
+        # then where that has been done.
+        read.high = float(plain.get("attributes", plain)["high"])
     if isinstance(read, CategoricalDistribution) and _TUPLES in plain:
         choices = tuple(from_tuples(choice) for choice in plain[_TUPLES])
         if list(map(identity, choices)) != list(map(identity, read.choices)):

@@ -12,6 +12,7 @@ import enum
 import inspect
 import json
 import math
+import sys
 from collections.abc import Hashable, Mapping
 from typing import Any, TypeAlias
 
@@ -30,12 +31,9 @@ def plain(value: Any) -> Value:
             and what to give in its place.
     """
     try:
-        made = _plain(value)
-        # Python writes and reads no number of more than some thousand digits.
-        json.dumps(made)
+        return _plain(value)
     except RecursionError:
         raise ValueError("it is nested without end; write its parts as one text") from None
-    return made
 
 
 def _plain(value: Any) -> Value:
@@ -47,6 +45,8 @@ def _plain(value: Any) -> Value:
             )
         if kind is str:
             check_text(value)
+        elif kind is int and abs(value) > sys.float_info.max:
+            raise ValueError("it is too great for a float, as which MLflow and Optuna know it")
         return value  # type: ignore[no-any-return]
     if isinstance(value, np.generic) and type(value.item()) in _SCALARS:
         return _plain(value.item())
