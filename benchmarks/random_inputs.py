@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Optional, Union
 
 import numpy as np
+import optuna
 import torch
 from mlflow.utils.validation import _validate_metric_name
 from optuna.distributions import (
@@ -40,6 +41,7 @@ from optuna.distributions import (
 )
 
 import pbt_flow
+from pbt_flow import outbox
 from pbt_flow.errors import PBTError
 from pbt_flow.explore import Gaussian, Perturb, Resample
 from pbt_flow.history import Gain
@@ -350,7 +352,21 @@ def task_with(kind: Any, default: Any, *, annotated: bool) -> type[Task]:
     return One
 
 
-_WORDS = ("5", "1,2", "[1, 2]", "{}", "none", "true", "a,b", "1e3", "nan", "(", '"', "\0", "x" * 300)
+_WORDS = (
+    "5",
+    "1,2",
+    "[1, 2]",
+    "{}",
+    "none",
+    "true",
+    "a,b",
+    "1e3",
+    "nan",
+    "(",
+    '"',
+    "\0",
+    "x" * 300,
+)
 _OBJECTS = (5, 0.5, True, None, [1], {"a": 1}, {1, 2}, object(), len, b"x", np.zeros(2), 10**5000)
 
 
@@ -413,7 +429,9 @@ def random_score(rng: random.Random) -> Any:
 def random_metrics(rng: random.Random) -> dict[Any, Any]:
     """What somebody may return as metrics; among their names some that are alike for MLflow."""
     names = [random_text(rng) for _ in range(rng.randint(0, 5))]
-    names += rng.choices(("f1?", "f1!", "f1_", "", ".", "..", "a/../b", "b", "a//b", "損失", "x"), k=4)
+    names += rng.choices(
+        ("f1?", "f1!", "f1_", "", ".", "..", "a/../b", "b", "a//b", "損失", "x"), k=4
+    )
     names += ["y" * 300 + end for end in rng.choices("12/.", k=2)]
     return {name: rng.choice((rng.random(), *_FLOATS, math.inf, math.nan)) for name in names}
 
@@ -517,7 +535,9 @@ class Trial(Task):
 
 def new_trial(space: Mapping[str, BaseDistribution], told: Mapping[str, float]) -> type[Trial]:
     """The task of one run, under the name by which it is found."""
-    kind = type("Trial", (_Base,), {"space": space, "told": told, "seen": [], "__module__": __name__})
+    kind = type(
+        "Trial", (_Base,), {"space": space, "told": told, "seen": [], "__module__": __name__}
+    )
     globals()["Trial"] = kind
     return kind
 
@@ -644,10 +664,13 @@ def try_once(check: Callable[[], None]) -> tuple[str, str]:
 def main() -> int:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=60, help="how many of them are whole runs")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    # The store is here, and answers: what it does not take, it will not take in ten minutes.
+    outbox.PATIENCE = 1.0
     small = given.inputs - given.runs
     parts = {
         "spaces": (small * 40 // 100, lambda rng: check_space_input(random_space(rng), rng)),
@@ -657,9 +680,10 @@ def main() -> int:
         "whole runs": (given.runs, random_run),
     }
     table, failures = dict[str, Counter[str]](), defaultdict[str, list[str]](list)
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder) if hasattr(
-        contextlib, "chdir"
-    ) else contextlib.nullcontext():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder) if hasattr(contextlib, "chdir") else contextlib.nullcontext(),
+    ):
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         for part, (count, check) in parts.items():
             table[part] = Counter()
@@ -704,8 +728,15 @@ def random_run(rng: random.Random) -> None:
     exploit = rng.choice(("truncation:fraction=0.5", "tournament", "none"))
     resample = rng.choice(("uniform", "optuna:sampler=TPESampler"))
     told = {name: value for name, value in random_metrics(rng).items() if value == value}
-    check_run(space, told, option, seed=rng.randrange(99), exploit=exploit, resample=resample)
+    settings = {"seed": rng.randrange(99), "exploit": exploit, "resample": resample}
+    try:
+        check_run(space, told, option, **settings)
+    except PBTError as error:  # The space was accepted, and so it must be carried through.
+        raise Difference(f"{type(error).__name__}: {error}") from error
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # The tasks are found by the name of a module, of which there is one only.
+    from benchmarks import random_inputs
+
+    sys.exit(random_inputs.main())

@@ -28,7 +28,7 @@ class MetricNames:
     """The names that the metrics of one population have in MLflow."""
 
     owners: dict[str, str] = field(default_factory=dict)
-    """Which metric, with its group, each name stands for."""
+    """Which metric, with its group, each name stands for; none where it is the population's own."""
     _suffixed: dict[str, str] = field(default_factory=dict)
     _told: int = 0
 
@@ -42,7 +42,7 @@ class MetricNames:
     def reserve(self, *names: str) -> None:
         """Keep names of the population's own from a task's metrics."""
         for name in names:
-            self.owners.setdefault(name, name)
+            self.owners[name] = ""
 
     def learn(self, turns: Iterable[Turn]) -> None:
         """Take in the names of turns that were logged before, in the order of their ends."""

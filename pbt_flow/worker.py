@@ -252,12 +252,11 @@ class Worker:
                 task = self._take(plan.member, plan.start)
                 task.reseed(plan.seed)
             with _lap(seconds, "train"):
-                metrics = _read_metrics(
-                    task.train(own_hparams(plan.hparams), plan.steps), "train()"
-                )
+                told = _named(task.train(own_hparams(plan.hparams), plan.steps), "train()")
+                metrics = _read_metrics(told, "train()")
             with _lap(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
-                evaluation = _read_metrics(task.metrics(), "metrics()")
+                evaluation = _read_metrics(_named(task.metrics(), "metrics()"), "metrics()")
                 notes = self._notes(task)
             if math.isfinite(score):
                 with _lap(seconds, "checkpoint"):
@@ -295,7 +294,8 @@ class Worker:
         try:
             task = self._take(look.member, look.checkpoint)
             task.reseed(report_seed(self.workshop.seed))
-            metrics = _read_metrics(task.report(), "report()") if look.report else {}
+            told = _named(task.report(), "report()") if look.report else {}
+            metrics = _read_metrics(told, "report()")
             if look.samples is not None:
                 task.samples(Path(look.samples))
         except Exception:
@@ -431,8 +431,8 @@ def _traceback() -> str:
 
 
 def _printable(text: str) -> str:
-    """A text that can be written: names of files may come with bytes that are no characters."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A text that files and databases take: names may come with what is no character."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
@@ -459,19 +459,30 @@ def _read_metrics(returned: Any, what: str) -> dict[str, float]:
     if returned is None:
         return {}
     try:
-        told = dict(returned)
-        named = {str(name): float(value) for name, value in told.items()}
-        if len(named) < len(told):
-            twice, _ = Counter(map(str, told)).most_common(1)[0]
-            raise RuntimeError(
-                f"{what} returned two metrics whose names are written {twice!r}; name metrics by "
-                "texts that differ"
-            )
-        return named
+        return {str(name): float(value) for name, value in dict(returned).items()}
     except (TypeError, ValueError):
         raise TypeError(
             f"{what} must return a mapping of names to numbers, got {returned!r}"
         ) from None
+
+
+def _named(returned: Any, what: str) -> Any:
+    """The metrics that a task returned, under names that files and databases take.
+
+    Raises:
+        ValueError: Two of them are written alike, such as 1 and "1".
+    """
+    if not isinstance(returned, Mapping):
+        return returned
+    # A lone surrogate in a name would stop every note on the run that tells the name.
+    names = {name: _printable(str(name)) for name in returned}
+    written, count = Counter(names.values()).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise ValueError(
+            f"{what} returned {count} metrics whose names are written {written!r}; name metrics by "
+            "texts that differ"
+        )
+    return {names[name]: value for name, value in returned.items()}
 
 
 _LONGEST_SENTENCE = 1000

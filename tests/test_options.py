@@ -221,7 +221,9 @@ def test_all_options_are_on_record_and_read_back_to_the_same_from_any_process() 
 
 
 def test_an_option_without_a_default_must_be_given() -> None:
-    with pytest.raises(TaskError, match=r"option width has no default; give --set width=\.\.\., int"):
+    with pytest.raises(
+        TaskError, match=r"option width has no default; give --set width=\.\.\., int"
+    ):
         complete_options(declare(Required), {})
     assert complete_options(declare(Required), {"width": "3"}) == {"width": 3}
 
