@@ -38,6 +38,8 @@ from optuna.distributions import (
 from pbt_flow.errors import PBTError
 from pbt_flow.values import (
     Value as Value,
+)
+from pbt_flow.values import (
     from_tuples,
     has_tuples,
     identity,

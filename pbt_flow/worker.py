@@ -252,8 +252,8 @@ class Worker:
                 task = self._take(plan.member, plan.start)
                 task.reseed(plan.seed)
             with _lap(seconds, "train"):
-                told = _named(task.train(own_hparams(plan.hparams), plan.steps), "train()")
-                metrics = _read_metrics(told, "train()")
+                returned = _named(task.train(own_hparams(plan.hparams), plan.steps), "train()")
+                metrics = _read_metrics(returned, "train()")
             with _lap(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
                 evaluation = _read_metrics(_named(task.metrics(), "metrics()"), "metrics()")
@@ -294,8 +294,8 @@ class Worker:
         try:
             task = self._take(look.member, look.checkpoint)
             task.reseed(report_seed(self.workshop.seed))
-            told = _named(task.report(), "report()") if look.report else {}
-            metrics = _read_metrics(told, "report()")
+            returned = _named(task.report(), "report()") if look.report else {}
+            metrics = _read_metrics(returned, "report()")
             if look.samples is not None:
                 task.samples(Path(look.samples))
         except Exception:

@@ -1,4 +1,4 @@
-"""Options of a task: read by their types, written down in full, given back as the task wants them."""
+"""Options of a task: read by type, written down in full, given back as the task wants them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Many(Plain):
         act=np.tanh,
         cast: type = int,
         unknown: Missing = 5,
-        number=np.float32(0.5),
+        number=np.float32(0.5),  # noqa: B008
     ) -> None:
         super().__init__(seed=seed, device=device)
         self.given = {k: v for k, v in locals().items() if k not in ("self", "seed", "device")}

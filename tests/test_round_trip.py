@@ -378,7 +378,7 @@ def test_a_name_is_the_same_whatever_else_a_turn_has_and_in_whatever_order() -> 
     assert names.named("train", {"f1!": 3.0, "f1?": 4.0}) == dict(
         zip(first, (4.0, 3.0), strict=True)
     )
-    assert names.named("train", {"f1?": 5.0, "f1_": 6.0}).keys() >= {list(first)[0]}
+    assert names.named("train", {"f1?": 5.0, "f1_": 6.0}).keys() >= {next(iter(first))}
     assert other.named("train", {"f1!": 2.0, "f1?": 1.0}).keys() == first.keys()
     assert names.named("train", {"acc@1": 1.0}) == {"train/acc_1": 1.0}
     assert names.named("train", {"e\u0301": 1.0}) == {"train/\u00e9": 1.0}
