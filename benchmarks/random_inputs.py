@@ -436,15 +436,19 @@ def random_metrics(rng: random.Random) -> dict[Any, Any]:
     return {name: rng.choice((rng.random(), *_FLOATS, math.inf, math.nan)) for name in names}
 
 
-def check_metric_input(rng: random.Random) -> None:
+def check_metric_input(rng: random.Random, evaluated: Callable[[], Any] | None = None) -> None:
     """Carry a score and metrics through a record and to the names of MLflow.
+
+    Args:
+        rng: Draws them.
+        evaluated: Gives what the task's `evaluate` returns, in place of `random_score`.
 
     Raises:
         PBTError: They are refused.
         Difference: Something came out other than it went in.
     """
     try:
-        score, sample = read_score(random_score(rng))
+        score, sample = read_score(evaluated() if evaluated else random_score(rng))
     except TypeError as error:
         raise PBTError(str(error)) from None  # of the worker: the turn has failed, with this reason
     names = MetricNames()

@@ -16,7 +16,7 @@ from typing import Any
 from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.settings import Settings
-from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare, is_loading
+from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, check_found, declare, is_loading
 from pbt_flow.worker import Described, Done, Probe, Probed, Workshop
 
 
@@ -60,7 +60,10 @@ def declared(engine: Engine, task: str | type[Task]) -> Declaration:
             found: Declaration = pickle.loads(described.declaration)
             return found
     try:
-        return declare(task)
+        kind = declare(task)
+        if not isinstance(task, str):
+            check_found(task)
+        return kind
     except PBTError:
         raise
     except Exception as error:

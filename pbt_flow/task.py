@@ -322,16 +322,6 @@ def name_task(task: str | type[Task]) -> str:
             f"{task.__qualname__} is defined inside a {inside}; move it to the top of a file"
         )
     module = sys.modules.get(task.__module__)
-    if module is not None and getattr(module, task.__qualname__, task) is not task:
-        raise TaskError(
-            f"{task.__qualname__} is not what {task.__module__} has under that name; import it "
-            "again from there"
-        )
-    if getattr(module, "__file__", None) and not hasattr(module, task.__qualname__):
-        raise TaskError(
-            f"{task.__qualname__} is not found under that name in {task.__module__}, as where a "
-            "class is made by a call of type(); write it with `class` at the top of a file"
-        )
     if not is_nameless(task.__module__):
         return f"{task.__module__}:{task.__qualname__}"
     source = getattr(module, "__file__", None)
@@ -473,6 +463,26 @@ def check_class(task: Any) -> None:
     if not (isinstance(task, type) and issubclass(task, Task)):
         raise TaskError(
             f"a task is a subclass of pbt_flow.Task, or the name of one, got {task!r:.200}"
+        )
+
+
+def check_found(task: type[Task]) -> None:
+    """Refuse a class that its module does not have under the name of the class.
+
+    Raises:
+        TaskError: Another process would not find it, or would find another class.
+    """
+    missing = object()
+    there = getattr(sys.modules.get(task.__module__), task.__qualname__, missing)
+    if there is missing:
+        raise TaskError(
+            f"{task.__qualname__} is not found under that name in {task.__module__}, as where a "
+            "class is made by a call of type(); write it with `class` at the top of a file"
+        )
+    if there is not task:
+        raise TaskError(
+            f"{task.__qualname__} is not what {task.__module__} has under that name; import it "
+            "again from there"
         )
 
 
