@@ -92,7 +92,7 @@ def test_metrics_come_back_from_the_record_and_no_two_have_one_name(rng: random.
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("database")
-@settings(max_examples=3)
+@settings(max_examples=2)
 @given(st.integers(0, 2**32))
 def test_a_population_of_any_space_is_loaded_resumed_reported_replayed_and_registered(
     seed: int,
