@@ -27,6 +27,7 @@ from pbt_flow.schedule import Schedule, schedule_of
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
 from pbt_flow.subject import Subject
+from pbt_flow.worker import reason_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,10 +109,11 @@ def _or_say(what: str, say: Callable[[str], None]) -> Iterator[None]:
     """Nothing that is left on a run may fail it."""
     try:
         yield
-    except StoreAway:
+    except (StoreAway, KeyboardInterrupt):
         raise
-    except Exception as error:
-        say(f"no {what}: {type(error).__name__}: {error}")
+    # The winner's model is built by the task, which may end with anything.
+    except BaseException as error:
+        say(f"no {what}: {reason_of(error)}")
 
 
 def write(subject: Subject, folder: Path) -> list[Path]:

@@ -7,6 +7,11 @@ from pbt_flow.engines.base import Engine, EngineError, Lost
 from pbt_flow.worker import Describe, Done, Job, StorageError, Worker, Workshop, describe
 
 
+_PASSES = (KeyboardInterrupt,)
+"""Ctrl-C reaches this process in the middle of a task; nothing tells it from a task that raises the
+same by itself."""
+
+
 class InlineEngine(Engine):
     """One slot; a breakpoint in a task works."""
 
@@ -18,7 +23,7 @@ class InlineEngine(Engine):
     def start(self, workshop: Workshop, *, slots: int = 1) -> None:
         import torch
 
-        self._worker = Worker(workshop)
+        self._worker = Worker(workshop, passes=_PASSES)
         self._threads = torch.get_num_threads()
         torch.set_num_threads(workshop.threads)
 
@@ -27,7 +32,7 @@ class InlineEngine(Engine):
 
     def submit(self, job: Job) -> None:
         if isinstance(job, Describe):
-            self._finished.append(describe(job))
+            self._finished.append(describe(job, _PASSES))
             return
         try:
             self._finished.append(self._worker.do(job))
