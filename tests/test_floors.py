@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "strategies": 0,
     "terminal": 0,
     "cores": 0,
+    "task_files": 0,
     # 1: the nouns
     "member": 1,
     "task": 1,
@@ -83,6 +84,7 @@ FLOORS: dict[str, int] = {
 WITHIN_A_FLOOR = {
     ("space", "errors"),
     ("strategies", "errors"),
+    ("task_files", "errors"),
     ("task", "member"),
     ("samplers", "history"),
     ("worker", "checkpoints"),

@@ -6,7 +6,6 @@ from pbt_flow.checkpoints import Folders
 from pbt_flow.engines.base import Engine, EngineError, Lost
 from pbt_flow.worker import Describe, Done, Job, StorageError, Worker, Workshop, describe
 
-
 _PASSES = (KeyboardInterrupt,)
 """Ctrl-C reaches this process in the middle of a task; nothing tells it from a task that raises the
 same by itself."""

@@ -26,6 +26,7 @@ from typing import Any
 from pbt_flow.checkpoints import Folders
 from pbt_flow.engines.base import Engine, EngineError, Lost
 from pbt_flow.engines.nursery import ANSWER, REQUEST
+from pbt_flow.task_files import search_path
 from pbt_flow.worker import Done, Job, Workshop
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -200,7 +201,7 @@ class ProcessEngine(Engine):
             self._nursery.stop()
             self._nursery = self._found_nursery()
             process = _Process(index, log, self._nursery)
-        process.send("path", sys.path)
+        process.send("path", search_path())
         if self._workshop is not None:
             process.send("start", self._workshop)
         if self._folders is not None:
