@@ -117,7 +117,7 @@ def train(
             store.change(settings.to_json())
             _say_if_nothing_is_left(controller, screen)
         store.show()
-        engine.open(store.folders)
+        engine.open(store.folders, store.runs)
         status: Status = "finished"
         with screen, _signals(controller), contextlib.closing(controller.album):
             try:

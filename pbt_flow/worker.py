@@ -35,6 +35,7 @@ from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed, report_
 from pbt_flow.restore_check import Difference, State, Trained, compare_restored
 from pbt_flow.space import Hparams
 from pbt_flow.task import Task, TaskSpec, declare
+from pbt_flow.task_logging import TaskLogging
 
 
 class StorageError(RuntimeError):
@@ -195,6 +196,7 @@ class Worker:
         device: str | None = None,
         printed: Callable[[], str] = lambda: "",
         passes: tuple[type[BaseException], ...] = (),
+        logging: TaskLogging | None = None,
     ) -> None:
         """Make one for a population.
 
@@ -204,10 +206,13 @@ class Worker:
             printed: What this process has printed since it was last asked.
             passes: Exceptions that are not the task's own, such as the user's Ctrl-C in a process
                 that Ctrl-C reaches. All others are outcomes of a job.
+            logging: Where it goes what tasks log through MLflow by themselves; None for wherever
+                MLflow sends it.
         """
         self.workshop = workshop
         self.printed = printed
         self.passes = passes
+        self.logging = logging or TaskLogging()
         self.device = device or workshop.task.device
         self.folders: Folders | None = None
         """Where the turn folders are; to be set before the first turn."""
@@ -217,6 +222,14 @@ class Worker:
 
     def do(self, job: Job) -> Done:
         """Run a turn, look at a checkpoint, check, probe or describe the task."""
+        # What a check trains is dropped, and so is what it logs.
+        member = job.member if isinstance(job, Plan | Retry | Look) else None
+        with self.logging.job(member) as noted:
+            done = self._do(job)
+            noted.failed = isinstance(done, Turn) and not done.ok
+        return done
+
+    def _do(self, job: Job) -> Done:
         if isinstance(job, Plan):
             return self.run(job)
         if isinstance(job, Retry):
@@ -232,7 +245,10 @@ class Worker:
     def probe(self, probe: Probe) -> Probed:
         """Build a fresh model, and keep it for the member's first turn."""
         try:
-            self._keep(probe.member, "", self._take(probe.member, None))
+            task = self._take(probe.member, None)
+            # There are no runs yet: a task that logs while it is built is built again later.
+            if not self.logging.used:
+                self._keep(probe.member, "", task)
         except BaseException as error:
             self._let_pass(error)
             return Probed(error=_printable(reason_of(error)))

@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     # 1: the nouns
     "member": 1,
     "task": 1,
+    "task_logging": 1,
     # 2: strategies, turns, records
     "exploit": 2,
     "explore": 2,
