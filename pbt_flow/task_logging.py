@@ -87,6 +87,10 @@ class TaskLogging:
     def __init__(self, *, lends: bool = False) -> None:
         self._lends = lends
         self._runs: MemberRuns | None = None
+        self._contexts: list[str] = []
+        """Of each member what the runs say that processes of its task begin."""
+        self._is_set = False
+        """Whether the variables of the environment are as they are to be, but for the member."""
         self._job: Job | None = None
         self._finder = _AfterImport({_CLIENT: self._meet_client, _FLUENT: self._meet_fluent})
         self._replaced: list[tuple[Any, str, Any, Any]] = []
@@ -115,9 +119,9 @@ class TaskLogging:
 
     def open(self, runs: MemberRuns | None) -> None:
         """Say which runs the members have; until then, what tasks log goes nowhere."""
-        self._runs = runs
-        if runs is not None and not self._lends:
-            _set_variables(runs, None)
+        self._runs, self._contexts, self._is_set = runs, [], False
+        if runs is not None:
+            self._contexts = [_context(runs, member) for member in runs.members]
 
     @property
     def used(self) -> bool:
@@ -132,8 +136,13 @@ class TaskLogging:
         made = Job(runs=runs, member=run_id)
         lent = _Lent() if self._lends else None
         try:
-            if runs is not None:
-                _set_variables(runs, None if run_id == _NOWHERE else run_id)
+            if runs is not None and not self._is_set:
+                _set_variables(runs)
+                self._is_set = lent is None
+            if runs is not None and member is not None:
+                os.environ["MLFLOW_RUN_CONTEXT"] = self._contexts[member]
+            else:
+                os.environ.pop("MLFLOW_RUN_CONTEXT", None)
             if lent is not None:
                 lent.put_aside(runs)
             self._job = made
@@ -141,6 +150,7 @@ class TaskLogging:
         finally:
             if made.used:
                 self._end_what_is_left(made)
+                self._is_set = False  # MLflow and the task may have set others
             self._job = None
             if lent is not None:
                 lent.give_back()
@@ -504,18 +514,18 @@ def _plain_uri(uri: str) -> str:
     return uri.rstrip("/")
 
 
-def _set_variables(runs: MemberRuns, member: str | None) -> None:
-    """Lead processes that the task starts to the store, and their runs to the member's."""
+def _context(runs: MemberRuns, member: str) -> str:
+    """What MLflow is to say of a run that a process begins which the task has started."""
+    return json.dumps({_PARENT: member, _ROLE: INNER, _POPULATION: runs.population})
+
+
+def _set_variables(runs: MemberRuns) -> None:
+    """Lead to the population's store what processes log that the task starts."""
     os.environ["MLFLOW_TRACKING_URI"] = runs.tracking_uri
     os.environ["MLFLOW_EXPERIMENT_ID"] = runs.experiment_id
     # MLflow refuses a name beside an id, and a run to resume would be this one's alone.
     os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
     os.environ.pop("MLFLOW_RUN_ID", None)
-    tags = {_ROLE: INNER, _POPULATION: runs.population}
-    if member is not None:
-        os.environ["MLFLOW_RUN_CONTEXT"] = json.dumps({_PARENT: member, **tags})
-    else:
-        os.environ.pop("MLFLOW_RUN_CONTEXT", None)
 
 
 @contextlib.contextmanager
@@ -534,36 +544,35 @@ class _Lent:
     def __init__(self) -> None:
         self._variables = {name: os.environ.get(name) for name in _VARIABLES}
         modules: Any = sys.modules
-        self._mlflow = modules.get("mlflow")
-        self._fluent = modules.get(_FLUENT)
-        if self._fluent is None:
-            return
-        self._uri = self._mlflow.get_tracking_uri()
-        self._experiment = self._fluent._active_experiment_id
-        # Of this thread; there is no other way to put an active run aside without ending it.
-        self._active = self._fluent._active_run_stack.get()
+        self._mlflow, self._fluent = modules.get("mlflow"), modules.get(_FLUENT)
 
     def put_aside(self, runs: MemberRuns | None) -> None:
         """Let a job find MLflow as a worker finds it."""
         if self._fluent is None:
             return
-        self._fluent._active_run_stack.set([])
-        self._fluent._active_experiment_id = None
-        if runs is not None and self._mlflow.get_tracking_uri() != runs.tracking_uri:
+        self._uri = self._mlflow.get_tracking_uri()
+        if runs is not None and self._uri != runs.tracking_uri:
             self._mlflow.set_tracking_uri(runs.tracking_uri)
+        self._experiment = self._fluent._active_experiment_id
+        self._fluent._active_experiment_id = None
+        # Of this thread; there is no other way to put an active run aside without ending it.
+        self._active = self._fluent._active_run_stack.get()
+        self._fluent._active_run_stack.set([])
 
     def give_back(self) -> None:
         """Bring everything back."""
+        has_moved = self._fluent is not None and self._mlflow.get_tracking_uri() != self._uri
         self._give_variables_back()
         if self._fluent is None:
             return
         self._fluent._active_run_stack.set(self._active)
         self._fluent._active_experiment_id = self._experiment
-        for uri in (None, self._uri):
-            # A store that was set by a variable, or by default, is one again.
-            if self._mlflow.get_tracking_uri() != self._uri:
-                self._mlflow.set_tracking_uri(uri)
-                self._give_variables_back()
+        if has_moved:
+            for uri in (None, self._uri):
+                # A store that was set by a variable, or by default, is one again.
+                if self._mlflow.get_tracking_uri() != self._uri:
+                    self._mlflow.set_tracking_uri(uri)
+                    self._give_variables_back()
 
     def _give_variables_back(self) -> None:
         for name, value in self._variables.items():
