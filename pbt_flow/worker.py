@@ -527,8 +527,8 @@ def _read_understood(task: Task) -> dict[str, str]:
     try:
         told = dict(task.understood())
         return {_topic(str(topic)): _on_one_line(str(text)) for topic, text in told.items()}
-    except Exception as error:
-        reason = _on_one_line(f"{type(error).__name__}: {error}")
+    except (Exception, SystemExit) as error:
+        reason = _on_one_line(reason_of(error))
         return {"understood": f"understood() must return a sentence for each topic: {reason}"}
 
 

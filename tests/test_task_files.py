@@ -272,3 +272,30 @@ def test_a_population_is_resumed_from_another_folder_whatever_its_file_is_called
         begun = pbt_flow.run(named, **settings)
         monkeypatch.chdir(tmp_path / "elsewhere")
         assert pbt_flow.resume(begun.run_id, turns=2, quiet=True).turns == 4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("database")
+def test_a_worker_trains_a_task_that_starts_processes_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/random.py").write_text(
+        "import multiprocessing\n"
+        "from pathlib import Path\n"
+        "from sample_tasks import Regression\n"
+        "from torch.utils.data import DataLoader, Dataset\n"
+        "class Data(Dataset):\n"
+        "    def __len__(self): return 4\n"
+        "    def __getitem__(self, index): return 2 * index\n"
+        "class Mine(Regression):\n"
+        "    def train(self, hparams, steps):\n"
+        "        if not Path('seen').exists():\n"
+        "            loader = DataLoader(Data(), num_workers=1, multiprocessing_context='spawn')\n"
+        "            Path('seen').write_text(str([int(batch) for batch in loader]))\n"
+        "            with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "                assert pool.map(Data().__getitem__, [21]) == [42]\n"
+        "        return super().train(hparams, steps)\n",
+        encoding="utf-8",
+    )
+    result = pbt_flow.run("below/random.py", population=2, turns=1, workers=1, quiet=True)
+    assert [turn.reason for turns in result.history.turns.values() for turn in turns] == ["", ""]
+    assert (tmp_path / "seen").read_text(encoding="utf-8") == "[0, 2, 4, 6]"
