@@ -23,9 +23,11 @@ FLOORS: dict[str, int] = {
     "strategies": 0,
     "terminal": 0,
     "cores": 0,
+    "task_files": 0,
     # 1: the nouns
     "member": 1,
     "task": 1,
+    "task_logging": 1,
     # 2: strategies, turns, records
     "exploit": 2,
     "explore": 2,
@@ -89,6 +91,7 @@ WITHIN_A_FLOOR = {
     ("options", "errors"),
     ("options", "values"),
     ("strategies", "errors"),
+    ("task_files", "errors"),
     ("task", "member"),
     ("samplers", "history"),
     ("worker", "checkpoints"),

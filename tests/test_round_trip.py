@@ -405,7 +405,10 @@ def test_two_metrics_whose_names_are_written_alike_fail_the_turn_and_are_named()
         (5, "a task is a subclass of pbt_flow.Task, or the name of one, got 5"),
         (dict, "a task is a subclass of pbt_flow.Task, .* got <class 'dict'>"),
         ("", "the name of the task is empty"),
-        (type("Made", (Regression,), {}), "Made is not found under that name in .*call of type"),
+        (
+            type("Made", (Regression,), {}),
+            "there is no Made in module .*class statement",
+        ),
     ],
 )
 def test_what_is_no_class_of_a_task_is_refused_in_one_sentence(task: Any, message: str) -> None:
