@@ -48,6 +48,7 @@ FLOORS: dict[str, int] = {
     "connection": 2,
     "deletion": 2,
     "founding": 2,
+    "adoption": 2,
     "interval": 1,
     "outbox": 1,
     # 3: neighbours that do not know each other
@@ -91,6 +92,9 @@ WITHIN_A_FLOOR = {
     ("remote", "connection"),
     ("deletion", "checkpoints"),
     ("deletion", "connection"),
+    ("adoption", "connection"),
+    ("founding", "adoption"),
+    ("founding", "connection"),
     ("history", "exploit"),
     ("lineage", "history"),
     ("schedule", "history"),
@@ -122,7 +126,16 @@ WITHIN_A_FLOOR = {
 STRANGERS = {"advise", "store", "engines", "settings"}
 """These must not import each other, whatever becomes of the table above."""
 
-TRACKERS = {"store", "founding", "connection", "deletion", "lease", "remote", "registry"}
+TRACKERS = {
+    "store",
+    "founding",
+    "adoption",
+    "connection",
+    "deletion",
+    "lease",
+    "remote",
+    "registry",
+}
 """These talk to MLflow; a worker imports none of them unless the artifacts are elsewhere."""
 
 
