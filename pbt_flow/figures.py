@@ -5,7 +5,6 @@ The report's page and its still picture draw the same figures, and a test can lo
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from pbt_flow.history import History
 from pbt_flow.lineage import every_turn, founder_shares
+from pbt_flow.means import mean as average
 from pbt_flow.member import Turn
 from pbt_flow.space import Value
 
@@ -49,6 +49,15 @@ class Shades:
         return bisect_right(self.edges, self.sign * score)
 
 
+MOST = 1e300
+"""The greatest number that is drawn: whoever draws takes differences of numbers and multiplies."""
+
+
+def drawn(value: float) -> float:
+    """Where a number is drawn; one beyond `MOST` at the edge."""
+    return max(-MOST, min(MOST, float(value)))
+
+
 # --- scores ---------------------------------------------------------------------------------------
 
 
@@ -78,7 +87,7 @@ def best_and_mean(history: History) -> tuple[list[Point], list[Point]]:
     enough = {n: there for n, there in rounds.items() if 2 * len(there) >= len(history.members)}
     choose = max if history.direction == "maximize" else min
     best = [Point(trained[n], choose(there)) for n, there in enough.items()]
-    mean = [Point(trained[n], math.fsum(there) / len(there)) for n, there in enough.items()]
+    mean = [Point(trained[n], average(there)) for n, there in enough.items()]
     return best, mean
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pbt_flow.history import Gain
+from pbt_flow.means import in_reach
 from pbt_flow.space import Space, Value, check_hparams, draw, from_unit
 
 if TYPE_CHECKING:
@@ -122,11 +123,13 @@ class OptunaSampler:
         import optuna
 
         study = self._study(rng)
+        # A sampler squares what it is told, and knows it up to a factor only.
+        values = in_reach([gain.gain for gain in gains])
         study.add_trials(
             optuna.trial.create_trial(
-                params=dict(gain.hparams), distributions=dict(space), value=gain.gain
+                params=dict(gain.hparams), distributions=dict(space), value=value
             )
-            for gain in gains
+            for gain, value in zip(gains, values, strict=True)
         )
         return check_hparams(study.ask(dict(space)).params, space)
 

@@ -29,6 +29,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
+from pbt_flow.adoption import MANIFEST
 from pbt_flow.checkpoints import RECORD, Folders, LocalFolders, turn_folder
 from pbt_flow.connection import (
     connect,
@@ -40,7 +41,6 @@ from pbt_flow.connection import (
 )
 from pbt_flow.deletion import States
 from pbt_flow.errors import StoreError
-from pbt_flow.adoption import MANIFEST
 from pbt_flow.founding import Manifest, found_population, member_name, text
 from pbt_flow.lease import Lease, claim, is_orphan
 from pbt_flow.member import Checkpoint, Direction, RecordError, ReportDirection, Turn
@@ -100,7 +100,8 @@ class Store:
         """Make the runs of a new population.
 
         The population's run is the one that `mlflow run` made for this process, where there is one,
-        and else a child of the run that is active in this process, if one is. Its manifest is written last: a run without one is not a population.
+        and else a child of the run that is active in this process, if one is. Its manifest is
+        written last: a run without one is not a population.
 
         Raises:
             StoreError: The tracking server cannot be used.

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeAlias
 
 from pbt_flow.checkpoints import (
@@ -30,6 +29,7 @@ from pbt_flow.checkpoints import (
     save_state,
 )
 from pbt_flow.errors import StoreError
+from pbt_flow.means import mean
 from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
 from pbt_flow.restore_check import Difference, State, Trained, compare_restored
 from pbt_flow.space import Hparams
@@ -430,22 +430,49 @@ def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
         if getattr(returned, "ndim", 1) == 0 or not hasattr(returned, "__len__"):
             return float(returned), ()
         sample = tuple(float(value) for value in returned)
-        return fmean(sample), sample
+        if not sample:
+            raise TypeError
+        return mean(sample), sample
     except (TypeError, ValueError):
         raise TypeError(
-            f"evaluate() must return a number or a sequence of numbers, got {returned!r}"
+            f"evaluate() must return a number or a sequence of numbers, got {in_short(returned)}"
+        ) from None
+    except OverflowError:
+        raise TypeError(
+            "evaluate() must return numbers that a float can hold (up to 1.8e308), got "
+            f"{in_short(returned)}"
         ) from None
 
 
 def _read_metrics(returned: Any, what: str) -> dict[str, float]:
+    """The metrics that a task's method returned, as floats.
+
+    Raises:
+        TypeError: It returned no mapping, or a metric that is no number; the message names it.
+    """
     if returned is None:
         return {}
     try:
-        return {str(name): float(value) for name, value in dict(returned).items()}
+        plain = dict(returned)
     except (TypeError, ValueError):
         raise TypeError(
-            f"{what} must return a mapping of names to numbers, got {returned!r}"
+            f"{what} must return a mapping of names to numbers, got {in_short(returned)}"
         ) from None
+    found: dict[str, float] = {}
+    for name, value in plain.items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{what} must return a mapping of names to numbers: the metric {in_short(name)} is "
+                f"{in_short(value)}"
+            ) from None
+        except OverflowError:
+            raise TypeError(
+                f"{what} must return numbers that a float can hold (up to 1.8e308): the metric "
+                f"{in_short(name)} is {in_short(value)}"
+            ) from None
+    return found
 
 
 @contextmanager
