@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pbt_flow.errors import PopulationError
+from pbt_flow.errors import Diverged, PopulationError
 from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.settings import Settings
 from pbt_flow.task import Task
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Checkpoint",
+    "Diverged",
     "Donor",
     "Finalist",
     "Member",

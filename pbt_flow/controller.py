@@ -33,6 +33,7 @@ from pbt_flow.history import History
 from pbt_flow.means import mean
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
 from pbt_flow.outbox import Outbox
+from pbt_flow.reasons import reason_in
 from pbt_flow.retention import removable
 from pbt_flow.roster import Roster
 from pbt_flow.settings import Settings
@@ -150,6 +151,8 @@ class Controller:
     """Seconds of the newest turns."""
     quorum_since: dict[int, float] = field(default_factory=dict)
     """Since when, by the clock, enough members have a score of an age for a comparison."""
+    noted: set[str] = field(default_factory=set)
+    """The topics of turns' notes that the user has been told."""
     touched: set[int] = field(default_factory=set)
     """Members of whose checkpoints one may have become superfluous."""
 
@@ -403,6 +406,7 @@ class Controller:
         self.roster.enter(member)
         self.roster.rest(member)
         self.roster.use(turn.plan.start, -1)
+        self.tell_notes(turn)
         if turn.ok:
             self.held[turn.member].append(turn)
             self.durations.append(turn.took)
@@ -419,6 +423,15 @@ class Controller:
         if was_best is not None:
             self.touched.add(was_best.member)
         self.touched.update(checkpoint.member for checkpoint in left if checkpoint is not None)
+
+    def tell_notes(self, turn: Turn) -> None:
+        """Tell the user what the task understood only in training, once for each topic."""
+        for topic, sentence in turn.notes.items():
+            if topic not in self.noted:
+                self.noted.add(topic)
+                where = f"turn {turn.number} of member {turn.member}"
+                self.soon.append(f"{topic}: {sentence} (first seen in {where})")
+                self.outbox.put(partial(self.store.tag, {f"pbt.noted/{topic}": sentence}))
 
     def _pin(self) -> None:
         """Hold on to the best of the initial settings, which the report at the end looks at."""
@@ -559,7 +572,7 @@ class Controller:
                 elif isinstance(done, Lost):
                     error = done.reason
                 if error:
-                    self.progress.say(f"no report: {error.splitlines()[-1]}")
+                    self.progress.say(f"no report: {reason_in(error)}")
         return reports
 
 

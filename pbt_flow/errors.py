@@ -22,5 +22,12 @@ class StoreAway(StoreError):
         self.reason = reason
 
 
+class Diverged(Exception):
+    """A task raises it where its numbers are not finite any more, and says which was the first.
+
+    The turn then counts as diverged, as one does whose score is not finite.
+    """
+
+
 class PopulationError(PBTError, RuntimeError):
     """A population that cannot begin or go on; what was committed is safe."""

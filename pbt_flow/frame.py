@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -57,6 +57,7 @@ def train(
     screen: Screen,
     watch: Callable[[History], Watcher],
     end: Callable[[Controller, Status, Lease], _Made],
+    understood: Mapping[str, str],
     planner: Planner | None = None,
 ) -> _Made:
     """Train as the only controller until an end in order, and do then what is to be done.
@@ -69,6 +70,7 @@ def train(
         screen: Where the user sees how it gets on.
         watch: Makes what is told of every turn, given the history so far.
         end: Is told what became of it, and makes what this function returns.
+        understood: What the task understood of its data, options and environment, by topic.
         planner: Who says what a member trains next; None for the decision of PBT.
 
     Raises:
@@ -97,7 +99,13 @@ def train(
         warning = None if resumed or planner is not None else settings.copies_warning()
         if warning is not None:
             screen.say(warning)
+        before = store.understood() if resumed else {}
+        for line in _understood_anew(understood, before):
+            screen.say(line)
+        controller.outbox.put(partial(store.log_understood, understood, before))
+        controller.noted.update(store.noted() if resumed else {})
         for turn in unknown:
+            controller.tell_notes(turn)
             controller.outbox.put(partial(store.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
@@ -139,6 +147,21 @@ def train(
         raise
     finally:
         lease.release()
+
+
+def _understood_anew(now: Mapping[str, str], before: Mapping[str, str]) -> Iterator[str]:
+    """What the user has not been told yet, a line for each topic.
+
+    Args:
+        now: What the task understood now.
+        before: The same when the population began; empty if it begins now.
+    """
+    for topic in {**now, **before}:
+        sentence, earlier = now.get(topic, "nothing is said any more"), before.get(topic)
+        if earlier is None:
+            yield f"{topic}: {sentence}"
+        elif earlier != sentence:
+            yield f"{topic}: {sentence}; when the population began: {earlier}"
 
 
 def _say_if_nothing_is_left(controller: Controller, screen: Screen) -> None:

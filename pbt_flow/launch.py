@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import pickle
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +94,22 @@ def start(engine: Engine, settings: Settings) -> None:
     engine.submit(Probe())
 
 
-def check_probe(engine: Engine, settings: Settings) -> None:
-    """Refuse a task that cannot be built, before anything is written."""
+def check_probe(engine: Engine, settings: Settings) -> Mapping[str, str]:
+    """Refuse a task that cannot be built, before anything is written.
+
+    Returns:
+        What the task understood of its data, options and environment, by topic.
+
+    Raises:
+        TaskError: It cannot be built.
+    """
     probed = _ask(engine)
     reason = probed.reason if isinstance(probed, Lost) else ""
     if isinstance(probed, Probed) and probed.error:
         reason = probed.error
     if reason:
         raise TaskError(f"task {settings.task} cannot be built: {reason}")
+    return probed.understood if isinstance(probed, Probed) else {}
 
 
 def _ask(engine: Engine) -> Done | Lost:

@@ -22,6 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from pbt_flow.errors import PBTError
+from pbt_flow.reasons import reason_in
 from pbt_flow.space import Hparams
 
 Copies = Literal["both", "weights", "hparams"]
@@ -35,6 +36,15 @@ def derive_seed(seed: int, member: int, turn: int) -> int:
     """The seed of one turn of one member; turn 0 seeds the member's fresh model."""
     state = np.random.SeedSequence([seed, member, turn]).generate_state(1, np.uint32)
     return int(state[0])
+
+
+def report_seed(seed: int) -> int:
+    """The seed of all reports of a population.
+
+    It follows from the population's seed alone: a report that draws its data then draws the same
+    for all members, and for a control with the same seed. No turn has the number 0.
+    """
+    return derive_seed(seed, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +100,8 @@ class Turn:
 
     plan: Plan
     status: Status
-    """`ok`; `diverged`: the score was no finite number; `failed`: the task raised an exception;
-    `lost`: the worker died or exceeded the time limit."""
+    """`ok`; `diverged`: the score, or what it follows from, was no finite number; `failed`: the
+    task raised an exception; `lost`: the worker died or exceeded the time limit."""
     score: float | None = None
     """What `Task.evaluate` returned, or the mean of the sample. None unless `ok`."""
     sample: tuple[float, ...] = ()
@@ -102,8 +112,10 @@ class Turn:
     """What `Task.metrics` returned after `evaluate`."""
     checkpoint: Checkpoint | None = None
     """The new state. None unless `ok`."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """What the task understood in this turn that it did not when it was built, by topic."""
     error: str = ""
-    """Why the turn is not `ok`."""
+    """Why the turn is not `ok`; of an exception the reason, and below it the traceback."""
     started: float = 0.0
     """Seconds since the epoch."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -121,10 +133,10 @@ class Turn:
 
     @property
     def reason(self) -> str:
-        """Why the turn is not `ok`, in one line: of a traceback the last."""
-        lines = self.error.strip().splitlines()
-        # What a dead worker printed last comes after how it died.
-        return (lines[0] if self.status == "lost" else lines[-1]) if lines else ""
+        """Why the turn is not `ok`, in one line: of an exception its type and what it says."""
+        # What a dead worker printed last, perhaps a traceback, comes after how it died.
+        lost = self.error.strip().splitlines()[:1] if self.status == "lost" else []
+        return lost[0] if lost else reason_in(self.error)
 
     @property
     def member(self) -> int:
@@ -217,6 +229,9 @@ _METRICS = ("metrics", "evaluation")
 def turn_to_json(turn: Turn) -> dict[str, Any]:
     """The turn as plain JSON values. A metric that is not finite becomes null."""
     plain = dataclasses.asdict(turn)
+    if not turn.notes:
+        # A turn without notes is written as it was before there were any.
+        del plain["notes"]
     for name in _METRICS:
         plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
     return {"version": 1, **plain}
@@ -231,7 +246,8 @@ def turn_from_json(plain: Any) -> Turn:
     if not isinstance(plain, Mapping) or plain.get("version") != 1:
         version = plain.get("version") if isinstance(plain, Mapping) else None
         raise RecordError(f"a turn record of version {version!r}, this program reads version 1")
-    turn: Turn = _read("turn", {k: v for k, v in plain.items() if k != "version"}, Turn)
+    fields = {"notes": {}} | {k: v for k, v in plain.items() if k != "version"}
+    turn: Turn = _read("turn", fields, Turn)
     if turn.ok != (turn.checkpoint is not None) or turn.ok != (turn.score is not None):
         raise RecordError(f"a turn record of status {turn.status!r}: ok means score and checkpoint")
     return turn

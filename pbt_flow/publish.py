@@ -21,6 +21,7 @@ from pbt_flow.controller import Watcher
 from pbt_flow.errors import PopulationError, StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Turn
+from pbt_flow.reasons import reason_of
 from pbt_flow.report import page
 from pbt_flow.result import Result
 from pbt_flow.schedule import Schedule, schedule_of
@@ -48,6 +49,10 @@ class Place(Protocol):
     def keep(self, folder: Path) -> None: ...
 
     def warnings(self) -> Mapping[str, str]: ...
+
+    def understood(self) -> Mapping[str, str]: ...
+
+    def noted(self) -> Mapping[str, str]: ...
 
     def pictures(self) -> Mapping[int, bytes]: ...
 
@@ -107,7 +112,7 @@ def _or_say(what: str, say: Callable[[str], None]) -> Iterator[None]:
     except StoreAway:
         raise
     except Exception as error:
-        say(f"no {what}: {type(error).__name__}: {error}")
+        say(f"no {what}: {reason_of(error)}")
 
 
 def write(subject: Subject, folder: Path) -> list[Path]:
@@ -146,6 +151,7 @@ def _subject(place: Place, settings: Settings, result: Result) -> Subject:
         settings=settings,
         space=place.space,
         warnings=place.warnings(),
+        understood={**place.understood(), **place.noted()},
         pictures=place.pictures(),
     )
 
@@ -195,7 +201,7 @@ class LiveReport:
                 path.write_text(page(subject), encoding="utf-8")
                 self._place.keep(Path(folder))
         except Exception as error:
-            self._inner.say(f"no report for now: {type(error).__name__}: {error}")
+            self._inner.say(f"no report for now: {reason_of(error)}")
         # The report of a large population takes seconds; it must not take a worker's time.
         ended = self._clock()
         self._due = ended + max(_EVERY, (ended - began) / _SHARE)

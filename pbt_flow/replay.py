@@ -337,7 +337,7 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
         start(engine, settings)
         with short_requests():
             client, uri = connect()
-            check_probe(engine, settings)
+            understood = check_probe(engine, settings)
             store = Store.create(
                 client,
                 uri,
@@ -359,7 +359,9 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
                     for member in arm.members:
                         store.tag({"pbt.arm": arm.name, "pbt.role": "replay"}, member)
                         store.rename(arm.label(member), member)
-            return _train(store, settings, engine, made, resumed=False, quiet=quiet)
+            return _train(
+                store, settings, engine, made, understood=understood, resumed=False, quiet=quiet
+            )
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
@@ -401,8 +403,10 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
             engine.submit(Describe(task=settings.task))
             check_segments(schedule, declared(engine, settings.task).space)
             start(engine, settings)
-            check_probe(engine, settings)
-            return _train(store, settings, engine, made, resumed=True, quiet=quiet)
+            understood = check_probe(engine, settings)
+            return _train(
+                store, settings, engine, made, understood=understood, resumed=True, quiet=quiet
+            )
 
 
 def _train(
@@ -411,6 +415,7 @@ def _train(
     engine: Engine,
     made: Replay,
     *,
+    understood: Mapping[str, str],
     resumed: bool,
     quiet: bool,
 ) -> Replay:
@@ -424,6 +429,7 @@ def _train(
         resumed=resumed,
         screen=screen,
         watch=screen.watch,
+        understood=understood,
         end=partial(_end, store, made, planner, screen),
         planner=planner,
     )

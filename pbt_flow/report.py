@@ -101,6 +101,7 @@ def _body(subject: Subject, shades: figures.Shades | None) -> Iterable[str]:
     yield "<section><h2>Members</h2><p>Best first; a click on a column sorts by it.</p>"
     yield from _table(subject)
     yield "</section>"
+    yield from _understood(subject)
 
 
 def _of_report(result: Result) -> str:
@@ -129,6 +130,15 @@ def _warnings(subject: Subject) -> Iterable[str]:
     for name, text in sorted(warnings.items()):
         yield f"<p><b>{escape(name)}</b>: {escape(text)}</p>"
     yield "</div>"
+
+
+def _understood(subject: Subject) -> Iterable[str]:
+    if not subject.understood:
+        return
+    yield "<section><h2>What the task understood</h2>"
+    for topic, sentence in sorted(subject.understood.items()):
+        yield f"<p><b>{escape(topic)}</b>: {escape(sentence)}</p>"
+    yield "</section>"
 
 
 def _cards(subject: Subject) -> Iterable[str]:

@@ -35,7 +35,7 @@ from pbt_flow.errors import PopulationError
 from pbt_flow.frame import check_claim, read_history, stored_settings, tell_if_possible, train
 from pbt_flow.history import History
 from pbt_flow.launch import check_probe, declared, hired, spec_of, start
-from pbt_flow.member import Checkpoint, derive_seed
+from pbt_flow.member import Checkpoint, derive_seed, report_seed
 from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, keep_model, publish, publish_model, write
 from pbt_flow.result import NO_WINNER, Result, Status
@@ -105,7 +105,7 @@ def _new(
         start(engine, made)
         with short_requests():
             client, uri = connect()  # a new database takes seconds, while the model is built
-            check_probe(engine, made)
+            understood = check_probe(engine, made)
             store = Store.create(
                 client,
                 uri,
@@ -123,7 +123,9 @@ def _new(
                 },
                 versions=_versions(),
             )
-            return _train(store, made, kind, engine, resumed=False, quiet=quiet)
+            return _train(
+                store, made, kind, engine, understood=understood, resumed=False, quiet=quiet
+            )
 
 
 def _beside(result: Result, control: Result) -> Result:
@@ -194,8 +196,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
                 "with; bring the task's code back, or start a new population"
             )
         start(engine, made)
-        check_probe(engine, made)
-        return _train(store, made, kind, engine, resumed=True, quiet=quiet)
+        understood = check_probe(engine, made)
+        return _train(store, made, kind, engine, understood=understood, resumed=True, quiet=quiet)
 
 
 def is_replay(run_id: str) -> bool:
@@ -303,6 +305,7 @@ def make_report(
         settings=settings,
         space=store.space,
         warnings=store.warnings(),
+        understood={**store.understood(), **store.noted()},
         pictures=store.pictures(),
         control=beside,
     )
@@ -422,6 +425,7 @@ def _train(
     kind: Declaration,
     engine: Engine,
     *,
+    understood: Mapping[str, str],
     resumed: bool,
     quiet: bool,
 ) -> Result:
@@ -440,6 +444,7 @@ def _train(
         resumed=resumed,
         screen=progress,
         watch=watch,
+        understood=understood,
         end=partial(_end, store, kind, began),
     )
 
@@ -552,6 +557,7 @@ def _revive(
     device = device or settings.device
     task = spec_of(settings).build(derive_seed(settings.seed, checkpoint.member, 0), device)
     task.load_state_dict(load_state(checkpoint, store.folders.fetch(checkpoint), device))
+    task.reseed(report_seed(settings.seed))
     return task
 
 

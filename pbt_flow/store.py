@@ -63,6 +63,8 @@ ARMS = "arms.json"
 """What a replay trains: the schedule, and who is trained how."""
 SAMPLES = "samples"
 _ROUND = "round-"
+_UNDERSTOOD = "pbt.understood/"
+_ON_RESUME = "pbt.understood-on-resume/"
 _LONGEST = 250
 """Characters of a metric's name in MLflow."""
 
@@ -206,8 +208,7 @@ class Store:
                 RunTag("pbt.copied", f"{member_name(plan.donor.member)} turn {plan.donor.turn}")
             )
         if not turn.ok:
-            error = f"turn {plan.turn} {turn.status}: {turn.error}"[-5000:]
-            tags.append(RunTag("pbt.error", error))
+            tags.append(RunTag("pbt.error", _error_tag(turn)))
         metrics = [Metric(key, float(v), when, plan.trained) for key, v in values.items()]
         with self._talk():
             run_id = self.manifest.members[turn.member]
@@ -459,13 +460,31 @@ class Store:
 
     def warnings(self) -> dict[str, str]:
         """What the population warns of, by the name of the warning."""
-        mark = "pbt.warning/"
-        return {key[len(mark) :]: text for key, text in self.tags().items() if key.startswith(mark)}
+        return self._tagged("pbt.warning/")
 
     def checked(self) -> set[str]:
         """The checks that controllers of this population have made."""
-        mark = "pbt.checked/"
-        return {key[len(mark) :] for key in self.tags() if key.startswith(mark)}
+        return set(self._tagged("pbt.checked/"))
+
+    def log_understood(self, now: Mapping[str, str], before: Mapping[str, str]) -> None:
+        """Keep what the task understood; of a resume what is not as it was when it all began."""
+        changed = {topic for topic in now if topic in before and now[topic] != before[topic]}
+        tags = {f"{_UNDERSTOOD}{k}": v for k, v in now.items() if k not in before}
+        tags |= {f"{_ON_RESUME}{topic}": now[topic] for topic in changed}
+        if tags:
+            self.tag(tags)
+
+    def understood(self) -> dict[str, str]:
+        """What the task understood when the population began, by topic."""
+        return self._tagged(_UNDERSTOOD)
+
+    def noted(self) -> dict[str, str]:
+        """What showed only while the task trained, by topic."""
+        return self._tagged("pbt.noted/")
+
+    def _tagged(self, mark: str) -> dict[str, str]:
+        """The tags of the population's run whose keys begin with a mark, without it."""
+        return {k[len(mark) :]: text for k, text in self.tags().items() if k.startswith(mark)}
 
     def show(self) -> None:
         """Save a view of the population's charts for MLflow's UI. A comfort, never a condition."""
@@ -566,6 +585,19 @@ def _named(group: str, metrics: Mapping[str, float]) -> dict[str, float]:
     plain = {re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII): v for name, v in metrics.items()}
     tidy = {posixpath.normpath(f"/{name}").lstrip("/") or "_": v for name, v in plain.items()}
     return {f"{group}/{name}"[:_LONGEST]: value for name, value in tidy.items()}
+
+
+_LONGEST_ERROR = 5000
+"""Characters of the tag `pbt.error`; MLflow keeps a few more."""
+
+
+def _error_tag(turn: Turn) -> str:
+    """Why a turn went wrong: the reason first, and of a long traceback its end."""
+    text = f"turn {turn.number} {turn.status}: {turn.error}"
+    if len(text) <= _LONGEST_ERROR:
+        return text
+    head = f"turn {turn.number} {turn.status}: {turn.reason}\n\n[...]"
+    return head + text[len(head) - _LONGEST_ERROR :]
 
 
 def _note(result: Result) -> str:

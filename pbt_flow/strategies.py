@@ -32,7 +32,7 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
         StrategyError: No such strategy or setting, or a value that it cannot take.
     """
     name, _, rest = text.strip().partition(":")
-    kind = kinds.get(name) or _import(name)
+    kind = kinds.get(name) or _import(name, what)
     if kind is None:
         raise StrategyError(
             f"{what}: there is no {name!r}; choose from {sorted(kinds)}, or name a dataclass "
@@ -76,12 +76,24 @@ def _read(text: str, hint: Any) -> Any:
     return reader(text)
 
 
-def _import(name: str) -> type[Any] | None:
+def _import(name: str, what: str) -> type[Any] | None:
+    """The dataclass that `package.module.Class` names; None if there is none.
+
+    Raises:
+        StrategyError: The module is there, and cannot be imported.
+    """
     module, _, attribute = name.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), attribute) if module else None
-    except (ImportError, AttributeError, TypeError, ValueError):
+    if not all(part.isidentifier() for part in module.split(".")):
         return None
+    try:
+        kind = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and (module == missing or module.startswith(f"{missing}.")):
+            return None
+        raise StrategyError(
+            f"{what} {name!r}: {module} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
@@ -94,7 +106,7 @@ def write(strategy: Any, kinds: Mapping[str, type[Any]]) -> str:
     kind = type(strategy)
     own = f"{kind.__module__}.{kind.__qualname__}"
     name = next((name for name, known in kinds.items() if known is kind), own)
-    if name == own and _import(own) is not kind:
+    if name == own and _import(own, "a strategy") is not kind:
         raise StrategyError(
             f"{strategy!r} must be an object of a dataclass in an importable module"
         )

@@ -26,6 +26,8 @@ class Subject:
     space: Space
     warnings: Mapping[str, str] = field(default_factory=dict)
     """What the population warns of, by the name of the warning."""
+    understood: Mapping[str, str] = field(default_factory=dict)
+    """What the task understood of its data, options and environment, by topic."""
     control: Result | None = None
     """A population to compare with: the same budget, as a rule without copies."""
 

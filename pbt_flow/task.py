@@ -44,9 +44,10 @@ class Task(abc.ABC):
     for a fresh model, nor where the worker still has the member in memory), `reseed`, `train`,
     `evaluate`, `metrics`, `state_dict`. What a turn computes must follow from the state, the
     hyperparameters, the seed and the steps alone, so that a turn can be run again on any machine.
-    Therefore looking (`evaluate`, `metrics`, `report`, `samples`, `model`, `example`) must change
-    nothing that the next turn depends on: no weight, no running statistic, and no mode that `train`
-    does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check all that.
+    Therefore looking (`evaluate`, `understood`, `metrics`, `report`, `samples`, `model`, `example`)
+    must change nothing that the next turn depends on: no weight, no running statistic, and no mode
+    that `train` does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check
+    all that.
 
     A subclass gives `space`, a constructor and the four abstract methods; the rest is optional.
     """
@@ -120,6 +121,19 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state, perhaps of another member that trained under other hyperparameters."""
+
+    def understood(self) -> Mapping[str, str]:
+        """What the task made of its data, its options and its environment: a sentence a topic.
+
+        The user reads these before the first turn, as `topic: sentence`, and they are kept on the
+        population's run, so that a misunderstanding shows: the classes that were found in a folder,
+        say, with their sizes, and the files that were passed over.
+
+        It is asked for after a fresh model was built, and after each `evaluate`. A topic that is
+        new then, or says something else, is told as well, once: `episodes` that do not end, say.
+        It is cheap, and changes nothing that the next turn depends on.
+        """
+        return {}
 
     def metrics(self) -> Mapping[str, float]:
         """What the last `evaluate` found beside the score, to record with it.

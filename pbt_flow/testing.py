@@ -29,7 +29,7 @@ from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit
 from pbt_flow.task import Task, check_task
 from pbt_flow.worker import read_score
 
-LOOKS = ("evaluate", "metrics", "report", "samples", "example", "model")
+LOOKS = ("evaluate", "understood", "metrics", "report", "samples", "example", "model")
 """The methods of a task that look at it; the model is used on the example."""
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import gc
 import math
 import pickle
+import re
 import shutil
+import sys
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,21 +24,21 @@ from pbt_flow.checkpoints import (
     STATE,
     CheckpointError,
     Folders,
-    check_saves,
     copy_state,
     load_state,
     save_state,
 )
-from pbt_flow.errors import StoreError
+from pbt_flow.errors import Diverged, StoreError
 from pbt_flow.means import mean
-from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
+from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
+from pbt_flow.reasons import account_of, in_short, message_of, reason_of
 from pbt_flow.restore_check import Difference, State, Trained, compare_restored
 from pbt_flow.space import Hparams
 from pbt_flow.task import Task, TaskSpec, declare
 
 
 class StorageError(RuntimeError):
-    """The place for checkpoints refuses to be written: no turn can be committed any more."""
+    """The place for checkpoints refuses to be written or read: no turn can be done any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +79,12 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Probed:
-    """The answer to a `Probe`: why the task cannot be built; empty if it can."""
+    """The answer to a `Probe`."""
 
     error: str = ""
+    """Why the task cannot be built; empty if it can."""
+    understood: Mapping[str, str] = field(default_factory=dict)
+    """What the task understood of its data, options and environment, by topic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +202,8 @@ class Worker:
         self.folders: Folders | None = None
         """Where the turn folders are; to be set before the first turn."""
         self._warm: OrderedDict[int, tuple[str, Task]] = OrderedDict()
+        self._understood: Mapping[str, str] | None = None
+        """What the task understood when it was built. All members understand the same."""
 
     def do(self, job: Job) -> Done:
         """Run a turn, look at a checkpoint, check, probe or describe the task."""
@@ -218,8 +224,8 @@ class Worker:
         try:
             self._keep(probe.member, "", self._take(probe.member, None))
         except Exception as error:
-            return Probed(error=_printable(f"{type(error).__name__}: {error}"))
-        return Probed()
+            return Probed(error=_printable(f"{type(error).__name__}: {message_of(error)}"))
+        return Probed(understood=self._understood or {})
 
     def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
         """Run a turn and commit it. An exception of the task is an outcome, and not raised.
@@ -229,7 +235,8 @@ class Worker:
             lost: Seconds that earlier tries of the turn took, which it then began with.
 
         Raises:
-            StorageError: The checkpoint or the record could not be written.
+            StorageError: The checkpoint or the record could not be written, or what the turn begins
+                with not be read.
         """
         started, seconds = time.time() - lost, {"lost": lost} if lost else {}
         status: Status = "failed"
@@ -237,6 +244,7 @@ class Worker:
         sample: tuple[float, ...] = ()
         metrics: Mapping[str, float] = {}
         evaluation: Mapping[str, float] = {}
+        notes: Mapping[str, str] = {}
         checkpoint: Checkpoint | None = None
         error = ""
         self.printed()  # between turns, by the samples of another member perhaps
@@ -249,6 +257,7 @@ class Worker:
             with _lap(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
                 evaluation = _read_metrics(task.metrics(), "metrics()")
+                notes = self._notes(task)
             if math.isfinite(score):
                 with _lap(seconds, "checkpoint"):
                     checkpoint = self._save(task, plan)
@@ -258,6 +267,8 @@ class Worker:
                 status, score, sample, error = "diverged", None, (), f"the score is {score}"
         except StorageError:
             raise
+        except Diverged as told:
+            status, score, sample, error = "diverged", None, (), _printable(message_of(told))
         except Exception:
             score, sample, error = None, (), _traceback()
         turn = Turn(
@@ -267,12 +278,13 @@ class Worker:
             sample=sample,
             metrics=metrics,
             evaluation=evaluation,
+            notes=notes,
             checkpoint=checkpoint,
             error=error,
             started=started,
             seconds=seconds,
         )
-        what = f"the record of member {plan.member}, turn {plan.turn}"
+        what = f"write the record of member {plan.member}, turn {plan.turn}"
         with _storage(what, self._folders.root(plan.member), Exception):
             self._folders.commit(turn, self.printed())
         return turn
@@ -281,9 +293,7 @@ class Worker:
         """Report on a checkpoint: metrics on data that selection never saw, and samples."""
         try:
             task = self._take(look.member, look.checkpoint)
-            # Of the population's seed alone: a report that draws its data then draws the same for
-            # all members, and for a control with the same seed. No turn has the number 0.
-            task.reseed(derive_seed(self.workshop.seed, 0, 0))
+            task.reseed(report_seed(self.workshop.seed))
             metrics = _read_metrics(task.report(), "report()") if look.report else {}
             if look.samples is not None:
                 task.samples(Path(look.samples))
@@ -334,10 +344,27 @@ class Worker:
             self._make_room()
             seed = derive_seed(self.workshop.seed, member, 0)
             task = self.workshop.task.build(seed, self.device)
+            if self._understood is None:
+                self._understood = _read_understood(task)
         if start is not None and start.digest != digest:
-            root = self._folders.fetch(start)
-            task.load_state_dict(load_state(start, root, self.device))
+            task.load_state_dict(self._load(start))
         return task
+
+    def _load(self, start: Checkpoint) -> State:
+        """The state of a checkpoint.
+
+        Raises:
+            CheckpointError: The state is gone, or is not the one that the turn wrote.
+            StorageError: The place where it lies cannot be read.
+        """
+        what = f"read the checkpoint of member {start.member}, turn {start.turn}"
+        with _storage(what, self._folders.root(start.member), OSError, StoreError):
+            return load_state(start, self._folders.fetch(start), self.device)
+
+    def _notes(self, task: Task) -> dict[str, str]:
+        """What the task understands by now that it did not when it was built."""
+        before = self._understood or {}
+        return {k: v for k, v in _read_understood(task).items() if before.get(k) != v}
 
     def _make_room(self) -> None:
         """Let go of the tasks that have waited longest, until there is room for one more."""
@@ -352,14 +379,10 @@ class Worker:
 
     def _save(self, task: Task, plan: Plan) -> Checkpoint:
         folders, state = self._folders, task.state_dict()
-        what, root = f"the checkpoint of member {plan.member}, turn {plan.turn}", folders.root
+        what = f"write the checkpoint of member {plan.member}, turn {plan.turn}"
+        root = folders.root
         with _storage(what, root(plan.member), OSError, RuntimeError):
-            try:
-                checkpoint = save_state(state, plan.member, plan.turn, root(plan.member))
-            except RuntimeError:
-                # torch.save reports a full disk like this, and also a state that it cannot write.
-                check_saves(state)
-                raise
+            checkpoint = save_state(state, plan.member, plan.turn, root(plan.member))
         with _storage(what, root(plan.member), Exception):
             folders.publish(plan.member, plan.turn, STATE)
         return checkpoint
@@ -409,7 +432,10 @@ def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...
 
 
 def _traceback() -> str:
-    return _printable(traceback.format_exc())
+    """The reason and the traceback of the exception that is being handled."""
+    error = sys.exc_info()[1]
+    assert error is not None
+    return _printable(account_of(error))
 
 
 def _printable(text: str) -> str:
@@ -439,8 +465,7 @@ def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
         ) from None
     except OverflowError:
         raise TypeError(
-            "evaluate() must return numbers that a float can hold (up to 1.8e308), got "
-            f"{in_short(returned)}"
+            f"evaluate() must return numbers that a float can hold, got {in_short(returned)}"
         ) from None
 
 
@@ -462,17 +487,38 @@ def _read_metrics(returned: Any, what: str) -> dict[str, float]:
     for name, value in plain.items():
         try:
             found[str(name)] = float(value)
-        except (TypeError, ValueError):
+        except Exception as error:
             raise TypeError(
-                f"{what} must return a mapping of names to numbers: the metric {in_short(name)} is "
-                f"{in_short(value)}"
-            ) from None
-        except OverflowError:
-            raise TypeError(
-                f"{what} must return numbers that a float can hold (up to 1.8e308): the metric "
-                f"{in_short(name)} is {in_short(value)}"
-            ) from None
+                f"{what} must return a mapping of names to numbers that a float can hold: the "
+                f"metric {in_short(name)} is {in_short(value)} ({reason_of(error)})"
+            ) from error
     return found
+
+
+_LONGEST_SENTENCE = 1000
+
+
+def _read_understood(task: Task) -> dict[str, str]:
+    """What the task understood, each topic and sentence on one line.
+
+    It is for people to read, and must not stop the training: what is wrong with it is said there.
+    """
+    try:
+        told = dict(task.understood())
+        return {_topic(str(topic)): _on_one_line(str(text)) for topic, text in told.items()}
+    except Exception as error:
+        reason = _on_one_line(reason_of(error))
+        return {"understood": f"understood() must return a sentence for each topic: {reason}"}
+
+
+def _topic(text: str) -> str:
+    """A topic as it can be part of a tag's name in MLflow."""
+    return re.sub(r"[^\w\-. ]", "_", _on_one_line(text))[:100] or "_"
+
+
+def _on_one_line(text: str) -> str:
+    line = _printable(" ".join(text.split()))
+    return line if len(line) <= _LONGEST_SENTENCE else f"{line[: _LONGEST_SENTENCE - 1]}…"
 
 
 @contextmanager
@@ -486,7 +532,7 @@ def _lap(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 @contextmanager
 def _storage(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Tell trouble with the place for `what` from an error of the task.
+    """Tell trouble with a place from an error of the task; `what` is what cannot be done there.
 
     Raises:
         StorageError: One of `errors` was raised; the message says why, and where on this machine.
@@ -503,4 +549,4 @@ def _storage(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
             there = next(place for place in (root, *root.parents) if place.exists())
             free = shutil.disk_usage(there).free
             reason += f"; make room in {there} ({free:,} bytes are free), or let it be written to"
-        raise StorageError(f"cannot write {what}: {reason}") from error
+        raise StorageError(f"cannot {what}: {reason}") from error

@@ -21,6 +21,9 @@ FLOORS: dict[str, int] = {
     "strategies": 0,
     "terminal": 0,
     "cores": 0,
+    "means": 0,
+    "compact_state": 0,
+    "reasons": 0,
     # 1: the nouns
     "member": 1,
     "task": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -250,3 +251,22 @@ def test_a_strategy_that_a_resume_could_not_build_again_is_refused(strategy: Any
 def test_a_strategy_error_is_one_that_a_user_can_mend() -> None:
     assert issubclass(StrategyError, PBTError)
     assert issubclass(StrategyError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def f(:", "SyntaxError: "),
+        ("from dataclasses import nothing", "ImportError: cannot import name 'nothing'"),
+    ],
+)
+def test_a_module_that_is_there_and_cannot_be_imported_is_no_missing_one(
+    code: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_strategy.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = f"exploit 'broken_strategy.Mine': broken_strategy cannot be imported: {cause}"
+    with pytest.raises(StrategyError, match=f"^{re.escape(sentence)}"):
+        parse("broken_strategy.Mine", EXPLOITS, "exploit")
