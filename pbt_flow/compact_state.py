@@ -177,25 +177,46 @@ def _clusters(views: set[_View]) -> Iterator[list[_View]]:
 
 
 def _parts(cluster: list[_View]) -> list[list[_View]]:
-    """A cluster, or each of its views alone if no number belongs to two: columns of a matrix."""
-    if len(cluster) == 1 or _owned(cluster) >= _span(cluster) or not _is_disjoint(cluster):
+    """A cluster in parts that have no number in common, such as two columns of a matrix."""
+    one_type = len({view.dtype for view in cluster}) == 1
+    if len(cluster) == 1 or not one_type or _owned(cluster) >= _span(cluster):
         return [cluster]
-    return [[view] for view in cluster]
+    group = list(range(len(cluster)))
+
+    def root(member: int) -> int:
+        while group[member] != member:
+            member = group[member]
+        return member
+
+    for one, other in _sharing(cluster):
+        group[root(one)] = root(other)
+    parts: dict[int, list[_View]] = {}
+    for member, view in enumerate(cluster):
+        parts.setdefault(root(member), []).append(view)
+    return list(parts.values())
 
 
-def _is_disjoint(cluster: list[_View]) -> bool:
+def _sharing(cluster: list[_View]) -> list[tuple[int, int]]:
+    """Which two of a cluster's views have a number in common, as far as chains of them go."""
     import torch
 
-    if len({view.dtype for view in cluster}) > 1:
-        return False
-    taken = torch.zeros(_span(cluster) // cluster[0].dtype.itemsize, dtype=torch.bool)
-    first = cluster[0].offset
-    for view in cluster:
-        own = taken.as_strided(view.size, view.stride, view.offset - first)
-        if own.any() or 0 in view.stride:
-            return False
-        own.fill_(True)
-    return True
+    places = [_places(view) for view in cluster]
+    owners = [torch.full_like(those, member) for member, those in enumerate(places)]
+    order = torch.cat(places).argsort()
+    place, owner = torch.cat(places)[order], torch.cat(owners)[order]
+    same = place[1:] == place[:-1]
+    pairs = torch.stack([owner[:-1][same], owner[1:][same]], dim=1).unique(dim=0)
+    return [(one, other) for one, other in pairs.tolist() if one != other]
+
+
+def _places(view: _View) -> torch.Tensor:
+    """Where in the storage the numbers of a view lie."""
+    import torch
+
+    places = torch.tensor([view.offset])
+    for length, step in zip(view.size, view.stride, strict=True):
+        places = (places[:, None] + torch.arange(length) * step).flatten()
+    return places.unique()
 
 
 def _needed(part: list[_View]) -> int:

@@ -296,7 +296,9 @@ class Comparison:
         base = {e.seed: self.measures(e)[measure] for e in self.methods[self.baseline]}
         pairs = [(self.measures(e)[measure], base.get(e.seed)) for e in self.methods[method]]
         sign = -1 if self.better(measure) == "minimize" else 1
-        return [sign * difference(ours, b) for ours, b in pairs if ours is not None and b is not None]
+        return [
+            sign * difference(ours, b) for ours, b in pairs if ours is not None and b is not None
+        ]
 
     def gains(self) -> dict[str, dict[str, Interval]]:
         """The mean of the differences by method and measure; positive ones favour the method, where

@@ -26,7 +26,7 @@ def reason_of(error: BaseException) -> str:
         name = f"{kind.__module__}.{name}"
     first, *more = message_of(error).splitlines() or [""]
     found = _in_one_line([f"{name}: {first.strip()}", *more])
-    if sys.version_info >= (3, 11) and isinstance(error, BaseExceptionGroup):
+    if sys.version_info >= (3, 11) and isinstance(error, BaseExceptionGroup):  # noqa: F821
         found += f"; the first: {reason_of(error.exceptions[0])}"
     return found if len(found) <= _LONGEST else f"{found[: _LONGEST - 1]}…"
 
@@ -49,14 +49,14 @@ def reason_in(account: str) -> str:
     """The reason in what a record keeps; of a record that is older than `account_of`, in its
     traceback.
     """
-    lines = account.strip().splitlines()
+    lines = account.rstrip().splitlines()
     if not lines:
         return ""
     if not lines[1:2] or not lines[1].strip():
-        return lines[0]
+        return lines[0].strip()
     headers = [n for n, line in enumerate(lines) if line in (_HEADER, _GROUP_HEADER)]
     if not headers:
-        return lines[0]
+        return _in_one_line(lines)
     # The last of several exceptions in a chain is the one that was caught.
     rest = lines[headers[-1] + 1 :]
     if lines[headers[-1]] == _GROUP_HEADER:
@@ -86,5 +86,7 @@ def _in_one_line(lines: Sequence[str]) -> str:
     """The first line, and where it only announces something, the one that follows."""
     first, *rest = lines
     following = next((line.strip() for line in rest if line.strip()), "")
-    announces = first.rstrip().endswith(":")
-    return f"{first.rstrip()} {following}" if announces and following else first.rstrip().rstrip(":")
+    line = first.rstrip()
+    if not line.endswith(":"):
+        return line
+    return f"{line} {following}" if following else line[:-1]

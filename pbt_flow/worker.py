@@ -532,7 +532,12 @@ def _lap(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 @contextmanager
 def _storage(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Tell trouble with a place from an error of the task; `what` is what cannot be done there.
+    """Tell trouble with a place from an error of the task.
+
+    Args:
+        what: What is being done there.
+        root: The place on this machine.
+        errors: What counts as trouble with it.
 
     Raises:
         StorageError: One of `errors` was raised; the message says why, and where on this machine.
@@ -542,11 +547,14 @@ def _storage(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
     except CheckpointError:
         raise
     except errors as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(message_of(error).split()) or type(error).__name__
         # Not of a store elsewhere: its errors have no number of this machine's system.
         torch_says = isinstance(error, RuntimeError) and not isinstance(error, StoreError)
         if torch_says or getattr(error, "errno", None) is not None:
             there = next(place for place in (root, *root.parents) if place.exists())
-            free = shutil.disk_usage(there).free
-            reason += f"; make room in {there} ({free:,} bytes are free), or let it be written to"
+            if what.startswith("read "):
+                reason += f"; let {there} be read by whom the workers run as"
+            else:
+                free = f"{shutil.disk_usage(there).free:,} bytes are free"
+                reason += f"; make room in {there} ({free}), or let it be written to"
         raise StorageError(f"cannot {what}: {reason}") from error
