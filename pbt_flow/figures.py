@@ -5,6 +5,7 @@ The report's page and its still picture draw the same figures, and a test can lo
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -49,13 +50,16 @@ class Shades:
         return bisect_right(self.edges, self.sign * score)
 
 
-MOST = 1e300
-"""The greatest number that is drawn: whoever draws takes differences of numbers and multiplies."""
+_MOST = 1e150
+"""The greatest number that is drawn, and the inverse of the smallest on a logarithmic axis: who
+draws multiplies numbers and takes their differences."""
 
 
 def drawn(value: float) -> float:
-    """Where a number is drawn; one beyond `MOST` at the edge."""
-    return max(-MOST, min(MOST, float(value)))
+    """Where a number is drawn: one that is too large or too small for that, at the edge."""
+    if value == 0:
+        return 0.0
+    return math.copysign(max(1 / _MOST, min(_MOST, abs(value))), value)
 
 
 # --- scores ---------------------------------------------------------------------------------------
