@@ -21,7 +21,8 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.adoption import FOUNDING, MANIFEST, adopt, callers_run, launched_run
-from pbt_flow.connection import is_away
+from pbt_flow.connection import check_artifacts, is_away
+from pbt_flow.drivers import hide_password, is_of_a_store, says
 from pbt_flow.errors import StoreError
 from pbt_flow.member import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space, space_to_json
@@ -81,6 +82,10 @@ def found_population(
         experiment_id = (
             launched.info.experiment_id if launched else _experiment(client, settings, caller)
         )
+        experiment = client.get_experiment(experiment_id)
+        check_artifacts(
+            launched.info.artifact_uri if launched else experiment.artifact_location, uri
+        )
         with _all_or_ended(client, experiment_id, founding):
             parent = _parent_run(
                 client, settings, {**tags, FOUNDING: founding}, experiment_id, launched, caller
@@ -107,9 +112,10 @@ def found_population(
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
             client.log_dict(run_id, manifest.to_json(), MANIFEST)
-    except (MlflowException, OSError) as error:
-        reason = error.message if isinstance(error, MlflowException) else str(error)
-        raise StoreError(f"cannot make runs at {uri}: {reason}") from error
+    except Exception as error:
+        if not is_of_a_store(error):
+            raise
+        raise StoreError(f"cannot make runs at {hide_password(uri)}: {says(error)}") from error
     return members, manifest
 
 
@@ -209,7 +215,7 @@ def _all_or_ended(client: MlflowClient, experiment_id: str, founding: str) -> It
         yield
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        with contextlib.suppress(MlflowException, OSError):
+        with contextlib.suppress(Exception):  # it would hide what went wrong
             # Asked for: the call that was interrupted may have made one that nobody here knows.
             made = client.search_runs(
                 [experiment_id], f"tags.`{FOUNDING}` = '{founding}'", max_results=_MOST_RUNS

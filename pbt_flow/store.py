@@ -33,6 +33,7 @@ from pbt_flow.adoption import MANIFEST
 from pbt_flow.checkpoints import RECORD, Folders, LocalFolders, turn_folder
 from pbt_flow.connection import (
     connect,
+    is_away,
     local_path,
     missing_database,
     read_bytes,
@@ -40,6 +41,7 @@ from pbt_flow.connection import (
     talking,
 )
 from pbt_flow.deletion import States
+from pbt_flow.drivers import hide_password, is_of_a_store, says
 from pbt_flow.errors import StoreError
 from pbt_flow.founding import Manifest, found_population, member_name, text
 from pbt_flow.lease import Lease, claim, is_orphan
@@ -139,17 +141,20 @@ class Store:
         try:
             run = client.get_run(run_id)
         except MlflowException as error:
-            raise StoreError(f"no run {run_id} at {uri}: {error.message}") from None
+            where = hide_password(uri)
+            if is_away(error):
+                raise StoreError(f"{where} does not answer: {says(error)}") from None
+            raise StoreError(f"no run {run_id} at {where}: {error.message}") from None
         if (parent := run.data.tags.get("pbt.population")) is not None:
             raise StoreError(f"run {run_id} is a member; its population is {parent}")
         try:
             manifest = Manifest(**json.loads(read_text(client, run_id, MANIFEST)))
-        except (MlflowException, OSError):
-            raise StoreError(
-                f"run {run_id} at {uri} is no population: it has no artifact {MANIFEST}"
-            ) from None
         except (ValueError, TypeError) as error:
             raise StoreError(f"run {run_id}: {MANIFEST} is not readable: {error}") from None
+        except Exception as error:
+            if not is_of_a_store(error):
+                raise
+            raise _without_manifest(client, run, uri, error) from None
         members = [client.get_run(member) for member in manifest.members]
         space = space_from_json(manifest.space)
         return cls._with_folders(client, uri, run_id, manifest, space, members)
@@ -575,6 +580,21 @@ class Store:
 
     def _talk(self) -> AbstractContextManager[None]:
         return talking(self.tracking_uri, self.run_id)
+
+
+def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception) -> StoreError:
+    """Why the manifest of a run could not be read: it is none of a population, or out of reach."""
+    run_id, listed = run.info.run_id, [MANIFEST]
+    try:
+        listed = [file.path for file in client.list_artifacts(run_id)]
+    except Exception as why:
+        error = why  # of a download MLflow says no more than that it failed
+    if MANIFEST in listed:
+        place = hide_password(run.info.artifact_uri)
+        return StoreError(f"run {run_id}: cannot read {MANIFEST} at {place}: {says(error)}")
+    return StoreError(
+        f"run {run_id} at {hide_password(uri)} is no population: it has no artifact {MANIFEST}"
+    )
 
 
 # --- small things ---------------------------------------------------------------------------------

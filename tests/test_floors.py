@@ -52,6 +52,7 @@ FLOORS: dict[str, int] = {
     "deletion": 2,
     "founding": 2,
     "adoption": 2,
+    "drivers": 1,
     "interval": 1,
     "outbox": 1,
     # 3: neighbours that do not know each other
@@ -133,6 +134,7 @@ TRACKERS = {
     "store",
     "founding",
     "adoption",
+    "drivers",
     "connection",
     "deletion",
     "lease",
