@@ -52,7 +52,7 @@ FLOORS: dict[str, int] = {
     "deletion": 2,
     "founding": 2,
     "adoption": 2,
-    "drivers": 1,
+    "drivers": 2,
     "interval": 1,
     "outbox": 1,
     # 3: neighbours that do not know each other
@@ -97,6 +97,9 @@ WITHIN_A_FLOOR = {
     ("deletion", "checkpoints"),
     ("deletion", "connection"),
     ("adoption", "connection"),
+    ("connection", "drivers"),
+    ("founding", "drivers"),
+    ("remote", "drivers"),
     ("founding", "adoption"),
     ("founding", "connection"),
     ("history", "exploit"),
