@@ -84,7 +84,7 @@ def check_saves(state: dict[str, Any]) -> None:
             return memoryview(data).nbytes
 
     try:
-        write_state(state, Nowhere())
+        write_state(state, Nowhere())  # type: ignore[arg-type]
     except Exception as error:
         raise CheckpointError(f"state_dict() cannot be written: {reason_of(error)}") from error
 

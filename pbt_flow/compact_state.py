@@ -78,7 +78,7 @@ class _Moved(NamedTuple):
     view: _View
 
 
-def write_state(state: Mapping[str, Any], file: str | Path | IO[bytes] | io.RawIOBase) -> None:
+def write_state(state: Mapping[str, Any], file: str | Path | IO[bytes]) -> None:
     """Write a state as `torch.save` does, without memory that belongs to none of its tensors."""
     import torch
 
@@ -153,7 +153,7 @@ def _is_usual(thing: Any) -> bool:
 
 def _view_of(tensor: torch.Tensor) -> _View:
     return _View(
-        tensor.dtype, tensor.storage_offset(), tuple(tensor.size()), tuple(tensor.stride())
+        tensor.dtype, int(tensor.storage_offset()), tuple(tensor.size()), tuple(tensor.stride())
     )
 
 
@@ -205,7 +205,7 @@ def _sharing(cluster: list[_View]) -> list[tuple[int, int]]:
     order = torch.cat(places).argsort()
     place, owner = torch.cat(places)[order], torch.cat(owners)[order]
     same = place[1:] == place[:-1]
-    pairs = torch.stack([owner[:-1][same], owner[1:][same]], dim=1).unique(dim=0)
+    pairs = torch.stack([owner[:-1][same], owner[1:][same]], dim=1).unique(dim=0)  # type: ignore[no-untyped-call]
     return [(one, other) for one, other in pairs.tolist() if one != other]
 
 
@@ -216,7 +216,8 @@ def _places(view: _View) -> torch.Tensor:
     places = torch.tensor([view.offset])
     for length, step in zip(view.size, view.stride, strict=True):
         places = (places[:, None] + torch.arange(length) * step).flatten()
-    return places.unique()
+    found: torch.Tensor = places.unique()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _needed(part: list[_View]) -> int:
@@ -264,7 +265,7 @@ def _tensor(storage: torch.UntypedStorage, view: _View) -> torch.Tensor:
     import torch
 
     empty = torch.empty(0, dtype=view.dtype, device=storage.device)
-    return empty.set_(storage, view.offset, view.size, view.stride)  # type: ignore[call-overload,no-any-return]
+    return empty.set_(storage, view.offset, view.size, view.stride)
 
 
 def _pickle_with(moved: Mapping[int, Mapping[_View, _Moved]]) -> Any:
@@ -279,6 +280,7 @@ def _pickle_with(moved: Mapping[int, Mapping[_View, _Moved]]) -> Any:
                 return NotImplemented
             place = views[_view_of(thing)]
             smaller = _tensor(place.storage, place.view)
-            return smaller.requires_grad_(thing.requires_grad).__reduce_ex__(_PROTOCOL)
+            smaller.requires_grad_(thing.requires_grad)
+            return smaller.__reduce_ex__(_PROTOCOL)  # type: ignore[no-untyped-call]
 
     return SimpleNamespace(__name__="pickle", Pickler=Pickler)
