@@ -25,13 +25,15 @@ _VARIABLE = "MLFLOW_RUN_ID"
 
 
 def launched_run(client: MlflowClient, uri: str) -> Run | None:
-    """The run that MLFLOW_RUN_ID names, if it is still nothing else; None if nothing is named.
+    """The run that MLFLOW_RUN_ID names, if it is still nothing else; None if nothing is named, or
+    the caller's own run.
 
     Raises:
         StoreError: There is no such run, or it is something already.
     """
-    run_id = os.environ.get(_VARIABLE)
-    if not run_id:
+    run_id, active = os.environ.get(_VARIABLE), mlflow.active_run()
+    # A run that is active here will be ended by the caller, who goes on with it until then.
+    if not run_id or (active is not None and active.info.run_id == run_id):
         return None
     named = f"the environment variable {_VARIABLE} names run {run_id}"
     try:

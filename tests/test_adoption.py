@@ -279,6 +279,15 @@ def test_a_population_stands_below_the_run_that_is_active_in_the_caller():
     assert not [tag for tag in told.data.tags if tag.startswith("pbt.")]
 
 
+def test_the_callers_own_run_is_not_taken_though_the_variable_names_it(monkeypatch):
+    with mlflow.start_run() as own:
+        monkeypatch.setenv("MLFLOW_RUN_ID", own.info.run_id)
+        result = run(turns=1)
+        assert MlflowClient().get_run(own.info.run_id).info.status == "RUNNING"
+    tags = MlflowClient().get_run(result.run_id).data.tags
+    assert tags["mlflow.parentRunId"] == own.info.run_id
+
+
 def test_the_experiment_that_was_asked_for_goes_before_that_of_the_active_run():
     with mlflow.start_run():
         result = run(experiment="mine")

@@ -32,10 +32,12 @@ from pbt_flow.history import Gain
 from pbt_flow.interval import Interval
 from pbt_flow.means import deviation, difference, in_reach, mean
 from pbt_flow.progress import Progress
+from pbt_flow.replay import INITIAL, LAST, SCHEDULE, Arm, Replay, note, summary
 from pbt_flow.report import page
 from pbt_flow.result import Result
 from pbt_flow.runner import compare
 from pbt_flow.samplers import OptunaSampler
+from pbt_flow.schedule import Schedule
 from pbt_flow.simulation import Simulation, simulate
 from pbt_flow.store import _note
 from pbt_flow.study import study_of
@@ -159,10 +161,16 @@ def test_scores_of_any_size_are_ranked_and_shown_without_an_error(given):
         assert math.isfinite(gain.gain)
 
 
-@pytest.mark.parametrize("direction", ["maximize", "minimize"])
 @pytest.mark.parametrize(
-    "scores",
-    [[MAX, -MAX], [MAX], [-MAX, -1e308], [TINY, 0.0], [TINY, 1e-310], [MAX, 1.0, 2.0], [0.0]],
+    ("scores", "direction"),
+    [
+        ([MAX, -MAX], "maximize"),
+        ([MAX], "minimize"),
+        ([-MAX, -1e308], "maximize"),
+        ([TINY, 0.0], "minimize"),
+        ([TINY, 1e-310], "maximize"),
+        ([MAX, 1.0, 2.0], "minimize"),
+    ],
     ids=str,
 )
 def test_pictures_and_comparisons_of_them_can_be_drawn(scores, direction, tmp_path):
@@ -183,6 +191,28 @@ def test_pictures_and_comparisons_of_them_can_be_drawn(scores, direction, tmp_pa
     settings = simulations[0].controller.settings
     picture.draw(Subject(result=results[0], settings=settings, space=SPACE), tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_replay_of_them_can_be_told():
+    schedule = Schedule(
+        task="a:B",
+        options={},
+        space=SPACE,
+        direction="maximize",
+        source="abc",
+        seed=0,
+        score=MAX,
+        best_initial=None,
+        segments=[],
+    )
+    arms = [
+        Arm(name=name, members=[0, 1], hparams=None, scores=scores, reports=[{"x": MAX}] * 2)
+        for name, scores in ((SCHEDULE, [MAX, -MAX]), (LAST, [MAX, MAX]), (INITIAL, [TINY, -TINY]))
+    ]
+    made = Replay(run_id="abc", tracking_uri="sqlite://", schedule=schedule, arms=arms)
+    json.dumps(made.to_json(), allow_nan=False)
+    assert "1.798e+308" in summary(made)
+    assert "nan" not in summary(made) + note(made)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

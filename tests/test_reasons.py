@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
-import multiprocessing
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing.pool import ExceptionWithTraceback
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ import torch
 from test_worker import plan, worker
 
 from pbt_flow.checkpoints import read_record
-from pbt_flow.member import turn_from_json, turn_to_json
+from pbt_flow.member import Turn, turn_from_json, turn_to_json
 from pbt_flow.reasons import account_of, in_short, reason_in, reason_of
+from pbt_flow.store import _error_tag
 from pbt_flow.worker import Look, Worker, _read_metrics, read_score
 
 
@@ -64,8 +66,10 @@ def fails_in_a_thread() -> None:
 
 
 def fails_in_a_process() -> None:
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        pool.apply(chained)
+    # As a pool of processes hands an exception over.
+    error = caught(chained)
+    rebuild, given = ExceptionWithTraceback(error, error.__traceback__).__reduce__()
+    raise rebuild(*given)
 
 
 def goes_too_deep() -> None:
@@ -202,6 +206,17 @@ def test_a_turn_shows_it_and_its_record_keeps_the_traceback(call, tmp_path, monk
     assert "Traceback (most recent call last)" in (folder / "error.txt").read_text()
     old = {**turn_to_json(turn), "error": traceback_of(call)}
     assert turn_from_json(json.loads(json.dumps(old))).reason == RAISES[call]
+
+
+def test_the_tag_of_a_long_error_has_the_reason_and_the_end():
+    error = f"ValueError: short\n\n{'frame' * 3000}\nValueError: short\nthe end"
+    turn = Turn(plan=plan(), status="failed", error=error)
+    tag = _error_tag(turn)
+    assert len(tag) == 5000
+    assert tag.startswith("turn 1 failed: ValueError: short\n")
+    assert tag.endswith("ValueError: short\nthe end")
+    brief = dataclasses.replace(turn, error="ValueError: short\n\nTraceback")
+    assert _error_tag(brief) == "turn 1 failed: ValueError: short\n\nTraceback"
 
 
 def test_a_look_and_a_probe_show_it_too(tmp_path, monkeypatch):
