@@ -18,6 +18,7 @@ from typing import Protocol
 from pbt_flow.engines import Lost
 from pbt_flow.member import Turn
 from pbt_flow.outbox import Outbox
+from pbt_flow.reasons import reason_in
 from pbt_flow.roster import Roster
 from pbt_flow.worker import Look, Report
 
@@ -74,7 +75,7 @@ class Album:
         if error and not self._silenced:
             # Once: what fails for one round fails for most.
             self._silenced = True
-            self.say(f"no samples of round {turn.number}: {error.splitlines()[-1]}")
+            self.say(f"no samples of round {turn.number}: {reason_in(error)}")
         self.outbox.put(partial(self._show, Path(look.samples), turn))
         return turn
 

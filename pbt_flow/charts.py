@@ -263,7 +263,7 @@ def time_chart(subject: Subject) -> Chart:
 
 def _round(value: float) -> float:
     """Six digits are more than a screen can show, and a third of the bytes."""
-    return float(f"{value:.6g}")
+    return float(f"{figures.drawn(value):.6g}")
 
 
 def line(
@@ -311,7 +311,8 @@ def _axis(dist: BaseDistribution) -> Chart:
             "ticktext": names,
             "range": [-0.5, len(names) - 0.5],
         }
-    low, high = float(dist.low), float(dist.high)  # type: ignore[attr-defined]
+    low = figures.drawn(dist.low)  # type: ignore[attr-defined]
+    high = figures.drawn(dist.high)  # type: ignore[attr-defined]
     log = bool(dist.log)  # type: ignore[attr-defined]
     if log:
         low, high = math.log10(low), math.log10(high)

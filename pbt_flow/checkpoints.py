@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from pbt_flow.compact_state import write_state
 from pbt_flow.errors import PBTError
 from pbt_flow.member import Checkpoint, RecordError, Turn, turn_from_json, turn_to_json
+from pbt_flow.reasons import reason_of
 
 STATE = "state.pt"
 RECORD = "turn.json"
@@ -41,10 +43,10 @@ def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Che
     """Write a state below `root` and return its reference.
 
     Raises:
-        CheckpointError: The state holds something that could only be read back by running code.
+        CheckpointError: The state cannot be written, or holds something that could only be read
+            back by running code, wherever it is.
+        OSError: The place cannot be written to, as RuntimeError of torch as well.
     """
-    import torch
-
     if not isinstance(state, dict):
         raise CheckpointError(f"state_dict() must return a dict, got a {type(state).__name__}")
     folder = root / turn_folder(turn)
@@ -53,7 +55,12 @@ def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Che
     partial = path.with_name(f".{STATE}.{os.getpid()}")
     _clear(folder)
     try:
-        torch.save(state, partial)
+        try:
+            write_state(state, partial)
+        except (OSError, RuntimeError):
+            # Both the disk and the state may be at fault, and torch calls both alike.
+            check_saves(state)
+            raise
         digest = file_digest(partial)
         _refuse_code(state, partial)
         _publish(partial, path)
@@ -68,7 +75,6 @@ def check_saves(state: dict[str, Any]) -> None:
     Raises:
         CheckpointError: torch cannot write it, wherever to.
     """
-    import torch
 
     class Nowhere(io.RawIOBase):
         def writable(self) -> bool:
@@ -78,10 +84,9 @@ def check_saves(state: dict[str, Any]) -> None:
             return memoryview(data).nbytes
 
     try:
-        torch.save(state, Nowhere())  # type: ignore[arg-type]
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"state_dict() cannot be written: {reason}") from None
+        write_state(state, Nowhere())  # type: ignore[arg-type]
+    except Exception as error:
+        raise CheckpointError(f"state_dict() cannot be written: {reason_of(error)}") from error
 
 
 def copy_state(state: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
@@ -89,7 +94,7 @@ def copy_state(state: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
     import torch
 
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    write_state(state, buffer)
     buffer.seek(0)
     copied: dict[str, Any] = torch.load(buffer, weights_only=True, map_location=device)
     return copied
@@ -106,6 +111,31 @@ def _refuse_code(state: dict[str, Any], path: Path) -> None:
             "state_dict() must hold tensors and plain values only, since it is read back with "
             f"weights_only=True; {_culprit(state) or 'something in it is neither'}"
         ) from None
+    except OSError:
+        raise
+    except Exception:
+        _check_reads(state, path)
+
+
+def _check_reads(state: dict[str, Any], path: Path) -> None:
+    """Read a file that could not be read without its numbers as one that is restored.
+
+    Raises:
+        CheckpointError: The state cannot be read back, wherever it is.
+        RuntimeError: It can, and only not from this file.
+    """
+    import torch
+
+    try:
+        torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as unreadable:
+        try:
+            copy_state(state)
+        except Exception as error:
+            raise CheckpointError(
+                f"state_dict() cannot be read back: {reason_of(error)}"
+            ) from error
+        raise RuntimeError(f"{path} is not what was written: {reason_of(unreadable)}") from None
 
 
 def _culprit(value: Any, place: str = "state") -> str:
@@ -148,9 +178,10 @@ def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[
         )
     try:
         state = torch.load(path, weights_only=True, map_location=device)
+    except OSError:
+        raise
     except Exception as error:  # torch's unpickler stumbles over a broken file in many ways
-        reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(f"{what}: refused: {type(error).__name__}: {reason}") from None
+        raise CheckpointError(f"{what}: refused: {reason_of(error)}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{what}: holds a {type(state).__name__}, not a dict")
     return state

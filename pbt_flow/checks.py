@@ -17,6 +17,7 @@ from statistics import fmean
 from pbt_flow.diagnosis import FEW, Diagnosis, Warned, same_age
 from pbt_flow.engines import Lost
 from pbt_flow.member import Checkpoint, Turn
+from pbt_flow.reasons import reason_in
 from pbt_flow.roster import Roster
 from pbt_flow.settings import Settings
 from pbt_flow.worker import Check, Checked, CheckNoise, CheckRestore, NoiseChecked, RestoreChecked
@@ -129,7 +130,7 @@ class Checks:
     def _judge_restoring(self, done: RestoreChecked) -> None:
         found = done.difference
         if done.error:
-            self.note("restores", done.error.strip().splitlines()[-1][:500])
+            self.note("restores", reason_in(done.error))
             return
         if found:
             steps = done.check.steps

@@ -19,6 +19,7 @@ from pbt_flow.charts import Chart, frame, line
 from pbt_flow.errors import PBTError
 from pbt_flow.figures import best_and_mean
 from pbt_flow.interval import Interval
+from pbt_flow.means import difference, mean
 from pbt_flow.member import Direction
 from pbt_flow.progress import number
 from pbt_flow.report import assemble
@@ -335,7 +336,9 @@ class Comparison:
         base = {e.seed: self.measures(e)[measure] for e in self.methods[self.baseline]}
         pairs = [(self.measures(e)[measure], base.get(e.seed)) for e in self.methods[method]]
         sign = -1 if self.better(measure) == "minimize" else 1
-        return [sign * (ours - b) for ours, b in pairs if ours is not None and b is not None]
+        return [
+            sign * difference(ours, b) for ours, b in pairs if ours is not None and b is not None
+        ]
 
     def gains(self) -> dict[str, dict[str, Interval]]:
         """The mean of the differences by method and measure; positive ones favour the method, where
@@ -414,11 +417,11 @@ class Comparison:
         """A difference as people read it: the mean, what is known of its spread, who is ahead."""
         those = self.differences(method, measure)
         interval = Interval.of(those)
-        spread = "one pair: no interval"
+        spread = "one pair: no interval" if len(those) == 1 else "too far apart for an interval"
         if interval.bounds:
             spread = f"95% t interval {interval.bounds} over {len(those)} seeds"
         word = "greater" if self.better(measure) is None else "ahead"
-        ahead = f"{word} in {sum(difference > 0 for difference in those)} of {len(those)}"
+        ahead = f"{word} in {sum(gained > 0 for gained in those)} of {len(those)}"
         # Both may hand over one and the same initial setting.
         if equal := those.count(0.0):
             ahead += f", equal in {equal}"
@@ -494,7 +497,7 @@ class Comparison:
             ]
             length = min(map(len, curves))
             middle = [
-                points[0]._replace(value=sum(p.value for p in points) / len(points))
+                points[0]._replace(value=mean(p.value for p in points))
                 for points in zip(*(curve[:length] for curve in curves), strict=True)
             ]
             dash = "dash" if method == self.baseline else ""

@@ -14,8 +14,10 @@ from urllib.request import url2pathname
 import mlflow
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
+from pbt_flow.drivers import check_database, hide_password, is_of_a_store, is_refusal, says
 from pbt_flow.errors import StoreAway, StoreError
 
 _REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -27,6 +29,8 @@ _REFUSALS = {
     "UNAUTHENTICATED",
 }
 """What MLflow calls an error that trying again does not mend, such as a run that was deleted."""
+_BY_SERVER = {"mlflow-artifacts", "http", "https", "dbfs"}
+"""Places for artifacts that a tracking server, which has answered, looks after."""
 
 
 def connect() -> tuple[MlflowClient, str]:
@@ -37,6 +41,11 @@ def connect() -> tuple[MlflowClient, str]:
     """
     uri = mlflow.get_tracking_uri()
     missing = missing_database(uri)
+    if missing is None:
+        try:
+            check_database(uri)
+        except Exception as error:
+            raise _unreachable(uri, error) from error
     # MLflow would try for two minutes, and then raise what its database library raised.
     if missing is not None and missing.parent.is_dir() and not os.access(missing.parent, os.W_OK):
         raise StoreError(
@@ -47,12 +56,40 @@ def connect() -> tuple[MlflowClient, str]:
         with _alone(missing):
             client = MlflowClient(uri)
             client.search_experiments(view_type=ViewType.ALL, max_results=1)
-    except (MlflowException, OSError) as error:
-        reason = error.message if isinstance(error, MlflowException) else str(error)
-        raise StoreError(
-            f"cannot reach the MLflow tracking store {uri} (from MLFLOW_TRACKING_URI): {reason}"
-        ) from error
+    except Exception as error:
+        if not is_of_a_store(error):
+            raise
+        raise _unreachable(uri, error) from error
     return client, uri
+
+
+def _unreachable(uri: str, error: Exception) -> StoreError:
+    return StoreError(
+        f"cannot reach the MLflow tracking store {hide_password(uri)} (from MLFLOW_TRACKING_URI): "
+        f"{says(error)}"
+    )
+
+
+def check_artifacts(location: str, uri: str) -> None:
+    """Look into a place for artifacts that is elsewhere, before anything is written there.
+
+    Args:
+        location: Of an experiment or a run.
+        uri: Of the tracking store.
+
+    Raises:
+        StoreError: It cannot be reached: a package is missing, say, or a credential.
+    """
+    if local_path(location) is not None or urlparse(location).scheme in _BY_SERVER:
+        return
+    try:
+        get_artifact_repository(location, tracking_uri=uri).list_artifacts()
+    except Exception as error:
+        if not is_of_a_store(error):
+            raise
+        raise StoreError(
+            f"cannot reach the place for artifacts {hide_password(location)}: {says(error)}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -106,9 +143,12 @@ def talking(uri: str, run_id: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, OSError) as error:
-        said = error.message if isinstance(error, MlflowException) else str(error)
-        what = f"the tracking store {uri} does not take what is logged: {said}"
+    except Exception as error:
+        if not is_of_a_store(error):
+            raise
+        what = (
+            f"the tracking store {hide_password(uri)} does not take what is logged: {says(error)}"
+        )
         remedy = (
             f"every turn that was committed is safe, go on with python -m pbt_flow resume {run_id}"
         )
@@ -117,10 +157,12 @@ def talking(uri: str, run_id: str) -> Iterator[None]:
         raise StoreAway(what, remedy) from error
 
 
-def is_away(error: MlflowException | OSError) -> bool:
+def is_away(error: BaseException) -> bool:
     """Whether the store that raised this may answer later; a refusal it would only repeat."""
     if isinstance(error, MlflowException):
         return error.error_code not in _REFUSALS
+    if not isinstance(error, OSError):
+        return not is_refusal(error)
     # An answer of an HTTP server that blames the request: an artifact that is not there, say.
     answer = getattr(error, "response", None)
     return answer is None or answer.status_code >= 500

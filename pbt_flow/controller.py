@@ -30,8 +30,10 @@ from pbt_flow.engines import Engine, Lost
 from pbt_flow.errors import StoreAway
 from pbt_flow.figures import best_of_round
 from pbt_flow.history import History
+from pbt_flow.means import mean
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.outbox import Outbox
+from pbt_flow.reasons import reason_in
 from pbt_flow.retention import removable
 from pbt_flow.roster import Roster
 from pbt_flow.settings import Settings
@@ -483,7 +485,7 @@ class Controller:
                     self._show(best_of_round(self.history, self.rounds))
                 metrics = {
                     "best_score": best,
-                    "mean_score": math.fsum(scores) / len(scores),
+                    "mean_score": mean(scores),
                     "copies": sum(turn.plan.donor is not None for turn in turns),
                 }
                 ended = max(turn.ended for turn in turns)
@@ -576,7 +578,7 @@ class Controller:
                 elif isinstance(done, Lost):
                     error = done.reason
                 if error:
-                    self.progress.say(f"no report: {error.splitlines()[-1]}")
+                    self.progress.say(f"no report: {reason_in(error)}")
         return reports
 
 

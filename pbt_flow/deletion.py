@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from pbt_flow.checkpoints import STATE, Folders, LocalFolders, turn_folder
 from pbt_flow.connection import talking
 from pbt_flow.member import Checkpoint
+from pbt_flow.reasons import reason_of
 
 
 @dataclass
@@ -90,7 +91,7 @@ class States:
                     return None
             # Each kind of store has errors of its own: for a right that is missing, say.
             except Exception as error:
-                why = f"{type(error).__name__}: {error}".splitlines()[0]
+                why = reason_of(error)
             if not self.has(checkpoint):
                 return None
         return why

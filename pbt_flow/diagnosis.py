@@ -15,6 +15,7 @@ from statistics import median
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from pbt_flow.history import History
+from pbt_flow.means import difference
 from pbt_flow.member import Turn
 from pbt_flow.space import Space, to_unit
 
@@ -201,7 +202,8 @@ class Diagnosis:
         fitness = self.history.fitness(turn)
         if start is None:
             return fitness
-        return fitness - self.history.fitness(self.history.turn(start.member, start.turn))
+        start_of = start.member, start.turn
+        return difference(fitness, self.history.fitness(self.history.turn(*start_of)))
 
     def _overhead(self, number: int, turns: Sequence[Turn]) -> Iterator[Warned]:
         """Most of a turn is not training: of the median turn of several rounds.

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from pbt_flow.history import History
 from pbt_flow.lineage import every_turn, founder_shares
+from pbt_flow.means import mean as average
 from pbt_flow.member import Turn
 from pbt_flow.values import Value, identity
 
@@ -49,6 +50,18 @@ class Shades:
         return bisect_right(self.edges, self.sign * score)
 
 
+_MOST = 1e150
+"""The greatest number that is drawn, and the inverse of the smallest on a logarithmic axis: who
+draws multiplies numbers and takes their differences."""
+
+
+def drawn(value: float) -> float:
+    """Where a number is drawn: one that is too large or too small for that, at the edge."""
+    if value == 0:
+        return 0.0
+    return math.copysign(max(1 / _MOST, min(_MOST, abs(value))), value)
+
+
 # --- scores ---------------------------------------------------------------------------------------
 
 
@@ -78,7 +91,7 @@ def best_and_mean(history: History) -> tuple[list[Point], list[Point]]:
     enough = {n: there for n, there in rounds.items() if 2 * len(there) >= len(history.members)}
     choose = max if history.direction == "maximize" else min
     best = [Point(trained[n], choose(there)) for n, there in enough.items()]
-    mean = [Point(trained[n], math.fsum(there) / len(there)) for n, there in enough.items()]
+    mean = [Point(trained[n], average(there)) for n, there in enough.items()]
     return best, mean
 
 

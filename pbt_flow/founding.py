@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,11 +20,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
+from pbt_flow.adoption import FOUNDING, MANIFEST, adopt, callers_run, launched_run
+from pbt_flow.connection import check_artifacts, is_away
+from pbt_flow.drivers import hide_password, is_of_a_store, says
 from pbt_flow.errors import StoreError
 from pbt_flow.member import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space, space_to_json
 
-MANIFEST = "population.json"
 _MOST_RUNS = 50_000
 """Runs that MLflow finds in one search."""
 _LONGEST = 6000
@@ -73,15 +76,29 @@ def found_population(
     The manifest is written last: a run without one is not a population.
 
     Raises:
-        StoreError: The tracking server cannot be used.
+        StoreError: The tracking server cannot be used, or the run that MLFLOW_RUN_ID names is
+            something already.
     """
     space_json = space_to_json(space)
+    founding = uuid.uuid4().hex
     try:
-        parent = _parent_run(client, settings, tags)
-        run_id = parent.info.run_id
-        with _all_or_ended(client, parent):
+        # Looked at before anything is written.
+        launched = launched_run(client, uri)
+        caller = None if launched else callers_run(client)
+        experiment_id = (
+            launched.info.experiment_id if launched else _experiment(client, settings, caller)
+        )
+        experiment = client.get_experiment(experiment_id)
+        check_artifacts(
+            launched.info.artifact_uri if launched else experiment.artifact_location, uri
+        )
+        with _all_or_ended(client, experiment_id, founding):
+            parent = _parent_run(
+                client, settings, {**tags, FOUNDING: founding}, experiment_id, launched, caller
+            )
+            run_id = parent.info.run_id
             members = [
-                _member_run(client, parent, index, hparams, space)
+                _member_run(client, parent, index, hparams, space, founding)
                 for index, hparams in enumerate(initial)
             ]
             manifest = Manifest(
@@ -103,45 +120,86 @@ def found_population(
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
             client.log_dict(run_id, manifest.to_json(), MANIFEST)
-    except (MlflowException, OSError) as error:
-        reason = error.message if isinstance(error, MlflowException) else str(error)
-        raise StoreError(f"cannot make runs at {uri}: {reason}") from error
+    except Exception as error:
+        if not is_of_a_store(error):
+            raise
+        raise StoreError(f"cannot make runs at {hide_password(uri)}: {says(error)}") from error
     return members, manifest
 
 
-def _parent_run(client: MlflowClient, settings: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
+def _parent_run(
+    client: MlflowClient,
+    settings: Mapping[str, Any],
+    tags: Mapping[str, str],
+    experiment_id: str,
+    launched: Run | None,
+    caller: Run | None,
+) -> Run:
+    """The population's own run: the one that was made for this process, or a new one."""
     # What runs are called in MLflow's table when nobody named them tells nothing apart.
     method = "random search" if settings["exploit"] == "none" else "pbt"
     plain = f"{Path(settings['task'].partition(':')[0]).stem} {method}"
-    if run_id := os.environ.pop("MLFLOW_RUN_ID", None):
-        run = client.get_run(run_id)
-        if settings["name"] or _is_made_up(run.info.run_name or ""):
-            client.update_run(run_id, name=settings["name"] or plain)
-        return run
-    experiment = settings["experiment"] or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    experiment_id = None if experiment else os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if experiment_id is None:
-        experiment = experiment or "pbt_flow"
-        found = client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage != "active":
-            raise StoreError(
-                f"the experiment {experiment!r} is deleted; restore it or name another"
-            )
-        if found is None:
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            try:
-                experiment_id = client.create_experiment(experiment, tags=kind)
-            except MlflowException:
-                # Another population that began at the same time was faster.
-                found = client.get_experiment_by_name(experiment)
-                if found is None:
-                    raise
-                experiment_id = found.experiment_id
-        else:
-            experiment_id = found.experiment_id
+    if launched is not None:
+        adopt(client, launched, tags[FOUNDING])
+        if settings["name"] or _is_made_up(launched.info.run_name or ""):
+            client.update_run(launched.info.run_id, name=settings["name"] or plain)
+        return launched
+    # MLflow's table then shows the population below the run that asked for it.
+    above = {} if caller is None else {"mlflow.parentRunId": caller.info.run_id}
     name = settings["name"] or plain
-    created: Run = client.create_run(experiment_id, tags=dict(tags), run_name=name)
+    created: Run = client.create_run(experiment_id, tags={**tags, **above}, run_name=name)
     return created
+
+
+def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run | None) -> str:
+    """The experiment of a new population, made if there is none of its name.
+
+    It is the one of the settings, of MLFLOW_EXPERIMENT_NAME, of MLFLOW_EXPERIMENT_ID, that of the
+    run which is active in this process, or pbt_flow: the first of them that there is.
+
+    Raises:
+        StoreError: It is deleted, or no experiment has the id.
+    """
+    name, where = settings["experiment"], ""
+    if not name and (name := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
+        where = " (from the environment variable MLFLOW_EXPERIMENT_NAME)"
+    if not name and (experiment_id := os.environ.get("MLFLOW_EXPERIMENT_ID")):
+        return _experiment_of_id(client, experiment_id)
+    if not name and caller is not None:
+        return str(caller.info.experiment_id)
+    name = name or "pbt_flow"
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        try:
+            return str(client.create_experiment(name, tags=kind))
+        except MlflowException:
+            # Another population that began at the same time was faster.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise StoreError(f"the experiment {name!r}{where} is deleted; restore it or name another")
+    return str(found.experiment_id)
+
+
+def _experiment_of_id(client: MlflowClient, experiment_id: str) -> str:
+    """The experiment that MLFLOW_EXPERIMENT_ID names.
+
+    Raises:
+        StoreError: It is deleted, or there is none.
+    """
+    named = f"the environment variable MLFLOW_EXPERIMENT_ID names experiment {experiment_id}"
+    remedy = "unset it, or name an experiment (experiment in Python, --experiment in a shell)"
+    try:
+        found = client.get_experiment(experiment_id)
+    except MlflowException as error:
+        if is_away(error):
+            raise
+        raise StoreError(f"{named}, which is not there ({error.message}); {remedy}") from None
+    if found.lifecycle_stage != "active":
+        raise StoreError(f"{named}, which is deleted; restore it, or {remedy}")
+    return str(found.experiment_id)
 
 
 def _is_made_up(name: str) -> bool:
@@ -156,26 +214,32 @@ def _is_made_up(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _all_or_ended(client: MlflowClient, parent: Run) -> Iterator[None]:
-    """Where a population's runs cannot all be made, let none say for ever that it is running."""
+def _all_or_ended(client: MlflowClient, experiment_id: str, founding: str) -> Iterator[None]:
+    """Where a population's runs cannot all be made, let none say for ever that it is running.
+
+    Only runs of this founding are ended. Others may stand below the same parent.
+    """
     try:
         yield
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        with contextlib.suppress(MlflowException, OSError):
+        with contextlib.suppress(Exception):  # it would hide what went wrong
             # Asked for: the call that was interrupted may have made one that nobody here knows.
             made = client.search_runs(
-                [parent.info.experiment_id],
-                f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'",
-                max_results=_MOST_RUNS,
+                [experiment_id], f"tags.`{FOUNDING}` = '{founding}'", max_results=_MOST_RUNS
             )
-            for run in [*made, parent]:
+            for run in made:
                 client.set_terminated(run.info.run_id, status=status)
         raise
 
 
 def _member_run(
-    client: MlflowClient, parent: Run, index: int, hparams: Hparams, space: Space
+    client: MlflowClient,
+    parent: Run,
+    index: int,
+    hparams: Hparams,
+    space: Space,
+    founding: str,
 ) -> Run:
     run: Run = client.create_run(
         parent.info.experiment_id,
@@ -186,6 +250,7 @@ def _member_run(
             "pbt.role": "member",
             "pbt.member": str(index),
             "pbt.population": parent.info.run_id,
+            FOUNDING: founding,
         },
     )
     params = {f"init/{name}": text(value) for name, value in hparams.items()}

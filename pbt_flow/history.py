@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pbt_flow.exploit import Candidate
+from pbt_flow.means import difference
 from pbt_flow.member import Direction, Member, Turn
 from pbt_flow.space import Hparams
 
@@ -222,7 +223,7 @@ class History:
                 if not turn.ok or start is None:
                     continue
                 begun_with = self.turn(start.member, start.turn)
-                gain = self.fitness(turn) - self.fitness(begun_with)
+                gain = difference(self.fitness(turn), self.fitness(begun_with))
                 found.append(Gain(hparams=turn.plan.hparams, gain=gain))
             if len(found) == window:
                 break

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+
+from pbt_flow.means import deviation, mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,18 +19,23 @@ class Interval:
 
     mean: float
     low: float | None
-    """None for a single value, of which nothing else is known."""
+    """None for a single value, of which nothing else is known, and of values so far apart that no
+    float is a bound."""
     high: float | None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
+        """The mean and the interval of finite values, at least one."""
         from scipy.special import stdtrit  # scipy.stats would cost a second of imports
 
-        mean, count = fmean(values), len(values)
+        middle, count = mean(values), len(values)
         if count == 1:
-            return cls(mean=mean, low=None, high=None)
-        reach = float(stdtrit(count - 1, 0.975)) * stdev(values) / math.sqrt(count)
-        return cls(mean=mean, low=mean - reach, high=mean + reach)
+            return cls(mean=middle, low=None, high=None)
+        reach = float(stdtrit(count - 1, 0.975)) / math.sqrt(count) * deviation(values)
+        low, high = middle - reach, middle + reach
+        if math.isinf(low) or math.isinf(high):
+            return cls(mean=middle, low=None, high=None)
+        return cls(mean=middle, low=low, high=high)
 
     def __str__(self) -> str:
         bounds = "" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]"

@@ -15,10 +15,11 @@ from typing import Any
 
 from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.errors import PBTError, PopulationError
+from pbt_flow.reasons import reason_of
 from pbt_flow.settings import Settings
 from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare
 from pbt_flow.task_files import is_loading
-from pbt_flow.worker import Described, Done, Probe, Probed, Workshop, reason_of
+from pbt_flow.worker import Described, Done, Probe, Probed, Workshop
 
 
 def spec_of(settings: Settings) -> TaskSpec:

@@ -22,6 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from pbt_flow.errors import PBTError
+from pbt_flow.reasons import reason_in
 from pbt_flow.space import Hparams, Space, SpaceError, fitted
 from pbt_flow.values import is_container
 
@@ -115,7 +116,7 @@ class Turn:
     notes: Mapping[str, str] = field(default_factory=dict)
     """What the task understood in this turn that it did not when it was built, by topic."""
     error: str = ""
-    """Why the turn is not `ok`."""
+    """Why the turn is not `ok`; of an exception the reason, and below it the traceback."""
     started: float = 0.0
     """Seconds since the epoch."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -133,10 +134,10 @@ class Turn:
 
     @property
     def reason(self) -> str:
-        """Why the turn is not `ok`, in one line: of a traceback the last."""
-        lines = self.error.strip().splitlines()
-        # What a dead worker printed last comes after how it died.
-        return (lines[0] if self.status == "lost" else lines[-1]) if lines else ""
+        """Why the turn is not `ok`, in one line: of an exception its type and what it says."""
+        # What a dead worker printed last, perhaps a traceback, comes after how it died.
+        lost = self.error.strip().splitlines()[:1] if self.status == "lost" else []
+        return lost[0] if lost else reason_in(self.error)
 
     @property
     def member(self) -> int:

@@ -99,7 +99,7 @@ def _scores(axes: Any, subject: Subject) -> None:
 
 
 def _columns(points: list[figures.Point]) -> tuple[list[int], list[float]]:
-    return [point.trained for point in points], [point.value for point in points]
+    return [point.trained for point in points], [figures.drawn(point.value) for point in points]
 
 
 def _hparam(axes: Any, subject: Subject, name: str, shades: figures.Shades) -> None:
@@ -108,7 +108,9 @@ def _hparam(axes: Any, subject: Subject, name: str, shades: figures.Shades) -> N
     dist: Any = subject.space[name]
 
     def height(value: Any) -> float:
-        return index_of(value, dist) if isinstance(dist, CategoricalDistribution) else float(value)
+        if isinstance(dist, CategoricalDistribution):
+            return index_of(value, dist)
+        return figures.drawn(value)
 
     pieces = figures.stretches(subject.history, name, shades)
     lines = [[(s.start, height(s.value)), (s.end, height(s.value))] for s in pieces]

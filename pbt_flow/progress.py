@@ -119,10 +119,11 @@ class Progress:
         )
         for column in ("member", "turn", "step", "score", "copied", *names):
             table.add_column(column, justify="left" if column == "copied" else "right")
+        # Whoever has no score comes last, whichever way a score is better.
+        sign = -1 if history.direction == "maximize" else 1
         best_first = sorted(
             history.members.values(),
-            key=lambda m: -math.inf if m.score is None else m.score,
-            reverse=history.direction == "maximize",
+            key=lambda m: math.inf if m.score is None else sign * m.score,
         )
         room = max(3, self._console.size.height - 6)
         for member in best_first[:room]:

@@ -21,6 +21,7 @@ from pbt_flow.controller import Watcher
 from pbt_flow.errors import PopulationError, StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Turn
+from pbt_flow.reasons import reason_of
 from pbt_flow.report import page
 from pbt_flow.result import Result
 from pbt_flow.schedule import Schedule, schedule_of
@@ -28,7 +29,6 @@ from pbt_flow.settings import Settings
 from pbt_flow.space import Space
 from pbt_flow.subject import Subject
 from pbt_flow.task_logging import dropped
-from pbt_flow.worker import reason_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -205,7 +205,7 @@ class LiveReport:
                 path.write_text(page(subject), encoding="utf-8")
                 self._place.keep(Path(folder))
         except Exception as error:
-            self._inner.say(f"no report for now: {type(error).__name__}: {error}")
+            self._inner.say(f"no report for now: {reason_of(error)}")
         # The report of a large population takes seconds; it must not take a worker's time.
         ended = self._clock()
         self._due = ended + max(_EVERY, (ended - began) / _SHARE)

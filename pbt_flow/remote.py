@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
@@ -27,6 +26,7 @@ from pbt_flow.checkpoints import (
     turn_folder,
 )
 from pbt_flow.connection import is_away
+from pbt_flow.drivers import is_of_a_store, says
 from pbt_flow.errors import StoreError
 from pbt_flow.member import Checkpoint, RecordError, Turn
 from pbt_flow.outbox import PATIENCE
@@ -125,9 +125,10 @@ def _patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
     while True:
         try:
             return ask(MlflowClient(tracking_uri))
-        except (MlflowException, OSError) as error:
+        except Exception as error:
+            if not is_of_a_store(error):
+                raise
             if not is_away(error) or time.monotonic() > given_up:
-                reason = error.message if isinstance(error, MlflowException) else str(error)
-                raise StoreError(reason or type(error).__name__) from error
+                raise StoreError(says(error)) from error
         time.sleep(gap)
         gap = min(2 * gap, 30.0)

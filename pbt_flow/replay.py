@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -390,12 +389,13 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         SettingsError: A setting was given that defines the replay.
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
-    launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
+    from pbt_flow.adoption import take_launched_run
     from pbt_flow.connection import short_requests
     from pbt_flow.store import Store
 
     with short_requests():
         store = Store.open(run_id)
+        launched_for = take_launched_run(store.client)
         if store.role != "replay":
             raise ReplayError(f"run {run_id} is no replay; go on with pbt_flow.resume")
         if launched_for:

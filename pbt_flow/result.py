@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
-from statistics import fmean
 from typing import Any, Literal
 
 from pbt_flow.history import History
+from pbt_flow.means import mean
 from pbt_flow.member import Checkpoint, Direction, ReportDirection, Turn
 from pbt_flow.space import Hparams
 from pbt_flow.task import Task
@@ -150,11 +150,11 @@ class Result:
             reason=reason,
             winner=finalist(history.winner()),
             best_initial=finalist(history.best_initial),
-            mean_score=math.fsum(scores) / len(scores) if scores else math.nan,
+            mean_score=mean(scores) if scores else math.nan,
             members=len(history.members),
             retired=len(history.members) - len(living),
             turns=sum(member.turn for member in history.members.values()),
-            turns_each=fmean(member.turn for member in living) if living else 0.0,
+            turns_each=mean(member.turn for member in living) if living else 0.0,
             seconds=seconds,
             history=history,
             charts=charts,

@@ -161,12 +161,13 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         RecordError: A turn record cannot be trusted.
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
-    launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
+    from pbt_flow.adoption import take_launched_run
     from pbt_flow.connection import short_requests
     from pbt_flow.store import Store
 
     with short_requests():
         store = Store.open(run_id)
+        launched_for = take_launched_run(store.client)
     if store.role == "replay":
         raise PopulationError(
             f"run {run_id} is a replay; go on with pbt_flow.replay.resume, or with "
@@ -344,9 +345,7 @@ def compare(run_ids: Sequence[str], *, out: str | None = None, unequal: bool = F
         StoreError: A run is no population.
         ComparisonError: They differ in task or budget, or are all of one method.
     """
-    from pbt_flow.connection import connect
-
-    launched_for = os.environ.pop("MLFLOW_RUN_ID", None)
+    launched_for = _launched_for_comparison()
     made = Comparison.of([_entry(run_id) for run_id in dict.fromkeys(run_ids)], unequal=unequal)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(out or folder)
@@ -355,10 +354,29 @@ def compare(run_ids: Sequence[str], *, out: str | None = None, unequal: bool = F
             (place / "comparison.html").write_text(page(made), encoding="utf-8")
             (place / "comparison.json").write_text(json.dumps(made.to_json(), indent=1), "utf-8")
         if launched_for is not None:
+            from pbt_flow.connection import connect
+
             client, _ = connect()
             client.log_artifacts(launched_for, str(place), "comparison")
             client.set_tag(launched_for, "mlflow.note.content", made.table())
     return made
+
+
+def _launched_for_comparison() -> str | None:
+    """The run that `mlflow run` made for a comparison, where there is one.
+
+    Raises:
+        StoreError: The run that MLFLOW_RUN_ID names is something already: it would lose its
+            description.
+    """
+    if not os.environ.get("MLFLOW_RUN_ID"):
+        return None
+    from pbt_flow.adoption import launched_run
+    from pbt_flow.connection import connect
+
+    run = launched_run(*connect())
+    os.environ.pop("MLFLOW_RUN_ID")
+    return None if run is None else str(run.info.run_id)
 
 
 def _entry(run_id: str) -> Entry:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from pbt_flow.history import Gain
+from pbt_flow.means import in_reach
 from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, index_of
 from pbt_flow.values import Value, is_container
 
@@ -124,11 +125,13 @@ class OptunaSampler:
         import optuna
 
         study, known = self._study(rng), _for_optuna(space)
+        # A sampler squares what it is told, and knows it up to a factor only.
+        values = in_reach([gain.gain for gain in gains])
         study.add_trials(
             optuna.trial.create_trial(
-                params=_numbered(gain.hparams, space), distributions=dict(known), value=gain.gain
+                params=_numbered(gain.hparams, space), distributions=dict(known), value=value
             )
-            for gain in gains
+            for gain, value in zip(gains, values, strict=True)
         )
         return _ask(study, known, space)
 

@@ -28,9 +28,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
+from pbt_flow.adoption import MANIFEST
 from pbt_flow.checkpoints import RECORD, Folders, LocalFolders, turn_folder
 from pbt_flow.connection import (
     connect,
+    is_away,
     local_path,
     missing_database,
     read_bytes,
@@ -38,15 +40,9 @@ from pbt_flow.connection import (
     talking,
 )
 from pbt_flow.deletion import States
+from pbt_flow.drivers import hide_password, is_of_a_store, says
 from pbt_flow.errors import StoreError
-from pbt_flow.founding import (
-    MANIFEST,
-    Manifest,
-    found_population,
-    member_name,
-    shorten,
-    text,
-)
+from pbt_flow.founding import Manifest, found_population, member_name, shorten, text
 from pbt_flow.lease import Lease, claim, is_orphan
 from pbt_flow.member import (
     Checkpoint,
@@ -116,8 +112,9 @@ class Store:
     ) -> Store:
         """Make the runs of a new population.
 
-        The population's run is the one that `mlflow run` made for this process, where there is one.
-        Its manifest is written last: a run without one is not a population.
+        The population's run is the one that `mlflow run` made for this process, where there is one,
+        and else a child of the run that is active in this process, if one is. Its manifest is
+        written last: a run without one is not a population.
 
         Raises:
             StoreError: The tracking server cannot be used.
@@ -154,17 +151,20 @@ class Store:
         try:
             run = client.get_run(run_id)
         except MlflowException as error:
-            raise StoreError(f"no run {run_id} at {uri}: {error.message}") from None
+            where = hide_password(uri)
+            if is_away(error):
+                raise StoreError(f"{where} does not answer: {says(error)}") from None
+            raise StoreError(f"no run {run_id} at {where}: {error.message}") from None
         if (parent := run.data.tags.get("pbt.population")) is not None:
             raise StoreError(f"run {run_id} is a member; its population is {parent}")
         try:
             manifest = Manifest(**json.loads(read_text(client, run_id, MANIFEST)))
-        except (MlflowException, OSError):
-            raise StoreError(
-                f"run {run_id} at {uri} is no population: it has no artifact {MANIFEST}"
-            ) from None
         except (ValueError, TypeError) as error:
             raise StoreError(f"run {run_id}: {MANIFEST} is not readable: {error}") from None
+        except Exception as error:
+            if not is_of_a_store(error):
+                raise
+            raise _without_manifest(client, run, uri, error) from None
         members = [client.get_run(member) for member in manifest.members]
         space = space_from_json(manifest.space)
         return cls._with_folders(client, uri, run_id, manifest, space, members)
@@ -237,8 +237,7 @@ class Store:
                 RunTag("pbt.copied", f"{member_name(plan.donor.member)} turn {plan.donor.turn}")
             )
         if not turn.ok:
-            error = f"turn {plan.turn} {turn.status}: {turn.error}"[-5000:]
-            tags.append(RunTag("pbt.error", error))
+            tags.append(RunTag("pbt.error", _error_tag(turn)))
         metrics = [Metric(key, float(v), when, plan.trained) for key, v in values.items()]
         with self._talk():
             run_id = self.manifest.members[turn.member]
@@ -636,7 +635,35 @@ class Store:
         return talking(self.tracking_uri, self.run_id)
 
 
+def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception) -> StoreError:
+    """Why the manifest of a run could not be read: it is none of a population, or out of reach."""
+    run_id, listed = run.info.run_id, [MANIFEST]
+    try:
+        listed = [file.path for file in client.list_artifacts(run_id)]
+    except Exception as why:
+        error = why  # of a download MLflow says no more than that it failed
+    if MANIFEST in listed:
+        place = hide_password(run.info.artifact_uri)
+        return StoreError(f"run {run_id}: cannot read {MANIFEST} at {place}: {says(error)}")
+    return StoreError(
+        f"run {run_id} at {hide_password(uri)} is no population: it has no artifact {MANIFEST}"
+    )
+
+
 # --- small things ---------------------------------------------------------------------------------
+
+
+_LONGEST_ERROR = 5000
+"""Characters of the tag `pbt.error`; MLflow keeps a few more."""
+
+
+def _error_tag(turn: Turn) -> str:
+    """Why a turn went wrong: the reason first, and of a long traceback its end."""
+    text = f"turn {turn.number} {turn.status}: {turn.error}"
+    if len(text) <= _LONGEST_ERROR:
+        return text
+    head = f"turn {turn.number} {turn.status}: {turn.reason}\n\n[...]"
+    return head + text[len(head) - _LONGEST_ERROR :]
 
 
 def _note(result: Result) -> str:

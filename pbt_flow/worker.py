@@ -12,26 +12,25 @@ import pickle
 import re
 import shutil
 import time
-import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeAlias
 
 from pbt_flow.checkpoints import (
     STATE,
     CheckpointError,
     Folders,
-    check_saves,
     copy_state,
     load_state,
     save_state,
 )
 from pbt_flow.errors import Diverged, StoreError
+from pbt_flow.means import mean
 from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
+from pbt_flow.reasons import account_of, in_short, message_of, reason_of
 from pbt_flow.restore_check import Difference, State, Trained, compare_restored
 from pbt_flow.space import Hparams, own_hparams
 from pbt_flow.task import Task, TaskSpec, declare
@@ -39,7 +38,7 @@ from pbt_flow.task_logging import TaskLogging
 
 
 class StorageError(RuntimeError):
-    """The place for checkpoints refuses to be written: no turn can be committed any more."""
+    """The place for checkpoints refuses to be written or read: no turn can be done any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +261,8 @@ class Worker:
             lost: Seconds that earlier tries of the turn took, which it then began with.
 
         Raises:
-            StorageError: The checkpoint or the record could not be written.
+            StorageError: The checkpoint or the record could not be written, or what the turn begins
+                with not be read.
         """
         started, seconds = time.time() - lost, {"lost": lost} if lost else {}
         status: Status = "failed"
@@ -295,10 +295,10 @@ class Worker:
         except StorageError:
             raise
         except Diverged as told:
-            status, score, sample, error = "diverged", None, (), _printable(str(told))
+            status, score, sample, error = "diverged", None, (), _printable(message_of(told))
         except BaseException as other:
             self._let_pass(other)
-            score, sample, error = None, (), _traceback(other)
+            score, sample, error = None, (), _account(other)
         turn = Turn(
             plan=plan,
             status=status,
@@ -312,7 +312,7 @@ class Worker:
             started=started,
             seconds=seconds,
         )
-        what = f"the record of member {plan.member}, turn {plan.turn}"
+        what = f"write the record of member {plan.member}, turn {plan.turn}"
         with _storage(what, self._folders.root(plan.member), Exception):
             self._folders.commit(turn, self.printed())
         return turn
@@ -328,7 +328,7 @@ class Worker:
                 task.samples(Path(look.samples))
         except BaseException as error:
             self._let_pass(error)
-            return Report(look=look, error=_traceback(error))
+            return Report(look=look, error=_account(error))
         return Report(look=look, metrics=metrics)
 
     def check_restore(self, check: CheckRestore) -> RestoreChecked:
@@ -349,7 +349,7 @@ class Worker:
             )
         except BaseException as error:
             self._let_pass(error)
-            return RestoreChecked(check=check, error=_traceback(error))
+            return RestoreChecked(check=check, error=_account(error))
         return RestoreChecked(check=check, difference=difference)
 
     def check_noise(self, check: CheckNoise) -> NoiseChecked:
@@ -359,7 +359,7 @@ class Worker:
             scores = evaluate_again(check, self.workshop.seed, task)
         except BaseException as error:
             self._let_pass(error)
-            return NoiseChecked(check=check, error=_traceback(error))
+            return NoiseChecked(check=check, error=_account(error))
         return NoiseChecked(check=check, scores=scores)
 
     def _let_pass(self, error: BaseException) -> None:
@@ -384,9 +384,19 @@ class Worker:
             if self._understood is None:
                 self._understood = _read_understood(task)
         if start is not None and start.digest != digest:
-            root = self._folders.fetch(start)
-            task.load_state_dict(load_state(start, root, self.device))
+            task.load_state_dict(self._load(start))
         return task
+
+    def _load(self, start: Checkpoint) -> State:
+        """The state of a checkpoint.
+
+        Raises:
+            CheckpointError: The state is gone, or is not the one that the turn wrote.
+            StorageError: The place where it lies cannot be read.
+        """
+        what = f"read the checkpoint of member {start.member}, turn {start.turn}"
+        with _storage(what, self._folders.root(start.member), OSError, StoreError):
+            return load_state(start, self._folders.fetch(start), self.device)
 
     def _notes(self, task: Task) -> dict[str, str]:
         """What the task understands by now that it did not when it was built."""
@@ -406,14 +416,10 @@ class Worker:
 
     def _save(self, task: Task, plan: Plan) -> Checkpoint:
         folders, state = self._folders, task.state_dict()
-        what, root = f"the checkpoint of member {plan.member}, turn {plan.turn}", folders.root
+        what = f"write the checkpoint of member {plan.member}, turn {plan.turn}"
+        root = folders.root
         with _storage(what, root(plan.member), OSError, RuntimeError):
-            try:
-                checkpoint = save_state(state, plan.member, plan.turn, root(plan.member))
-            except RuntimeError:
-                # torch.save reports a full disk like this, and also a state that it cannot write.
-                check_saves(state)
-                raise
+            checkpoint = save_state(state, plan.member, plan.turn, root(plan.member))
         with _storage(what, root(plan.member), Exception):
             folders.publish(plan.member, plan.turn, STATE)
         return checkpoint
@@ -462,24 +468,9 @@ def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...
     return tuple(scores)
 
 
-def reason_of(error: BaseException) -> str:
-    """Why a task's code ended with `error`, in words that say so where its own do not.
-
-    `SystemExit: 0` tells nobody that the task left by itself, in a library's argument parser say.
-    """
-    if not isinstance(error, SystemExit):
-        return f"{type(error).__name__}: {error}"
-    left = "the task called sys.exit"
-    if error.code is None:
-        return left
-    return f"{left}: {f'exit code {error.code}' if isinstance(error.code, int) else error.code}"
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback of an exception of the task, with its reason as the last line."""
-    told = SystemExit(reason_of(error)) if isinstance(error, SystemExit) else error
-    lines = traceback.format_exception(type(told), told, error.__traceback__)
-    return _printable("".join(lines))
+def _account(error: BaseException) -> str:
+    """The reason and the traceback of an exception of the task."""
+    return _printable(account_of(error))
 
 
 def _printable(text: str) -> str:
@@ -500,22 +491,43 @@ def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
         if getattr(returned, "ndim", 1) == 0 or not hasattr(returned, "__len__"):
             return float(returned), ()
         sample = tuple(float(value) for value in returned)
-        return fmean(sample), sample
+        if not sample:
+            raise TypeError
+        return mean(sample), sample
     except (TypeError, ValueError):
         raise TypeError(
-            f"evaluate() must return a number or a sequence of numbers, got {returned!r}"
+            f"evaluate() must return a number or a sequence of numbers, got {in_short(returned)}"
+        ) from None
+    except OverflowError:
+        raise TypeError(
+            f"evaluate() must return numbers that a float can hold, got {in_short(returned)}"
         ) from None
 
 
 def _read_metrics(returned: Any, what: str) -> dict[str, float]:
+    """The metrics that a task's method returned, as floats.
+
+    Raises:
+        TypeError: It returned no mapping, or a metric that is no number; the message names it.
+    """
     if returned is None:
         return {}
     try:
-        return {str(name): float(value) for name, value in dict(returned).items()}
+        plain = dict(returned)
     except (TypeError, ValueError):
         raise TypeError(
-            f"{what} must return a mapping of names to numbers, got {returned!r}"
+            f"{what} must return a mapping of names to numbers, got {in_short(returned)}"
         ) from None
+    found: dict[str, float] = {}
+    for name, value in plain.items():
+        try:
+            found[str(name)] = float(value)
+        except Exception as error:
+            raise TypeError(
+                f"{what} must return a mapping of names to numbers that a float can hold: the "
+                f"metric {in_short(name)} is {in_short(value)} ({reason_of(error)})"
+            ) from error
+    return found
 
 
 def _named(returned: Any, what: str) -> Any:
@@ -574,7 +586,12 @@ def _lap(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 @contextmanager
 def _storage(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Tell trouble with the place for `what` from an error of the task.
+    """Tell trouble with a place from an error of the task.
+
+    Args:
+        what: What is being done there.
+        root: The place on this machine.
+        errors: What counts as trouble with it.
 
     Raises:
         StorageError: One of `errors` was raised; the message says why, and where on this machine.
@@ -584,11 +601,14 @@ def _storage(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
     except CheckpointError:
         raise
     except errors as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(message_of(error).split()) or type(error).__name__
         # Not of a store elsewhere: its errors have no number of this machine's system.
         torch_says = isinstance(error, RuntimeError) and not isinstance(error, StoreError)
         if torch_says or getattr(error, "errno", None) is not None:
             there = next(place for place in (root, *root.parents) if place.exists())
-            free = shutil.disk_usage(there).free
-            reason += f"; make room in {there} ({free:,} bytes are free), or let it be written to"
-        raise StorageError(f"cannot write {what}: {reason}") from error
+            if what.startswith("read "):
+                reason += f"; let {there} be read by whom the workers run as"
+            else:
+                free = f"{shutil.disk_usage(there).free:,} bytes are free"
+                reason += f"; make room in {there} ({free}), or let it be written to"
+        raise StorageError(f"cannot {what}: {reason}") from error

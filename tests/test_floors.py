@@ -24,6 +24,9 @@ FLOORS: dict[str, int] = {
     "terminal": 0,
     "cores": 0,
     "task_files": 0,
+    "means": 0,
+    "compact_state": 0,
+    "reasons": 0,
     # 1: the nouns
     "member": 1,
     "task": 1,
@@ -53,6 +56,8 @@ FLOORS: dict[str, int] = {
     "connection": 2,
     "deletion": 2,
     "founding": 2,
+    "adoption": 2,
+    "drivers": 2,
     "interval": 1,
     "outbox": 1,
     # 3: neighbours that do not know each other
@@ -100,6 +105,12 @@ WITHIN_A_FLOOR = {
     ("remote", "connection"),
     ("deletion", "checkpoints"),
     ("deletion", "connection"),
+    ("adoption", "connection"),
+    ("connection", "drivers"),
+    ("founding", "drivers"),
+    ("remote", "drivers"),
+    ("founding", "adoption"),
+    ("founding", "connection"),
     ("history", "exploit"),
     ("lineage", "history"),
     ("schedule", "history"),
@@ -131,7 +142,17 @@ WITHIN_A_FLOOR = {
 STRANGERS = {"advise", "store", "engines", "settings"}
 """These must not import each other, whatever becomes of the table above."""
 
-TRACKERS = {"store", "founding", "connection", "deletion", "lease", "remote", "registry"}
+TRACKERS = {
+    "store",
+    "founding",
+    "adoption",
+    "drivers",
+    "connection",
+    "deletion",
+    "lease",
+    "remote",
+    "registry",
+}
 """These talk to MLflow; a worker imports none of them unless the artifacts are elsewhere."""
 
 

@@ -423,9 +423,8 @@ def test_ctrl_c_while_the_runs_are_made_leaves_none_that_says_it_is_running(
     if name == "create_run" and not before:
         made += 1
     assert len(every_run()) == made
-    first = (name, nth, before) == ("create_run", 1, False)
-    # Of a run that the call made when it was interrupted nobody knows, if it is the first.
-    assert {r.info.status for r in every_run()} <= {"RUNNING" if first else "KILLED"}
+    # Also the run that a call has made of which this process never saw the answer.
+    assert {r.info.status for r in every_run()} <= {"KILLED"}
 
 
 def test_runs_that_cannot_all_be_made_have_failed_and_the_error_says_why():

@@ -13,11 +13,14 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from sample_tasks import Regression
 
 from pbt_flow.checkpoints import LocalFolders, load_state, read_record
+from pbt_flow.errors import StoreError
 from pbt_flow.launch import workshop_of
 from pbt_flow.member import Plan, Turn
+from pbt_flow.reasons import reason_of
 from pbt_flow.settings import Settings
 from pbt_flow.task import TaskSpec
 from pbt_flow.testing import assert_same
@@ -221,6 +224,96 @@ def test_an_altered_checkpoint_is_refused_by_name(tmp_path):
     assert turn.status == "failed"
     assert "checkpoint of member 0, turn 1" in turn.error
     assert "altered" in turn.error
+
+
+class Refuses:
+    """Something in a state that raises what it is told to when it is written."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+class Nests(Regression):
+    """Holds a tensor that is read in full only: torch has no empty one of its kind."""
+
+    def state_dict(self):
+        parts = [torch.ones(2), torch.ones(3)]
+        return {**super().state_dict(), "parts": torch.nested.nested_tensor(parts)}
+
+
+OWN_ERRORS = {
+    "a missing data file in train": ("train", FileNotFoundError(2, "No such file", "data.csv")),
+    "a full disk of its own in evaluate": ("evaluate", OSError(28, "No space left on device")),
+    "a dead server in state_dict": ("state_dict", ConnectionResetError("its data server")),
+    "an error of torch in state_dict": ("state_dict", RuntimeError("size mismatch")),
+    "MLflow in metrics": ("metrics", MlflowException("no such experiment")),
+    "a store of its own in train": ("train", StoreError("its own population is gone")),
+}
+
+
+@pytest.mark.parametrize("what", OWN_ERRORS)
+def test_what_a_task_raises_itself_is_no_trouble_with_storage(what, tmp_path, monkeypatch):
+    method, error = OWN_ERRORS[what]
+
+    def fails(*_):
+        raise error
+
+    made = worker(tmp_path)
+    monkeypatch.setattr(f"sample_tasks.Regression.{method}", fails)
+    turn = made.run(plan())
+    assert turn.status == "failed"
+    assert turn.reason == reason_of(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("CUDA error"), ValueError("odd")],
+    ids=repr,
+)
+def test_nor_is_what_its_state_raises_when_it_is_written(error, tmp_path, monkeypatch):
+    made = worker(tmp_path)
+    monkeypatch.setattr("sample_tasks.Regression.state_dict", lambda self: {"x": Refuses(error)})
+    turn = made.run(plan())
+    assert turn.status == "failed"
+    assert reason_of(error) in turn.reason
+    assert not list(tmp_path.rglob("*.pt*"))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_a_state_that_torch_reads_in_full_only_is_a_good_one(tmp_path):
+    one = Worker(Workshop(task=TaskSpec(name="test_worker:Nests"), seed=3))
+    one.folders = LocalFolders({0: str(tmp_path / "m0")})
+    turn = one.run(plan())
+    assert turn.ok, turn.error
+    assert [part.tolist() for part in state(tmp_path, turn)["parts"]] == [[1, 1], [1, 1, 1]]
+
+
+class Elsewhere(LocalFolders):
+    """Folders of a store that has been away for too long."""
+
+    def fetch(self, checkpoint):
+        raise StoreError("it was away for 600 s")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_trouble_with_storage(tmp_path, monkeypatch):
+    first = worker(tmp_path).run(plan())
+    made = worker(tmp_path)
+    made.folders = Elsewhere(made.folders.roots)
+    said = "cannot read the checkpoint of member 0, turn 1: "
+    with pytest.raises(StorageError, match=f"{said}it was away for 600 s$"):
+        made.run(plan(turn=2, start=first.checkpoint))
+    made = worker(tmp_path)
+
+    def fails(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr("pbt_flow.checkpoints.file_digest", fails)
+    with pytest.raises(StorageError, match=rf"{said}\[Errno 5\] .*; let .* be read by whom"):
+        made.run(plan(turn=2, start=first.checkpoint))
+    assert made.folders.record(0, 2) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
