@@ -90,7 +90,7 @@ def read_folder(folder: Path, size: int) -> Folder:
     nested: list[str] = []
     for place, split in plan.classes:
         found = _list(place)
-        nested += [f"{place.name}/{inner}" for inner in sorted(found.inner)]
+        nested += [shown(f"{place.name}/{inner}", 60) for inner in sorted(found.inner)]
         least = 1 if split in ("validation", "test") else LEAST
         _refuse_few(place, len(found.pictures), least, found)
         number = 0
@@ -281,13 +281,14 @@ def _folders(folder: Path) -> list[Path]:
 
 def _has_pictures(folder: Path) -> bool:
     """Whether pictures lie in the folder itself."""
-    endings = _endings()
     return any(
-        not _is_hidden(entry.name)
-        and not entry.is_dir()
-        and Path(entry.name).suffix.lower() in endings
+        not _is_hidden(entry.name) and not entry.is_dir() and _is_sure(entry.name)
         for entry in _entries(folder)
     )
+
+
+def _is_sure(name: str) -> bool:
+    return bool(_SURE.fullmatch(Path(name).suffix.lower()))
 
 
 def _list(folder: Path) -> _Listing:
@@ -358,7 +359,6 @@ class _Passed:
 
     def look_beside(self, plan: _Plan) -> None:
         """What lies in the folders above the class folders."""
-        endings = _endings()
         for folder in plan.above:
             for entry in _entries(folder):
                 ending = Path(entry.name).suffix.lower()
@@ -366,7 +366,7 @@ class _Passed:
                     self.hidden += _files_in(entry)
                 elif entry.is_dir():
                     continue  # a class, or on the way to the classes
-                elif ending in endings:
+                elif _is_sure(entry.name):
                     self.outside += 1
                 else:
                     self.others[ending] += 1
@@ -425,7 +425,7 @@ def _read_picture(file: Path, size: int) -> _Picture | None:
             with Image.open(file) as image:
                 return _take(image, size)
     except UnidentifiedImageError:
-        if not _SURE.fullmatch(file.suffix.lower()):
+        if not _is_sure(file.name):
             return None
         reason = "its content is no picture that Pillow knows"
     except Image.DecompressionBombError:
