@@ -19,10 +19,13 @@ Pair: TypeAlias = tuple[str, str]
 _SAMPLE = 2_000
 """How many rows are looked at to tell what a column holds."""
 _NUMBER = re.compile(r"\s*[-+]?[\d.,]*\d[\d.,]*([eE][-+]?\d+)?%?\s*")
-_IDENTIFIER = re.compile(r"[!-~]*\d[!-~]*")
+_IDENTIFIER = re.compile(r"[!-~]*\d[!-~]*|[!-~]*\w[-_/:@.#]+\w[!-~]*")
+"""One word with a digit in it, or with marks between its letters, as names of files have."""
+_LOCALE = re.compile(r"([a-z]{2,3})[-_][a-z]{2,4}")
+_ENTITY = re.compile(r"&(amp|quot|apos|lt|gt|nbsp|#\d+);")
 _ROLES = """
-source src target tgt trg input output original translation translated translations sentence
-sentences text texts quelle ziel quelltext zieltext origen destino cible
+source src target tgt trg input output lang language original translation translated translations
+sentence sentences text texts phrase phrases quelle ziel quelltext zieltext origen destino cible
 """
 _LANGUAGES = """
 arabic bengali bulgarian cantonese catalan chinese croatian czech danish dutch english estonian
@@ -30,8 +33,10 @@ finnish french german greek hebrew hindi hungarian icelandic indonesian irish it
 korean latin latvian lithuanian malay mandarin norwegian persian polish portuguese romanian russian
 serbian slovak slovenian spanish swahili swedish tamil thai turkish ukrainian urdu vietnamese welsh
 
-deutsch englisch chinesisch français francais anglais español espanol inglés italiano inglese
-português nederlands svenska dansk norsk suomi polski čeština magyar türkçe русский английский
+deutsch englisch chinesisch französisch spanisch italienisch russisch japanisch türkisch allemand
+espagnol russe chinois alemán francés chino ruso français francais anglais
+español espanol inglés italiano inglese português nederlands svenska dansk norsk suomi polski čeština magyar türkçe
+русский английский
 українська 中文 英文 汉语 漢語 英语 英語 日本語 한국어 영어 العربية עברית हिन्दी ไทย ελληνικά
 
 ar bg bn ca cs cy da de el en es et fa fi fr ga he hi hr hu id is it ja ko lt lv ms nl no pl pt ro
@@ -40,7 +45,7 @@ gre heb hin hun ind isl ita jpn kor lat lit nld nob nor pol por ron rum rus slk 
 ukr vie yue zho chi
 """
 _BESIDE = """
-language lang segment string line column raw clean the a in of and id human reference ref
+segment string line column raw clean the a in of and id human reference ref
 cn tw hk us gb br mx hans hant latn cyrl simplified traditional
 """
 _NAMES = frozenset((_ROLES + _LANGUAGES).split())
@@ -133,7 +138,8 @@ def _is_label(cells: Sequence[str]) -> bool:
     """Whether a column holds no sentences but numbers, identifiers, or one value for all."""
     most = 0.9 * len(cells)
     return (
-        sum(bool(_NUMBER.fullmatch(cell)) for cell in cells) >= most
+        sum(not any(map(str.isalpha, cell)) for cell in cells) >= most
+        or sum(bool(_NUMBER.fullmatch(cell)) for cell in cells) >= most
         or sum(bool(_IDENTIFIER.fullmatch(cell)) for cell in cells) >= most
         or (len(cells) >= 3 and len(set(cells)) == 1)
     )
@@ -165,6 +171,7 @@ def tidy(reading: Reading, *, headed: bool = False) -> Reading:
         notes.append(f"the first line is a header ({source} / {target}) and no pair")
         passed_over["header"] = 1
         pairs = pairs[1:]
+    notes += _say_oddities(pairs)
     return Reading(
         pairs=pairs,
         source=reading.source,
@@ -172,6 +179,18 @@ def tidy(reading: Reading, *, headed: bool = False) -> Reading:
         notes=tuple(notes),
         passed_over=passed_over,
     )
+
+
+def _say_oddities(pairs: Sequence[Pair]) -> list[str]:
+    """What to say of sentences that bear traces of an earlier step; they are left as they are."""
+    said = []
+    entities = [found for pair in pairs for found in map(_ENTITY.search, pair) if found]
+    if 20 * len(entities) > len(pairs):
+        number = count(len(entities), "sentence")
+        said.append(f"codes of HTML such as {entities[0][0]} in {number} were left as they are")
+    if damaged := sum("\ufffd" in source + target for source, target in pairs):
+        said.append(f"{count(damaged, 'pair')} with \ufffd, damaged before it came here")
+    return said
 
 
 def is_header(pair: Pair) -> bool:
@@ -182,10 +201,16 @@ def is_header(pair: Pair) -> bool:
     >>> is_header(("no", "nein")), is_header(("The source", "Die Quelle"))
     (False, False)
     """
-    words = [[word for word in re.split(r"[\W\d_]+", cell.casefold()) if word] for cell in pair]
-    return words[0] != words[1] and all(
-        _NAMES.intersection(cell) and _WORDS.issuperset(cell) for cell in words
-    )
+    return pair[0].strip() != pair[1].strip() and all(map(_is_name, pair))
+
+
+def _is_name(cell: str) -> bool:
+    """Whether a cell is the name of a column of sentences."""
+    folded = cell.casefold().strip()
+    if (locale := _LOCALE.fullmatch(folded)) and locale[1] in _NAMES:
+        return True
+    words = [word for word in re.split(r"[\W\d_]+", folded) if word]
+    return bool(_NAMES.intersection(words)) and _WORDS.issuperset(words)
 
 
 def _without_quotes(pairs: list[Pair]) -> tuple[list[Pair], list[str]]:

@@ -64,8 +64,8 @@ REASONS = {
     "shared": ("shared with dev or test", "give splits that differ"),
     "long": ("longer than max_words={max_words} on one side", "raise max_words to keep them"),
     "twin": ("further translations of a source in dev or test", "give more sources"),
-    "blank": ("blank lines", "is the file the right one?"),
-    "header": ("a header", "give more data"),
+    "blank": ("blank", "is the file the right one?"),
+    "header": ("as a header", "give more data"),
 }
 """Why lines are left out, and what to do if one reason takes too many."""
 LONGEST = 4192
@@ -264,8 +264,11 @@ def read_files(source: str, target: str) -> Reading:
             "line i of one must translate line i of the other"
         )
     pairs = list(zip(left.lines, right.lines, strict=True))
+    names = [Path(source).name, Path(target).name]
+    if names[0] == names[1]:  # as in de/train.txt and en/train.txt
+        names = ["/".join(Path(name).parts[-2:]) for name in (source, target)]
     notes = (*left.notes, *right.notes)
-    return tidy(Reading(pairs=pairs, source=source, target=target, notes=notes))
+    return tidy(Reading(pairs=pairs, source=names[0], target=names[1], notes=notes))
 
 
 def read_tatoeba(wheel: Path) -> Reading:

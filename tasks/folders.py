@@ -40,12 +40,17 @@ _SURE = re.compile(
 """Endings of pictures and nothing else: one that cannot be read is damaged, and is refused. Others
 (.vst, .fit, .msp) are endings of other things too, and are passed over where they hold those."""
 _SPLITS = {
-    "train": re.compile(r"(train|training|trn)[-_ ]?(set|data|images|split)?[-_ ]?\d*", re.I),
-    "validation": re.compile(
-        r"(val|valid|validation|dev|eval|evaluation)[-_ ]?(set|data|images|split)?[-_ ]?\d*", re.I
-    ),
-    "test": re.compile(r"(test|testing|tst)[-_ ]?(set|data|images|split)?[-_ ]?\d*", re.I),
+    "train": "train|training|trn",
+    "validation": "val|valid|validation|dev|eval|evaluation",
+    "test": "test|testing|tst",
 }
+_SPLIT = re.compile(
+    r"(?P<before>\w*[-_. ])?("
+    + "|".join(f"(?P<{split}>{names})" for split, names in _SPLITS.items())
+    + r")([-_ ]?(set|data|images|imgs|split|folder))?[-_ ]?\d*",
+    re.IGNORECASE,
+)
+"""A folder of a split: `train`, `Test_set`, `seg_train`, `val2017`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +93,11 @@ def read_folder(folder: Path, size: int) -> Folder:
     names = list(dict.fromkeys(place.name for place, _ in plan.classes))
     label_of = {name: label for label, name in enumerate(names)}
     nested: list[str] = []
+    inner_names: list[set[str]] = []
     for place, split in plan.classes:
         found = _list(place)
         nested += [shown(f"{place.name}/{inner}", 60) for inner in sorted(found.inner)]
+        inner_names.append(set() if _has_pictures(place) else set(found.inner))
         least = 1 if split in ("validation", "test") else LEAST
         _refuse_few(place, len(found.pictures), least, found)
         number = 0
@@ -109,6 +116,8 @@ def read_folder(folder: Path, size: int) -> Folder:
     layout = plan.layout
     if nested:
         inside = f"images in folders inside of classes were taken too ({listed(nested, 4)})"
+        if len(inner_names[0]) > 1 and all(names == inner_names[0] for names in inner_names):
+            inside += "; as all classes hold the same folders, are these the classes?"
         layout = f"{layout}; {inside}" if layout else inside
     return Folder(
         images=images,
@@ -142,37 +151,71 @@ def _plan(folder: Path) -> _Plan:
     Raises:
         TaskError: They are unclear; the message says what to name instead.
     """
-    above = [folder]
-    inside = _folders(folder)
-    # One folder around all classes, as archives have it. The bound is for links that lead back.
-    while len(inside) == 1 and len(above) < 8:
-        deeper = _folders(inside[0])
-        if not deeper or _has_pictures(inside[0]):
-            break
-        above, inside = [*above, inside[0]], deeper
+    above, inside = _go_in(folder)
     layout = f"the classes are the folders in {shown(str(above[-1]), 200)}" if above[1:] else ""
-    splits = {place: split for place in inside if (split := _split_of(place.name))}
+    splits = _splits_of(inside)
     others = [place for place in inside if place not in splits]
     # One such name among others is a class: a "train" beside a "plane".
     if len(inside) == 1 or not splits or (len(splits) == 1 and _is_class(splits, others)):
         classes = tuple((place, "all") for place in inside)
     else:
-        _check_splits(above[-1], splits, others)
-        above += splits
-        order = {"train": 0, "validation": 1, "test": 2}
-        ordered = sorted(splits, key=lambda place: order[splits[place]])
-        classes = tuple((inner, splits[place]) for place in ordered for inner in _folders(place))
+        entered = {place: _go_in(place) for place in splits}
+        within = {place: folders for place, (_, folders) in entered.items()}
+        _check_splits(above[-1], splits, others, within)
+        ordered = sorted(splits, key=lambda place: list(_SPLITS).index(splits[place]))
+        for place in ordered:
+            above += entered[place][0]
+        classes = tuple((inner, splits[place]) for place in ordered for inner in within[place])
         held = listed([shown(place.name) for place in ordered[1:]])
         layout = f"{shown(ordered[0].name)} is trained on, and {held} held out, as the folders say"
     _refuse_overlap([place for place, _ in classes])
     return _Plan(above=tuple(above), classes=classes, layout=layout)
 
 
+def _go_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders on the way to the first that holds several, and those that it holds.
+
+    Archives have one folder around all classes. The bound is for links that lead back.
+    """
+    above, inside = [folder], _folders(folder)
+    while len(inside) == 1 and len(above) < 8:
+        deeper = _folders(inside[0])
+        if not deeper or _has_pictures(inside[0]):
+            break
+        above, inside = [*above, inside[0]], deeper
+    return above, inside
+
+
+def _splits_of(places: Sequence[Path]) -> dict[Path, str]:
+    """The folders that are called like splits, with the split.
+
+    Where something goes before (`seg_train`), it must be the same for several splits: a
+    `steam_train` beside a `bullet_train` are classes.
+    """
+    found = {place: match for place in places if (match := _SPLIT.fullmatch(place.name))}
+    splits = {
+        place: next(split for split in _SPLITS if match[split]) for place, match in found.items()
+    }
+    roles: dict[str, set[str]] = {}
+    for place, match in found.items():
+        roles.setdefault(match["before"] or "", set()).add(splits[place])
+    return {
+        place: splits[place]
+        for place, match in found.items()
+        if not match["before"] or len(roles[match["before"]]) > 1
+    }
+
+
 def _is_class(splits: Mapping[Path, str], others: Sequence[Path]) -> bool:
     return bool(others) and all(_has_pictures(place) for place in splits)
 
 
-def _check_splits(folder: Path, splits: Mapping[Path, str], others: Sequence[Path]) -> None:
+def _check_splits(
+    folder: Path,
+    splits: Mapping[Path, str],
+    others: Sequence[Path],
+    within: Mapping[Path, Sequence[Path]],
+) -> None:
     """Refuse folders that are called like splits where they cannot be taken for splits."""
     where = shown(str(folder), 200)
     names = listed([shown(place.name) for place in splits])
@@ -190,7 +233,7 @@ def _check_splits(folder: Path, splits: Mapping[Path, str], others: Sequence[Pat
     if twice or "train" not in splits.values():
         reason = f"more than one for {twice[0]}" if twice else "none to train on"
         raise TaskError(f"{where} holds splits ({names}), but {reason}: {way_out}")
-    classes = {place: {inner.name for inner in _folders(place)} for place in splits}
+    classes = {place: {inner.name for inner in inside} for place, inside in within.items()}
     for place, found in classes.items():
         if not found:
             raise TaskError(
@@ -205,10 +248,6 @@ def _check_splits(folder: Path, splits: Mapping[Path, str], others: Sequence[Pat
                 f"another of the splits ({names}) has: {listed([shown(c) for c in lacking])}; "
                 f"give each split the same class folders, or {way_out}"
             )
-
-
-def _split_of(name: str) -> str | None:
-    return next((split for split, names in _SPLITS.items() if names.fullmatch(name)), None)
 
 
 def _refuse_overlap(places: Sequence[Path]) -> None:

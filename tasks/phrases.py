@@ -18,14 +18,16 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
 def shown(text: str, most: int = 40) -> str:
     """A text or a name from outside as a part of one line: printable, and not too long.
 
-    Line breaks and other control characters would tear a line apart, marks of direction would turn
-    the rest of it around, and half a surrogate (a file name that is not UTF-8) cannot be printed.
+    Line breaks and other control characters would tear a line apart, and half a surrogate (a file
+    name that is not UTF-8) cannot be printed: these become question marks. Marks of direction would
+    turn the rest of the line around: they go, with all that only tells how to write.
 
     >>> shown("one\\ntwo"), shown("x" * 50, most=8)
     ('one two', 'xxxxxxx…')
     """
     spaced = "".join(" " if c.isspace() else c for c in text)
-    kept = "".join("?" if unicodedata.category(c)[0] == "C" else c for c in spaced)
+    seen = (c for c in spaced if unicodedata.category(c) != "Cf")
+    kept = "".join("?" if unicodedata.category(c)[0] == "C" else c for c in seen)
     line = " ".join(kept.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 

@@ -50,7 +50,7 @@ _NO_TEXT = {
     b"version https://git-lfs": "only says where the file is: fetch it with git lfs pull",
 }
 _MARKUP = re.compile(
-    rb"\s*<(\?xml|!doctype|html|srcset|refset|tstset|mteval|tmx|xliff)\b", re.IGNORECASE
+    rb"\s*<(\?xml|!doctype|html|srcset|refset|tstset|mteval|tmx|xliff|doc|seg)\b", re.IGNORECASE
 )
 
 
@@ -84,7 +84,9 @@ def read_text(name: str) -> Text:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         notes.append("its lines end with carriage returns")
     lines = raw.removesuffix(b"\n").split(b"\n")
-    return Text(lines=_decode(lines, name), notes=tuple(f"{name}: {note}" for note in notes))
+    return Text(
+        lines=_decode(lines, name), notes=tuple(f"{shown(name, 200)}: {note}" for note in notes)
+    )
 
 
 def _unpack(raw: bytes, name: str, notes: list[str]) -> bytes:

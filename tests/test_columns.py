@@ -63,6 +63,8 @@ def test_the_columns_of_a_few_lines_are_told_by_their_number(
         ("de\t{s}\ten\t{t}", "column 2 of 4", "column 4 of 4"),
         ("{n}\t{x}\t{s}\t{t}", "column 3 of 4", "column 4 of 4"),
         ("{s}\t{t}\t{x}\t{n}", "column 1 of 4", "column 2 of 4"),
+        ("2024-01-01 12:{n}\t{s}\t{t}", "column 2 of 3", "column 3 of 3"),
+        ("news/part_a.txt\t{s}\t{t}\t{x}", "column 2 of 4", "column 3 of 4"),
     ],
 )
 def test_columns_of_scores_and_names_are_no_sentences(form: str, source: str, target: str) -> None:
@@ -82,6 +84,8 @@ def test_columns_of_scores_and_names_are_no_sentences(form: str, source: str, ta
         ("Source sentence\tTarget sentence", "{s}\t{t}"),
         ("text_de\ttext_en", "{s}\t{t}"),
         ("中文\t英文", "{s}\t{t}"),
+        ("ja_JP\tko-KR", "{s}\t{t}"),
+        ("sentence1\tsentence2", "{s}\t{t}"),
         ('"source"\t"target"', "{s}\t{t}"),
         ("id\tsource\tid\ttarget", "{n}\t{s}\t{n}\t{t}"),
         ("score\tfrase\tzin", "{x}\t{s}\t{t}"),
@@ -131,6 +135,16 @@ def test_the_quotes_of_a_spreadsheet_are_taken_away(quoting: int) -> None:
 )
 def test_the_quotes_of_a_text_stay(pairs: list[Pair]) -> None:
     assert tidy(Reading(pairs=pairs, source="a", target="b")).pairs == pairs
+
+
+def test_traces_of_html_and_of_damage_are_said() -> None:
+    pairs = [("er sagt &quot;ja&quot;", "yes"), ("f\ufffdnf", "five"), *PAIRS[:8]]
+    read = tidy(Reading(pairs=pairs, source="a", target="b"))
+    assert read.pairs == pairs
+    assert read.notes == (
+        "codes of HTML such as &quot; in 1 sentence were left as they are",
+        "1 pair with \ufffd, damaged before it came here",
+    )
 
 
 @pytest.mark.parametrize(

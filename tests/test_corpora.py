@@ -192,7 +192,7 @@ def test_a_header_and_a_packed_file_are_said(tmp_path: Path) -> None:
         f"{name}: unpacked (bzip2); {name}: read as UTF-16; "
         "the first line is a header (source / target) and no pair"
     )
-    assert corpus.understood["left out"] == "1 of 101 lines: 1 a header"
+    assert corpus.understood["left out"] == "1 of 101 lines: 1 as a header"
 
 
 def test_each_line_that_is_left_out_is_counted_once_by_its_reason(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_each_line_that_is_left_out_is_counted_once_by_its_reason(tmp_path: Path
     assert corpus.understood["left out"] == (
         "11 of 111 lines: 3 without a word on one side, 2 duplicates, 2 with one text on both "
         "sides, 2 longer than max_words=5 on one side, 1 after the first max_pairs=109, "
-        "1 blank lines"
+        "1 blank"
     )
 
 
