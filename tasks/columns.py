@@ -35,8 +35,8 @@ serbian slovak slovenian spanish swahili swedish tamil thai turkish ukrainian ur
 
 deutsch englisch chinesisch französisch spanisch italienisch russisch japanisch türkisch allemand
 espagnol russe chinois alemán francés chino ruso français francais anglais
-español espanol inglés italiano inglese português nederlands svenska dansk norsk suomi polski čeština magyar türkçe
-русский английский
+español espanol inglés italiano inglese português nederlands svenska dansk norsk suomi polski
+čeština magyar türkçe русский английский
 українська 中文 英文 汉语 漢語 英语 英語 日本語 한국어 영어 العربية עברית हिन्दी ไทย ελληνικά
 
 ar bg bn ca cs cy da de el en es et fa fi fr ga he hi hr hu id is it ja ko lt lv ms nl no pl pt ro
