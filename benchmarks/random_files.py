@@ -497,8 +497,13 @@ def make_corpus(rng: Rng, root: Path) -> MadeCorpus:
     for pair in pairs:
         rows.append(pair)
         kept[pair] = None
-        fate = str(pick(rng, ("",) * 9 + ("duplicate", "equal", "wordless", "long")))
+        fate = str(pick(rng, ("",) * 9 + ("duplicate", "equal", "wordless", "long", "twin")))
         if plant == "few" or not fate:
+            continue
+        if fate == "twin":  # another translation, which is used unless its source is held out
+            twin = (pair[0], sentence(rng, LANGUAGES[script], 3))
+            rows.append(twin)
+            kept[twin] = None
             continue
         again = {
             "duplicate": (f"  {pair[0]}", f"{pair[1]} "),

@@ -12,6 +12,7 @@ and stands in the samples. The phrases of `babel` are made from Unicode CLDR (Un
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import functools
 import hashlib
@@ -182,6 +183,11 @@ def load(
         understood=told,
         left_out={reason: number for reason, number in left_out.items() if number},
     )
+
+
+# A vocabulary that lives until the interpreter takes its modules apart ends the process with a
+# segmentation fault (sentencepiece 0.2.1): after a run that went well, the exit code would be bad.
+atexit.register(load.cache_clear)
 
 
 # --- what was understood --------------------------------------------------------------------------

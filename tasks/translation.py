@@ -18,6 +18,7 @@ normalisation before each sub-layer instead of after it (it trains without a war
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
 import hashlib
@@ -385,6 +386,9 @@ def prepare(**options: Any) -> tuple[Corpus, Encoded, Encoded]:
     return corpus, encode(corpus, corpus.splits.train), encode(corpus, corpus.splits.dev)
 
 
+atexit.register(prepare.cache_clear)  # See there.
+
+
 # --- the score ------------------------------------------------------------------------------------
 
 
@@ -663,9 +667,9 @@ class Translation(Task):
             told["batches"] = f"{pairs} left out, longer than batch_tokens={self.batch_tokens}"
         sides = {"source": self.dev.source, "target": self.dev.target}
         unknown = {side: share_unknown(pieces) for side, pieces in sides.items()}
-        if max(unknown.values()) > 0.05:
-            shares = " and ".join(f"{share:.0%} of the {side}" for side, share in unknown.items())
-            told["vocabulary"] = f"too small: of dev, {shares} is unknown to it"
+        small = [f"{share:.0%} of the {side}" for side, share in unknown.items() if share > 0.05]
+        if small:
+            told["vocabulary"] = f"too small: {' and '.join(small)} of dev is unknown to it"
         return told
 
     def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:

@@ -254,6 +254,15 @@ def test_words_without_spaces_are_not_bounded_and_this_is_said(tmp_path: Path) -
     assert corpus.target_scripts == {"Japanese": 1.0}
 
 
+def test_further_translations_of_a_held_out_source_are_counted(tmp_path: Path) -> None:
+    twice = [*PAIRS, *((a, f"{b} again") for a, b in PAIRS)]
+    corpus = load(tsv(tmp_path, twice))
+    held = len(corpus.splits.dev) + len(corpus.splits.test)
+    assert corpus.left_out == {"twin": held}
+    assert len(corpus.splits.train) == len(twice) - 2 * held
+    assert f"{held} further translations of a source in dev" in corpus.understood["left out"]
+
+
 def test_data_without_oddities_are_cleaned_as_ever() -> None:
     """The same pairs in the same order, however they are counted: results rest on them."""
     rng = random.Random(0)
