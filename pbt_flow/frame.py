@@ -80,7 +80,7 @@ def train(
     """
     try:
         lease = store.claim(screen.say)
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:
         # A resume that is refused must not end the runs of the controller that lives.
         if not resumed:
             _give_up(store, error)
@@ -117,7 +117,7 @@ def train(
             store.change(settings.to_json())
             _say_if_nothing_is_left(controller, screen)
         store.show()
-        engine.open(store.folders)
+        engine.open(store.folders, store.runs)
         status: Status = "finished"
         with screen, _signals(controller), contextlib.closing(controller.album):
             try:
@@ -134,7 +134,9 @@ def train(
         return end(controller, status, lease)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:
+        # First: a turn under way could mark its member's run as running again.
+        engine.close()
         if not lease.lost:
             _give_up(store, error)
         if ending and isinstance(error, KeyboardInterrupt):

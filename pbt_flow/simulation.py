@@ -26,6 +26,7 @@ from pbt_flow.restore_check import State
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, check_hparams
 from pbt_flow.task import Task
+from pbt_flow.task_logging import MemberRuns
 from pbt_flow.worker import (
     CheckNoise,
     CheckRestore,
@@ -75,7 +76,7 @@ class SimulatedEngine(Engine):
     def start(self, workshop: Workshop, *, slots: int = 1) -> None:
         pass
 
-    def open(self, folders: Folders) -> None:
+    def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
         pass
 
     def submit(self, job: Job) -> None:

@@ -11,6 +11,7 @@ is global to the process, and it belongs to the user.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import posixpath
 import re
@@ -53,6 +54,7 @@ from pbt_flow.space import (
     index_of,
     space_from_json,
 )
+from pbt_flow.task_logging import INNER, MemberRuns
 from pbt_flow.view import MOST, population_view, view_address, view_tag
 
 RESULT = "result.json"
@@ -176,6 +178,18 @@ class Store:
             # Downloaded checkpoints go with the last who can ask for them.
             weakref.finalize(store, shutil.rmtree, folders.cache, ignore_errors=True)
         return store
+
+    @functools.cached_property
+    def runs(self) -> MemberRuns:
+        """The members' runs, as workers need to know them."""
+        with self._talk():
+            experiment_id = self.client.get_run(self.run_id).info.experiment_id
+        return MemberRuns(
+            tracking_uri=self.tracking_uri,
+            experiment_id=experiment_id,
+            population=self.run_id,
+            members=tuple(self.manifest.members),
+        )
 
     # --- turns ------------------------------------------------------------------------------------
 
@@ -327,6 +341,14 @@ class Store:
         with self._talk():
             for index, member_status in members.items():
                 self.client.set_terminated(self.manifest.members[index], status=member_status)
+            # Runs that tasks began, in a worker that died before it could end them.
+            left = self.client.search_runs(
+                [self.runs.experiment_id],
+                f"tags.`pbt.population` = '{self.run_id}' AND tags.`pbt.role` = '{INNER}' "
+                "AND attributes.status = 'RUNNING'",
+            )
+            for run in left:
+                self.client.set_terminated(run.info.run_id, status="FAILED")
             self.client.set_terminated(self.run_id, status=status)
 
     def conclude(self, result: Result) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import hashlib
 import importlib
 import importlib.util
 import inspect
-import os
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,20 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pbt_flow.errors import PBTError
+from pbt_flow.errors import TaskError as TaskError
 from pbt_flow.member import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space, SpaceError, check_space
+from pbt_flow.task_files import is_nameless, load_file
 
 if TYPE_CHECKING:
     from torch import nn
 
 GROUP = "pbt_flow.tasks"
-_FILE = "pbt_flow_task_"
-_LOADING = ContextVar("loading", default=False)
-
-
-class TaskError(PBTError, ValueError):
-    """A task that cannot be found, or that does not keep to the contract."""
 
 
 class Task(abc.ABC):
@@ -191,7 +183,7 @@ def find_task(name: str) -> type[Task]:
     """
     place, _, attribute = name.partition(":")
     if place.endswith(".py"):
-        found = _load_file(Path(place))
+        found = load_file(Path(place))
     elif ":" in name:
         found = _import(place)
     else:
@@ -201,7 +193,7 @@ def find_task(name: str) -> type[Task]:
             place, _, attribute = known[name].partition(":")
             found = _import(place)
         elif name.isidentifier() and local.is_file():
-            found = _load_file(local)
+            found = load_file(local)
         else:
             files = (p for p in Path("tasks").glob("[!_]*.py") if "(Task)" in p.read_text("utf-8"))
             names = sorted({*known, *(path.stem for path in files)})
@@ -226,52 +218,6 @@ def _import(module: str) -> Any:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise TaskError(f"there is no module {module!r} to take a task from") from None
         raise
-
-
-def _load_file(path: Path) -> Any:
-    path = path.resolve()
-    if not path.is_file():
-        raise TaskError(f"there is no file {path} to take a task from")
-    # A file inside a package is imported as part of it, so that its own imports work.
-    if (path.parent / "__init__.py").is_file():
-        root = path.parent
-        while (root / "__init__.py").is_file():
-            root = root.parent
-        if str(root) not in sys.path:
-            sys.path.insert(0, str(root))
-        name = ".".join(path.relative_to(root).with_suffix("").parts)
-        found = _import(name)
-        if Path(str(found.__file__)).resolve() != path:
-            raise TaskError(f"{path} cannot be imported: {name} is already {found.__file__}")
-        return found
-    # Two files may have one name; the digest keeps their modules apart.
-    name = f"{_FILE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    token = _LOADING.set(True)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        _LOADING.reset(token)
-    return module
-
-
-def is_loading() -> bool:
-    """Whether this is called by a file that is being imported to take a task from it."""
-    return _LOADING.get() or bool(os.environ.get("PBT_FLOW_WORKER"))
-
-
-def is_nameless(module: str) -> bool:
-    """Whether no other process can import a module by that name."""
-    return module == "__main__" or module.startswith(_FILE)
 
 
 def _pick(module: Any, attribute: str, name: str) -> type[Task]:
@@ -314,11 +260,27 @@ def name_task(task: str | type[Task]) -> str:
         )
     module = sys.modules.get(task.__module__)
     if not is_nameless(task.__module__):
+        if not hasattr(module, task.__qualname__):
+            raise TaskError(
+                f"there is no {task.__qualname__} in module {task.__module__}, which it says that "
+                "it is defined in; define it by a class statement at the top of a file"
+            )
         return f"{task.__module__}:{task.__qualname__}"
     source = getattr(module, "__file__", None)
     if source is None:
         raise TaskError(f"{task.__qualname__} is defined at a prompt; move it to a file")
-    return f"{Path(source).resolve()}:{task.__qualname__}"
+    path = Path(source).resolve()
+    if not path.is_file():
+        raise TaskError(
+            f"{task.__qualname__} is defined in {source}, which other processes cannot read; move "
+            "it to a file"
+        )
+    if path.suffix != ".py":
+        raise TaskError(
+            f"{task.__qualname__} is defined in {path}, whose name does not end in .py, as that of "
+            f"a module must; call it {path.name}.py"
+        )
+    return f"{path}:{task.__qualname__}"
 
 
 def is_same_task(first: str, second: str) -> bool:
@@ -388,6 +350,11 @@ def declare(task: str | type[Task]) -> Declaration:
         TaskError: The task is not found, or its declarations contradict each other.
     """
     kind = find_task(task) if isinstance(task, str) else task
+    if not isinstance(kind, type) or not issubclass(kind, Task):
+        hint = f"; give the class {type(kind).__name__} itself" if isinstance(kind, Task) else ""
+        raise TaskError(
+            f"a task is a class that is derived from Task, or the name of one; got {kind!r}{hint}"
+        )
     check_task(kind)
     options = {
         name: None if parameter.default is inspect.Parameter.empty else parameter.default

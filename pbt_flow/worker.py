@@ -35,6 +35,7 @@ from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed, report_
 from pbt_flow.restore_check import Difference, State, Trained, compare_restored
 from pbt_flow.space import Hparams
 from pbt_flow.task import Task, TaskSpec, declare
+from pbt_flow.task_logging import TaskLogging
 
 
 class StorageError(RuntimeError):
@@ -169,14 +170,20 @@ Job: TypeAlias = Plan | Retry | Look | Check | Probe | Describe
 Done: TypeAlias = Turn | Report | Checked | Probed | Described
 
 
-def describe(job: Describe) -> Described:
+def describe(job: Describe, passes: tuple[type[BaseException], ...] = ()) -> Described:
     """Say what a task declares.
 
     Whoever asked finds out for himself what is wrong with a task that cannot be described.
+
+    Args:
+        job: The task.
+        passes: Exceptions that are not the task's own, see `Worker`.
     """
     try:
         return Described(declaration=pickle.dumps(declare(job.task)))
-    except Exception:
+    except BaseException as error:
+        if isinstance(error, passes):
+            raise
         return Described(declaration=b"")
 
 
@@ -188,6 +195,8 @@ class Worker:
         workshop: Workshop,
         device: str | None = None,
         printed: Callable[[], str] = lambda: "",
+        passes: tuple[type[BaseException], ...] = (),
+        logging: TaskLogging | None = None,
     ) -> None:
         """Make one for a population.
 
@@ -195,9 +204,15 @@ class Worker:
             workshop: What all its turns share.
             device: The torch device; None for the one that the task asks for.
             printed: What this process has printed since it was last asked.
+            passes: Exceptions that are not the task's own, such as the user's Ctrl-C in a process
+                that Ctrl-C reaches. All others are outcomes of a job.
+            logging: Where it goes what tasks log through MLflow by themselves; None for wherever
+                MLflow sends it.
         """
         self.workshop = workshop
         self.printed = printed
+        self.passes = passes
+        self.logging = logging or TaskLogging()
         self.device = device or workshop.task.device
         self.folders: Folders | None = None
         """Where the turn folders are; to be set before the first turn."""
@@ -207,6 +222,14 @@ class Worker:
 
     def do(self, job: Job) -> Done:
         """Run a turn, look at a checkpoint, check, probe or describe the task."""
+        # What a check trains is dropped, and so is what it logs.
+        member = job.member if isinstance(job, Plan | Retry | Look) else None
+        with self.logging.job(member) as noted:
+            done = self._do(job)
+            noted.failed = isinstance(done, Turn) and not done.ok
+        return done
+
+    def _do(self, job: Job) -> Done:
         if isinstance(job, Plan):
             return self.run(job)
         if isinstance(job, Retry):
@@ -217,14 +240,18 @@ class Worker:
             return self.check_restore(job)
         if isinstance(job, CheckNoise):
             return self.check_noise(job)
-        return self.probe(job) if isinstance(job, Probe) else describe(job)
+        return self.probe(job) if isinstance(job, Probe) else describe(job, self.passes)
 
     def probe(self, probe: Probe) -> Probed:
         """Build a fresh model, and keep it for the member's first turn."""
         try:
-            self._keep(probe.member, "", self._take(probe.member, None))
-        except Exception as error:
-            return Probed(error=_printable(f"{type(error).__name__}: {error}"))
+            task = self._take(probe.member, None)
+            # There are no runs yet: a task that logs while it is built is built again later.
+            if not self.logging.used:
+                self._keep(probe.member, "", task)
+        except BaseException as error:
+            self._let_pass(error)
+            return Probed(error=_printable(reason_of(error)))
         return Probed(understood=self._understood or {})
 
     def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
@@ -268,8 +295,9 @@ class Worker:
             raise
         except Diverged as told:
             status, score, sample, error = "diverged", None, (), _printable(str(told))
-        except Exception:
-            score, sample, error = None, (), _traceback()
+        except BaseException as other:
+            self._let_pass(other)
+            score, sample, error = None, (), _traceback(other)
         turn = Turn(
             plan=plan,
             status=status,
@@ -296,8 +324,9 @@ class Worker:
             metrics = _read_metrics(task.report(), "report()") if look.report else {}
             if look.samples is not None:
                 task.samples(Path(look.samples))
-        except Exception:
-            return Report(look=look, error=_traceback())
+        except BaseException as error:
+            self._let_pass(error)
+            return Report(look=look, error=_traceback(error))
         return Report(look=look, metrics=metrics)
 
     def check_restore(self, check: CheckRestore) -> RestoreChecked:
@@ -316,8 +345,9 @@ class Worker:
                 load=load,
                 through_file=lambda state: copy_state(state, self.device),
             )
-        except Exception:
-            return RestoreChecked(check=check, error=_traceback())
+        except BaseException as error:
+            self._let_pass(error)
+            return RestoreChecked(check=check, error=_traceback(error))
         return RestoreChecked(check=check, difference=difference)
 
     def check_noise(self, check: CheckNoise) -> NoiseChecked:
@@ -325,9 +355,15 @@ class Worker:
         try:
             task = self._take(check.member, check.checkpoint)
             scores = evaluate_again(check, self.workshop.seed, task)
-        except Exception:
-            return NoiseChecked(check=check, error=_traceback())
+        except BaseException as error:
+            self._let_pass(error)
+            return NoiseChecked(check=check, error=_traceback(error))
         return NoiseChecked(check=check, scores=scores)
+
+    def _let_pass(self, error: BaseException) -> None:
+        """Raise an exception again that is not the task's own."""
+        if isinstance(error, self.passes):
+            raise error
 
     @property
     def _folders(self) -> Folders:
@@ -424,8 +460,24 @@ def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...
     return tuple(scores)
 
 
-def _traceback() -> str:
-    return _printable(traceback.format_exc())
+def reason_of(error: BaseException) -> str:
+    """Why a task's code ended with `error`, in words that say so where its own do not.
+
+    `SystemExit: 0` tells nobody that the task left by itself, in a library's argument parser say.
+    """
+    if not isinstance(error, SystemExit):
+        return f"{type(error).__name__}: {error}"
+    left = "the task called sys.exit"
+    if error.code is None:
+        return left
+    return f"{left}: {f'exit code {error.code}' if isinstance(error.code, int) else error.code}"
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback of an exception of the task, with its reason as the last line."""
+    told = SystemExit(reason_of(error)) if isinstance(error, SystemExit) else error
+    lines = traceback.format_exception(type(told), told, error.__traceback__)
+    return _printable("".join(lines))
 
 
 def _printable(text: str) -> str:
@@ -475,8 +527,8 @@ def _read_understood(task: Task) -> dict[str, str]:
     try:
         told = dict(task.understood())
         return {_topic(str(topic)): _on_one_line(str(text)) for topic, text in told.items()}
-    except Exception as error:
-        reason = _on_one_line(f"{type(error).__name__}: {error}")
+    except (Exception, SystemExit) as error:
+        reason = _on_one_line(reason_of(error))
         return {"understood": f"understood() must return a sentence for each topic: {reason}"}
 
 

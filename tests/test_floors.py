@@ -21,9 +21,11 @@ FLOORS: dict[str, int] = {
     "strategies": 0,
     "terminal": 0,
     "cores": 0,
+    "task_files": 0,
     # 1: the nouns
     "member": 1,
     "task": 1,
+    "task_logging": 1,
     # 2: strategies, turns, records
     "exploit": 2,
     "explore": 2,
@@ -83,6 +85,7 @@ FLOORS: dict[str, int] = {
 WITHIN_A_FLOOR = {
     ("space", "errors"),
     ("strategies", "errors"),
+    ("task_files", "errors"),
     ("task", "member"),
     ("samplers", "history"),
     ("worker", "checkpoints"),
