@@ -159,7 +159,7 @@ def _plan(folder: Path) -> _Plan:
     if len(inside) == 1 or not splits or (len(splits) == 1 and _is_class(splits, others)):
         classes = tuple((place, "all") for place in inside)
     else:
-        entered = {place: _go_in(place) for place in splits}
+        entered = _enter(list(splits))
         within = {place: folders for place, (_, folders) in entered.items()}
         _check_splits(above[-1], splits, others, within)
         ordered = sorted(splits, key=lambda place: list(_SPLITS).index(splits[place]))
@@ -184,6 +184,16 @@ def _go_in(folder: Path) -> tuple[list[Path], list[Path]]:
             break
         above, inside = [*above, inside[0]], deeper
     return above, inside
+
+
+def _enter(splits: Sequence[Path]) -> dict[Path, tuple[list[Path], list[Path]]]:
+    """For each split what `_go_in` tells; but its only folder is a class if another has it as one."""
+    direct = {place: _folders(place) for place in splits}
+    several = {inner.name for inside in direct.values() if len(inside) > 1 for inner in inside}
+    return {
+        place: ([place], inside) if inside and inside[0].name in several else _go_in(place)
+        for place, inside in direct.items()
+    }
 
 
 def _splits_of(places: Sequence[Path]) -> dict[Path, str]:

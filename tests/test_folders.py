@@ -166,6 +166,7 @@ def test_folders_that_are_called_like_splits_are_the_splits(
     ("folders", "complaint"),
     [
         ("train/x train/y test/x", "test lacks 1 class that another .* has: y; give each"),
+        ("train/x train/y test/x/deep test/x/er", "test lacks 1 class .*: y"),
         ("train/x test/x test/y", "train lacks 1 class .*: y"),
         ("train/x train/y test", "test is called like a split, but holds no class folders"),
         ("train test", "is called like a split, but holds no class folders"),
