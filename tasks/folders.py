@@ -187,7 +187,7 @@ def _go_in(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _enter(splits: Sequence[Path]) -> dict[Path, tuple[list[Path], list[Path]]]:
-    """For each split what `_go_in` tells; but its only folder is a class if another has it as one."""
+    """For each split what `_go_in` tells, unless its only folder is a class of another split."""
     direct = {place: _folders(place) for place in splits}
     several = {inner.name for inside in direct.values() if len(inside) > 1 for inner in inside}
     return {
