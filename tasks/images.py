@@ -7,7 +7,8 @@
 `idx:FOLDER`           four IDX files named like those of MNIST, plain or gzip
 `cifar10`              60,000 colour images of 32 x 32: torchvision's download
 `cifar10:FOLDER`       the same from a folder, in the binary or in the Python version
-`folder:FOLDER`        one folder of image files per class, cut and scaled to `size` pixels
+`folder:FOLDER`        one folder of image files per class, cut and scaled to `size` pixels; also
+                       inside of folders called train, val and test, which then are the splits
 nothing                `fashion-mnist` where it lies on this machine, else `digits`; no network
 =====================  =============================================================================
 """
@@ -19,14 +20,16 @@ import functools
 import gzip
 import hashlib
 import io
+import itertools
 import math
 import os
 import pickle
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,9 +41,10 @@ from torch import Tensor
 from pbt_flow.task import TaskError
 
 try:
-    from PIL import Image, ImageOps
+    from tasks.folders import FLAT, read_folder
 except ModuleNotFoundError as error:
     raise TaskError(f"the gan task needs {error.name}: pip install 'pbt-flow[gan]'") from error
+from tasks.phrases import count, counted, listed
 
 Arrays: TypeAlias = tuple[NDArray[np.uint8], NDArray[Any]]
 """Images, (N, channels, height, width), and their labels, (N,)."""
@@ -59,12 +63,17 @@ class Images:
     """int64, (N,), from 0 to classes - 1."""
     test: Tensor
     test_labels: Tensor
+    understood: Mapping[str, str] = field(default_factory=dict)
+    """What was understood of the data, in a sentence for each topic (see `Task.understood`)."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """How many files of a folder do not count, by the reason."""
 
     def __post_init__(self) -> None:
         if self.classes < 2:
             raise TaskError(
                 f"data {self.name!r}: an Inception score needs at least two classes of images, "
                 f"got {self.classes}"
+                + ("; each class takes a folder of its own" if "folder:" in self.name else "")
             )
         height, width = self.train.shape[2:]
         if height != width or self.test.shape[1:] != self.train.shape[1:] or not len(self.test):
@@ -114,29 +123,54 @@ def load_images(data: str = "", size: int = 32) -> Images:
     kind, colon, place = data.partition(":")
     folder = Path(place).expanduser()
     readers: dict[str, Callable[[], tuple[Arrays, Arrays]]] = {
-        "": lambda: _idx(found) if (found := _fashion_mnist()) else _digits(),
         "digits": _digits,
         "fashion-mnist": lambda: _idx(_fashion_mnist() or _download("FashionMNIST")),
         "idx:": lambda: _idx(folder),
         "cifar10": lambda: _cifar10(_download("CIFAR10")),
         "cifar10:": lambda: _cifar10(folder),
-        "folder:": lambda: _folder(folder, size),
     }
-    if kind + colon not in readers:
+    title, chosen = data, kind + colon
+    if not data:
+        chosen = "fashion-mnist" if _fashion_mnist() else "digits"
+        title = {
+            "fashion-mnist": "Fashion-MNIST, which lies on this machine",
+            "digits": "digits, since Fashion-MNIST does not lie on this machine",
+        }[chosen]
+    if chosen not in readers and chosen != "folder:":
         raise TaskError(
             f"there are no data {data!r}; there are digits, fashion-mnist, idx:FOLDER, cifar10, "
             "cifar10:FOLDER and folder:FOLDER"
         )
     if colon and not (place and folder.is_dir()):
         raise TaskError(f"data {data!r}: there is no folder {place!r}")
-    (train, train_labels), (test, test_labels) = readers[kind + colon]()
+    if chosen == "folder:":
+        return _from_folder(data, folder, size)
+    images = _as_images(data, *readers[chosen]())
+    return replace(images, understood=_understand(images, title=title))
+
+
+def _as_images(name: str, train: Arrays, test: Arrays) -> Images:
     return Images(
-        name=data,
-        train=torch.from_numpy(train),
-        train_labels=torch.from_numpy(train_labels).long(),
-        test=torch.from_numpy(test),
-        test_labels=torch.from_numpy(test_labels).long(),
+        name=name,
+        train=torch.from_numpy(train[0]),
+        train_labels=torch.from_numpy(train[1]).long(),
+        test=torch.from_numpy(test[0]),
+        test_labels=torch.from_numpy(test[1]).long(),
     )
+
+
+def _from_folder(data: str, folder: Path, size: int) -> Images:
+    found = read_folder(folder, size)
+    test = found.held_out
+    images = _as_images(
+        data,
+        (found.images[~test], found.labels[~test]),
+        (found.images[test], found.labels[test]),
+    )
+    told = _understand(images, names=found.classes, skipped=found.skipped, layout=found.layout)
+    if found.changes:
+        told["images"] = found.changes
+    return replace(images, understood=told, passed_over=found.passed_over)
 
 
 def cache_folder() -> Path:
@@ -150,6 +184,105 @@ def cache_folder() -> Path:
     else:
         user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return user / "pbt-flow"
+
+
+# --- what was understood --------------------------------------------------------------------------
+
+
+def _understand(
+    images: Images,
+    *,
+    title: str = "",
+    names: Sequence[str] = (),
+    skipped: str = "",
+    layout: str = "",
+) -> dict[str, str]:
+    """A sentence for each topic that there is something to say of.
+
+    Raises:
+        TaskError: All pixels are equal, so that there is nothing to learn.
+    """
+    low = min(int(part.min()) for part in (images.train, images.test))
+    high = max(int(part.max()) for part in (images.train, images.test))
+    if low == high:
+        raise TaskError(
+            f"data {images.name!r}: all pixels of all images are equal ({low}), so that there is "
+            "nothing to learn"
+        )
+    told = {"data": _say_classes(images, title, names)}
+    if skipped:
+        told["data"] += f"; {skipped}"
+    if layout:
+        told["layout"] = layout
+    if high - low < FLAT:
+        told["contrast"] = f"all pixels lie between {low} and {high} of 255: the images show little"
+    if copies := _say_copies(images, names):
+        told["copies"] = copies
+    return told
+
+
+def _say_classes(images: Images, title: str, names: Sequence[str]) -> str:
+    train = torch.bincount(images.train_labels, minlength=images.classes)
+    test = torch.bincount(images.test_labels, minlength=images.classes)
+    numbers = (train + test).tolist()
+    names = names or [str(label) for label in range(images.classes)]
+    least, most = min(numbers), max(numbers)
+    if least == most:
+        classes = f"{images.classes:,} classes of {most:,} images ({listed(names)})"
+    elif images.classes <= 8:
+        classes = f"{images.classes:,} classes ({counted(zip(names, numbers, strict=True))})"
+    else:
+        smallest, largest = names[numbers.index(least)], names[numbers.index(most)]
+        classes = (
+            f"{images.classes:,} classes, from {least:,} images (class {smallest}) to {most:,} "
+            f"(class {largest})"
+        )
+    colour = "grey" if images.channels == 1 else "colour"
+    told = [
+        f"{title}, {classes}" if title else classes,
+        f"{len(images.test):,} held out",
+        f"{images.size} x {images.size} pixels in {colour}",
+    ]
+    missing = int((train == 0).sum())
+    if missing:
+        told.append(f"{count(missing, 'class', 'classes')} with no image to train on")
+    elif most >= 10 * least:
+        told.append(f"very unequal: the largest class is {most / least:,.0f} times the smallest")
+    return ", ".join(told)
+
+
+def _say_copies(images: Images, names: Sequence[str]) -> str:
+    """What to say of pictures that occur more than once, pixel for pixel."""
+    digests = [
+        [hashlib.blake2b(memoryview(row), digest_size=16).digest() for row in part.numpy()]
+        for part in (images.train, images.test)
+    ]
+    labels = [images.train_labels.tolist(), images.test_labels.tolist()]
+    times = Counter(itertools.chain(*digests))
+    if len(times) == sum(map(len, digests)):
+        return ""
+    classes_of: dict[bytes, set[int]] = {}
+    pictures_of: dict[int, set[bytes]] = {}
+    for digest, label in zip(itertools.chain(*digests), itertools.chain(*labels), strict=True):
+        classes_of.setdefault(digest, set()).add(label)
+        pictures_of.setdefault(label, set()).add(digest)
+    trained = set(digests[0])
+    leaked = sum(digest in trained for digest in digests[1])
+    mixed = sum(times[digest] for digest, classes in classes_of.items() if len(classes) > 1)
+    alike = [label for label, pictures in sorted(pictures_of.items()) if len(pictures) == 1]
+    copies = times.total() - len(times)
+    told = [f"{count(copies, 'image is a copy', 'images are copies')} of another, pixel for pixel"]
+    if leaked:
+        told.append(f"{leaked:,} of the held-out images are trained on too")
+    if mixed:
+        told.append(f"{count(mixed, 'image stands', 'images stand')} in more than one class")
+    if alike:
+        shown_names = [names[label] if names else str(label) for label in alike]
+        told.append(
+            f"{count(len(alike), 'class holds', 'classes hold')} one picture only, again and "
+            f"again ({listed(shown_names)})"
+        )
+    return "; ".join(told)
 
 
 # --- one reader for each kind ---------------------------------------------------------------------
@@ -243,34 +376,6 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):  # How Python 3 writes bytes for Python 2.
             return lambda text, _encoding: text.encode("latin1")
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no array needs")
-
-
-def _folder(folder: Path, size: int) -> tuple[Arrays, Arrays]:
-    """A class for each folder inside; every tenth image is held out; grey only if all are grey."""
-    known = Image.registered_extensions()
-    pictures: list[Image.Image] = []
-    labels: list[int] = []
-    held_out: list[bool] = []
-    for label, place in enumerate(sorted(place for place in folder.iterdir() if place.is_dir())):
-        files = sorted(file for file in place.rglob("*") if file.suffix.lower() in known)
-        if len(files) < 10:
-            raise TaskError(f"{place} holds {len(files)} images; a class needs at least 10")
-        for number, file in enumerate(files):
-            try:
-                with Image.open(file) as image:
-                    upright = ImageOps.exif_transpose(image)
-                    kind = "L" if upright.mode in ("1", "L") else "RGB"
-                    pictures.append(ImageOps.fit(upright.convert(kind), (size, size)))
-            except (OSError, ValueError, SyntaxError) as error:  # Pillow raises all of them.
-                raise TaskError(f"{file} cannot be read as an image: {error}") from None
-            labels.append(label)
-            held_out.append(number % 10 == 9)
-    mode = "L" if all(picture.mode == "L" for picture in pictures) else "RGB"
-    images = np.empty((len(pictures), len(mode), size, size), np.uint8)
-    for row, picture in zip(images, pictures, strict=True):
-        row[:] = np.moveaxis(np.asarray(picture.convert(mode)).reshape(size, size, -1), 2, 0)
-    classes, test = np.asarray(labels, np.int64), np.asarray(held_out, bool)
-    return (images[~test], classes[~test]), (images[test], classes[test])
 
 
 def _read(file: Path) -> bytearray:

@@ -18,6 +18,7 @@ normalisation before each sub-layer instead of after it (it trains without a war
 
 from __future__ import annotations
 
+import atexit
 import copy
 import functools
 import hashlib
@@ -39,7 +40,9 @@ from torch import Tensor, nn
 
 from pbt_flow.space import Hparams, Space
 from pbt_flow.task import Task, TaskError
-from tasks.corpora import BOS, EOS, PAD, Corpus, Pair, load
+from tasks.corpora import BOS, EOS, PAD, UNKNOWN, Corpus, Pair, load
+from tasks.phrases import count, shown
+from tasks.scripts import choose_tokenizer
 
 try:
     from sacrebleu.metrics.bleu import BLEU
@@ -368,6 +371,11 @@ def encode(corpus: Corpus, pairs: Sequence[Pair]) -> Encoded:
     )
 
 
+def share_unknown(pieces: NDArray[np.int32]) -> float:
+    """Which share of the pieces is unknown to the vocabulary."""
+    return float((pieces == UNKNOWN).sum() / (pieces != PAD).sum())
+
+
 @functools.lru_cache(maxsize=4)
 def prepare(**options: Any) -> tuple[Corpus, Encoded, Encoded]:
     """The corpus (see `tasks.corpora.load`), and its train and dev split in pieces.
@@ -378,7 +386,32 @@ def prepare(**options: Any) -> tuple[Corpus, Encoded, Encoded]:
     return corpus, encode(corpus, corpus.splits.train), encode(corpus, corpus.splits.dev)
 
 
+atexit.register(prepare.cache_clear)  # See there.
+
+
 # --- the score ------------------------------------------------------------------------------------
+
+
+def make_bleu(tokenizer: str) -> BLEU:
+    """BLEU with a tokeniser, which sacreBLEU may have to fetch.
+
+    Raises:
+        TaskError: The tokeniser cannot be had.
+    """
+    way_out = "to go on without it, leave tokenize out, or take --set tokenize=char"
+    try:
+        return BLEU(tokenize=tokenizer)
+    except OSError as error:
+        raise TaskError(
+            f"translation: sacreBLEU could not fetch its tokeniser {tokenizer}, which it does the "
+            f"first time ({shown(str(error), 200)}): {way_out}"
+        ) from None
+    # The former where a package is missing, the latter after a failed check of a certificate.
+    except (ImportError, RuntimeError, AssertionError, SystemExit) as error:
+        raise TaskError(
+            f"translation: sacreBLEU cannot use its tokeniser {tokenizer} "
+            f"({shown(str(error), 200)}): {way_out}"
+        ) from None
 
 
 class Quality(NamedTuple):
@@ -538,7 +571,7 @@ class Translation(Task):
         heads: int = 4,
         batch_tokens: int = 512,
         label_smoothing: float = 0.1,
-        tokenize: str = "13a",
+        tokenize: str = "",
     ) -> None:
         """Read the corpus and build a fresh model. A step is one batch, one update.
 
@@ -561,7 +594,8 @@ class Translation(Task):
             batch_tokens: Pieces in a batch with their padding, on the longer side.
             label_smoothing: Of the training target, this share is spread evenly over the vocabulary
                 and the rest is on the right piece (Szegedy et al., 2016). The dev NLL has none.
-            tokenize: The tokeniser of sacreBLEU: 13a, or zh, ja-mecab, char, ... by the target.
+            tokenize: The tokeniser of sacreBLEU: 13a, zh, ja-mecab, char, ... Empty: by the script
+                of the training targets (see `tasks.scripts.choose_tokenizer`).
 
         Raises:
             TaskError: An option cannot be used, or the data cannot be had or read.
@@ -580,7 +614,7 @@ class Translation(Task):
             raise TaskError(
                 f"translation: width={width} must be even and a multiple of heads={heads}"
             )
-        if tokenize not in BLEU.TOKENIZERS:
+        if tokenize and tokenize not in BLEU.TOKENIZERS:
             raise TaskError(
                 f"translation: tokenize={tokenize!r} is none of sacreBLEU's "
                 f"{sorted(BLEU.TOKENIZERS)}"
@@ -594,6 +628,7 @@ class Translation(Task):
             target_vocabulary=target_vocabulary,
         )
         self.training = train.at_most(batch_tokens)
+        self.too_long = len(train.source) - len(self.training.source)
         if (left := len(self.training.source)) < 10:
             raise TaskError(
                 f"translation: batch_tokens={batch_tokens} leaves {left} pairs to train on; the "
@@ -601,7 +636,8 @@ class Translation(Task):
             )
         self.batch_tokens = batch_tokens
         self.label_smoothing = label_smoothing
-        self.bleu = BLEU(tokenize=tokenize)
+        tokenizer, self.why_tokenizer = choose_tokenizer(self.corpus.target_scripts, tokenize)
+        self.bleu = make_bleu(tokenizer)
         self.chrf = CHRF()
         pieces = [v.serialized_model_proto() for v in (self.corpus.source, self.corpus.target)]
         self.vocabulary = hashlib.sha256(b"".join(pieces)).hexdigest()
@@ -622,6 +658,19 @@ class Translation(Task):
         )
         longest = int(self.training.lengths()[1].max())
         self.translator = Translator(self.network, source, target, limit=longest)
+
+    def understood(self) -> Mapping[str, str]:
+        """Splits and sizes, which side is the source, what was left out, and the tokeniser."""
+        told = {**self.corpus.understood, "tokenizer": self.why_tokenizer}
+        if self.too_long:
+            pairs = count(self.too_long, "training pair")
+            told["batches"] = f"{pairs} left out, longer than batch_tokens={self.batch_tokens}"
+        sides = {"source": self.dev.source, "target": self.dev.target}
+        unknown = {side: share_unknown(pieces) for side, pieces in sides.items()}
+        small = [f"{share:.0%} of the {side}" for side, share in unknown.items() if share > 0.05]
+        if small:
+            told["vocabulary"] = f"too small: {' and '.join(small)} of dev is unknown to it"
+        return told
 
     def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
         """Train on `steps` batches; return the mean loss and target pieces per second."""

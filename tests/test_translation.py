@@ -8,6 +8,7 @@ import html
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -372,6 +373,71 @@ def test_weights_that_are_lost_score_nothing() -> None:
     perfect = ["a b c d e"] * 4
     assert scored(perfect, perfect).sample == pytest.approx((100,) * 4)
     assert all(math.isnan(value) for value in scored(perfect, perfect, nll=math.inf).sample)
+
+
+# --- what was understood --------------------------------------------------------------------------
+
+
+def chinese(count: int = 60) -> str:
+    """English and Chinese of one meaning, in a file of the working folder."""
+    digits = "零一二三四五六七八九"
+    rows = [f"number {n}\t数字{''.join(digits[int(d)] for d in str(n))}号" for n in range(count)]
+    Path("zh.tsv").write_text("\n".join(rows), "utf-8")
+    return "tsv:zh.tsv"
+
+
+@pytest.mark.parametrize(
+    ("options", "signature", "said"),
+    [
+        ({}, "tok:13a", "13a, which suits a target with spaces between its words"),
+        ({"tokenize": "intl"}, "tok:intl", "intl, as given"),
+        ({"data": "zh"}, "tok:zh", "zh, since 100% of the letters of the target are Chinese"),
+        ({"data": "zh", "swap": True}, "tok:13a", "13a, which suits"),
+        ({"data": "zh", "tokenize": "13a"}, "tok:13a", "13a, as given, but 100% .* which zh suits"),
+    ],
+)
+def test_the_tokeniser_is_chosen_by_the_target_said_and_signed(
+    options: dict[str, Any], signature: str, said: str
+) -> None:
+    made = {**options, "data": chinese()} if "data" in options else options
+    task = make(**made)
+    task.evaluate()
+    assert f"|{signature}|" in str(task.bleu.get_signature())
+    assert re.match(said, task.understood()["tokenizer"])
+
+
+def test_a_chinese_target_that_is_nearly_right_has_a_bleu() -> None:
+    task = make(data=chinese())
+    _, references = zip(*task.corpus.splits.dev, strict=True)
+    nearly = [f"{text[:-1]}好" for text in references]
+    assert task.bleu.corpus_score(nearly, [list(references)]).score > 20
+    assert sacrebleu.corpus_bleu(nearly, [list(references)]).score < 1
+
+
+@pytest.mark.parametrize("tokenize", ["flores200", "ja-mecab"])
+def test_a_tokeniser_that_cannot_be_had_is_named_with_a_way_out(
+    tokenize: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_spm.SACREBLEU_DIR", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("sacrebleu.tokenizers.tokenizer_ja_mecab.MeCab", None)
+    with pytest.raises(TaskError, match=rf"tokeniser {tokenize}.*--set tokenize=char") as caught:
+        make(tokenize=tokenize)
+    assert ("could not fetch" in str(caught.value)) == (tokenize == "flores200")
+    assert "\n" not in str(caught.value)
+
+
+def test_pairs_too_long_for_a_batch_and_a_vocabulary_too_small_are_said() -> None:
+    told = make(batch_tokens=9, target_vocabulary=8).understood()
+    left = re.match(
+        r"([\d,]+) training pairs left out, longer than batch_tokens=9", told["batches"]
+    )
+    assert left
+    assert re.fullmatch(
+        r"too small: \d+% of the target of dev is unknown to it", told["vocabulary"]
+    )
+    assert "batches" not in make().understood()
+    assert "vocabulary" not in make().understood()
 
 
 # --- what comes out -------------------------------------------------------------------------------
