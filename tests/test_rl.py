@@ -21,7 +21,9 @@ Image = pytest.importorskip("PIL.Image")
 
 from gymnasium.spaces import Box, Discrete, MultiDiscrete  # noqa: E402
 
-from tasks.rl import RL, ActorCritic, Episodes, Normaliser, gae, make_env  # noqa: E402
+from tasks.actions import Actions  # noqa: E402
+from tasks.environments import Recipe  # noqa: E402
+from tasks.rl import RL, ActorCritic, Episodes, Normaliser, gae  # noqa: E402
 
 
 class Corridor(gym.Env[Any, Any]):
@@ -131,6 +133,7 @@ for name, entry, options in [
 
 GOOD = middle(RL.space) | {"lr": 2.5e-3, "unroll": 32, "clip": 0.2, "entropy_cost": 0.01}
 
+THREE = {True: Discrete(3), False: Box(-1.0, 1.0, (3,))}
 SMALL = {"envs": 2, "hidden": 16, "epochs": 2, "minibatches": 2}
 # In a short turn at a low learning rate no probability moves far enough to be clipped.
 OBEYED = tuple(name for name in RL.space if name != "clip")
@@ -256,7 +259,7 @@ def test_training_gathers_the_statistics_of_observations() -> None:
 @pytest.mark.parametrize("discrete", [True, False])
 def test_numpy_and_torch_give_the_same_head(discrete: bool) -> None:
     torch.manual_seed(0)
-    net = ActorCritic(Box(-9, 9, (4,)), 3, discrete, 16)
+    net = ActorCritic(Box(-9, 9, (4,)), Actions(THREE[discrete], "it"), 16)
     obs = np.random.default_rng(0).normal(2.0, 5.0, (100, 4)).astype(np.float32)
     net.body[1].update(obs[:50])
     obs[0] = 1e6  # clipped by both
@@ -268,7 +271,7 @@ def test_numpy_and_torch_give_the_same_head(discrete: bool) -> None:
 @pytest.mark.parametrize("discrete", [True, False])
 def test_actions_are_sampled_from_the_distribution_that_is_learned(discrete: bool) -> None:
     torch.manual_seed(0)
-    net = ActorCritic(Box(-9, 9, (4,)), 3, discrete, 16)
+    net = ActorCritic(Box(-9, 9, (4,)), Actions(THREE[discrete], "it"), 16)
     with torch.no_grad():
         net.actor[-1].bias.copy_(torch.tensor([0.0, 1.0, -1.0]))
         if net.log_std is not None:
@@ -402,7 +405,7 @@ def test_episodes_still_running_are_played_out_where_too_few_have_ended() -> Non
 
 
 def test_playing_out_counts_one_episode_of_each_environment() -> None:
-    episodes = Episodes(make_env("PbtFlowTest/Stairs-v0", 4), seed=0)
+    episodes = Episodes(Recipe(name="PbtFlowTest/Stairs-v0").make(4), seed=0)
     episodes.play_out(lambda obs: np.full(len(obs), 5))
     assert episodes.returns == [1.0, 2.0, 3.0, 4.0]
 
