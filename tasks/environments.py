@@ -114,7 +114,11 @@ class Recipe:
             raise TaskError(f"environment {str(self)!r} cannot be made: {reason}") from error
 
     def _make_one(self, spec: EnvSpec, wrappers: list[_Wrap], place: int) -> gym.Env[Any, Any]:
-        env = gym.make(spec, max_episode_steps=self.max_episode_steps)
+        # Gymnasium's own checker looks at the first steps only, and the copies are all alike.
+        unchecked = True if place > 0 else None
+        env = gym.make(
+            spec, max_episode_steps=self.max_episode_steps, disable_env_checker=unchecked
+        )
         for wrap in wrappers:
             env = wrap(env)
         return Checked(env, self.name, place)
@@ -421,6 +425,9 @@ def _find_wrapper(wrapping: Wrapping) -> _Wrap:
 # --- what an environment shows --------------------------------------------------------------------
 
 
+_FLOATS = (float, np.float64)
+
+
 class Checked(gym.Wrapper[Any, Any, Any, Any]):
     """The outermost wrapper: what the environment returns is what it declares, and flat.
 
@@ -443,32 +450,36 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             flat = flatten_space(self.declared)
             low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
             self.observation_space = Box(low, high, dtype=np.float32)
-        self.shape, self.dtype = self.observation_space.shape, self.observation_space.dtype
+        # What is not flat has no shape to be told by: it is read in any case.
+        self.shape = self.observation_space.shape if self.is_flat else None
+        self.dtype = self.observation_space.dtype
 
     def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
         obs, info = self.env.reset(**arguments)
-        return self._flatten(obs), info
+        return self._read(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         self.steps += 1
-        if type(reward) is not float:
+        if type(reward) not in _FLOATS:
             reward = self._read_reward(reward)
-        return self._flatten(obs), reward, terminated, truncated, info
+        # The usual case is told apart at once: this runs at every step.
+        if type(obs) is not np.ndarray or obs.shape != self.shape or obs.dtype != self.dtype:
+            obs = self._read(obs)
+        return obs, reward, terminated, truncated, info
 
-    def _flatten(self, obs: Any) -> Any:
-        as_declared = type(obs) is np.ndarray and obs.shape == self.shape
-        if self.is_flat and as_declared and obs.dtype == self.dtype:
-            return obs
+    def _read(self, obs: Any) -> Array:
+        """An observation as an array, and flat."""
         if (fault := _fault(self.declared, obs)) is not None:
             raise self._error(f"showed an observation outside of its space: {fault}")
         if self.is_flat:
             return np.asarray(obs)
-        return flatten(self.declared, obs).astype(np.float32)
+        flat: Array = flatten(self.declared, obs).astype(np.float32)
+        return flat
 
     def _read_reward(self, reward: Any) -> float:
         """A reward as a float: any number, or an array or a tensor of one."""
-        if isinstance(reward, (int, float, np.number)) and not isinstance(reward, np.complexfloating):
+        if isinstance(reward, (int, np.floating, np.integer)):
             return float(reward)
         try:
             number = reward.item() if isinstance(reward, _HasItem) else reward
