@@ -73,7 +73,7 @@ class Recipe:
 
     def __str__(self) -> str:
         """The environment as messages name it."""
-        given = [f"{name}={value!r}" for name, value in self.options.items()]
+        given = [f"{name}={_shown(value)}" for name, value in self.options.items()]
         return f"{self.name} with {', '.join(given)}" if given else self.name
 
     def in_full(self) -> str:
@@ -114,8 +114,9 @@ class Recipe:
             raise TaskError(f"environment {str(self)!r} cannot be made: {reason}") from error
 
     def _make_one(self, spec: EnvSpec, wrappers: list[_Wrap], place: int) -> gym.Env[Any, Any]:
-        # Gymnasium's own checker looks at the first steps only, and the copies are all alike.
-        unchecked = True if place > 0 else None
+        # Gymnasium's own checker looks at the first steps only, and the copies are all alike. It
+        # would refuse frames that can be shown.
+        unchecked = True if place > 0 or spec.kwargs.get("render_mode") else None
         env = gym.make(
             spec, max_episode_steps=self.max_episode_steps, disable_env_checker=unchecked
         )
@@ -248,7 +249,9 @@ def _registered(name: str) -> EnvSpec | None:
 
 def _registrations(module: ModuleType) -> Iterator[Callable[[], Any]]:
     """What registers the environments of a package that does not when it is imported."""
-    if callable(register := getattr(module, "register_envs", None)):
+    register = getattr(module, "register_envs", None)
+    # Gymnasium has a function of that name that wants a module, and does nothing.
+    if callable(register) and not inspect.signature(register).parameters:
         yield register
     package = module.__name__.partition(".")[0]
     for group in ("gymnasium.envs", "gym.envs"):

@@ -22,7 +22,7 @@ import io
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -956,7 +956,10 @@ class RL(Task):
 
         There are none where neither the environment draws nor the policy sees an image.
         """
-        renders = "rgb_array" in self.metadata.get("render_modes", ())
+        modes = self.metadata.get("render_modes", ())
+        if not isinstance(modes, Collection):
+            raise TypeError(f"its metadata gives {modes!r} as the render_modes")
+        renders = "rgb_array" in modes
         if not renders and not self.net.pixels:
             return [], 0.0
         frames: list[Image.Image] = []
