@@ -19,6 +19,7 @@ from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.progress import duration, number, values
 from pbt_flow.result import NO_WINNER, Finalist, Result, effort_note
 from pbt_flow.settings import NONE, Settings
+from pbt_flow.strategies import plugins
 from pbt_flow.terminal import unbroken
 
 if TYPE_CHECKING:
@@ -367,6 +368,8 @@ def _add_settings(parser: argparse.ArgumentParser, *, on_resume: bool, skip: Seq
             )
             continue
         text = f.metadata["help"]
+        if installed := sorted(plugins(f.name)):
+            text += f"; installed: {', '.join(installed)}"
         if f.default is not None and f.default is not dataclasses.MISSING and f.name != "initial":
             text += f" (the task's default, or {f.default})"
         parser.add_argument(

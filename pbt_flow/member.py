@@ -37,6 +37,15 @@ def derive_seed(seed: int, member: int, turn: int) -> int:
     return int(state[0])
 
 
+def report_seed(seed: int) -> int:
+    """The seed of all reports of a population.
+
+    It follows from the population's seed alone: a report that draws its data then draws the same
+    for all members, and for a control with the same seed. No turn has the number 0.
+    """
+    return derive_seed(seed, 0, 0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A reference to the immutable state that one turn left behind; it holds no bytes itself."""

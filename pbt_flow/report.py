@@ -164,7 +164,9 @@ def _cards(subject: Subject) -> Iterable[str]:
         cards.append((number(result.mean_score), "mean score", more))
     copies = figures.copies(subject.history)
     alive = sum(1 for share in figures.shares(subject.history, 10**6).values() if share[-1])
-    cards.append((str(copies), "copies", f"{alive} of {result.members} founders have descendants"))
+    have = "has" if alive == 1 else "have"
+    founders_left = f"{alive} of {result.members} founders {have} descendants"
+    cards.append((str(copies), "copies", founders_left))
     yield '<div class="cards">'
     for index, (value, what, more) in enumerate(cards):
         first = " first" if index == 0 else ""

@@ -42,6 +42,8 @@ class Finalist:
     def task(self, device: str | None = None) -> Task:
         """A live task in the state that this turn left: to evaluate, to look at, to train on.
 
+        It is seeded as for a report: `report()`, called first, gives the numbers in `report`.
+
         Args:
             device: Where to put it, as torch names it; by default where it was trained.
 

@@ -35,7 +35,7 @@ from pbt_flow.errors import PopulationError
 from pbt_flow.frame import check_claim, read_history, stored_settings, tell_if_possible, train
 from pbt_flow.history import History
 from pbt_flow.launch import check_probe, declared, hired, spec_of, start
-from pbt_flow.member import Checkpoint, derive_seed
+from pbt_flow.member import Checkpoint, derive_seed, report_seed
 from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, keep_model, publish, publish_model, write
 from pbt_flow.result import NO_WINNER, Result, Status
@@ -539,6 +539,7 @@ def _revive(
     device = device or settings.device
     task = spec_of(settings).build(derive_seed(settings.seed, checkpoint.member, 0), device)
     task.load_state_dict(load_state(checkpoint, store.folders.fetch(checkpoint), device))
+    task.reseed(report_seed(settings.seed))
     return task
 
 

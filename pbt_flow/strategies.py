@@ -2,6 +2,9 @@
 
 A strategy is a frozen dataclass; its fields are what can be set, and their types say how the text
 is read. A list is written with slashes: `perturb:factors=0.8/1.2`.
+
+A strategy of somebody else is named by its class, as `package.module.Class`, or by the entry point
+that its package announces in the group of its kind (`GROUPS`).
 """
 
 from __future__ import annotations
@@ -10,10 +13,19 @@ import dataclasses
 import importlib
 import typing
 from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from types import UnionType
 from typing import Any
 
 from pbt_flow.errors import PBTError
+
+GROUPS = {
+    "exploit": "pbt_flow.exploits",
+    "explore": "pbt_flow.explores",
+    "init": "pbt_flow.samplers",
+    "resample": "pbt_flow.samplers",
+}
+"""The groups of entry points in which packages announce strategies, by the setting."""
 
 
 class StrategyError(PBTError, ValueError):
@@ -32,10 +44,12 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
         StrategyError: No such strategy or setting, or a value that it cannot take.
     """
     name, _, rest = text.strip().partition(":")
-    kind = kinds.get(name) or _import(name, what)
+    # Ours go first: what is written in a stored population goes on meaning the same.
+    kind = kinds.get(name) or _load_plugin(name, what) or _import(name, what)
     if kind is None:
+        known = sorted({*kinds, *plugins(what)})
         raise StrategyError(
-            f"{what}: there is no {name!r}; choose from {sorted(kinds)}, or name a dataclass "
+            f"{what}: there is no {name!r}; choose from {known}, or name a dataclass "
             "of your own as package.module.Class"
         )
     hints = typing.get_type_hints(kind)
@@ -74,6 +88,34 @@ def _read(text: str, hint: Any) -> Any:
         return text == "true"
     reader: Callable[[str], Any] = hint
     return reader(text)
+
+
+def plugins(what: str) -> dict[str, EntryPoint]:
+    """The strategies that installed packages announce for a setting, by name; none is loaded."""
+    if what not in GROUPS:
+        return {}
+    return {point.name: point for point in entry_points(group=GROUPS[what])}
+
+
+def _load_plugin(name: str, what: str) -> type[Any] | None:
+    """The dataclass that a package announces under a name; None if none does.
+
+    Raises:
+        StrategyError: What is announced cannot be imported, or is no dataclass.
+    """
+    point = plugins(what).get(name)
+    if point is None:
+        return None
+    try:
+        kind = point.load()
+    except Exception as error:
+        raise StrategyError(
+            f"{what} {name!r}: {point.value}, which an installed package announces, cannot be "
+            f"imported: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise StrategyError(f"{what} {name!r}: {point.value} must be a frozen dataclass")
+    return kind
 
 
 def _import(name: str, what: str) -> type[Any] | None:

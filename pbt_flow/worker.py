@@ -31,7 +31,7 @@ from pbt_flow.checkpoints import (
     save_state,
 )
 from pbt_flow.errors import Diverged, StoreError
-from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed
+from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
 from pbt_flow.restore_check import Difference, State, Trained, compare_restored
 from pbt_flow.space import Hparams
 from pbt_flow.task import Task, TaskSpec, declare
@@ -292,9 +292,7 @@ class Worker:
         """Report on a checkpoint: metrics on data that selection never saw, and samples."""
         try:
             task = self._take(look.member, look.checkpoint)
-            # Of the population's seed alone: a report that draws its data then draws the same for
-            # all members, and for a control with the same seed. No turn has the number 0.
-            task.reseed(derive_seed(self.workshop.seed, 0, 0))
+            task.reseed(report_seed(self.workshop.seed))
             metrics = _read_metrics(task.report(), "report()") if look.report else {}
             if look.samples is not None:
                 task.samples(Path(look.samples))

@@ -101,6 +101,11 @@ def test_the_report_draws_every_chart_without_a_network(browser, tmp_path, schem
     # The page goes dark with the system, and so do its charts.
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+    # A metric whose name is wider than its card goes on in the next line.
+    page.evaluate("document.querySelector('.card').append('a_metric_of_a_long_name='.repeat(9))")
+    assert page.evaluate(
+        "[...document.querySelectorAll('.card')].every(c => c.scrollWidth <= c.clientWidth)"
+    )
     # A click sorts the table.
     first = "document.querySelector('tbody tr td').textContent"
     page.click("th:first-child")

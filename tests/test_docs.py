@@ -29,8 +29,13 @@ from pbt_flow.task import TaskError, find_task
 from pbt_flow.testing import TaskContract
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
+DOCUMENTS += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
 EXAMPLES = ROOT / "docs" / "examples"
+PLUGINS = {
+    "exploit": {"greedy": runpy.run_path(str(EXAMPLES / "plugin" / "greedy.py"))["Greedy"]},
+}
+"""The strategies that docs/extending.md has installed before it uses them."""
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 SENTENCES = [name for name in dir(TaskContract) if name.startswith("test_")]
 
@@ -160,7 +165,7 @@ def takes(words: list[str]) -> None:
     given = vars(_parser().parse_args(words))
     for name, kinds in STRATEGIES.items():
         if given.get(name):
-            parse(given[name], kinds, name)
+            parse(given[name], {**kinds, **PLUGINS.get(name, {})}, name)
     task = given.get("task") or ""
     if task.startswith("docs/"):
         find_task(f"{ROOT}/{task}")
@@ -207,7 +212,7 @@ def test_the_tree_shows_each_module_and_no_other():
     tree = (ROOT / "README.md").read_text().split("```\npbt_flow/")[1].split("```")[0]
     shown = set(re.findall(r"^  ([\w/.]+)", tree, re.MULTILINE))
     modules = {path.name for path in (ROOT / "pbt_flow").glob("*.py")}
-    assert shown == modules - {"__init__.py", "__main__.py", "errors.py"} | {"engines/"}
+    assert shown == modules - {"__init__.py", "__main__.py", "errors.py"} | {"engines/", "testing/"}
 
 
 # --- writing a task -------------------------------------------------------------------------------

@@ -251,3 +251,10 @@ def test_the_winner_comes_back_to_life_from_its_run_id(result):
 def test_a_name_that_looks_like_a_mark_of_the_template_stays_a_name():
     one = subject(name="@PLOTLY@ @CHARTS@")
     assert "<p>@PLOTLY@ @CHARTS@</p>" in page(one)
+
+
+def test_a_report_that_draws_its_data_says_the_same_of_the_winner_that_came_back():
+    small = {"population": 2, "turns": 2, "interval": 2, "engine": "inline"}
+    made = pbt_flow.run("tests.sample_tasks:DrawsItsReport", **small)
+    for result in (made, pbt_flow.load(made.run_id)):
+        assert result.winner.task().report() == made.winner.report

@@ -1,19 +1,21 @@
 """The pictures of docs/tour.md, from a population in an MLflow UI that is running.
 
 python docs/pictures/make.py RUN_ID [http://127.0.0.1:5000]    # needs playwright, chromium, pillow
+python docs/pictures/make.py report    # the one of docs/reading.md; trains a small population
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from io import BytesIO
 from pathlib import Path
 
 import mlflow
 from mlflow.tracking import MlflowClient
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 HERE = Path(__file__).parent
 PATIENCE = 120_000
@@ -35,17 +37,37 @@ def shoot(page: Page) -> Image.Image:
     return Image.open(BytesIO(page.screenshot()))
 
 
+def browser(started: Playwright) -> Browser:
+    """Chromium; in a container there is no room for its own sandbox."""
+    return started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+
+
+def shoot_report() -> None:
+    """The report of a population on the noisy quadratic, as it opens in a browser."""
+    import pbt_flow
+    from pbt_flow.runner import make_report
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        made = pbt_flow.run("quadratic", population=8, turns=30, interval=20)
+        make_report(made.run_id, out=folder)
+        chromium = browser(started)
+        page = chromium.new_page(viewport={"width": 1100, "height": 1950})
+        page.goto(Path(folder, "report", "index.html").as_uri())
+        page.wait_for_selector("body[data-drawn]", timeout=PATIENCE)
+        keep(shoot(page), "report.png")
+        chromium.close()
+
+
 def main(run_id: str, ui: str = "http://127.0.0.1:5000") -> None:
-    """Take them all."""
+    """Take those of the tour."""
     client = MlflowClient(ui)
     mlflow.set_tracking_uri(ui)
     summary = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="report/summary.png")
     keep(Image.open(summary), "gan.png")
     there = f"{ui}/#/experiments/{client.get_run(run_id).info.experiment_id}/runs"
     with sync_playwright() as started:
-        chromium = started.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
+        chromium = browser(started)
         page = chromium.new_page(viewport={"width": 1500, "height": 1200})
         page.set_default_timeout(PATIENCE)
         page.goto(
@@ -66,4 +88,7 @@ def main(run_id: str, ui: str = "http://127.0.0.1:5000") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:] == ["report"]:
+        shoot_report()
+    else:
+        main(*sys.argv[1:])

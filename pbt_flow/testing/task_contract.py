@@ -1,13 +1,11 @@
 """What a task must keep to, as a test class to inherit.
 
-    from pbt_flow.testing import TaskContract
+from pbt_flow.testing import TaskContract
 
-    class TestMyTask(TaskContract):
-        task = MyTask
-        options = {"width": 8}
-        steps = 20
-
-pytest then runs every sentence of the contract against the task.
+class TestMyTask(TaskContract):
+    task = MyTask
+    options = {"width": 8}
+    steps = 20
 """
 
 from __future__ import annotations

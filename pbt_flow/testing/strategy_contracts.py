@@ -1,0 +1,218 @@
+"""What a strategy must keep to, as test classes to inherit: one for each kind of strategy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from pbt_flow.exploit import EXPLOITS, Candidate, Exploit, is_sure_to_stay
+from pbt_flow.explore import EXPLORES, Explore
+from pbt_flow.history import Gain
+from pbt_flow.samplers import SAMPLERS, Sampler
+from pbt_flow.space import Hparams, Space, Value, check_hparams, draw
+from pbt_flow.strategies import parse, write
+
+EVERY_KIND: Space = {
+    "log": FloatDistribution(1e-5, 1e-1, log=True),
+    "linear": FloatDistribution(-1.0, 1.0),
+    "stepped": FloatDistribution(0.1, 0.9, step=0.1),
+    "integer": IntDistribution(1, 12),
+    "log integer": IntDistribution(1, 1024, log=True),
+    "even": IntDistribution(2, 64, step=2),
+    "ordered": CategoricalDistribution([16, 32, 64]),
+    "name": CategoricalDistribution(["relu", "tanh", None]),
+    "fixed": FloatDistribution(0.5, 0.5),
+}
+"""A space with a domain of every kind, one of a single value among them."""
+
+
+class ExploitContract:
+    """The contract of an exploit strategy. A subclass names the strategy."""
+
+    strategy: ClassVar[Exploit]
+    populations: ClassVar[Sequence[int]] = (2, 3, 8, 20)
+    """Sizes of populations that it is asked in."""
+    decisions: ClassVar[int] = 200
+    """Decisions for each size; a strategy that copies rarely needs more to be seen copying."""
+
+    def decide(self, everyone: Sequence[Candidate], member: int, seed: int) -> int | None:
+        """Whom a member copies; the others come from the worst to the best."""
+        me = everyone[member]
+        others = sorted((c for c in everyone if c is not me), key=lambda c: c.fitness)
+        return self.strategy(me, others, np.random.default_rng(seed))
+
+    def situations(self, size: int) -> list[list[Candidate]]:
+        """Populations to decide in; in every fourth some members have equal scores."""
+        rng = np.random.default_rng(size)
+        count = max(2, self.decisions // size)
+        return [_population(size, rng, equal=number % 4 == 1) for number in range(count)]
+
+    def test_it_can_be_written_down_and_read_back(self) -> None:
+        assert_written(self.strategy, EXPLOITS, "exploit")
+
+    def test_it_names_one_of_the_others_or_nobody(self) -> None:
+        for size in self.populations:
+            for seed, everyone in enumerate(self.situations(size)):
+                for me in range(size):
+                    donor = self.decide(everyone, me, seed)
+                    others = set(range(size)) - {me}
+                    assert donor is None or donor in others, f"member {me} copies {donor!r}"
+
+    def test_the_same_chance_gives_the_same_decision(self) -> None:
+        for size in self.populations:
+            for seed, everyone in enumerate(self.situations(size)):
+                first = [self.decide(everyone, me, seed) for me in range(size)]
+                again = [self.decide(everyone, me, seed) for me in range(size)]
+                assert first == again, "a decision hangs on more than its arguments"
+
+    def test_it_leaves_its_arguments_alone(self) -> None:
+        for size in self.populations:
+            everyone = self.situations(size)[0]
+            me, *others = sorted(everyone, key=lambda c: c.fitness)
+            before = copy.deepcopy(others)
+            self.strategy(me, others, np.random.default_rng(0))
+            assert others == before, "the list of the others is not the strategy's to change"
+
+    def test_it_copies_as_it_says(self) -> None:
+        """A strategy that never copies says so: the population is a control then."""
+        donors = [
+            self.decide(everyone, me, seed)
+            for size in self.populations
+            for seed, everyone in enumerate(self.situations(size))
+            for me in range(size)
+        ]
+        copied = any(donor is not None for donor in donors)
+        said = self.strategy.copies is not None
+        assert copied == said, (
+            f"copies is {self.strategy.copies!r}, and in {len(donors)} decisions "
+            f"{'somebody' if copied else 'nobody'} copied"
+        )
+
+    def test_who_is_sure_to_stay_stays_whatever_is_still_to_come(self) -> None:
+        """`is_sure_to_stay` lets a member train on before all scores are there."""
+        for size in self.populations:
+            for seed, everyone in enumerate(self.situations(size)):
+                for me in range(size):
+                    worse = sum(c.fitness < everyone[me].fitness for c in everyone)
+                    if is_sure_to_stay(self.strategy, worse=worse, members=size):
+                        donor = self.decide(everyone, me, seed)
+                        assert donor is None, f"with {worse} worse of {size} it copied {donor}"
+
+
+class ExploreContract:
+    """The contract of an explore strategy. A subclass names the strategy."""
+
+    strategy: ClassVar[Explore]
+    space: ClassVar[Space] = EVERY_KIND
+    """What it moves in; one's own space where it takes no other."""
+    moves: ClassVar[int] = 100
+
+    def move(self, hparams: Hparams, seed: int) -> dict[str, Value]:
+        """Where a copy of `hparams` trains on."""
+        rng = np.random.default_rng(seed)
+        return self.strategy(hparams, self.space, lambda: draw(self.space, rng), rng)
+
+    def test_it_can_be_written_down_and_read_back(self) -> None:
+        assert_written(self.strategy, EXPLORES, "explore")
+
+    def test_every_move_stays_in_the_space_with_its_types(self) -> None:
+        hparams: Hparams = draw(self.space, np.random.default_rng(0))
+        for seed in range(self.moves):
+            hparams = check_hparams(self.move(hparams, seed), self.space)
+
+    def test_the_same_chance_gives_the_same_move(self) -> None:
+        hparams = draw(self.space, np.random.default_rng(0))
+        for seed in range(self.moves):
+            assert self.move(hparams, seed) == self.move(hparams, seed)
+
+    def test_the_donors_hyperparameters_are_left_alone(self) -> None:
+        hparams = draw(self.space, np.random.default_rng(0))
+        before = dict(hparams)
+        for seed in range(self.moves):
+            self.move(hparams, seed)
+            assert hparams == before, "the donor trains on with what it has"
+
+    def test_a_fresh_configuration_is_asked_for_once_at_most(self) -> None:
+        """A sampler that learns takes a second for one."""
+        hparams = draw(self.space, np.random.default_rng(0))
+        for seed in range(self.moves):
+            rng = np.random.default_rng(seed)
+            source = _Source(self.space, rng)
+            self.strategy(hparams, self.space, source, rng)
+            assert source.asked <= 1, f"it was asked for {source.asked} times in one move"
+
+
+class _Source:
+    """Gives fresh configurations, and counts how often it was asked."""
+
+    def __init__(self, space: Space, rng: np.random.Generator) -> None:
+        self.space, self.rng, self.asked = space, rng, 0
+
+    def __call__(self) -> dict[str, Value]:
+        self.asked += 1
+        return draw(self.space, self.rng)
+
+
+class SamplerContract:
+    """The contract of a sampler. A subclass names the strategy."""
+
+    strategy: ClassVar[Sampler]
+    space: ClassVar[Space] = EVERY_KIND
+    sizes: ClassVar[Sequence[int]] = (1, 2, 8)
+    """Sizes of initial populations."""
+
+    def gains(self, number: int) -> list[Gain]:
+        """What recent turns brought, as many as there are or as it wants to know."""
+        rng = np.random.default_rng(number)
+        return [
+            Gain(hparams=draw(self.space, rng), gain=float(rng.normal()))
+            for _ in range(min(number, self.strategy.window))
+        ]
+
+    def test_it_can_be_written_down_and_read_back(self) -> None:
+        assert_written(self.strategy, SAMPLERS, "init")
+
+    def test_an_initial_population_has_its_size_and_lies_in_the_space(self) -> None:
+        for size in self.sizes:
+            made = self.strategy.initial(self.space, size, np.random.default_rng(size))
+            assert len(made) == size
+            for point in made:
+                check_hparams(point, self.space)
+
+    def test_fresh_configurations_lie_in_the_space(self) -> None:
+        for number in (0, 1, 20):
+            fresh = self.strategy.fresh(
+                self.space, self.gains(number), np.random.default_rng(number)
+            )
+            check_hparams(fresh, self.space)
+
+    def test_the_same_chance_gives_the_same_configurations(self) -> None:
+        def everything() -> list[Any]:
+            rng = np.random.default_rng(0)
+            first = self.strategy.initial(self.space, 4, rng)
+            return [*first, self.strategy.fresh(self.space, self.gains(20), rng)]
+
+        assert everything() == everything()
+
+
+def assert_written(strategy: Any, kinds: Mapping[str, type[Any]], what: str) -> None:
+    """Fail where a resumed population could not build a strategy again from its text."""
+    text = write(strategy, kinds)
+    assert parse(text, kinds, what) == strategy, f"{text!r} is read as another strategy"
+
+
+def _population(size: int, rng: np.random.Generator, *, equal: bool) -> list[Candidate]:
+    """Members of one age with a sample each; some of equal scores where that is asked for."""
+    samples = [rng.normal(member, 1.0, size=5) for member in rng.permutation(size)]
+    if equal:
+        samples = [np.full(5, np.round(sample.mean() / 3)) for sample in samples]
+    return [
+        Candidate(
+            member=member, turn=1, fitness=float(sample.mean()), sample=tuple(sample.tolist())
+        )
+        for member, sample in enumerate(samples)
+    ]
