@@ -28,6 +28,7 @@ import importlib
 import inspect
 import json
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -224,7 +225,9 @@ def find_spec(name: str) -> EnvSpec:
             )
         return EnvSpec(id=name, entry_point=creator)
     for register in _registrations(module):
-        register()
+        with warnings.catch_warnings():  # Gymnasium warns where one is registered again.
+            warnings.simplefilter("ignore")
+            register()
         if (spec := _registered(wanted)) is not None:
             return spec
     ids = sorted(id_ for id_, spec in gym.registry.items() if _is_of(spec, place))
@@ -515,8 +518,10 @@ def declared_observations(env: VectorEnv[Any, Any, Any]) -> gym.Space[Any]:
 def episode_limit(env: VectorEnv[Any, Any, Any]) -> int | None:
     """After how many steps an episode is cut off at the latest; None if nothing says so."""
     if isinstance(env, SyncVectorEnv):
-        return env.envs[0].spec.max_episode_steps
-    return 27_000  # Atari
+        spec = env.envs[0].spec
+        return None if spec is None else spec.max_episode_steps
+    atari = env.spec.kwargs
+    return int(atari.get("max_num_frames_per_episode", 108_000) // atari.get("frameskip", 4))
 
 
 def _check_observations(space: gym.Space[Any], who: str) -> None:

@@ -1,13 +1,20 @@
-"""Reinforcement learning: proximal policy optimisation (PPO) on any Gymnasium environment.
+r"""Reinforcement learning: proximal policy optimisation (PPO) on any Gymnasium environment.
 
     python -m pbt_flow run --task rl
     python -m pbt_flow run --task rl --set env=CartPole-v1
+    python -m pbt_flow run --task rl --set env=Taxi-v4 --set wrappers=ClipReward:min_reward=-1
+    python -m pbt_flow run --task rl --set env=FrozenLake-v1 \
+        --set env_options='{"is_slippery": false}'
+    python -m pbt_flow run --task rl --set env=minatar:MinAtar/Breakout-v1   # needs minatar
     python -m pbt_flow run --task rl --set env=ALE/Pong-v5 --set hidden=256  # needs ale-py
     python -m pbt_flow run --task rl --quick     # seconds on CartPole, to see it work
 
-Observations are vectors or images, actions are discrete or continuous (`Box`). As in the paper, PBT
-tunes the learning rate, the entropy cost and the unroll length, here with the discount, the GAE
-lambda and the clip range of PPO, and selects by the returns of the last training episodes.
+How environments, their arguments and their wrappers are named: `tasks/environments.py`.
+Observations are images (a Box of three dimensions), or anything that Gymnasium can flatten to a
+vector: Box, Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict of them. Actions are the same,
+with a bounded Box of integers as choices. As in the paper, PBT tunes the learning rate, the entropy
+cost and the unroll length, here with the discount, the GAE lambda and the clip range of PPO, and
+selects by the returns of the last training episodes.
 
 Sources: PPO, arXiv 1707.06347, section 3 (clipped objective) and 5 (algorithm); generalised
 advantage estimation, arXiv 1506.02438, equation 16; PBT, arXiv 1711.09846, section 4.1 and
@@ -662,6 +669,8 @@ class RL(Task):
             self.actions = Actions(probe.single_action_space, f"environment {env!r}")
             self.metadata = probe.metadata  # about pictures: read only when one is wanted
             limit, shows = episode_limit(probe), _describe(declared_observations(probe))
+        size = math.prod(observations.shape) * observations.dtype.itemsize
+        self.unroll_bytes = LONGEST_UNROLL * envs * size
         self.has_limit = limit is not None and limit <= PATIENCE
         self.report_patience = PATIENCE if self.has_limit else REPORT_PATIENCE
         ends = "without a limit that is declared" if limit is None else f"of at most {limit} steps"
@@ -883,6 +892,12 @@ class RL(Task):
 
     def understood(self) -> dict[str, str]:
         told = {"environment": self.described}
+        if self.unroll_bytes > 2**30:
+            told["memory"] = (
+                f"the observations of an unroll of {LONGEST_UNROLL} steps take "
+                f"{self.unroll_bytes / 2**30:.1f} GiB in each worker; fewer envs take less, and so "
+                "do wrappers that make observations smaller, such as ResizeObservation"
+            )
         if self.unended:
             told["episodes"] = (
                 f"some of {self.recipe.name} did not end while the evaluation played on, and count "

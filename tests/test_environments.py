@@ -101,6 +101,7 @@ def make_odd(**options: Any) -> gym.Env[Any, Any]:
     return Odd(**options)
 
 
+POPULATION = {"population": 2, "turns": 2, "interval": 256, "engine": "inline"}
 GOOD = middle(RL.space) | {"lr": 2.5e-3, "unroll": 32, "clip": 0.2, "entropy_cost": 0.01}
 SMALL = {
     "envs": 4,
@@ -427,6 +428,12 @@ def test_numbers_of_other_types_are_taken(options: dict[str, Any]) -> None:
     assert task.evaluate() == [20.0] * 4
 
 
+def test_observations_that_fill_the_memory_are_told() -> None:
+    told = odd(observations=Box(0, 255, (300, 300, 9), np.uint8)).understood()
+    assert told["memory"].startswith("the observations of an unroll of 512 steps take 1.5 GiB")
+    assert "memory" not in odd().understood()
+
+
 # --- episodes without an end ----------------------------------------------------------------------
 
 
@@ -549,6 +556,27 @@ def test_a_package_that_registers_nothing_when_imported_is_asked_to(monkeypatch)
     finally:
         gym.registry.pop("OddPackage/Late-v0")
     assert asked == [1]
+
+
+def test_a_package_is_asked_by_its_entry_points(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "odd_games").mkdir()
+    (tmp_path / "odd_games" / "__init__.py").write_text("")
+    (tmp_path / "odd_games" / "later.py").write_text(
+        "import gymnasium\n"
+        "def register_all():\n"
+        f"    gymnasium.register('OddGames/One-v0', '{ODD}')\n"
+    )
+    about = tmp_path / "odd_games-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-games\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[gymnasium.envs]\nx = odd_games.later:register_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert make("odd_games:OddGames/One-v0").train(GOOD, 128)["env_steps"] == 128
+        with pytest.raises(TaskError, match="no id 'OddGames/Two-v0'"):
+            make("odd_games:OddGames/Two-v0")
+    finally:
+        gym.registry.pop("OddGames/One-v0")
 
 
 @pytest.mark.parametrize("name", ["Odd", "make_odd"])
@@ -695,11 +723,29 @@ def test_a_limit_of_steps_is_a_number_of_steps(limit: Any) -> None:
 # --- populations ----------------------------------------------------------------------------------
 
 
-def test_a_population_says_what_it_plays_and_why_it_diverged(tmp_path: Path, capsys) -> None:
+def test_a_population_says_what_it_plays(capsys) -> None:
     options = {"env": "FrozenLake-v1", "env_options": {"is_slippery": False}, **SMALL}
-    settings = {"population": 2, "turns": 2, "interval": 256, "engine": "inline"}
-    result = pbt_flow.run("rl", options=options, **settings)
+    result = pbt_flow.run("rl", options=options, **POPULATION)
     assert "environment: FrozenLake-v1 with is_slippery=False, observations one-hot of 16" in (
         " ".join(capsys.readouterr().err.split())
     )
     assert pbt_flow.load(result.run_id).winner.task().recipe.options == {"is_slippery": False}
+
+
+def test_a_population_says_which_number_of_the_environment_was_not_finite(capsys) -> None:
+    options = {"env": ODD, "env_options": {"component": 1, "at": 17}, **SMALL}
+    result = pbt_flow.run("rl", options=options, **POPULATION)
+    assert result.status == "failed"
+    said = " ".join(capsys.readouterr().err.split())
+    assert "diverged: the observation of copy 0 of the environment at step 17 is not finite" in said
+
+
+def test_frozen_lake_is_learned_by_options_alone() -> None:
+    task = RL(seed=0, env="FrozenLake-v1", env_options={"is_slippery": False})
+    task.reseed(0)
+    before = task.report()["return"]
+    for turn in range(3):
+        task.reseed(turn)
+        task.train({**GOOD, "unroll": 128}, 8000)
+    assert before < 0.2
+    assert task.report()["return"] == 1.0
