@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from pbt_flow.task import TaskError
-from tasks.environments import leaves, where
+from tasks.environments import leaves, shown, where
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -66,7 +66,7 @@ class Actions:
             bounds += columns
             is_number += [_is_number(part)] * len(columns)
         if not bounds:
-            raise TaskError(f"{who} takes {space}, which leaves nothing to choose")
+            raise TaskError(f"{who} takes {shown(space)}, which leaves nothing to choose")
         self.is_number = np.array(is_number)
         self.sizes = tuple(
             high - low + 1
@@ -75,7 +75,7 @@ class Actions:
         )
         if self.outputs > MOST_OUTPUTS:
             raise TaskError(
-                f"{who} takes {space}, for which a policy needs {self.outputs:,} outputs, one for "
+                f"{who} takes {shown(space)}, for which a policy needs {self.outputs:,} outputs, one for "
                 f"each choice; the most is {MOST_OUTPUTS:,}: give wrappers=module:Class, an "
                 "ActionWrapper of yours that leaves fewer"
             )

@@ -74,7 +74,7 @@ class Recipe:
 
     def __str__(self) -> str:
         """The environment as messages name it."""
-        given = [f"{name}={_shown(value)}" for name, value in self.options.items()]
+        given = [f"{name}={shown(value)}" for name, value in self.options.items()]
         return f"{self.name} with {', '.join(given)}" if given else self.name
 
     def in_full(self) -> str:
@@ -493,7 +493,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
                 return float(number)
         except (ValueError, RuntimeError):  # of several numbers
             pass
-        raise self._error(f"gave a reward that is not one number: {_shown(reward)}")
+        raise self._error(f"gave a reward that is not one number: {shown(reward)}")
 
     def _error(self, what: str) -> TaskError:
         return TaskError(f"{self.who} {what} (copy {self.place}, step {self.steps})")
@@ -538,11 +538,13 @@ def _check_observations(space: gym.Space[Any], who: str) -> None:
                 f"numbers; {_way_out(space, part)}"
             )
     if sum(_inputs(part) for _, part in parts) == 0:
-        raise TaskError(f"{who} shows {space}, which holds no number; a network needs at least one")
+        raise TaskError(
+            f"{who} shows {shown(space)}, which holds no number; a network needs at least one"
+        )
     choices = sum(_inputs(part) for _, part in parts if isinstance(part, CHOICES))
     if choices > MOST_INPUTS:
         raise TaskError(
-            f"{who} shows {space}, whose choices are {choices:,} inputs as one-hot vectors; the "
+            f"{who} shows {shown(space)}, whose choices are {choices:,} inputs as one-hot vectors; the "
             f"most is {MOST_INPUTS:,}: give wrappers=module:Class, a wrapper of yours that shows "
             "numbers in a Box"
         )
@@ -590,33 +592,34 @@ def _fault(space: gym.Space[Any], value: Any, path: str = "it") -> str | None:
     """
     if isinstance(space, Dict):
         if not isinstance(value, Mapping) or set(value) != set(space.spaces):
-            got = sorted(map(str, value)) if isinstance(value, Mapping) else _shown(value)
+            got = sorted(map(str, value)) if isinstance(value, Mapping) else shown(value)
             return f"{path} must be a mapping of {sorted(space.spaces)}, got {got}"
         inner = [(part, value[key], f"{path}[{key!r}]") for key, part in space.spaces.items()]
     elif isinstance(space, Tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(space.spaces):
-            return f"{path} must be a tuple of {len(space.spaces)}, got {_shown(value)}"
+            return f"{path} must be a tuple of {len(space.spaces)}, got {shown(value)}"
         parts = enumerate(zip(space.spaces, value, strict=True))
         inner = [(part, item, f"{path}[{number}]") for number, (part, item) in parts]
     elif isinstance(space, Box):
         try:
             array = np.asarray(value)
         except ValueError:
-            return f"{path} must have the shape {space.shape}, got {_shown(value)}"
+            return f"{path} must have the shape {space.shape}, got {shown(value)}"
         if array.shape != space.shape:
-            return f"{path} must have the shape {space.shape}, got {array.shape}: {_shown(value)}"
+            return f"{path} must have the shape {space.shape}, got {array.shape}: {shown(value)}"
         if not np.can_cast(array.dtype, space.dtype, "same_kind"):
-            return f"{path} must be of {space.dtype}, got {array.dtype}: {_shown(value)}"
+            return f"{path} must be of {space.dtype}, got {array.dtype}: {shown(value)}"
         return None
     else:
-        return None if space.contains(value) else f"{path} must be in {space}, got {_shown(value)}"
+        return None if space.contains(value) else f"{path} must be in {space}, got {shown(value)}"
     for part, item, place in inner:
         if (fault := _fault(part, item, place)) is not None:
             return fault
     return None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value on one line of a message, cut where it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 
