@@ -75,9 +75,9 @@ class Actions:
         )
         if self.outputs > MOST_OUTPUTS:
             raise TaskError(
-                f"{who} takes {shown(space)}, for which a policy needs {self.outputs:,} outputs, one for "
-                f"each choice; the most is {MOST_OUTPUTS:,}: give wrappers=module:Class, an "
-                "ActionWrapper of yours that leaves fewer"
+                f"{who} takes {shown(space)}, for which a policy needs {self.outputs:,} outputs, "
+                f"one for each choice; the most is {MOST_OUTPUTS:,}: give wrappers=module:Class, "
+                "an ActionWrapper of yours that leaves fewer"
             )
         self.start, self.stop, self.low, self.high = np.array(bounds, dtype=np.float64).T
 

@@ -405,9 +405,10 @@ def _find_wrapper(wrapping: Wrapping) -> _Wrap:
         try:
             wrapper = getattr(gym.wrappers, name)
         except (AttributeError, ImportError) as error:
-            near = difflib.get_close_matches(name, gym.wrappers.__all__, n=3)
+            known = [wrapper for wrapper in gym.wrappers.__all__ if wrapper != name]
+            near = difflib.get_close_matches(name, known, n=3)
             meant = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise TaskError(f"{what}: {error}{meant} Others are named as module:Class") from error
+            raise TaskError(f"{what}: {error}; others are named as module:Class{meant}") from error
         if not isinstance(wrapper, type) or not issubclass(wrapper, gym.Wrapper):
             raise TaskError(f"{what} is no wrapper of one environment; name one as module:Class")
     _check_arguments(wrapper, wrapping.arguments, what, "wrappers", known={}, first=1)
@@ -544,9 +545,9 @@ def _check_observations(space: gym.Space[Any], who: str) -> None:
     choices = sum(_inputs(part) for _, part in parts if isinstance(part, CHOICES))
     if choices > MOST_INPUTS:
         raise TaskError(
-            f"{who} shows {shown(space)}, whose choices are {choices:,} inputs as one-hot vectors; the "
-            f"most is {MOST_INPUTS:,}: give wrappers=module:Class, a wrapper of yours that shows "
-            "numbers in a Box"
+            f"{who} shows {shown(space)}, whose choices are {choices:,} inputs as one-hot vectors; "
+            f"the most is {MOST_INPUTS:,}: give wrappers=module:Class, a wrapper of yours that "
+            "shows numbers in a Box"
         )
 
 
