@@ -78,7 +78,7 @@ class Recipe:
         return f"{self.name} with {', '.join(given)}" if given else self.name
 
     def in_full(self) -> str:
-        """The environment with its wrappers and its limit."""
+        """The environment with its wrappers."""
         inside = f" in {', '.join(self.wrappers)}" if self.wrappers else ""
         return f"{self}{inside}"
 
@@ -111,7 +111,7 @@ class Recipe:
         except (gym.error.Error, ImportError) as error:
             raise TaskError(f"environment {self.name!r}: {error}") from error
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise TaskError(f"environment {str(self)!r} cannot be made: {reason}") from error
 
     def _make_one(self, spec: EnvSpec, wrappers: list[_Wrap], place: int) -> gym.Env[Any, Any]:
@@ -204,7 +204,7 @@ def read_recipe(
 
 
 def find_spec(name: str) -> EnvSpec:
-    """The registration that a name means (see the table above).
+    """The registration that a name means (see the top of this file).
 
     Raises:
         TaskError: The module of the name cannot be imported, or has no such environment.
@@ -419,7 +419,7 @@ def _find_wrapper(wrapping: Wrapping) -> _Wrap:
         except TaskError:
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise TaskError(f"{what} does not fit what is inside of it: {reason}") from error
         if not isinstance(wrapped, gym.Env):
             kind = type(wrapped).__name__
