@@ -116,7 +116,7 @@ def test_the_code_of_a_document_runs_as_it_stands(document, population, tmp_path
     assert said.getvalue()
 
 
-@pytest.mark.parametrize("task", ["inception", "quadratic", "rl"])
+@pytest.mark.parametrize("task", ["actions", "environments", "inception", "quadratic", "rl"])
 def test_the_examples_in_the_docstrings_of_the_tasks_are_true(task):
     try:
         module = importlib.import_module(f"tasks.{task}")
