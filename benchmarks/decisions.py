@@ -30,6 +30,7 @@ from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
+from pbt_flow.task_logging import MemberRuns
 from pbt_flow.worker import (
     CheckNoise,
     CheckRestore,
@@ -60,7 +61,7 @@ class Instant(Engine):
     def start(self, workshop: Workshop) -> None:
         """Nothing is to be prepared."""
 
-    def open(self, folders: Folders) -> None:
+    def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
         """There are no folders."""
 
     def submit(self, job: Job) -> None:

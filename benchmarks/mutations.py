@@ -185,8 +185,8 @@ MUTATIONS = [
         "turns that MLflow never heard of are logged by a resume",
         "test_crashes.py::next and generational",
         "frame.py",
-        "            for turn in turns[store.projected(member, len(turns)) :]\n",
-        "            for turn in turns[len(turns) :]\n",
+        "            logged = store.projected(member, len(turns))\n",
+        "            logged = len(turns)\n",
         "a resume takes all turns for logged",
     ),
     Mutation(

@@ -22,7 +22,8 @@ from pbt_flow.explore import Explore
 from pbt_flow.history import History, Ranking
 from pbt_flow.member import Donor, Member, Turn
 from pbt_flow.samplers import Sampler
-from pbt_flow.space import Space, Value, check_hparams
+from pbt_flow.space import Space, check_hparams
+from pbt_flow.values import Value
 
 if TYPE_CHECKING:
     import numpy as np

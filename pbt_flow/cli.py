@@ -441,13 +441,35 @@ class _Options(argparse.Action):
     ) -> None:
         collected = dict(getattr(namespace, self.dest))
         # A value may hold spaces, as a path does: an option ends where the next one begins.
-        texts = [text.strip() for text in values if text.strip()]
-        for item in (part for text in texts for part in re.split(r"\s+(?=[A-Za-z_]\w*=)", text)):
+        items = list[str]()
+        for text in values:
+            items += _split_options(text.strip())
+        for item in items:
             key, equals, value = item.partition("=")
             if not equals or not key:
                 parser.error(f"--set takes KEY=VALUE, got {item!r}")
             collected[key] = value
         setattr(namespace, self.dest, collected)
+
+
+def _split_options(text: str) -> list[str]:
+    """The options in one text: each begins where a name with = does, except inside of JSON."""
+    found = list[str]()
+    for part in re.split(r"(?<!\s)(?=\s+[^\W\d]\w*=)", text):
+        inside = found[-1].partition("=")[2] if found else ""
+        if inside[:1] in ("{", "[") and not _is_json(inside):
+            found[-1] += part
+        elif part.strip():
+            found.append(part.strip())
+    return found
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _end_with_launcher() -> None:

@@ -6,10 +6,11 @@ difference is told by few pairs; the interval says how well. A single pair prove
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from pbt_flow.member import Direction
 from pbt_flow.progress import number
 from pbt_flow.report import assemble
 from pbt_flow.result import Result, is_same_effort
-from pbt_flow.settings import Settings
+from pbt_flow.settings import Settings, value_to_json
 from pbt_flow.task import is_same_task
 
 MEASURES = ("mean score", "best score", "best report")
 CONTROL = "random search"
-_SAME = ("options", "population", "interval")
-"""Settings in which compared populations must agree, besides the task and the budget."""
+_SAME = ("population", "interval")
+"""Settings in which compared populations must agree, besides the task, its options and the budget.
+"""
 _METHOD = ("mode", "exploit", "explore", "init", "resample")
 """Settings that make a method."""
 _ENOUGH = 6
@@ -48,6 +50,8 @@ class Entry:
 
     result: Result
     settings: Settings
+    option_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What the options' defaults were when it began; earlier versions do not say."""
 
     @property
     def seed(self) -> int:
@@ -82,7 +86,13 @@ class Entry:
 
 
 def check_same(
-    first: str, ours: Settings, second: str, theirs: Settings, *, unequal: bool = False
+    first: str,
+    ours: Settings,
+    second: str,
+    theirs: Settings,
+    *,
+    unequal: bool = False,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse to compare two populations whose settings give them other problems or budgets.
 
@@ -92,9 +102,12 @@ def check_same(
         second: What the other is called.
         theirs: Its settings.
         unequal: Whether another number of turns is accepted.
+        defaults: The defaults of the task's options, as far as they are known. An option that only
+            one of the two has on record was at its default in the other: populations of earlier
+            versions recorded what was given, and a class may have got the option since.
 
     Raises:
-        ComparisonError: They do; it names the setting.
+        ComparisonError: They do; it names the setting, or the option.
     """
     names = [*_SAME, *([] if unequal else ["turns"])]
     if not is_same_task(ours.task, theirs.task):
@@ -106,8 +119,17 @@ def check_same(
                 f"{getattr(ours, name)!r} and {getattr(theirs, name)!r}"
                 + (_INSIST if name == "turns" else "")
             )
+    for name in dict.fromkeys([*ours.options, *theirs.options]):
+        told = [{**(defaults or {}), **settings.options} for settings in (ours, theirs)]
+        values = [json.dumps(one.get(name, _UNKNOWN), sort_keys=True) for one in told]
+        if values[0] != values[1]:
+            raise ComparisonError(
+                f"populations {first} and {second} cannot be compared: the task's option {name} is "
+                + " and ".join(repr(one.get(name, _UNKNOWN)) for one in told)
+            )
 
 
+_UNKNOWN = "not on record"
 _INSIST = (
     "; train both to the end of one budget, or insist with --unequal, and it is said beside the "
     "numbers"
@@ -138,7 +160,14 @@ def check_equal(first: Entry, second: Entry, *, unequal: bool = False) -> None:
     Raises:
         ComparisonError: They did not.
     """
-    check_same(first.run_id, first.settings, second.run_id, second.settings, unequal=unequal)
+    check_same(
+        first.run_id,
+        first.settings,
+        second.run_id,
+        second.settings,
+        unequal=unequal,
+        defaults={**second.option_defaults, **first.option_defaults},
+    )
     if not unequal and not is_same_effort(first.result, second.result):
         raise ComparisonError(
             f"populations {first.run_id} and {second.run_id} cannot be compared: their members did "
@@ -159,7 +188,8 @@ def check_pair(control: Entry, settings: Settings) -> None:
             "control copies nobody; compare methods with python -m pbt_flow compare"
         )
     for name in ("seed", "init", "initial"):
-        if getattr(theirs, name) != getattr(settings, name):
+        # As text: a record has lists where a task's space has tuples.
+        if _written(getattr(theirs, name)) != _written(getattr(settings, name)):
             raise ComparisonError(
                 f"population {control.run_id} is no control: its {name} is "
                 f"{getattr(theirs, name)!r} in place of {getattr(settings, name)!r}, so that it "
@@ -168,13 +198,23 @@ def check_pair(control: Entry, settings: Settings) -> None:
             )
 
 
-def check_control(control: Entry, settings: Settings) -> None:
+def _written(value: Any) -> str:
+    """A setting as it stands in a record."""
+    return json.dumps(value_to_json(value), sort_keys=True)
+
+
+def check_control(control: Entry, settings: Settings, *, defaults: Mapping[str, Any]) -> None:
     """Refuse a control for a population that is still to be trained under these settings.
+
+    Args:
+        control: The control.
+        settings: Those of the new population.
+        defaults: The defaults of the task's options.
 
     Raises:
         ComparisonError: It has not ended, or is of another problem, or ended before its budget did.
     """
-    check_same(control.run_id, control.settings, "the new one", settings)
+    check_same(control.run_id, control.settings, "the new one", settings, defaults=defaults)
     check_pair(control, settings)
     check_ended(control)
     # Where the new one may end early itself, how long it trained is compared when it has ended.

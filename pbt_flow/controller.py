@@ -31,7 +31,7 @@ from pbt_flow.errors import StoreAway
 from pbt_flow.figures import best_of_round
 from pbt_flow.history import History
 from pbt_flow.means import mean
-from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.outbox import Outbox
 from pbt_flow.reasons import reason_in
 from pbt_flow.retention import removable
@@ -78,7 +78,7 @@ class Records(Wall, Protocol):
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool: ...
 
-    def log_turn(self, turn: Turn) -> None: ...
+    def log_turn(self, turn: Turn) -> str | None: ...
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
 
@@ -339,7 +339,7 @@ class Controller:
             # The workers train on while the controller talks to MLflow.
             self.dispatch()
             for turn in turns:
-                self.outbox.put(partial(self.store.log_turn, turn))
+                self.outbox.put(partial(self.log_turn, turn))
                 self.progress.turn(turn, self.history)
             self._say_now()
             if finished:
@@ -349,6 +349,11 @@ class Controller:
                 self.dispatch()
             self.outbox.deliver()
             self.progress.tick()
+
+    def log_turn(self, turn: Turn) -> None:
+        """Tell the store of a turn, and the user what it says of the names of its metrics."""
+        if (text := self.store.log_turn(turn)) is not None:
+            self._warn(Warned("names", text))
 
     def _say_now(self) -> None:
         while self.soon:
@@ -369,6 +374,7 @@ class Controller:
             assert isinstance(plan, Plan)
             # The worker may have died after its commit: then the turn has happened.
             turn = self.store.folders.record(plan.member, plan.turn)
+            turn = turn and fitted_turn(turn, self.store.space)
             if turn is None:
                 self.deaths[plan.member, plan.turn] += 1
                 began = self.begun[plan.member]

@@ -5,6 +5,10 @@ class PBTError(Exception):
     """Its message is one sentence that names the thing, the rule, the value and the way out."""
 
 
+class TaskError(PBTError, ValueError):
+    """A task that cannot be found, or that does not keep to the contract."""
+
+
 class StoreError(PBTError, RuntimeError):
     """The tracking server or a run is not what is needed; the message says which and why."""
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pbt_flow.space import Hparams, Space, Value, check_names, is_ordered, scale, shift
+from pbt_flow.space import Hparams, Space, check_names, is_ordered, scale, shift
+from pbt_flow.values import Value
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,7 +16,7 @@ from pbt_flow.history import History
 from pbt_flow.lineage import every_turn, founder_shares
 from pbt_flow.means import mean as average
 from pbt_flow.member import Turn
-from pbt_flow.space import Value
+from pbt_flow.values import Value, identity
 
 SHADES = 10
 """In how many colours scores are told apart."""
@@ -127,7 +127,8 @@ def stretches(history: History, name: str, shades: Shades) -> list[Stretch]:
             if turn.score is None:
                 continue
             value, shade = turn.plan.hparams[name], shades.shade(turn.score)
-            if last and (last.end, last.value, last.shade) == (turn.plan.start_step, value, shade):
+            goes_on = last is not None and (last.end, last.shade) == (turn.plan.start_step, shade)
+            if last is not None and goes_on and identity(last.value) == identity(value):
                 last.end = turn.step
             else:
                 last = Stretch(turn.plan.start_step, turn.step, value, shade, member)

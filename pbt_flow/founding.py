@@ -29,6 +29,8 @@ from pbt_flow.space import Hparams, Space, space_to_json
 
 _MOST_RUNS = 50_000
 """Runs that MLflow finds in one search."""
+_LONGEST = 6000
+"""Characters of a param in MLflow."""
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
 
 
@@ -47,6 +49,9 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     report_direction: ReportDirection = None
     """Which way a report is better; populations of the first version do not say."""
+    option_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What the defaults of the task's options were in the code; earlier versions do not say, and
+    recorded only the options that were given."""
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as plain values."""
@@ -64,6 +69,7 @@ def found_population(
     tags: Mapping[str, str],
     versions: Mapping[str, str],
     report_direction: ReportDirection = None,
+    option_defaults: Mapping[str, Any],
 ) -> tuple[list[Run], Manifest]:
     """Make the runs of a new population: those of its members, and its manifest.
 
@@ -103,12 +109,14 @@ def found_population(
                 initial=initial,
                 versions=versions,
                 report_direction=report_direction,
+                option_defaults=option_defaults,
             )
             params = {f"cfg/{k}": text(v) for k, v in settings.items()}
+            params |= {f"option/{k}": text(v) for k, v in settings["options"].items()}
             params |= {f"space/{name}": json.dumps(dist) for name, dist in space_json.items()}
             client.log_batch(
                 run_id,
-                params=[Param(key, value) for key, value in params.items()],
+                params=[Param(key, shorten(value)) for key, value in params.items()],
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
             client.log_dict(run_id, manifest.to_json(), MANIFEST)
@@ -250,13 +258,18 @@ def _member_run(
         if isinstance(dist, CategoricalDistribution):
             legend = ", ".join(f"{i}={choice!r}" for i, choice in enumerate(dist.choices))
             params[f"legend/{name}"] = legend
-    client.log_batch(run.info.run_id, params=[Param(k, v[:6000]) for k, v in params.items()])
+    client.log_batch(run.info.run_id, params=[Param(k, shorten(v)) for k, v in params.items()])
     return run
 
 
 def member_name(index: int) -> str:
     """The name of a member's run."""
     return f"member-{index:02d}"
+
+
+def shorten(value: str) -> str:
+    """A param as long as MLflow takes it; population.json has the whole value."""
+    return value if len(value) <= _LONGEST else f"{value[: _LONGEST - 3]}..."
 
 
 def text(value: Any) -> str:

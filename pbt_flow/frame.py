@@ -18,7 +18,7 @@ from pbt_flow.controller import Controller, Planner, TakenOver, Watcher, count_t
 from pbt_flow.engines import Engine, EngineError
 from pbt_flow.errors import PopulationError, StoreError
 from pbt_flow.history import History
-from pbt_flow.member import Member, RecordError
+from pbt_flow.member import Member, RecordError, Turn
 from pbt_flow.outbox import Message
 from pbt_flow.result import Status
 from pbt_flow.settings import Settings
@@ -80,7 +80,7 @@ def train(
     """
     try:
         lease = store.claim(screen.say)
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:
         # A resume that is refused must not end the runs of the controller that lives.
         if not resumed:
             _give_up(store, error)
@@ -88,17 +88,18 @@ def train(
     ending = False
     try:
         history = read_history(store) if resumed else _no_history(store)
-        unknown = [
-            turn
-            for member, turns in history.turns.items()
-            for turn in turns[store.projected(member, len(turns)) :]
-        ]
+        known, unknown = list[Turn](), list[Turn]()
+        for member, turns in history.turns.items():
+            logged = store.projected(member, len(turns))
+            known += turns[:logged]
+            unknown += turns[logged:]
         controller = Controller(settings, store, engine, history, watch(history), planner=planner)
         if lease.took_over:
             screen.say(lease.took_over)
         warning = None if resumed or planner is not None else settings.copies_warning()
         if warning is not None:
             screen.say(warning)
+        store.names.learn(known)
         before = store.understood() if resumed else {}
         for line in _understood_anew(understood, before):
             screen.say(line)
@@ -106,7 +107,7 @@ def train(
         controller.noted.update(store.noted() if resumed else {})
         for turn in unknown:
             controller.tell_notes(turn)
-            controller.outbox.put(partial(store.log_turn, turn))
+            controller.outbox.put(partial(controller.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
             controller.album.shown = store.shown()
@@ -117,7 +118,7 @@ def train(
             store.change(settings.to_json())
             _say_if_nothing_is_left(controller, screen)
         store.show()
-        engine.open(store.folders)
+        engine.open(store.folders, store.runs)
         status: Status = "finished"
         with screen, _signals(controller), contextlib.closing(controller.album):
             try:
@@ -134,7 +135,9 @@ def train(
         return end(controller, status, lease)
     except TakenOver as error:
         raise PopulationError(str(error)) from None
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:
+        # First: a turn under way could mark its member's run as running again.
+        engine.close()
         if not lease.lost:
             _give_up(store, error)
         if ending and isinstance(error, KeyboardInterrupt):

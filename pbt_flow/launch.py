@@ -15,8 +15,10 @@ from typing import Any
 
 from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
 from pbt_flow.errors import PBTError, PopulationError
+from pbt_flow.reasons import reason_of
 from pbt_flow.settings import Settings
-from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare, is_loading
+from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare
+from pbt_flow.task_files import is_loading
 from pbt_flow.worker import Described, Done, Probe, Probed, Workshop
 
 
@@ -50,6 +52,8 @@ def declared(engine: Engine, task: str | type[Task]) -> Declaration:
     So this process imports neither the task's libraries nor, above all, torch.
     """
     if isinstance(task, str):
+        if not task:
+            raise TaskError("the name of the task is empty")
         described = _ask(engine)
         if isinstance(described, Lost):
             raise TaskError(f"task {task} cannot be imported: {described.reason}")
@@ -59,13 +63,15 @@ def declared(engine: Engine, task: str | type[Task]) -> Declaration:
             return found
     try:
         return declare(task)
-    except PBTError:
+    except (PBTError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except SystemExit as error:
+        raise TaskError(f"task {task} cannot be imported: {reason_of(error)}") from error
+    except BaseException as error:
         raise TaskError(f"task {task} cannot be imported:\n{_own_lines(error)}") from error
 
 
-def _own_lines(error: Exception) -> str:
+def _own_lines(error: BaseException) -> str:
     """The traceback of an error, from the first line on that is the user's."""
     trace = error.__traceback__
     ours = (str(Path(__file__).parent), "<frozen importlib", str(Path(importlib.__file__).parent))

@@ -23,7 +23,8 @@ import numpy as np
 
 from pbt_flow.errors import PBTError
 from pbt_flow.reasons import reason_in
-from pbt_flow.space import Hparams
+from pbt_flow.space import Hparams, Space, SpaceError, fitted
+from pbt_flow.values import is_container
 
 Copies = Literal["both", "weights", "hparams"]
 Status = Literal["ok", "diverged", "failed", "lost"]
@@ -253,6 +254,21 @@ def turn_from_json(plain: Any) -> Turn:
     return turn
 
 
+def fitted_turn(turn: Turn, space: Space) -> Turn:
+    """The turn with the tuples of the space, where its record has lists.
+
+    Raises:
+        RecordError: Its record has a list or a mapping that is no choice of the space.
+    """
+    if not any(map(is_container, turn.plan.hparams.values())):
+        return turn
+    try:
+        hparams = fitted(turn.plan.hparams, space)
+    except SpaceError as error:
+        raise RecordError(f"turn {turn.number} of member {turn.member}: {error}") from None
+    return dataclasses.replace(turn, plan=dataclasses.replace(turn.plan, hparams=hparams))
+
+
 def _read(where: str, value: Any, hint: Any) -> Any:
     """`value` as the type that `hint` says, or an error that says where it is not."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -278,7 +294,8 @@ def _read(where: str, value: Any, hint: Any) -> Any:
         kinds = [kind for kind in arguments if kind is not type(None)]
         if len(kinds) == 1:
             return _read(where, value, kinds[0])
-        if type(value) in kinds:  # the value of a hyperparameter
+        # The value of a hyperparameter. JSON has lists only: `pbt_flow.space.fitted` makes tuples.
+        if type(value) in [get_origin(kind) or kind for kind in kinds]:
             return value
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number and abs(value) <= sys.float_info.max:

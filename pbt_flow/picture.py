@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,26 @@ _BEST, _MEAN, _CONTROL, _FAINT, _INK = "#0072b2", "#d55e00", "#7a8794", "#7d8a98
 def draw(subject: Subject, path: Path) -> None:
     """Draw scores, hyperparameters and the family tree into `path`."""
     # 0.5 s, and pictures of text on the screen are nobody's business here.
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # A dollar in a name or a choice begins no formula, and a letter that the font lacks is a box.
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure = _figure(subject, Figure)
+        FigureCanvasAgg(figure)
+        figure.savefig(path, dpi=100)
+
+
+def _figure(subject: Subject, make: Any) -> Any:
     shades = figures.Shades.of(subject.history)
     names = list(subject.space)
     wide = 2 if len(names) == 4 else min(3, len(names))
     rows = math.ceil(len(names) / wide)
     height = 6.4 + 2.4 * rows
     # Margins in inches: matplotlib's own layouts take as long as all the drawing.
-    figure = Figure(figsize=(11, height))
-    FigureCanvasAgg(figure)
+    figure = make(figsize=(11, height))
     figure.suptitle(f"{subject.title}\n{subject.headline}", fontsize=12, y=1 - 0.15 / height)
     grid = figure.add_gridspec(
         rows + 2,
@@ -53,7 +63,7 @@ def draw(subject: Subject, path: Path) -> None:
             left = 2 * column + (wide - there)
             _hparam(figure.add_subplot(grid[1 + row, left : left + 2]), subject, name, shades)
         _tree(figure.add_subplot(grid[-1, :]), subject, shades)
-    figure.savefig(path, dpi=100)
+    return figure
 
 
 def _colour(shade: int) -> Any:

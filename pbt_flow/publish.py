@@ -28,6 +28,7 @@ from pbt_flow.schedule import Schedule, schedule_of
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
 from pbt_flow.subject import Subject
+from pbt_flow.task_logging import dropped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,10 +99,12 @@ def keep_model(place: Place, result: Result, register_as: str | None) -> str:
     turn = result.history.winner()
     if turn is None or result.winner is None:
         raise PopulationError(f"population {result.run_id} has no winner yet")
-    task = result.winner.task(device="cpu")
-    if (model := task.model()) is None:
-        raise PopulationError(f"task {type(task).__name__} keeps no model: it has no model()")
-    return place.keep_model(model.eval(), task.example(), turn, register_as)
+    with dropped():
+        task = result.winner.task(device="cpu")
+        if (model := task.model()) is None:
+            raise PopulationError(f"task {type(task).__name__} keeps no model: it has no model()")
+        example = task.example()
+    return place.keep_model(model.eval(), example, turn, register_as)
 
 
 @contextlib.contextmanager
@@ -109,9 +112,10 @@ def _or_say(what: str, say: Callable[[str], None]) -> Iterator[None]:
     """Nothing that is left on a run may fail it."""
     try:
         yield
-    except StoreAway:
+    except (StoreAway, KeyboardInterrupt):
         raise
-    except Exception as error:
+    # The winner's model is built by the task, which may end with anything.
+    except BaseException as error:
         say(f"no {what}: {reason_of(error, with_module=False)}")
 
 

@@ -21,10 +21,15 @@ _GROUP_MARGIN = "  | "
 def reason_of(error: BaseException, *, with_module: bool = True) -> str:
     """The type of an exception and what it says, in one line.
 
+    Of `SystemExit` it is that the task left by itself, in a library's argument parser say: the type
+    and a number would tell nobody.
+
     Args:
         error: The exception.
         with_module: Whether to say where its type is from, as a traceback does.
     """
+    if isinstance(error, SystemExit):
+        return _reason_of_exit(error)
     kind = type(error)
     name = kind.__qualname__
     if with_module and kind.__module__ not in ("builtins", "__main__"):
@@ -34,6 +39,13 @@ def reason_of(error: BaseException, *, with_module: bool = True) -> str:
     if sys.version_info >= (3, 11) and isinstance(error, BaseExceptionGroup):  # noqa: F821
         found += f"; the first: {reason_of(error.exceptions[0])}"
     return found if len(found) <= _LONGEST else f"{found[: _LONGEST - 1]}…"
+
+
+def _reason_of_exit(error: SystemExit) -> str:
+    left = "the task called sys.exit"
+    if error.code is None:
+        return left
+    return f"{left}: {f'exit code {error.code}' if isinstance(error.code, int) else error.code}"
 
 
 def message_of(error: BaseException) -> str:

@@ -23,6 +23,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
+from pbt_flow.task_files import is_nameless
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -138,9 +140,7 @@ def _save(model: nn.Module, example: NDArray[Any] | None, place: Path, own: Mode
 
     # A class from a file that no other process can import travels with the model.
     files = [sys.modules[name] for name in {type(m).__module__ for m in model.modules()}]
-    apart = [
-        m for m in files if m.__name__ == "__main__" or m.__name__.startswith("pbt_flow_task_")
-    ]
+    apart = [m for m in files if is_nameless(m.__name__)]
     for module in apart:
         cloudpickle.register_pickle_by_value(module)
     try:

@@ -11,6 +11,7 @@ turns are the schedule's segments. So it is controlled, recorded, stopped and re
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from pbt_flow.result import Status
 from pbt_flow.schedule import Schedule
 from pbt_flow.settings import NONE, Settings, SettingsError
 from pbt_flow.space import Hparams, Space, check_hparams
+from pbt_flow.task import recorded_options
 from pbt_flow.terminal import Unbroken
 from pbt_flow.worker import Describe
 
@@ -77,11 +79,16 @@ class Arm:
         """The headline of the reports; empty if there is none."""
         return next(iter(self.reports[0]), "") if self.reports else ""
 
+    @property
+    def column(self) -> str:
+        """What that headline is called beside the score, which may have the same name."""
+        return "score of the report" if self.metric == "score" else self.metric
+
     def summary(self) -> dict[str, Interval]:
         """Mean and interval of the score, and of the report's headline."""
         found = {"score": Interval.of(self.scores)} if self.scores else {}
         if self.metric:
-            found[self.metric] = Interval.of([report[self.metric] for report in self.reports])
+            found[self.column] = Interval.of([report[self.metric] for report in self.reports])
         return found
 
 
@@ -96,7 +103,7 @@ class Replay:
 
     def table(self) -> list[list[str]]:
         """A row for each arm: what it is, how many got to the end, score, report."""
-        metric = next((arm.metric for arm in self.arms if arm.metric), "")
+        metric = next((arm.column for arm in self.arms if arm.metric), "")
         rows = [["", "models", "score", *([metric] if metric else [])]]
         for arm in self.arms:
             summary = arm.summary()
@@ -333,7 +340,8 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
     with hired(**given) as engine:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
-        settings = settings_of(schedule, arms, task=declared(engine, task), **given)
+        kind = declared(engine, task)
+        settings = settings_of(schedule, arms, task=kind, **given)
         start(engine, settings)
         with short_requests():
             client, uri = connect()
@@ -344,6 +352,7 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
                 settings=settings.to_json(),
                 space=schedule.space,
                 direction=schedule.direction,
+                option_defaults=kind.option_defaults,
                 initial=[check_hparams(point, schedule.space) for point in settings.initial],
                 tags={
                     "pbt.role": "replay",
@@ -401,11 +410,22 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         made = Replay(run_id=run_id, tracking_uri=store.tracking_uri, schedule=schedule, arms=arms)
         with hired(settings.engine, settings.threads) as engine:
             engine.submit(Describe(task=settings.task))
-            check_segments(schedule, declared(engine, settings.task).space)
+            kind = declared(engine, settings.task)
+            check_segments(schedule, kind.space)
+            defaults = store.manifest.option_defaults
+            options, notes = recorded_options(kind, settings.options, defaults)
+            settings = dataclasses.replace(settings, options=options)
             start(engine, settings)
             understood = check_probe(engine, settings)
             return _train(
-                store, settings, engine, made, understood=understood, resumed=True, quiet=quiet
+                store,
+                settings,
+                engine,
+                made,
+                understood=understood,
+                resumed=True,
+                quiet=quiet,
+                notes=notes,
             )
 
 
@@ -418,10 +438,13 @@ def _train(
     understood: Mapping[str, str],
     resumed: bool,
     quiet: bool,
+    notes: Sequence[str] = (),
 ) -> Replay:
     planner = SchedulePlanner(schedule=made.schedule, arms=made.arms, seed=settings.seed)
     screen = ReplayScreen(planner, quiet=quiet)
     screen.say(f"replay {made.run_id}, {settings.population} models of {settings.turns} turns each")
+    for note in notes:
+        screen.say(note)
     status, reason = train(
         store,
         settings,

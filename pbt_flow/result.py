@@ -14,6 +14,7 @@ from pbt_flow.means import mean
 from pbt_flow.member import Checkpoint, Direction, ReportDirection, Turn
 from pbt_flow.space import Hparams
 from pbt_flow.task import Task
+from pbt_flow.values import finite
 
 Status = Literal["finished", "interrupted", "failed", "running"]
 
@@ -55,7 +56,7 @@ class Finalist:
         return self.revive(device)
 
     def to_json(self) -> dict[str, Any]:
-        """The turn as plain values."""
+        """The turn as plain values; a choice that is infinite is the word `inf` or `-inf`."""
         return {
             "member": self.member,
             "run_id": self.run_id,
@@ -63,7 +64,7 @@ class Finalist:
             "step": self.step,
             "score": self.score,
             "report": dict(self.report),
-            "hparams": dict(self.hparams),
+            "hparams": finite(dict(self.hparams)),
         }
 
 

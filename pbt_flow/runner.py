@@ -40,9 +40,9 @@ from pbt_flow.progress import Progress
 from pbt_flow.publish import LiveReport, keep_model, publish, publish_model, write
 from pbt_flow.result import NO_WINNER, Result, Status
 from pbt_flow.settings import Settings, SettingsError, check_model_name
-from pbt_flow.space import check_hparams, space_to_json
+from pbt_flow.space import check_hparams, is_same_space, space_to_json
 from pbt_flow.subject import Subject
-from pbt_flow.task import Declaration, Task
+from pbt_flow.task import Declaration, Task, recorded_options
 from pbt_flow.worker import Describe
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _new(
 
         made, kind = Settings.make(declared(engine, task), **settings)
         if control is not None:
-            check_control(control, made)
+            check_control(control, made, defaults=kind.option_defaults)
         strategies = made.strategies()
         rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
         drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
@@ -113,6 +113,7 @@ def _new(
                 space=kind.space,
                 direction=kind.direction,
                 report_direction=kind.report_direction,
+                option_defaults=kind.option_defaults,
                 initial=initial,
                 tags={
                     "pbt.role": "population",
@@ -190,14 +191,26 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         engine.submit(Describe(task=made.task))
         kind = declared(engine, made.task)
         made.check_model(kind)
-        if space_to_json(kind.space) != store.manifest.space:
+        if not is_same_space(space_to_json(kind.space), store.manifest.space):
             raise SettingsError(
                 f"the space of task {made.task} is not the one that population {run_id} began "
                 "with; bring the task's code back, or start a new population"
             )
+        defaults = store.manifest.option_defaults
+        options, notes = recorded_options(kind, made.options, defaults)
+        made = dataclasses.replace(made, options=options)
         start(engine, made)
         understood = check_probe(engine, made)
-        return _train(store, made, kind, engine, understood=understood, resumed=True, quiet=quiet)
+        return _train(
+            store,
+            made,
+            kind,
+            engine,
+            understood=understood,
+            resumed=True,
+            quiet=quiet,
+            notes=notes,
+        )
 
 
 def is_replay(run_id: str) -> bool:
@@ -296,7 +309,8 @@ def make_report(
         check_ended(known)
         # A population that has not ended is seen beside its control on the way; the page says so.
         on_the_way = result.status in ("running", "interrupted")
-        ours = Entry(result=result, settings=settings)
+        defaults = store.manifest.option_defaults
+        ours = Entry(result=result, settings=settings, option_defaults=defaults)
         check_equal(ours, known, unequal=unequal or on_the_way)
         check_pair(known, settings)
         beside = known.result
@@ -379,7 +393,11 @@ def _entry(run_id: str) -> Entry:
         raise ComparisonError(
             f"run {run_id} is a replay, and no population that can be compared with another"
         )
-    return Entry(result=load(run_id), settings=stored_settings(store))
+    return Entry(
+        result=load(run_id),
+        settings=stored_settings(store),
+        option_defaults=store.manifest.option_defaults,
+    )
 
 
 def register(run_id: str, name: str) -> str:
@@ -428,9 +446,12 @@ def _train(
     understood: Mapping[str, str],
     resumed: bool,
     quiet: bool,
+    notes: Sequence[str] = (),
 ) -> Result:
     began = time.monotonic()
     progress = Progress(settings, store.run_id, store.tracking_uri, quiet=quiet)
+    for note in notes:
+        progress.say(note)
 
     def watch(history: History) -> LiveReport:
         return LiveReport(

@@ -12,11 +12,14 @@ import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from pbt_flow.history import Gain
 from pbt_flow.means import in_reach
-from pbt_flow.space import Space, Value, check_hparams, draw, from_unit
+from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, index_of
+from pbt_flow.values import Value, is_container
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,25 +116,24 @@ class OptunaSampler:
         self._kind()
 
     def initial(self, space: Space, size: int, rng: np.random.Generator) -> list[dict[str, Value]]:
-        study = self._study(rng)
-        # Optuna hands on 3 x 0.1 as 0.30000000000000004.
-        return [check_hparams(study.ask(dict(space)).params, space) for _ in range(size)]
+        study, known = self._study(rng), _for_optuna(space)
+        return [_ask(study, known, space) for _ in range(size)]
 
     def fresh(
         self, space: Space, gains: Sequence[Gain], rng: np.random.Generator
     ) -> dict[str, Value]:
         import optuna
 
-        study = self._study(rng)
+        study, known = self._study(rng), _for_optuna(space)
         # A sampler squares what it is told, and knows it up to a factor only.
         values = in_reach([gain.gain for gain in gains])
         study.add_trials(
             optuna.trial.create_trial(
-                params=dict(gain.hparams), distributions=dict(space), value=value
+                params=_numbered(gain.hparams, space), distributions=dict(known), value=value
             )
             for gain, value in zip(gains, values, strict=True)
         )
-        return check_hparams(study.ask(dict(space)).params, space)
+        return _ask(study, known, space)
 
     def check_learns(self) -> None:
         """Refuse a sampler whose draws would not depend on what was observed.
@@ -185,6 +187,49 @@ class OptunaSampler:
             except TypeError as error:
                 raise ValueError(f"{self.sampler} cannot be built from a seed: {error}") from None
             return optuna.create_study(direction="maximize", sampler=sampler)
+
+
+def _is_numbered(dist: BaseDistribution) -> bool:
+    """Whether Optuna is told the places of choices, and not the choices.
+
+    Some samplers look choices up in tables, which take no lists, and Optuna takes 1 and True for
+    one choice.
+    """
+    if not isinstance(dist, CategoricalDistribution):
+        return False
+    if any(map(is_container, dist.choices)):
+        return True
+    return len(set(dist.choices)) < len(dist.choices)
+
+
+def _for_optuna(space: Space) -> dict[str, BaseDistribution]:
+    """The space as Optuna's samplers are told it."""
+    return {
+        name: CategoricalDistribution(range(len(dist.choices)))
+        if isinstance(dist, CategoricalDistribution) and _is_numbered(dist)
+        else dist
+        for name, dist in space.items()
+    }
+
+
+def _numbered(hparams: Hparams, space: Space) -> dict[str, Any]:
+    """Hyperparameters as Optuna's samplers are told them."""
+    return {
+        name: index_of(hparams[name], dist)
+        if isinstance(dist, CategoricalDistribution) and _is_numbered(dist)
+        else hparams[name]
+        for name, dist in space.items()
+    }
+
+
+def _ask(study: optuna.Study, known: Space, space: Space) -> dict[str, Value]:
+    """What Optuna proposes, as a configuration of the space."""
+    proposed: dict[str, Any] = dict(study.ask(dict(known)).params)
+    for name, dist in space.items():
+        if isinstance(dist, CategoricalDistribution) and _is_numbered(dist):
+            proposed[name] = dist.choices[proposed[name]]
+    # Optuna hands on 3 x 0.1 as 0.30000000000000004.
+    return check_hparams(proposed, space)
 
 
 class _quiet:

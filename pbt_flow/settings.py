@@ -5,11 +5,10 @@ this one dataclass.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from pbt_flow.explore import EXPLORES, Explore
 from pbt_flow.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
 from pbt_flow.space import Space, SpaceError, check_hparams, draw
 from pbt_flow.strategies import StrategyError, parse, write
-from pbt_flow.task import Declaration, Task, check_options, declare
+from pbt_flow.task import Declaration, Task, complete_options, declare
 
 Mode = Literal["async", "generational"]
 NONE = "none"
@@ -210,14 +209,7 @@ class Settings:
             raise SettingsError(f"initial must be a list of hyperparameters, got {initial!r}")
         if not all(isinstance(point, Mapping) for point in initial):
             raise SettingsError(f"initial must hold one mapping for each member, got {initial!r}")
-        values["options"] = check_options(kind, options)
-        for name, value in values["options"].items():
-            try:
-                json.dumps(_plain(value))
-            except (TypeError, ValueError):
-                raise SettingsError(
-                    f"option {name} must be a plain value that JSON can hold, got {value!r}"
-                ) from None
+        values["options"] = complete_options(kind, options)
         values["initial"] = tuple(check_hparams(point, kind.space) for point in initial)
         for name, kinds in STRATEGIES.items():
             if not isinstance(values.get(name, ""), str):
@@ -358,28 +350,38 @@ class Settings:
         Raises:
             SettingsError: A setting is given that defines the population.
         """
-        return self.changed(self._read_given(given))
+        changes = self._read_given(given)
+        if "options" in changes:
+            self._refuse_change("options")
+        return self.changed(changes)
+
+    def _refuse_change(self, name: str) -> NoReturn:
+        allowed = [f.name for f in dataclasses.fields(self) if f.metadata.get("on_resume")]
+        raise SettingsError(
+            f"{name} cannot change on resume, since it defines the population; what can: {allowed}"
+        )
 
     def changed(self, changes: Mapping[str, Any]) -> Settings:
         """These settings with the values of a resume, where None is the value of a lifted limit.
 
+        Options may come to those that there are: a class may have got more of them since.
+
         Raises:
             SettingsError: A setting is among them that defines the population.
         """
-        allowed = [f.name for f in dataclasses.fields(self) if f.metadata.get("on_resume")]
         for name in changes:
-            if name not in allowed:
-                raise SettingsError(
-                    f"{name} cannot change on resume, since it defines the population; what can: "
-                    f"{allowed}"
-                )
-        settings = dataclasses.replace(self, **changes)
+            known = type(self).__dataclass_fields__.get(name)
+            if name != "options" and not (known and known.metadata.get("on_resume")):
+                self._refuse_change(name)
+        settings = dataclasses.replace(
+            self, **{**changes, "options": {**changes.get("options", {}), **self.options}}
+        )
         settings._check()
         return settings
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
-        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {f.name: value_to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Settings:
@@ -396,10 +398,11 @@ class Settings:
         return settings
 
 
-def _plain(value: Any) -> Any:
+def value_to_json(value: Any) -> Any:
+    """The value of a setting as JSON has it, with lists in place of tuples."""
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return {k: value_to_json(v) for k, v in value.items()}
+    return [value_to_json(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,12 @@ from pbt_flow.engines.base import Engine, Lost
 from pbt_flow.errors import StoreAway
 from pbt_flow.history import History
 from pbt_flow.member import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.options import arguments_of
 from pbt_flow.restore_check import State
 from pbt_flow.settings import Settings
-from pbt_flow.space import Space, check_hparams
+from pbt_flow.space import Space, check_hparams, own_hparams
 from pbt_flow.task import Task
+from pbt_flow.task_logging import MemberRuns
 from pbt_flow.worker import (
     CheckNoise,
     CheckRestore,
@@ -75,7 +77,7 @@ class SimulatedEngine(Engine):
     def start(self, workshop: Workshop, *, slots: int = 1) -> None:
         pass
 
-    def open(self, folders: Folders) -> None:
+    def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
         pass
 
     def submit(self, job: Job) -> None:
@@ -161,7 +163,7 @@ class SimulatedEngine(Engine):
         if plan.start is not None:
             task.load_state_dict(copy.deepcopy(self.states[plan.start.member, plan.start.turn]))
         task.reseed(plan.seed)
-        metrics = dict(task.train(dict(plan.hparams), plan.steps))
+        metrics = dict(task.train(own_hparams(plan.hparams), plan.steps))
         score, sample = read_score(task.evaluate())
         score = {"nan": math.nan, "inf": math.inf}.get(fault or "", score)
         if not math.isfinite(score):
@@ -314,7 +316,7 @@ def simulate(
         for index, point in enumerate([*made.initial, *drawn])
     )
     engine = SimulatedEngine(
-        task=lambda seed: task(seed=seed, **made.options),
+        task=lambda seed: task(seed=seed, **arguments_of(task, made.options)),
         seed=made.seed,
         slots=made.population if slots is None else slots,
         duration=duration,

@@ -16,9 +16,11 @@ this file, one function for each thing that can be done with a value.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from functools import singledispatch
 from numbers import Real
@@ -34,16 +36,30 @@ from optuna.distributions import (
 )
 
 from pbt_flow.errors import PBTError
+from pbt_flow.values import (
+    Value as Value,
+)
+from pbt_flow.values import (
+    from_tuples,
+    has_tuples,
+    identity,
+    is_container,
+    plain,
+    with_tuples,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
 Space: TypeAlias = Mapping[str, BaseDistribution]
-Value: TypeAlias = float | int | str | bool | None
 Hparams: TypeAlias = Mapping[str, Value]
 
 # What MLflow takes as the key of a metric, less the separators that would change its grouping.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\- ]*")
+_NAME = re.compile(r"\w[\w.\- ]*")
+_LONGEST = 240
+"""Characters of a name: MLflow's keys have 250, of which `hparam/` and `legend/` take some."""
+_MOST_STEPS = 2**53
+"""Steps of a domain that a float can still tell apart."""
 
 
 class SpaceError(PBTError, ValueError):
@@ -55,23 +71,130 @@ def check_space(space: Space) -> None:
 
     Raises:
         SpaceError: The space is empty, a name cannot be the name of a metric, a domain is not one
-            of Optuna's three distributions, or no hyperparameter has more than one value.
+            of Optuna's three distributions, or no hyperparameter has more than one value. A choice
+            cannot be written down, or a bound cannot be computed with.
     """
+    plain_space(space)
+
+
+def plain_space(space: Space) -> dict[str, BaseDistribution]:
+    """The same space with choices in Python's own types, where they are NumPy's.
+
+    Raises:
+        SpaceError: See `check_space`.
+    """
+    _check_kinds(space)
+    for name, dist in space.items():
+        if len(name) > _LONGEST:
+            raise SpaceError(
+                f"hyperparameter {name[:40]!r}...: a name has at most {_LONGEST} characters, since "
+                f"it becomes the name of an MLflow metric, and this one has {len(name)}"
+            )
+        try:
+            _check_domain(dist)
+        except ValueError as error:
+            raise SpaceError(f"hyperparameter {name!r}: {error}") from None
+    if all(dist.single() for dist in space.values()):
+        raise SpaceError(f"no hyperparameter of {sorted(space)} has more than one value to search")
+    return {name: _plain_domain(dist) for name, dist in space.items()}
+
+
+def _check_kinds(space: Space) -> None:
+    """Refuse what is no space at all, whoever wrote it."""
     if not isinstance(space, Mapping) or not space:
         raise SpaceError(f"a space maps at least one name to an Optuna distribution, got {space!r}")
     for name, dist in space.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise SpaceError(
-                f"hyperparameter {name!r}: a name consists of letters, digits, '_', '-', '.' and "
-                "spaces, since it becomes the name of an MLflow metric"
+                f"hyperparameter {name!r}: a name consists of letters and digits of any script, "
+                "'_', '-', '.' and spaces, since it becomes the name of an MLflow metric"
             )
         if type(dist) not in (FloatDistribution, IntDistribution, CategoricalDistribution):
             raise SpaceError(
                 f"hyperparameter {name!r}: its domain must be a FloatDistribution, an "
                 f"IntDistribution or a CategoricalDistribution of Optuna, got {dist!r}"
             )
-    if all(dist.single() for dist in space.values()):
-        raise SpaceError(f"no hyperparameter of {sorted(space)} has more than one value to search")
+
+
+@singledispatch
+def _check_domain(dist: BaseDistribution) -> None:
+    """Refuse a domain whose values could not be computed with, or could not be written down."""
+    raise TypeError(f"not a distribution of a space: {dist!r}")
+
+
+@_check_domain.register
+def _(dist: FloatDistribution) -> None:
+    # Half a step is added at either end of a domain.
+    half = dist.step / 2 if dist.step is not None else 0.0
+    if not math.isfinite((dist.high + half) - (dist.low - half)):
+        raise ValueError(
+            "its bounds and their difference must be finite numbers, got low="
+            f"{dist.low!r}, high={dist.high!r}; give narrower bounds, or choices"
+        )
+    if dist.step is None:
+        return
+    last = max(abs(dist.low), abs(dist.high))
+    if (dist.high - dist.low) / dist.step > _MOST_STEPS or dist.step < 2 * math.ulp(last):
+        raise ValueError(
+            f"its step {dist.step!r} is too small to tell values between {dist.low!r} and "
+            f"{dist.high!r} apart; give a greater step, or none"
+        )
+
+
+@_check_domain.register
+def _(dist: IntDistribution) -> None:
+    # Samplers and MLflow know numbers as floats.
+    most = max(abs(dist.low), abs(dist.high))
+    if most > _MOST_STEPS and (dist.step != 1 or not all(map(_is_float, (dist.low, dist.high)))):
+        raise ValueError(
+            f"its bounds {dist.low} and {dist.high} are too great to be computed with exactly; "
+            "they may reach 2**53, or any power of two with step 1"
+        )
+
+
+def _is_float(number: int) -> bool:
+    """Whether a float holds an integer exactly."""
+    try:
+        return float(number) == number
+    except OverflowError:
+        return False
+
+
+@_check_domain.register
+def _(dist: CategoricalDistribution) -> None:
+    seen: dict[Any, Any] = {}
+    for choice in dist.choices:
+        try:
+            made = plain(choice)
+        except ValueError as error:
+            raise ValueError(f"the choice {_short(choice)} cannot be: {error}") from None
+        other = seen.setdefault(identity(made), made)
+        if with_tuples(other) != with_tuples(made):
+            raise ValueError(
+                f"the choices {_short(other)} and {_short(made)} are the same in JSON, which has "
+                "one form for tuples and lists; leave one of them out"
+            )
+
+
+def _short(value: Any, most: int = 80) -> str:
+    """A value in a message: choices may be long, and what is printed of an object too."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"an object of {type(value).__qualname__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _plain_domain(dist: BaseDistribution) -> BaseDistribution:
+    """The domain without NumPy's types, and with containers that nobody else can change."""
+    made = copy.copy(dist)
+    # Not through the constructor, which would warn of each tuple a second time.
+    if isinstance(made, CategoricalDistribution):
+        choices = tuple(plain(choice) for choice in made.choices)
+        made.choices = choices  # type: ignore[assignment]
+    elif isinstance(made, FloatDistribution | IntDistribution):
+        made.log = bool(made.log)
+    return made
 
 
 def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
@@ -87,19 +210,27 @@ def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
     checked: dict[str, Value] = {}
     for name, dist in space.items():
         value: Any = hparams[name]
-        stepped = isinstance(dist, FloatDistribution) and dist.step is not None
-        number = isinstance(value, Real) and not isinstance(value, bool)
         try:
-            inside: Any = snap(value, dist)
-            # A sampler of Optuna writes 3 x 0.1 as 0.30000000000000004.
-            near = stepped and math.isclose(inside, value, rel_tol=1e-12, abs_tol=1e-12)
-            fits = near or inside == value
+            inside = snap(value, dist)
+            fits = isinstance(dist, CategoricalDistribution) or _is_near(value, inside, dist)
         except (TypeError, ValueError, OverflowError):
             fits = False
-        if not fits or not (number or isinstance(dist, CategoricalDistribution)):
-            raise SpaceError(f"hyperparameter {name!r}: {value!r} does not lie in {dist}")
+        if not fits:
+            raise SpaceError(
+                f"hyperparameter {name!r}: {_short(value, 500)} does not lie in {dist}"
+            )
         checked[name] = inside
     return checked
+
+
+def _is_near(value: Any, inside: Any, dist: BaseDistribution) -> bool:
+    """Whether a value is a number, and the one of its domain that is nearest to it."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    if isinstance(dist, FloatDistribution) and dist.step is not None:
+        # A sampler of Optuna writes 3 x 0.1 as 0.30000000000000004.
+        return math.isclose(inside, value, rel_tol=1e-12, abs_tol=1e-12)
+    return bool(inside == value)
 
 
 # --- one value ------------------------------------------------------------------------------------
@@ -127,6 +258,10 @@ def _(dist: FloatDistribution, value: Any) -> Value:
 @_snap.register
 def _(dist: IntDistribution, value: Any) -> Value:
     last = (dist.high - dist.low) // dist.step
+    if isinstance(value, int):
+        steps, rest = divmod(value - dist.low, dist.step)
+        if not rest:  # A float would not hold each great integer.
+            return dist.low + min(max(steps, 0), last) * dist.step
     nearest = min(max(round((float(value) - dist.low) / dist.step), 0), last)
     return dist.low + nearest * dist.step
 
@@ -146,9 +281,14 @@ def snap(value: Any, dist: BaseDistribution) -> Value:
 
 
 def index_of(value: Any, dist: CategoricalDistribution) -> int:
-    """The place of `value` among the choices; 1, 1.0 and True are different choices."""
+    """The place of `value` among the choices.
+
+    1, 1.0 and True are different choices. A list is found at a tuple of the same values, since
+    JSON has lists only, and a number of NumPy's at the same number of Python's.
+    """
+    wanted = identity(value)
     for index, choice in enumerate(dist.choices):
-        if choice == value and type(choice) is type(value):
+        if identity(choice) == wanted:
             return index
     raise ValueError(f"{value!r} is not one of {dist.choices}")
 
@@ -341,6 +481,8 @@ def is_ordered(dist: BaseDistribution) -> bool:
     choices = list(dist.choices)
     if not all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices):
         return False
+    if len(set(choices)) < len(choices):
+        return False  # No move would lead from 16 past the second 16 of 16, 16, 32.
     return choices in (sorted(choices), sorted(choices, reverse=True))  # type: ignore[type-var]
 
 
@@ -362,9 +504,60 @@ def check_names(names: Collection[str], space: Space, what: str) -> None:
 # --- on paper -------------------------------------------------------------------------------------
 
 
+def own_hparams(hparams: Hparams) -> dict[str, Value]:
+    """A copy that a task may change: a list among the values is not the one in its space."""
+    return {
+        name: copy.deepcopy(value) if is_container(value) else value
+        for name, value in hparams.items()
+    }
+
+
+def fitted(hparams: Hparams, space: Space) -> Hparams:
+    """Hyperparameters from JSON, with the tuples of the space where JSON has lists.
+
+    Raises:
+        SpaceError: A list or a mapping is among them that is no choice of the space.
+    """
+    read = dict(hparams)
+    for name, value in hparams.items():
+        if is_container(value):
+            dist = space.get(name, CategoricalDistribution([None]))
+            read |= check_hparams({name: value}, {name: dist})
+    return read
+
+
+_TUPLES = "tuples"
+"""Beside Optuna's own form of a domain: its choices with the kind of each container."""
+
+
 def space_to_json(space: Space) -> dict[str, Any]:
-    """The space as plain values, in the form of Optuna's own `distribution_to_json`."""
-    return {name: json.loads(distribution_to_json(dist)) for name, dist in space.items()}
+    """The space as plain values, in the form of Optuna's own `distribution_to_json`.
+
+    Where choices are tuples, which JSON writes as lists, they are there a second time with the kind
+    of each container.
+    """
+    written = {name: json.loads(distribution_to_json(dist)) for name, dist in space.items()}
+    for name, dist in space.items():
+        if isinstance(dist, CategoricalDistribution) and any(map(has_tuples, dist.choices)):
+            written[name][_TUPLES] = [with_tuples(choice) for choice in dist.choices]
+    return written
+
+
+def is_same_space(written: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two spaces, in the form of `space_to_json`, have the same domains.
+
+    The first version did not write down which choices are tuples: they may be then.
+    """
+
+    def domains(space: Mapping[str, Any], without: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: {k: v for k, v in dist.items() if k != _TUPLES or k in without.get(name, {})}
+            for name, dist in space.items()
+        }
+
+    # Compared as text, so that 1, 1.0 and True are three choices.
+    first, second = domains(written, other), domains(other, written)
+    return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
 
 
 def space_from_json(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:
@@ -376,10 +569,27 @@ def space_from_json(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:
     space = {}
     for name, dist in plain.items():
         try:
-            space[name] = json_to_distribution(json.dumps(dist))
-        except (ValueError, KeyError, TypeError) as error:
+            space[name] = _domain_from_json(dist)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SpaceError(
                 f"hyperparameter {name!r}: unreadable domain {dist!r}: {error}"
             ) from None
-    check_space(space)
+    _check_kinds(space)
     return space
+
+
+def _domain_from_json(plain: Any) -> BaseDistribution:
+    with warnings.catch_warnings():
+        # Optuna's storages take no list; none of them sees these choices.
+        warnings.simplefilter("ignore")
+        read = json_to_distribution(json.dumps(plain))
+    if isinstance(read, FloatDistribution) and read.step is not None:
+        # Optuna fits the bound to the steps each time, and rounds down by a whole step now and
+        # then where that has been done.
+        read.high = float(plain.get("attributes", plain)["high"])
+    if isinstance(read, CategoricalDistribution) and _TUPLES in plain:
+        choices = tuple(from_tuples(choice) for choice in plain[_TUPLES])
+        if list(map(identity, choices)) != list(map(identity, read.choices)):
+            raise ValueError(f"its {_TUPLES!r} are not its choices")
+        read.choices = choices  # type: ignore[assignment]
+    return read

@@ -11,15 +11,14 @@ is global to the process, and it belongs to the user.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import posixpath
-import re
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,19 +42,23 @@ from pbt_flow.connection import (
 from pbt_flow.deletion import States
 from pbt_flow.drivers import hide_password, is_of_a_store, says
 from pbt_flow.errors import StoreError
-from pbt_flow.founding import Manifest, found_population, member_name, text
+from pbt_flow.founding import Manifest, found_population, member_name, shorten, text
 from pbt_flow.lease import Lease, claim, is_orphan
-from pbt_flow.member import Checkpoint, Direction, RecordError, ReportDirection, Turn
+from pbt_flow.member import (
+    Checkpoint,
+    Direction,
+    RecordError,
+    ReportDirection,
+    Turn,
+    fitted_turn,
+)
+from pbt_flow.names import MetricNames
 from pbt_flow.registry import ALIAS, log_model, register
 from pbt_flow.remote import RemoteFolders
 from pbt_flow.result import Finalist, Result, Status
-from pbt_flow.space import (
-    Hparams,
-    Space,
-    Value,
-    index_of,
-    space_from_json,
-)
+from pbt_flow.space import Hparams, Space, index_of, space_from_json
+from pbt_flow.task_logging import INNER, MemberRuns
+from pbt_flow.values import Value
 from pbt_flow.view import MOST, population_view, view_address, view_tag
 
 RESULT = "result.json"
@@ -65,10 +68,10 @@ ARMS = "arms.json"
 """What a replay trains: the schedule, and who is trained how."""
 SAMPLES = "samples"
 _ROUND = "round-"
+_LONGEST_TAG = 5000
+"""Characters of a tag that every store of MLflow takes."""
 _UNDERSTOOD = "pbt.understood/"
 _ON_RESUME = "pbt.understood-on-resume/"
-_LONGEST = 250
-"""Characters of a metric's name in MLflow."""
 
 
 @dataclass
@@ -84,6 +87,11 @@ class Store:
     charts: str
     """Where the saved view opens: what follows the address of the MLflow UI."""
     _states: States
+    names: MetricNames = field(default_factory=MetricNames)
+    """What the task's metrics are called."""
+
+    def __post_init__(self) -> None:
+        self.names.reserve("winner/score", "best_initial/score")
 
     # --- making and finding populations -----------------------------------------------------------
 
@@ -100,6 +108,7 @@ class Store:
         tags: Mapping[str, str],
         versions: Mapping[str, str],
         report_direction: ReportDirection = None,
+        option_defaults: Mapping[str, Any],
     ) -> Store:
         """Make the runs of a new population.
 
@@ -120,6 +129,7 @@ class Store:
             tags=tags,
             versions=versions,
             report_direction=report_direction,
+            option_defaults=option_defaults,
         )
         run_id = members[0].data.tags["mlflow.parentRunId"]
         return cls._with_folders(client, uri, run_id, manifest, space, members)
@@ -184,10 +194,25 @@ class Store:
             weakref.finalize(store, shutil.rmtree, folders.cache, ignore_errors=True)
         return store
 
+    @functools.cached_property
+    def runs(self) -> MemberRuns:
+        """The members' runs, as workers need to know them."""
+        with self._talk():
+            experiment_id = self.client.get_run(self.run_id).info.experiment_id
+        return MemberRuns(
+            tracking_uri=self.tracking_uri,
+            experiment_id=experiment_id,
+            population=self.run_id,
+            members=tuple(self.manifest.members),
+        )
+
     # --- turns ------------------------------------------------------------------------------------
 
-    def log_turn(self, turn: Turn) -> None:
+    def log_turn(self, turn: Turn) -> str | None:
         """Project a committed turn onto its member's run. Doing it twice changes nothing.
+
+        Returns:
+            What the user must know, once: which metrics have other names there.
 
         The x axis is the member's own effort: MLflow shows the value of the greatest step as the
         latest, so an axis that went back after a copy would show an old score for ever.
@@ -198,8 +223,7 @@ class Store:
             "donor": plan.donor.member if plan.donor else turn.member,
             "step": turn.step,
             **{f"hparam/{name}": self._number(name, v) for name, v in plan.hparams.items()},
-            **_named("train", turn.metrics),
-            **_named("eval", turn.evaluation),
+            **self.names.of_turn(turn),
             **{f"seconds/{name}": value for name, value in turn.seconds.items()},
         }
         if turn.score is not None:
@@ -218,6 +242,7 @@ class Store:
         with self._talk():
             run_id = self.manifest.members[turn.member]
             self.client.log_batch(run_id, metrics=metrics, tags=tags)
+        return self.names.news()
 
     def _number(self, name: str, value: Value) -> float:
         dist = self.space[name]
@@ -240,11 +265,20 @@ class Store:
         found: list[Turn] = []
         # Asked first: a member that is training may commit another turn while this reads.
         last = self.folders.last(member)
-        while (turn := self.folders.record(member, len(found) + 1)) is not None:
+        while (turn := self.record(member, len(found) + 1)) is not None:
             found.append(turn)
         if last > len(found):
             self._miss(member, len(found) + 1, f"turn {last} has one")
         return found
+
+    def record(self, member: int, number: int) -> Turn | None:
+        """A committed turn of a member, with the values of the space; None if it has none.
+
+        Raises:
+            RecordError: The record cannot be trusted.
+        """
+        turn = self.folders.record(member, number)
+        return None if turn is None else fitted_turn(turn, self.space)
 
     def projected(self, member: int, committed: int) -> int:
         """How many turns of a member are in its run for certain, of so many with a record.
@@ -308,8 +342,15 @@ class Store:
             raise StoreError(f"run {self.run_id}: the tag {CHANGED} is no JSON object") from None
 
     def change(self, settings: Mapping[str, Any]) -> None:
-        """Note which settings are not those that the population began with."""
-        new = {k: v for k, v in settings.items() if v != self.manifest.settings.get(k)}
+        """Note which settings are not those that the population began with.
+
+        Of the options those that it has recorded stay as they are, and others may come to them.
+        """
+        began = self.manifest.settings
+        new = {k: v for k, v in settings.items() if k != "options" and v != began.get(k)}
+        others = {k: v for k, v in settings["options"].items() if k not in began["options"]}
+        if others and len(json.dumps(new | {"options": others})) <= _LONGEST_TAG:
+            new["options"] = others
         if new != self.changed():
             self.tag({CHANGED: json.dumps(new)})
 
@@ -333,6 +374,14 @@ class Store:
         with self._talk():
             for index, member_status in members.items():
                 self.client.set_terminated(self.manifest.members[index], status=member_status)
+            # Runs that tasks began, in a worker that died before it could end them.
+            left = self.client.search_runs(
+                [self.runs.experiment_id],
+                f"tags.`pbt.population` = '{self.run_id}' AND tags.`pbt.role` = '{INNER}' "
+                "AND attributes.status = 'RUNNING'",
+            )
+            for run in left:
+                self.client.set_terminated(run.info.run_id, status="FAILED")
             self.client.set_terminated(self.run_id, status=status)
 
     def conclude(self, result: Result) -> None:
@@ -346,10 +395,10 @@ class Store:
                 "pbt.winner_turn": str(winner.turn),
             }
             metrics |= {"winner/score": winner.score}
-            metrics |= _named("winner", winner.report)
+            metrics |= self.names.named("winner", winner.report)
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}
-            metrics |= _named("best_initial", initial.report)
+            metrics |= self.names.named("best_initial", initial.report)
         # The last record's time, and not now: what is said again after a kill must change nothing.
         ended = (turn.ended for turns in result.history.turns.values() for turn in turns)
         when = int(max(ended, default=0.0) * 1000)
@@ -400,18 +449,22 @@ class Store:
             when: The end of its last turn, and not now: what is said twice must change nothing.
         """
         now = int(when * 1000)
-        metrics = [
-            Metric(f"{arm}/{key}_{part}", value, now, 0)
-            for arm, found in told["arms"].items()
-            for key, interval in found["mean"].items()
-            for part, value in interval.items()
-            if value is not None
-        ]
+        metrics = []
+        for arm, found in told["arms"].items():
+            parts = {
+                f"{key}_{part}": value
+                for key, interval in found["mean"].items()
+                for part, value in interval.items()
+                if value is not None
+            }
+            named = self.names.named(arm, parts)
+            metrics += [Metric(key, value, now, 0) for key, value in named.items()]
         tags = [RunTag("mlflow.note.content", note)]
         with self._talk():
             self.client.log_batch(self.run_id, metrics=metrics, tags=tags)
             for member, report in reports.items():
-                found = [Metric(f"report/{key}", value, now, 0) for key, value in report.items()]
+                named = self.names.named("report", report)
+                found = [Metric(key, value, now, 0) for key, value in named.items()]
                 self.client.log_batch(self.manifest.members[member], metrics=found)
             self.client.log_dict(self.run_id, dict(told), "replay.json")
 
@@ -558,7 +611,7 @@ class Store:
                 model,
                 example,
                 checkpoint=turn.checkpoint.digest,
-                params={name: text(value) for name, value in turn.plan.hparams.items()},
+                params={name: shorten(text(v)) for name, v in turn.plan.hparams.items()},
                 step=turn.plan.trained,
             )
             if register_as is None:
@@ -598,13 +651,6 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
 
 
 # --- small things ---------------------------------------------------------------------------------
-
-
-def _named(group: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """A task's metrics under names that MLflow takes: it knows few characters, and tidy paths."""
-    plain = {re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII): v for name, v in metrics.items()}
-    tidy = {posixpath.normpath(f"/{name}").lstrip("/") or "_": v for name, v in plain.items()}
-    return {f"{group}/{name}"[:_LONGEST]: value for name, value in tidy.items()}
 
 
 _LONGEST_ERROR = 5000

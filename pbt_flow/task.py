@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import hashlib
 import importlib
 import importlib.util
 import inspect
-import os
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,20 +18,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pbt_flow.errors import PBTError
+from pbt_flow.errors import TaskError as TaskError
 from pbt_flow.member import Direction, ReportDirection
-from pbt_flow.space import Hparams, Space, SpaceError, check_space
+from pbt_flow.options import (
+    Option,
+    OptionError,
+    arguments_of,
+    check_known,
+    compare_with_code,
+    describe,
+    options_of,
+)
+from pbt_flow.space import Hparams, Space, SpaceError, check_space, plain_space
+from pbt_flow.task_files import is_nameless, load_file
 
 if TYPE_CHECKING:
     from torch import nn
 
 GROUP = "pbt_flow.tasks"
-_FILE = "pbt_flow_task_"
-_LOADING = ContextVar("loading", default=False)
-
-
-class TaskError(PBTError, ValueError):
-    """A task that cannot be found, or that does not keep to the contract."""
 
 
 class Task(abc.ABC):
@@ -191,7 +192,7 @@ def find_task(name: str) -> type[Task]:
     """
     place, _, attribute = name.partition(":")
     if place.endswith(".py"):
-        found = _load_file(Path(place))
+        found = load_file(Path(place))
     elif ":" in name:
         found = _import(place)
     else:
@@ -201,7 +202,7 @@ def find_task(name: str) -> type[Task]:
             place, _, attribute = known[name].partition(":")
             found = _import(place)
         elif name.isidentifier() and local.is_file():
-            found = _load_file(local)
+            found = load_file(local)
         else:
             files = (p for p in Path("tasks").glob("[!_]*.py") if "(Task)" in p.read_text("utf-8"))
             names = sorted({*known, *(path.stem for path in files)})
@@ -226,52 +227,6 @@ def _import(module: str) -> Any:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise TaskError(f"there is no module {module!r} to take a task from") from None
         raise
-
-
-def _load_file(path: Path) -> Any:
-    path = path.resolve()
-    if not path.is_file():
-        raise TaskError(f"there is no file {path} to take a task from")
-    # A file inside a package is imported as part of it, so that its own imports work.
-    if (path.parent / "__init__.py").is_file():
-        root = path.parent
-        while (root / "__init__.py").is_file():
-            root = root.parent
-        if str(root) not in sys.path:
-            sys.path.insert(0, str(root))
-        name = ".".join(path.relative_to(root).with_suffix("").parts)
-        found = _import(name)
-        if Path(str(found.__file__)).resolve() != path:
-            raise TaskError(f"{path} cannot be imported: {name} is already {found.__file__}")
-        return found
-    # Two files may have one name; the digest keeps their modules apart.
-    name = f"{_FILE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    token = _LOADING.set(True)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        _LOADING.reset(token)
-    return module
-
-
-def is_loading() -> bool:
-    """Whether this is called by a file that is being imported to take a task from it."""
-    return _LOADING.get() or bool(os.environ.get("PBT_FLOW_WORKER"))
-
-
-def is_nameless(module: str) -> bool:
-    """Whether no other process can import a module by that name."""
-    return module == "__main__" or module.startswith(_FILE)
 
 
 def _pick(module: Any, attribute: str, name: str) -> type[Task]:
@@ -314,11 +269,27 @@ def name_task(task: str | type[Task]) -> str:
         )
     module = sys.modules.get(task.__module__)
     if not is_nameless(task.__module__):
+        if not hasattr(module, task.__qualname__):
+            raise TaskError(
+                f"there is no {task.__qualname__} in module {task.__module__}, which it says that "
+                "it is defined in; define it by a class statement at the top of a file"
+            )
         return f"{task.__module__}:{task.__qualname__}"
     source = getattr(module, "__file__", None)
     if source is None:
         raise TaskError(f"{task.__qualname__} is defined at a prompt; move it to a file")
-    return f"{Path(source).resolve()}:{task.__qualname__}"
+    path = Path(source).resolve()
+    if not path.is_file():
+        raise TaskError(
+            f"{task.__qualname__} is defined in {source}, which other processes cannot read; move "
+            "it to a file"
+        )
+    if path.suffix != ".py":
+        raise TaskError(
+            f"{task.__qualname__} is defined in {path}, whose name does not end in .py, as that of "
+            f"a module must; call it {path.name}.py"
+        )
+    return f"{path}:{task.__qualname__}"
 
 
 def is_same_task(first: str, second: str) -> bool:
@@ -377,8 +348,13 @@ class Declaration:
     """Settings for a run of seconds."""
     has_model: bool = False
     """Whether there is a module to keep when training is over."""
-    options: Mapping[str, Any]
-    """The default of each option; None where there is none to take a type from."""
+    options: Mapping[str, Option]
+    """What else the constructor takes."""
+
+    @property
+    def option_defaults(self) -> dict[str, Any]:
+        """The default of each option that has one, as a record holds it."""
+        return {name: one.default for name, one in self.options.items() if not one.required}
 
 
 def declare(task: str | type[Task]) -> Declaration:
@@ -387,24 +363,25 @@ def declare(task: str | type[Task]) -> Declaration:
     Raises:
         TaskError: The task is not found, or its declarations contradict each other.
     """
+    if not isinstance(task, str):
+        check_class(task)
     kind = find_task(task) if isinstance(task, str) else task
+    if not isinstance(kind, type) or not issubclass(kind, Task):
+        hint = f"; give the class {type(kind).__name__} itself" if isinstance(kind, Task) else ""
+        raise TaskError(
+            f"a task is a class that is derived from Task, or the name of one; got {kind!r}{hint}"
+        )
     check_task(kind)
-    options = {
-        name: None if parameter.default is inspect.Parameter.empty else parameter.default
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if name not in ("seed", "device")
-        and parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    }
     return Declaration(
         name=name_task(task),
         label=kind.__name__,
-        space=kind.space,
+        space=plain_space(kind.space),
         direction=kind.direction,
         report_direction=_plain_direction(kind.report_direction),
         defaults=kind.defaults,
         quick=kind.quick,
         has_model=kind.model is not Task.model,
-        options=options,
+        options=options_of(kind),
     )
 
 
@@ -414,11 +391,46 @@ class TaskSpec:
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """As a record holds them."""
     device: str = "cpu"
 
     def build(self, seed: int, device: str | None = None) -> Task:
-        """A fresh model."""
-        return find_task(self.name)(seed=seed, device=device or self.device, **self.options)
+        """A fresh model.
+
+        Raises:
+            TaskError: The class does not take an option that is recorded, or not its value.
+        """
+        return build_task(find_task(self.name), seed, device or self.device, self.options)
+
+
+def build_task(kind: type[Task], seed: int, device: str, options: Mapping[str, Any]) -> Task:
+    """A fresh model of a class, under options as a record holds them.
+
+    Raises:
+        TaskError: The class does not take one of the options, or not its value.
+    """
+    try:
+        arguments = arguments_of(kind, options)
+    except OptionError as error:
+        raise TaskError(f"task {kind.__name__}: {error}") from None
+    return kind(seed=seed, device=device, **arguments)
+
+
+def check_class(task: Any) -> None:
+    """Refuse what is no class of a task.
+
+    Raises:
+        TaskError: It is an object, or another class.
+    """
+    if isinstance(task, Task):
+        raise TaskError(
+            f"a task is given as its class, {type(task).__name__}, and not as an object of it: "
+            "each member builds its own"
+        )
+    if not (isinstance(task, type) and issubclass(task, Task)):
+        raise TaskError(
+            f"a task is a subclass of pbt_flow.Task, or the name of one, got {task!r:.200}"
+        )
 
 
 def check_task(task: type[Task]) -> None:
@@ -456,30 +468,50 @@ def _plain_direction(told: ReportDirection) -> ReportDirection:
 
 
 def check_options(task: Declaration, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` with each text converted to the type of the option's default.
+    """Return `options` as a record holds them, each read as the task takes it.
 
     Raises:
-        TaskError: The task has no such option, or the text does not read as its type.
+        TaskError: The task has no such option, or the option does not take the value.
     """
-    checked = {}
-    for name, value in options.items():
-        if name not in task.options:
+    return {name: _read_option(task, name, value) for name, value in options.items()}
+
+
+def complete_options(task: Declaration, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with all other options of the task at their defaults, in its own order.
+
+    Raises:
+        TaskError: As of `check_options`; or an option without a default is not given.
+    """
+    given = check_options(task, options)
+    for name, option in task.options.items():
+        if option.required and name not in given:
             raise TaskError(
-                f"task {task.label} has no option {name!r}; there are {sorted(task.options)}"
+                f"task {task.label}: option {name} has no default; give --set {name}=..., "
+                f"{describe(option.takes)}"
             )
-        checked[name] = _convert(task, name, value, task.options[name])
-    return checked
+    return {name: given.get(name, option.default) for name, option in task.options.items()}
 
 
-def _convert(task: Declaration, name: str, value: Any, default: Any) -> Any:
-    if not isinstance(value, str) or default is None or isinstance(default, str):
-        return value
-    kind = type(default)
+def recorded_options(
+    task: Declaration, recorded: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The options that a population goes on with, and what the user should know of them.
+
+    Raises:
+        TaskError: The class does not take an option any more, or not its value.
+    """
     try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
-        return kind(value)
-    except (KeyError, ValueError):
-        raise TaskError(
-            f"task {task.label}: option {name} takes {kind.__name__}, got {value!r}"
-        ) from None
+        return compare_with_code(task.options, recorded, defaults)
+    except OptionError as error:
+        raise TaskError(f"task {task.label}: {error}") from None
+
+
+def _read_option(task: Declaration, name: str, value: Any) -> Any:
+    try:
+        check_known(name, task.options)
+    except OptionError as error:
+        raise TaskError(f"task {task.label} has {error}") from None
+    try:
+        return task.options[name].read(value)
+    except OptionError as error:
+        raise TaskError(f"task {task.label}: {error}") from None

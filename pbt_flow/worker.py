@@ -11,9 +11,8 @@ import math
 import pickle
 import re
 import shutil
-import sys
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,8 +32,9 @@ from pbt_flow.means import mean
 from pbt_flow.member import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
 from pbt_flow.reasons import account_of, in_short, message_of, reason_of
 from pbt_flow.restore_check import Difference, State, Trained, compare_restored
-from pbt_flow.space import Hparams
+from pbt_flow.space import Hparams, own_hparams
 from pbt_flow.task import Task, TaskSpec, declare
+from pbt_flow.task_logging import TaskLogging
 
 
 class StorageError(RuntimeError):
@@ -169,14 +169,20 @@ Job: TypeAlias = Plan | Retry | Look | Check | Probe | Describe
 Done: TypeAlias = Turn | Report | Checked | Probed | Described
 
 
-def describe(job: Describe) -> Described:
+def describe(job: Describe, passes: tuple[type[BaseException], ...] = ()) -> Described:
     """Say what a task declares.
 
     Whoever asked finds out for himself what is wrong with a task that cannot be described.
+
+    Args:
+        job: The task.
+        passes: Exceptions that are not the task's own, see `Worker`.
     """
     try:
         return Described(declaration=pickle.dumps(declare(job.task)))
-    except Exception:
+    except BaseException as error:
+        if isinstance(error, passes):
+            raise
         return Described(declaration=b"")
 
 
@@ -188,6 +194,8 @@ class Worker:
         workshop: Workshop,
         device: str | None = None,
         printed: Callable[[], str] = lambda: "",
+        passes: tuple[type[BaseException], ...] = (),
+        logging: TaskLogging | None = None,
     ) -> None:
         """Make one for a population.
 
@@ -195,9 +203,15 @@ class Worker:
             workshop: What all its turns share.
             device: The torch device; None for the one that the task asks for.
             printed: What this process has printed since it was last asked.
+            passes: Exceptions that are not the task's own, such as the user's Ctrl-C in a process
+                that Ctrl-C reaches. All others are outcomes of a job.
+            logging: Where it goes what tasks log through MLflow by themselves; None for wherever
+                MLflow sends it.
         """
         self.workshop = workshop
         self.printed = printed
+        self.passes = passes
+        self.logging = logging or TaskLogging()
         self.device = device or workshop.task.device
         self.folders: Folders | None = None
         """Where the turn folders are; to be set before the first turn."""
@@ -207,6 +221,14 @@ class Worker:
 
     def do(self, job: Job) -> Done:
         """Run a turn, look at a checkpoint, check, probe or describe the task."""
+        # What a check trains is dropped, and so is what it logs.
+        member = job.member if isinstance(job, Plan | Retry | Look) else None
+        with self.logging.job(member) as noted:
+            done = self._do(job)
+            noted.failed = isinstance(done, Turn) and not done.ok
+        return done
+
+    def _do(self, job: Job) -> Done:
         if isinstance(job, Plan):
             return self.run(job)
         if isinstance(job, Retry):
@@ -217,14 +239,18 @@ class Worker:
             return self.check_restore(job)
         if isinstance(job, CheckNoise):
             return self.check_noise(job)
-        return self.probe(job) if isinstance(job, Probe) else describe(job)
+        return self.probe(job) if isinstance(job, Probe) else describe(job, self.passes)
 
     def probe(self, probe: Probe) -> Probed:
         """Build a fresh model, and keep it for the member's first turn."""
         try:
-            self._keep(probe.member, "", self._take(probe.member, None))
-        except Exception as error:
-            return Probed(error=_printable(f"{type(error).__name__}: {message_of(error)}"))
+            task = self._take(probe.member, None)
+            # There are no runs yet: a task that logs while it is built is built again later.
+            if not self.logging.used:
+                self._keep(probe.member, "", task)
+        except BaseException as error:
+            self._let_pass(error)
+            return Probed(error=_printable(reason_of(error)))
         return Probed(understood=self._understood or {})
 
     def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
@@ -253,10 +279,11 @@ class Worker:
                 task = self._take(plan.member, plan.start)
                 task.reseed(plan.seed)
             with _lap(seconds, "train"):
-                metrics = _read_metrics(task.train(dict(plan.hparams), plan.steps), "train()")
+                returned = _named(task.train(own_hparams(plan.hparams), plan.steps), "train()")
+                metrics = _read_metrics(returned, "train()")
             with _lap(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
-                evaluation = _read_metrics(task.metrics(), "metrics()")
+                evaluation = _read_metrics(_named(task.metrics(), "metrics()"), "metrics()")
                 notes = self._notes(task)
             if math.isfinite(score):
                 with _lap(seconds, "checkpoint"):
@@ -269,8 +296,9 @@ class Worker:
             raise
         except Diverged as told:
             status, score, sample, error = "diverged", None, (), _printable(message_of(told))
-        except Exception:
-            score, sample, error = None, (), _traceback()
+        except BaseException as other:
+            self._let_pass(other)
+            score, sample, error = None, (), _account(other)
         turn = Turn(
             plan=plan,
             status=status,
@@ -294,11 +322,13 @@ class Worker:
         try:
             task = self._take(look.member, look.checkpoint)
             task.reseed(report_seed(self.workshop.seed))
-            metrics = _read_metrics(task.report(), "report()") if look.report else {}
+            returned = _named(task.report(), "report()") if look.report else {}
+            metrics = _read_metrics(returned, "report()")
             if look.samples is not None:
                 task.samples(Path(look.samples))
-        except Exception:
-            return Report(look=look, error=_traceback())
+        except BaseException as error:
+            self._let_pass(error)
+            return Report(look=look, error=_account(error))
         return Report(look=look, metrics=metrics)
 
     def check_restore(self, check: CheckRestore) -> RestoreChecked:
@@ -317,8 +347,9 @@ class Worker:
                 load=load,
                 through_file=lambda state: copy_state(state, self.device),
             )
-        except Exception:
-            return RestoreChecked(check=check, error=_traceback())
+        except BaseException as error:
+            self._let_pass(error)
+            return RestoreChecked(check=check, error=_account(error))
         return RestoreChecked(check=check, difference=difference)
 
     def check_noise(self, check: CheckNoise) -> NoiseChecked:
@@ -326,9 +357,15 @@ class Worker:
         try:
             task = self._take(check.member, check.checkpoint)
             scores = evaluate_again(check, self.workshop.seed, task)
-        except Exception:
-            return NoiseChecked(check=check, error=_traceback())
+        except BaseException as error:
+            self._let_pass(error)
+            return NoiseChecked(check=check, error=_account(error))
         return NoiseChecked(check=check, scores=scores)
+
+    def _let_pass(self, error: BaseException) -> None:
+        """Raise an exception again that is not the task's own."""
+        if isinstance(error, self.passes):
+            raise error
 
     @property
     def _folders(self) -> Folders:
@@ -408,7 +445,7 @@ def try_restoring(
 
     def train(task: Task, part: int) -> Trained:
         task.reseed(derive_seed(seed, check.member, check.checkpoint.turn + 1 + part))
-        task.train(dict(check.hparams), check.steps)
+        task.train(own_hparams(check.hparams), check.steps)
         # Evaluated in both parts, as in any turn: that may be what changes something unsaved.
         score, _ = read_score(task.evaluate())
         return Trained(score=score, state=through_file(task.state_dict()))
@@ -431,16 +468,14 @@ def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...
     return tuple(scores)
 
 
-def _traceback() -> str:
-    """The reason and the traceback of the exception that is being handled."""
-    error = sys.exc_info()[1]
-    assert error is not None
+def _account(error: BaseException) -> str:
+    """The reason and the traceback of an exception of the task."""
     return _printable(account_of(error))
 
 
 def _printable(text: str) -> str:
-    """A text that can be written: names of files may come with bytes that are no characters."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A text that files and databases take: names may come with what is no character."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
@@ -495,6 +530,25 @@ def _read_metrics(returned: Any, what: str) -> dict[str, float]:
     return found
 
 
+def _named(returned: Any, what: str) -> Any:
+    """The metrics that a task returned, under names that files and databases take.
+
+    Raises:
+        ValueError: Two of them are written alike, such as 1 and "1".
+    """
+    if not isinstance(returned, Mapping):
+        return returned
+    # A lone surrogate in a name would stop every note on the run that tells the name.
+    names = {name: _printable(str(name)) for name in returned}
+    written, count = Counter(names.values()).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise ValueError(
+            f"{what} returned {count} metrics whose names are written {written!r}; name metrics by "
+            "texts that differ"
+        )
+    return {names[name]: value for name, value in returned.items()}
+
+
 _LONGEST_SENTENCE = 1000
 
 
@@ -506,7 +560,7 @@ def _read_understood(task: Task) -> dict[str, str]:
     try:
         told = dict(task.understood())
         return {_topic(str(topic)): _on_one_line(str(text)) for topic, text in told.items()}
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = _on_one_line(reason_of(error))
         return {"understood": f"understood() must return a sentence for each topic: {reason}"}
 

@@ -87,7 +87,7 @@ def test_what_cannot_be_compared_says_why():
     first = train().run_id
     for other, sentence in (
         ({"turns": 2}, r"their turns is 3 and 2"),
-        ({"options": {"noise": 0.5}}, r"their options is \{\} and \{'noise': 0.5\}"),
+        ({"options": {"noise": 0.5}}, "the task's option noise is 0.1 and 0.5"),
         ({"seed": 1}, "all populations are of one method, PBT; add a control"),
     ):
         with pytest.raises(ComparisonError, match=sentence):

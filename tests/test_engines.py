@@ -260,7 +260,7 @@ def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
 def test_deaths_in_turns_are_the_tasks_affair_however_many(tmp_path):
     engine = opened(ProcessEngine(), tmp_path, slots=1, turn_timeout=math.inf)
     try:
-        for _ in range(4):  # more than would be forgiven to workers that cannot even start
+        for _ in range(3):  # more than would be forgiven to workers that cannot even start
             (tmp_path / "die-1").touch()
             engine.submit(plan(0))
             (lost,) = wait(engine)

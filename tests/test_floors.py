@@ -18,15 +18,19 @@ FLOORS: dict[str, int] = {
     # 0: domains and text
     "errors": 0,
     "space": 0,
+    "values": 0,
+    "options": 0,
     "strategies": 0,
     "terminal": 0,
     "cores": 0,
+    "task_files": 0,
     "means": 0,
     "compact_state": 0,
     "reasons": 0,
     # 1: the nouns
     "member": 1,
     "task": 1,
+    "task_logging": 1,
     # 2: strategies, turns, records
     "exploit": 2,
     "explore": 2,
@@ -35,6 +39,7 @@ FLOORS: dict[str, int] = {
     "schedule": 2,
     "tree": 2,
     "figures": 2,
+    "names": 2,
     "view": 2,
     "study": 2,
     "samplers": 2,
@@ -87,7 +92,11 @@ FLOORS: dict[str, int] = {
 
 WITHIN_A_FLOOR = {
     ("space", "errors"),
+    ("space", "values"),
+    ("options", "errors"),
+    ("options", "values"),
     ("strategies", "errors"),
+    ("task_files", "errors"),
     ("task", "member"),
     ("samplers", "history"),
     ("worker", "checkpoints"),

@@ -419,8 +419,6 @@ def test_a_turn_is_ok_iff_it_has_a_score_and_a_checkpoint(plain: dict[str, Any])
         ("plan.seed", 1.5),
         ("plan.compared_at", "30"),
         ("plan.hparams", [["lr", 0.1]]),
-        ("plan.hparams.lr", [0.1]),
-        ("plan.hparams.lr", {"low": 0}),
         ("plan.donor.member", "7"),
         ("plan.donor.turn", None),
         ("plan.donor.copies", "all"),

@@ -110,7 +110,7 @@ def test_a_metric_whose_name_mlflow_refuses_is_logged_under_one_that_it_takes():
     result = run(OddNames, turns=1)
     member = members(result)[0]
     logged = {key: v for key, v in member.data.metrics.items() if key.startswith("eval/")}
-    names = ("loss_0_", "a/b", "c", "_", "d", "Verlust _", "x" * 245, "top-5 acc.: 1")
+    names = ("loss_0_", "a/b", "c", "_", "d", "Verlust ß", "x" * 245, "top-5 acc.: 1")
     assert logged == {f"eval/{name}": float(n) for n, name in enumerate(names)}
     assert "loss[0]" in result.history.turns[0][0].evaluation
 

@@ -98,7 +98,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
         (Opinionated, {"exploit": NoExploit()}, "exploit", "none"),
         (Small, {}, "explore", "perturb"),
         (Opinionated, {}, "explore", "perturb:factors=0.5/2.0"),
-        (Small, {}, "options", {}),
+        (Small, {}, "options", {"width": 8}),
         (Opinionated, {}, "options", {"width": 4}),
         (Opinionated, {"options": {"width": "16"}}, "options", {"width": 16}),
         (Small, {}, "initial", ()),
@@ -604,7 +604,7 @@ def test_an_option_that_is_given_leaves_the_tasks_other_options_as_they_are() ->
 
 
 def test_an_option_that_no_file_can_hold_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"option width must be a plain value .*object"):
+    with pytest.raises(TaskError, match=r"option width takes int, got <object .*JSON has nothing"):
         made(options={"width": object()})
 
 

@@ -478,8 +478,8 @@ def test_an_option_that_cannot_be_is_refused(options: Mapping[str, Any], message
         check_options(declare(Small), options)
 
 
-def test_the_text_of_an_option_without_a_default_stays_text() -> None:
-    assert check_options(declare(WithoutDefault), {"width": "16"}) == {"width": "16"}
+def test_the_text_of_an_option_without_a_default_takes_the_type_of_its_annotation() -> None:
+    assert check_options(declare(WithoutDefault), {"width": "16"}) == {"width": 16}
 
 
 def test_no_options_are_no_options() -> None:

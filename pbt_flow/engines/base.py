@@ -6,6 +6,7 @@ import abc
 from dataclasses import dataclass
 
 from pbt_flow.checkpoints import Folders
+from pbt_flow.task_logging import MemberRuns
 from pbt_flow.worker import Done, Job, Workshop
 
 
@@ -46,8 +47,13 @@ class Engine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def open(self, folders: Folders) -> None:
-        """Say where the turn folders are; called once, before the first turn is submitted."""
+    def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
+        """Say where turns leave what; called once, before the first turn is submitted.
+
+        Args:
+            folders: Where the turn folders are.
+            runs: The members' runs, for what tasks log by themselves; None where there are none.
+        """
 
     @abc.abstractmethod
     def submit(self, job: Job) -> None:

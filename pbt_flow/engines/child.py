@@ -30,8 +30,11 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             stream.reconfigure(line_buffering=True)
     import torch
 
+    from pbt_flow.task_logging import TaskLogging
     from pbt_flow.worker import StorageError, Worker, describe
 
+    logging = TaskLogging()
+    logging.install()
     connection, printed = Connection(pipe), _reader(1)
     connection.send(None)  # what kills it from now on is a job's affair, and not the machine's
     worker: Worker | None = None
@@ -49,11 +52,14 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             device = workshop.task.device
             if device == "cuda":
                 device = f"cuda:{index % max(1, torch.cuda.device_count())}"
-            worker = Worker(workshop, device, printed)
+            worker = Worker(workshop, device, printed, logging=logging)
         elif worker is None:
-            connection.send(describe(*given))
+            with logging.job(None):
+                described = describe(*given)
+            connection.send(described)
         elif what == "open":
-            (worker.folders,) = given
+            worker.folders, runs = given
+            logging.open(runs)
         else:
             try:
                 connection.send(worker.do(*given))

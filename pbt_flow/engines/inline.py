@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pbt_flow.checkpoints import Folders
 from pbt_flow.engines.base import Engine, EngineError, Lost
+from pbt_flow.task_logging import MemberRuns, TaskLogging
 from pbt_flow.worker import Describe, Done, Job, StorageError, Worker, Workshop, describe
+
+_PASSES = (KeyboardInterrupt,)
+"""Ctrl-C reaches this process in the middle of a task; nothing tells it from a task that raises the
+same by itself."""
 
 
 class InlineEngine(Engine):
@@ -14,20 +19,24 @@ class InlineEngine(Engine):
         self._finished: list[Done | Lost] = []
         self._threads: int | None = None
         """How many threads torch had in this process before."""
+        self._logging = TaskLogging(lends=True)
+        self._logging.install()
 
     def start(self, workshop: Workshop, *, slots: int = 1) -> None:
         import torch
 
-        self._worker = Worker(workshop)
+        self._worker = Worker(workshop, passes=_PASSES, logging=self._logging)
         self._threads = torch.get_num_threads()
         torch.set_num_threads(workshop.threads)
 
-    def open(self, folders: Folders) -> None:
+    def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
         self._worker.folders = folders
+        self._logging.open(runs)
 
     def submit(self, job: Job) -> None:
         if isinstance(job, Describe):
-            self._finished.append(describe(job))
+            with self._logging.job(None):
+                self._finished.append(describe(job, _PASSES))
             return
         try:
             self._finished.append(self._worker.do(job))
@@ -40,6 +49,7 @@ class InlineEngine(Engine):
 
     def close(self) -> None:
         self._finished.clear()
+        self._logging.remove()
         if self._threads is not None:
             import torch
 

@@ -26,6 +26,8 @@ from typing import Any
 from pbt_flow.checkpoints import Folders
 from pbt_flow.engines.base import Engine, EngineError, Lost
 from pbt_flow.engines.nursery import ANSWER, REQUEST
+from pbt_flow.task_files import search_path
+from pbt_flow.task_logging import MemberRuns
 from pbt_flow.worker import Done, Job, Workshop
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -182,7 +184,7 @@ class ProcessEngine(Engine):
         self._stillborn = 0
         """Workers in a row that died before they could work."""
         self._workshop: Workshop | None = None
-        self._folders: Folders | None = None
+        self._opened: tuple[Folders, MemberRuns | None] | None = None
         self._logs = tempfile.TemporaryDirectory(prefix="pbt_flow-")
         self._threads = threads
         # It imports torch while the controller imports mlflow and opens the store.
@@ -200,11 +202,11 @@ class ProcessEngine(Engine):
             self._nursery.stop()
             self._nursery = self._found_nursery()
             process = _Process(index, log, self._nursery)
-        process.send("path", sys.path)
+        process.send("path", search_path())
         if self._workshop is not None:
             process.send("start", self._workshop)
-        if self._folders is not None:
-            process.send("open", self._folders)
+        if self._opened is not None:
+            process.send("open", *self._opened)
         return process
 
     def start(self, workshop: Workshop, *, slots: int = 1) -> None:
@@ -214,10 +216,10 @@ class ProcessEngine(Engine):
         self._workshop = workshop
         self._processes += [self._spawn(index) for index in range(len(self._processes), slots)]
 
-    def open(self, folders: Folders) -> None:
-        self._folders = folders
+    def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
+        self._opened = folders, runs
         for process in self._processes:
-            process.send("open", folders)
+            process.send("open", folders, runs)
 
     def submit(self, job: Job) -> None:
         idle = [process for process in self._processes if process.job is None]

@@ -23,7 +23,7 @@ import torch
 
 from pbt_flow.member import derive_seed
 from pbt_flow.restore_check import first_difference
-from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit
+from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, own_hparams
 from pbt_flow.task import Task, check_task
 from pbt_flow.worker import read_score
 
@@ -48,7 +48,7 @@ class TaskContract:
     def turn(self, task: Task, hparams: Hparams, seed: int) -> tuple[float, dict[str, Any]]:
         """One turn: the score, and the state as it comes back from a checkpoint."""
         task.reseed(seed)
-        task.train(dict(hparams), self.steps)
+        task.train(own_hparams(hparams), self.steps)
         score, _ = read_score(task.evaluate())
         return score, through_checkpoint(task.state_dict())
 
