@@ -91,7 +91,7 @@ class States:
                     return None
             # Each kind of store has errors of its own: for a right that is missing, say.
             except Exception as error:
-                why = reason_of(error)
+                why = reason_of(error, with_module=False)
             if not self.has(checkpoint):
                 return None
         return why

@@ -116,7 +116,7 @@ def _or_say(what: str, say: Callable[[str], None]) -> Iterator[None]:
         raise
     # The winner's model is built by the task, which may end with anything.
     except BaseException as error:
-        say(f"no {what}: {reason_of(error)}")
+        say(f"no {what}: {reason_of(error, with_module=False)}")
 
 
 def write(subject: Subject, folder: Path) -> list[Path]:
@@ -205,7 +205,7 @@ class LiveReport:
                 path.write_text(page(subject), encoding="utf-8")
                 self._place.keep(Path(folder))
         except Exception as error:
-            self._inner.say(f"no report for now: {reason_of(error)}")
+            self._inner.say(f"no report for now: {reason_of(error, with_module=False)}")
         # The report of a large population takes seconds; it must not take a worker's time.
         ended = self._clock()
         self._due = ended + max(_EVERY, (ended - began) / _SHARE)

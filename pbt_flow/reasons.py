@@ -18,17 +18,21 @@ _GROUP_HEADER = f"  + Exception Group {_HEADER}"
 _GROUP_MARGIN = "  | "
 
 
-def reason_of(error: BaseException) -> str:
+def reason_of(error: BaseException, *, with_module: bool = True) -> str:
     """The type of an exception and what it says, in one line.
 
     Of `SystemExit` it is that the task left by itself, in a library's argument parser say: the type
     and a number would tell nobody.
+
+    Args:
+        error: The exception.
+        with_module: Whether to say where its type is from, as a traceback does.
     """
     if isinstance(error, SystemExit):
         return _reason_of_exit(error)
     kind = type(error)
     name = kind.__qualname__
-    if kind.__module__ not in ("builtins", "__main__"):
+    if with_module and kind.__module__ not in ("builtins", "__main__"):
         name = f"{kind.__module__}.{name}"
     first, *more = message_of(error).splitlines() or [""]
     found = _in_one_line([f"{name}: {first.strip()}", *more])
