@@ -45,7 +45,10 @@ def _reason_of_exit(error: SystemExit) -> str:
     left = "the task called sys.exit"
     if error.code is None:
         return left
-    return f"{left}: {f'exit code {error.code}' if isinstance(error.code, int) else error.code}"
+    if isinstance(error.code, int):
+        return f"{left}: exit code {error.code}"
+    said = " ".join(message_of(error).split())
+    return f"{left}: {said}" if len(said) <= _LONGEST else f"{left}: {said[: _LONGEST - 1]}…"
 
 
 def message_of(error: BaseException) -> str:

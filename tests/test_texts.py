@@ -36,6 +36,11 @@ def tarred() -> bytes:
     return buffer.getvalue()
 
 
+def told(value: bytes | str) -> str:
+    """The name of a case: what is said of it. What packs a file writes the time into it."""
+    return value if isinstance(value, str) else "x"
+
+
 @pytest.mark.parametrize(
     ("content", "note"),
     [
@@ -55,6 +60,7 @@ def tarred() -> bytes:
         (gzip.compress(TEXT.encode("utf-16")), "unpacked (gzip); x: read as UTF-16"),
         (PLAIN.replace(b"\n", b"\r"), "its lines end with carriage returns"),
     ],
+    ids=told,
 )
 def test_the_lines_come_out_of_each_kind_of_file_and_the_way_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, note: str
@@ -90,6 +96,7 @@ def test_the_lines_come_out_of_each_kind_of_file_and_the_way_is_said(
         ("".join(LINES).encode("gb18030"), "line 1 is not UTF-8 .*iconv -f ENCODING .*GB18030"),
         (b"\xff\xfa\0\0" * 9 + b"\xff", "is no text, or one in an encoding of more bytes than one"),
     ],
+    ids=told,
 )
 def test_what_is_no_text_is_refused_with_the_right_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, complaint: str
