@@ -31,7 +31,7 @@ def reason_of(error: BaseException, *, with_module: bool = True) -> str:
     if isinstance(error, SystemExit):
         return _reason_of_exit(error)
     kind = type(error)
-    name = kind.__qualname__
+    name = kind.__qualname__ if with_module else kind.__name__
     if with_module and kind.__module__ not in ("builtins", "__main__"):
         name = f"{kind.__module__}.{name}"
     first, *more = message_of(error).splitlines() or [""]
