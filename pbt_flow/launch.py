@@ -17,7 +17,7 @@ from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEng
 from pbt_flow.errors import PBTError, PopulationError
 from pbt_flow.reasons import reason_of
 from pbt_flow.settings import Settings
-from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, declare
+from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, check_found, declare
 from pbt_flow.task_files import is_loading
 from pbt_flow.worker import Described, Done, Probe, Probed, Workshop
 
@@ -62,7 +62,10 @@ def declared(engine: Engine, task: str | type[Task]) -> Declaration:
             found: Declaration = pickle.loads(described.declaration)
             return found
     try:
-        return declare(task)
+        declaration = declare(task)
+        if not isinstance(task, str):
+            check_found(task)
+        return declaration
     except (PBTError, KeyboardInterrupt):
         raise
     except SystemExit as error:

@@ -109,4 +109,7 @@ def _in_one_line(lines: Sequence[str]) -> str:
     line = first.rstrip()
     if not line.endswith(":"):
         return line
-    return f"{line} {following}" if following else line[:-1]
+    if following:
+        return f"{line} {following}"
+    # Of an exception that says nothing, the type is left.
+    return line[:-1] if " " not in line else line

@@ -269,11 +269,6 @@ def name_task(task: str | type[Task]) -> str:
         )
     module = sys.modules.get(task.__module__)
     if not is_nameless(task.__module__):
-        if not hasattr(module, task.__qualname__):
-            raise TaskError(
-                f"there is no {task.__qualname__} in module {task.__module__}, which it says that "
-                "it is defined in; define it by a class statement at the top of a file"
-            )
         return f"{task.__module__}:{task.__qualname__}"
     source = getattr(module, "__file__", None)
     if source is None:
@@ -366,11 +361,6 @@ def declare(task: str | type[Task]) -> Declaration:
     if not isinstance(task, str):
         check_class(task)
     kind = find_task(task) if isinstance(task, str) else task
-    if not isinstance(kind, type) or not issubclass(kind, Task):
-        hint = f"; give the class {type(kind).__name__} itself" if isinstance(kind, Task) else ""
-        raise TaskError(
-            f"a task is a class that is derived from Task, or the name of one; got {kind!r}{hint}"
-        )
     check_task(kind)
     return Declaration(
         name=name_task(task),
@@ -430,6 +420,25 @@ def check_class(task: Any) -> None:
     if not (isinstance(task, type) and issubclass(task, Task)):
         raise TaskError(
             f"a task is a subclass of pbt_flow.Task, or the name of one, got {task!r:.200}"
+        )
+
+
+def check_found(task: type[Task]) -> None:
+    """Refuse a class that its module does not have under the name of the class.
+
+    Raises:
+        TaskError: Another process would not find it, or would find another class.
+    """
+    there = getattr(sys.modules.get(task.__module__), task.__qualname__, None)
+    if there is None:
+        raise TaskError(
+            f"there is no {task.__qualname__} in module {task.__module__}, which it says that it "
+            "is defined in; define it by a class statement at the top of a file"
+        )
+    if there is not task:
+        raise TaskError(
+            f"{task.__qualname__} is not what {task.__module__} has under that name by now; import "
+            "it again from there"
         )
 
 

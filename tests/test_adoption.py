@@ -220,12 +220,19 @@ def test_children_that_others_have_made_are_not_ended_where_a_founding_fails(mon
         found_population(
             FullDisk(),
             "here",
-            settings={"exploit": "none", "task": "a:B", "name": None, "experiment": None},
+            settings={
+                "exploit": "none",
+                "task": "a:B",
+                "name": None,
+                "experiment": None,
+                "options": {},
+            },
             space=Walk.space,
             direction="maximize",
             initial=[{"gain": 1.0}] * 3,
             tags={"pbt.role": "population"},
             versions={},
+            option_defaults={},
         )
     runs = {run_id: told["info"]["status"] for run_id, (told, _) in everything().items()}
     assert runs.pop(theirs) == "RUNNING"

@@ -17,7 +17,7 @@ import pytest
 
 import pbt_flow
 from pbt_flow import task_files
-from pbt_flow.task import Task, TaskError, declare, find_task, name_task
+from pbt_flow.task import Task, TaskError, check_found, declare, find_task, name_task
 
 LIGHT = """
 from optuna.distributions import FloatDistribution
@@ -249,11 +249,15 @@ def test_what_is_no_class_of_a_task_is_refused_by_name(tmp_path: Path) -> None:
         (None, "got None"),
         (3, "got 3"),
         (dict, "got <class 'dict'>"),
-        (task(seed=0), "give the class Mine itself"),
-        (type("Made", (task,), {"__module__": "json"}), "no Made in module json, which it says"),
+        (task(seed=0), "given as its class, Mine, and not as an object"),
     ):
         with pytest.raises(TaskError, match=told):
             declare(given)  # type: ignore[arg-type]
+    made = type("Made", (task,), {"__module__": "json"})
+    with pytest.raises(TaskError, match="no Made in module json, which it says"):
+        check_found(made)
+    with pytest.raises(TaskError, match="Mine is not what mine has under that name by now"):
+        check_found(type("Mine", (task,), {"__module__": task.__module__}))
 
 
 @pytest.mark.usefixtures("database")

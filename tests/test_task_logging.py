@@ -333,9 +333,9 @@ def test_a_store_that_the_task_chooses_for_itself_is_its_own_affair(tmp_path: Pa
 
 
 def test_mlflow_is_as_it_was_once_turns_in_this_process_have_ended() -> None:
+    before = mlflow.start_run, mlflow.tracking.fluent.start_run, MlflowClient.log_batch
     run(Regression, turns=1)
-    assert mlflow.start_run is early_start_run is mlflow.tracking.fluent.start_run
-    assert not hasattr(MlflowClient.log_batch, "__wrapped__")
+    assert before == (mlflow.start_run, mlflow.tracking.fluent.start_run, MlflowClient.log_batch)
 
 
 OF_A_WORKER = """
