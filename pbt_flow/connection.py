@@ -173,9 +173,11 @@ def missing_database(uri: str) -> Path | None:
     scheme, _, place = uri.partition(":///")
     if scheme.partition("+")[0] != "sqlite" or place.startswith((":", "file:")):
         return None
-    # MLflow writes a space in its default as %20, and means the space.
-    path = Path(unquote(place.partition("?")[0])).absolute()
-    return None if path.exists() else path
+    # MLflow writes a space in its default as %20. SQLAlchemy reads it as the space from version 2.1
+    # on, and literally before.
+    name = place.partition("?")[0]
+    read, literal = Path(unquote(name)).absolute(), Path(name).absolute()
+    return None if read.exists() or literal.exists() else read
 
 
 def read_text(client: MlflowClient, run_id: str, artifact: str) -> str:

@@ -116,7 +116,9 @@ def test_a_controller_that_lives_on_this_machine_need_not_be_watched_while_it_is
     run_id = population(here, time.time() - silence)
     watch = Watch()
     if silence < 60:
-        with pytest.raises(StoreError, match=rf"was heard {silence} s ago. Stop it first"):
+        # A busy machine may take a second or two for it.
+        seconds = "|".join(str(silence + late) for late in range(9))
+        with pytest.raises(StoreError, match=rf"was heard ({seconds}) s ago. Stop it first"):
             watch.claim(run_id)
         assert watch.now == 0
     else:
