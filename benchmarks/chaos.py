@@ -29,7 +29,7 @@ from optuna.distributions import FloatDistribution
 
 import pbt_flow
 from pbt_flow import Task
-from pbt_flow.checkpoints import file_digest
+from pbt_flow.population.checkpoints import file_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("worker", "worker", "controller", "everything")

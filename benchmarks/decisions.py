@@ -23,15 +23,8 @@ import numpy as np
 from optuna.distributions import FloatDistribution
 
 from pbt_flow import Task
-from pbt_flow.checkpoints import Folders
-from pbt_flow.controller import Controller
 from pbt_flow.engines import Engine
-from pbt_flow.history import History
-from pbt_flow.member import Checkpoint, Member, Plan, Turn
-from pbt_flow.settings import Settings
-from pbt_flow.space import Space
-from pbt_flow.task_logging import MemberRuns
-from pbt_flow.worker import (
+from pbt_flow.engines.worker import (
     CheckNoise,
     CheckRestore,
     Done,
@@ -40,6 +33,13 @@ from pbt_flow.worker import (
     RestoreChecked,
     Workshop,
 )
+from pbt_flow.population.checkpoints import Folders
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Checkpoint, Member, Plan, Turn
+from pbt_flow.settings import Settings
+from pbt_flow.space import Space
+from pbt_flow.task.mlflow_capture import MemberRuns
+from pbt_flow.training.controller import Controller
 
 
 class Nothing(Task):

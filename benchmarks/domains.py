@@ -22,8 +22,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pbt_flow.interval import Interval
 from pbt_flow.task import find_task
+from pbt_flow.utils.interval import Interval
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = {"PBT": "run", "random search": "random_search"}

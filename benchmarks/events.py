@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.problems import Drift
-from pbt_flow.member import Plan, turn_to_json
-from pbt_flow.simulation import Simulation, simulate
+from pbt_flow.population.records import Plan, turn_to_json
+from pbt_flow.testing.simulation import Simulation, simulate
 from tasks.quadratic import NoisyQuadratic
 from tasks.toy import Toy
 

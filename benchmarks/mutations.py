@@ -38,7 +38,7 @@ MUTATIONS = [
     Mutation(
         "a copy refers to a checkpoint that exists",
         "test_controller.py::straggler_copies_records",
-        "history.py",
+        "population/history.py",
         "return turn.ok and (turn.member, turn.number) not in self._gone",
         "return turn.ok",
         "forget which checkpoints were deleted",
@@ -46,7 +46,7 @@ MUTATIONS = [
     Mutation(
         "the age of the weights is counted along their lineage",
         "test_controller.py::any_population_conserves",
-        "advise.py",
+        "strategies/advise.py",
         "checkpoint=taken.checkpoint, step=taken.step)",
         "checkpoint=taken.checkpoint)",
         "a copy keeps its own step",
@@ -54,7 +54,7 @@ MUTATIONS = [
     Mutation(
         "a checkpoint in use is never deleted",
         "test_controller.py::any_population_conserves",
-        "controller.py",
+        "training/controller.py",
         "needed=self.roster.needs,",
         "needed=lambda checkpoint: False,",
         "nothing is needed",
@@ -62,7 +62,7 @@ MUTATIONS = [
     Mutation(
         "a checkpoint that nobody needs is deleted at once",
         "test_retention.py::all_that_the_turn_made_superfluous",
-        "controller.py",
+        "training/controller.py",
         "self.touched.update(checkpoint.member for checkpoint in left if checkpoint is not None)",
         "pass",
         "look at the member itself only",
@@ -70,7 +70,7 @@ MUTATIONS = [
     Mutation(
         "generational: who arrives first decides nothing",
         "test_controller.py::under_any_strategy_whatever",
-        "history.py",
+        "population/history.py",
         "            return list(self.ordered)\n",
         "            return list(self.ordered)\n"
         "        return [c for c in self.records.values() if c.member != member]\n",
@@ -79,7 +79,7 @@ MUTATIONS = [
     Mutation(
         "generational: nor does a turn of the next generation",
         "test_controller.py::under_any_strategy_whatever",
-        "controller.py",
+        "training/controller.py",
         "            turns=turns,\n",
         "            turns=None,\n",
         "a decision sees what has been done since",
@@ -87,7 +87,7 @@ MUTATIONS = [
     Mutation(
         "no lineage trains beyond the budget, and what is copied was ranked",
         "test_controller.py::any_population_conserves",
-        "advise.py",
+        "strategies/advise.py",
         "None if chosen is None else history.copyable(chosen, ranking, member.index)",
         "None if chosen is None else history.standing(history.members[chosen])",
         "a copy takes what the donor stands on now",
@@ -95,7 +95,7 @@ MUTATIONS = [
     Mutation(
         "a straggler finds a record of its own age",
         "test_controller.py::straggler_copies_records",
-        "retention.py",
+        "training/retention.py",
         "keep and not is_best(turn)))",
         "keep))",
         "the best of an age is not kept",
@@ -103,7 +103,7 @@ MUTATIONS = [
     Mutation(
         "at equal time asynchronous members are no worse than generations",
         "test_rules.py::at_equal_time",
-        "advise.py",
+        "strategies/advise.py",
         "    if present + outlook.behind < quorum:\n",
         "    if outlook.behind:\n",
         "nobody waits",
@@ -111,7 +111,7 @@ MUTATIONS = [
     Mutation(
         "whoever does not wait would have copied nobody",
         "test_advise.py::for_being_sure",
-        "exploit.py",
+        "strategies/exploit.py",
         "return worse >= exploit.size(members)",
         "return worse >= exploit.size(members) - 1",
         "one worse member too few is enough",
@@ -119,7 +119,7 @@ MUTATIONS = [
     Mutation(
         "a rescue has a quorum",
         "test_advise.py::only_front_runner",
-        "advise.py",
+        "strategies/advise.py",
         "        if ranking.count(retired) >= quorum:\n            return history",
         "        if ranking.records:\n            return history",
         "any record of the greatest age will do",
@@ -127,7 +127,7 @@ MUTATIONS = [
     Mutation(
         "one failed last turn does not throw the best member away",
         "test_history.py::throw_the_best_member",
-        "history.py",
+        "population/history.py",
         "for m in self.members.values() if (turn := self.standing(m)) is not None]",
         "for m in self.members.values() if not m.failures and (turn := self.standing(m))]",
         "who failed last does not win",
@@ -135,7 +135,7 @@ MUTATIONS = [
     Mutation(
         "of equally good members each is as likely to rescue",
         "test_advise.py::as_likely_to_rescue",
-        "advise.py",
+        "strategies/advise.py",
         "key=lambda candidate: (candidate.fitness, rng.random()))",
         "key=lambda candidate: (candidate.fitness, candidate.member))",
         "the higher number gives",
@@ -143,7 +143,7 @@ MUTATIONS = [
     Mutation(
         "a turn whose worker dies is run again, once",
         "test_controller.py::worker",
-        "controller.py",
+        "training/controller.py",
         "_TRIES = 2",
         "_TRIES = 1",
         "give it up at the first death",
@@ -151,7 +151,7 @@ MUTATIONS = [
     Mutation(
         "half of a generation does not wait for one that hangs",
         "test_controller.py::straggler_joins_again",
-        "controller.py",
+        "training/controller.py",
         "if now - self.begun[member] > limit}",
         "if False}",
         "nobody is ever late",
@@ -159,7 +159,7 @@ MUTATIONS = [
     Mutation(
         "what a silent store missed, it hears later",
         "test_outbox.py",
-        "outbox.py",
+        "training/log_queue.py",
         "                self.waiting[0]()\n",
         "                self.waiting.popleft()()\n                self.waiting.appendleft(None)\n",
         "a message that was not heard is gone",
@@ -167,7 +167,7 @@ MUTATIONS = [
     Mutation(
         "a store that is away holds nothing up, and hears each turn once",
         "test_controller.py::any_population_conserves",
-        "outbox.py",
+        "training/log_queue.py",
         "                self._wait_for_it(error, heard=len(self.waiting) < kept)\n",
         "                self._wait_for_it(error, heard=len(self.waiting) < kept)\n"
         "                self.waiting.popleft()\n",
@@ -176,7 +176,7 @@ MUTATIONS = [
     Mutation(
         "a refusal of the store is no silence",
         "test_runner.py::refuses_is_not_waited_for",
-        "connection.py",
+        "tracking/client.py",
         "return error.error_code not in _REFUSALS",
         "return True",
         "every error of the store may pass",
@@ -184,7 +184,7 @@ MUTATIONS = [
     Mutation(
         "turns that MLflow never heard of are logged by a resume",
         "test_crashes.py::next and generational",
-        "frame.py",
+        "commands/frame.py",
         "            logged = store.projected(member, len(turns))\n",
         "            logged = len(turns)\n",
         "a resume takes all turns for logged",
@@ -192,7 +192,7 @@ MUTATIONS = [
     Mutation(
         "no metric point is there twice",
         "test_crashes.py::told and async",
-        "store.py",
+        "tracking/store.py",
         "        when = int(max(ended, default=0.0) * 1000)\n",
         "        when = int(max(ended, default=0.0) * 0 + __import__('time').time() * 1000)\n",
         "the end is logged with the time of day",
@@ -200,7 +200,7 @@ MUTATIONS = [
     Mutation(
         "a killed attempt leaves nothing behind",
         "test_crashes.py::name and generational",
-        "checkpoints.py",
+        "population/checkpoints.py",
         "        partial.unlink(missing_ok=True)\n\n\ndef _publish",
         "        pass\n\n\ndef _publish",
         "unfinished files stay",
@@ -208,7 +208,7 @@ MUTATIONS = [
     Mutation(
         "a controller that died here is replaced at once",
         "test_crashes.py::deleted and generational",
-        "lease.py",
+        "tracking/lease.py",
         "    return _birth(int(pid)) != birth\n",
         "    return False\n",
         "nobody is known to be dead",
@@ -216,7 +216,7 @@ MUTATIONS = [
     Mutation(
         "a controller that lives keeps its claim, whatever has its number",
         "test_lease.py::known_to_be_gone",
-        "lease.py",
+        "tracking/lease.py",
         "    return _birth(int(pid)) != birth\n",
         "    return _birth(int(pid)) == ''\n",
         "a number in use is a living controller",
@@ -224,7 +224,7 @@ MUTATIONS = [
     Mutation(
         "an altered checkpoint is refused",
         "test_checkpoints.py",
-        "checkpoints.py",
+        "population/checkpoints.py",
         "    if (found := file_digest(path)) != checkpoint.digest:\n",
         "    if not (found := file_digest(path)):\n",
         "digests are not compared",
@@ -232,7 +232,7 @@ MUTATIONS = [
     Mutation(
         "loading a checkpoint runs no code",
         "test_checkpoints.py",
-        "checkpoints.py",
+        "population/checkpoints.py",
         "        state = torch.load(path, weights_only=True, map_location=device)\n",
         "        state = torch.load(path, weights_only=False, map_location=device)\n",
         "pickles are loaded",
@@ -240,7 +240,7 @@ MUTATIONS = [
     Mutation(
         "a score that is not finite is never crowned",
         "test_worker.py",
-        "worker.py",
+        "engines/worker.py",
         "            if math.isfinite(score):\n",
         "            if not math.isnan(score):\n",
         "infinity is a score",
@@ -248,7 +248,7 @@ MUTATIONS = [
     Mutation(
         "a place for artifacts that deletes nothing is told of",
         "test_deletion.py::cannot_delete",
-        "deletion.py",
+        "tracking/deletion.py",
         "            if not self.has(checkpoint):\n                return None\n",
         "            return None\n",
         "what was asked to be deleted is taken for gone",
@@ -256,7 +256,7 @@ MUTATIONS = [
     Mutation(
         "such a place is told of once",
         "test_deletion.py::cannot_delete",
-        "deletion.py",
+        "tracking/deletion.py",
         "        if self._deletes is False:\n",
         "        if False:\n",
         "it is asked again",
@@ -264,7 +264,7 @@ MUTATIONS = [
     Mutation(
         "a killed attempt's state does not outlive its turn",
         "test_worker.py::killed_attempt",
-        "checkpoints.py",
+        "population/checkpoints.py",
         "        (folder / STATE).unlink(missing_ok=True)\n",
         "        pass\n",
         "it stays",
@@ -272,7 +272,7 @@ MUTATIONS = [
     Mutation(
         "nor does one that was published elsewhere",
         "test_deletion.py::killed_attempt",
-        "remote.py",
+        "tracking/remote_checkpoints.py",
         "            self._discard_state(turn.member, turn_folder(turn.number))\n",
         "            pass\n",
         "it stays in the remote store",
@@ -280,7 +280,7 @@ MUTATIONS = [
     Mutation(
         "what a remote store refuses is no failure of the task",
         "test_deletion.py::refuses_a_checkpoint",
-        "worker.py",
+        "engines/worker.py",
         "        with _storage(what, root(plan.member), Exception):\n",
         "        with _storage(what, root(plan.member), OSError):\n",
         "only errors of the system are trouble with storage",
@@ -288,7 +288,7 @@ MUTATIONS = [
     Mutation(
         "a full disk ends the run at once",
         "test_disk.py::full_disk",
-        "runner.py",
+        "commands/run.py",
         '        if status == "failed" and living:\n',
         "        if False:\n",
         "the end waits until the disk takes the report",
@@ -296,7 +296,7 @@ MUTATIONS = [
     Mutation(
         "runs that cannot all be made do not say that they are running",
         "test_runner.py::while_the_runs_are_made",
-        "founding.py",
+        "tracking/create.py",
         "        with _all_or_ended(client, experiment_id, founding):\n",
         "        with contextlib.nullcontext():\n",
         "they are left as they are",
@@ -304,7 +304,7 @@ MUTATIONS = [
     Mutation(
         "Ctrl-C at the end says what is safe",
         "test_store.py::ctrl_c",
-        "frame.py",
+        "commands/frame.py",
         "        ending = True\n",
         "        pass\n",
         "it only says that it was interrupted",
@@ -312,15 +312,15 @@ MUTATIONS = [
     Mutation(
         "a run is not looked for in a database that is not there",
         "test_runner.py::not_looked_for",
-        "connection.py",
-        "    return None if path.exists() else path\n",
+        "tracking/client.py",
+        "    return None if read.exists() or literal.exists() else read\n",
         "    return None\n",
         "MLflow makes an empty one",
     ),
     Mutation(
         "two populations may make their experiment at once",
         "test_runner.py::make_the_experiment_at_once",
-        "founding.py",
+        "tracking/create.py",
         "            if found is None:\n                raise\n",
         "            raise\n",
         "the slower one is refused",
@@ -328,7 +328,7 @@ MUTATIONS = [
     Mutation(
         "what a round is to show is made from a checkpoint that exists",
         "test_controller.py::any_population_conserves",
-        "album.py",
+        "training/round_samples.py",
         "        self.roster.use(turn.checkpoint)\n        self._turns",
         "        self._turns",
         "it is not held on to (and let go of all the same)",
@@ -336,7 +336,7 @@ MUTATIONS = [
     Mutation(
         "a round is shown once, after a resume too",
         "test_album.py::once_after_a_resume",
-        "store.py",
+        "tracking/store.py",
         "return {int(path.rpartition(_ROUND)[2]): path for path in sorted(rounds)}",
         "return {}",
         "nobody knows what has been shown",
@@ -344,7 +344,7 @@ MUTATIONS = [
     Mutation(
         "a winner's model is logged once",
         "test_registry.py::resume",
-        "registry.py",
+        "tracking/models.py",
         "    begun = [model for model in found if model.tags.get(_CHECKPOINT) == checkpoint]\n",
         "    begun = []\n",
         "what was logged is not looked for",
@@ -352,7 +352,7 @@ MUTATIONS = [
     Mutation(
         "methods are compared seed by seed",
         "test_compare.py::paired_by_seed",
-        "compare.py",
+        "reporting/comparison.py",
         "base.get(e.seed)",
         "next(iter(base.values()))",
         "with the first of the control",
@@ -360,7 +360,7 @@ MUTATIONS = [
     Mutation(
         "a sign is said once",
         "test_diagnosis.py::seen_once",
-        "diagnosis.py",
+        "training/diagnostics.py",
         "        self.seen.update(sign.name for sign in new)\n",
         "",
         "what was said is forgotten",
@@ -368,7 +368,7 @@ MUTATIONS = [
     Mutation(
         "a sign is not said again by a resume",
         "test_checks.py::resume_neither_checks_again",
-        "frame.py",
+        "commands/frame.py",
         "            controller.diagnosis.seen.update(store.warnings())\n",
         "",
         "nobody knows what was said",
@@ -376,7 +376,7 @@ MUTATIONS = [
     Mutation(
         "a task whose every run differs is not told that it forgets",
         "test_checks.py::leaves_something_out_is_found_and_no_other",
-        "restore_check.py",
+        "engines/restore_check.py",
         "_differs(train_on()[1], warm) or _differs(train_restored(saved), cold)",
         "False",
         "nothing is done again",
@@ -384,7 +384,7 @@ MUTATIONS = [
     Mutation(
         "what is being checked is not deleted",
         "test_checks.py::decides_as_one_without",
-        "checks.py",
+        "training/checks.py",
         "        self.roster.use(check.checkpoint)\n",
         "        self.roster.use(None)\n",
         "it is not held on to",
@@ -392,7 +392,7 @@ MUTATIONS = [
     Mutation(
         "a terminal that is closed ends no training",
         "test_disturbed.py::reader_that_leaves",
-        "terminal.py",
+        "utils/terminal.py",
         "            return self._stream.write(text)\n        except OSError:\n",
         "            return self._stream.write(text)\n        except FileNotFoundError:\n",
         "the closed pipe is the training's affair",
@@ -400,7 +400,7 @@ MUTATIONS = [
     Mutation(
         "what lies beside a turn was printed in it",
         "test_engines.py::prints_in_a_turn",
-        "worker.py",
+        "engines/worker.py",
         "        self.printed()  # between",
         "        # between",
         "and what was printed before it",
@@ -408,7 +408,7 @@ MUTATIONS = [
     Mutation(
         "of two controllers that resume at once one is refused",
         "test_resume.py::heard_before",
-        "lease.py",
+        "tracking/lease.py",
         "    _beat(client, run_id)\n    try:\n",
         "    try:\n",
         "a claim is made, and then there is a heartbeat",
@@ -416,7 +416,7 @@ MUTATIONS = [
     Mutation(
         "what a resume changed holds for the next one",
         "test_resume.py::prints_goes_on",
-        "frame.py",
+        "commands/frame.py",
         "            store.change(settings.to_json())\n",
         "",
         "it is not noted",
@@ -424,7 +424,7 @@ MUTATIONS = [
     Mutation(
         "a deleted record is missed, and nothing trained over what follows it",
         "test_resume.py::somebody_deleted",
-        "store.py",
+        "tracking/store.py",
         "        last = self.folders.last(member)\n",
         "        last = 0\n",
         "the turns end where one is missing",
@@ -432,7 +432,7 @@ MUTATIONS = [
     Mutation(
         "the clocks of two machines are not compared",
         "test_lease.py::whatever_its_clock",
-        "lease.py",
+        "tracking/lease.py",
         "    if _lives_here(owner) and silence < _STALE:\n",
         "    if silence < _STALE:\n",
         "a heartbeat is old or not by one's own clock",
@@ -440,7 +440,7 @@ MUTATIONS = [
     Mutation(
         "time that a hung turn took is told as lost",
         "test_controller.py::time_lost",
-        "controller.py",
+        "training/controller.py",
         "                    self.engine.submit(Retry(plan=plan, lost=lost))\n",
         "                    self.engine.submit(plan)\n",
         "the second try does not tell of the first",
@@ -448,7 +448,7 @@ MUTATIONS = [
     Mutation(
         "a worker has no more members in memory than it may",
         "test_worker.py::no_more_members",
-        "worker.py",
+        "engines/worker.py",
         "            self._make_room()\n",
         "            pass\n",
         "it keeps all that it has built",
@@ -456,7 +456,7 @@ MUTATIONS = [
     Mutation(
         "weights do not depend on the number of workers",
         "test_engines.py::depend_on_the_number",
-        "launch.py",
+        "commands/launch.py",
         "        threads=settings.threads,\n",
         "        threads=max(1, 2 // slots),\n",
         "two cores are divided by the workers",
@@ -464,7 +464,7 @@ MUTATIONS = [
     Mutation(
         "a limit that a resume lifts stays lifted",
         "test_resume.py::stays_lifted",
-        "frame.py",
+        "commands/frame.py",
         "    return Settings.from_json(store.manifest.settings).changed(store.changed())\n",
         "    return Settings.from_json(store.manifest.settings).resumed(**store.changed())\n",
         "None is taken for not given",
@@ -472,7 +472,7 @@ MUTATIONS = [
     Mutation(
         "a replay trains to the end, whatever the task would have of a population",
         "test_replay.py::goes_on_to_what",
-        "replay.py",
+        "commands/replay.py",
         '            "target": NONE,\n',
         "",
         "it stops at the target of the task's defaults",
@@ -480,7 +480,7 @@ MUTATIONS = [
     Mutation(
         "a replay that is resumed says nothing twice",
         "test_replay.py::goes_on_to_what",
-        "replay.py",
+        "commands/replay.py",
         "        when = max(turn.ended for turn in last)\n",
         "        when = __import__('time').time()\n",
         "its means have the time at which they are told",
@@ -488,7 +488,7 @@ MUTATIONS = [
     Mutation(
         "a replay that is gone on with is checked from its first turn",
         "test_replay.py::checked_from_its_first",
-        "replay.py",
+        "commands/replay.py",
         "                self.planner.check(turn)\n        return self\n",
         "                pass\n        return self\n",
         "only new turns are checked",
@@ -496,7 +496,7 @@ MUTATIONS = [
     Mutation(
         "a run that is something already is not written into",
         "test_adoption.py::something_already",
-        "adoption.py",
+        "tracking/adoption.py",
         "    if not found:\n        return run\n    remedy",
         "    return run\n    remedy",
         "whatever it is, it becomes a population",
@@ -504,7 +504,7 @@ MUTATIONS = [
     Mutation(
         "a founding that fails ends only runs of its own",
         "test_adoption.py::others_have_made",
-        "founding.py",
+        "tracking/create.py",
         """[experiment_id], f"tags.`{FOUNDING}` = '{founding}'", max_results""",
         "[experiment_id], max_results",
         "it ends all of the experiment",
@@ -512,7 +512,7 @@ MUTATIONS = [
     Mutation(
         "scores of the greatest float stop nothing",
         "test_extremes.py::any_size_are_ranked",
-        "means.py",
+        "utils/means.py",
         "    except OverflowError:\n        # Divided by",
         "    except ArithmeticError if len(those) > 99 else ():\n        # Divided by",
         "their sum is taken",
@@ -520,7 +520,7 @@ MUTATIONS = [
     Mutation(
         "a sampler learns the same in any unit",
         "test_extremes.py::unit_of_the_scores",
-        "means.py",
+        "utils/means.py",
         "    if -_USUAL < power < _USUAL:\n",
         "    if True:\n",
         "it is told the gains as they are",
@@ -528,7 +528,7 @@ MUTATIONS = [
     Mutation(
         "a checkpoint holds what its tensors own",
         "test_compact_state.py::costs_what_it_owns",
-        "compact_state.py",
+        "population/compact_state.py",
         "        if 2 * needed < known.storage.nbytes():\n",
         "        if False:\n",
         "and all that lies beside it",
@@ -536,7 +536,7 @@ MUTATIONS = [
     Mutation(
         "tensors that share numbers go on sharing them",
         "test_compact_state.py::written_apart",
-        "compact_state.py",
+        "population/compact_state.py",
         "        group[root(one)] = root(other)\n",
         "        pass\n",
         "each is written apart",
@@ -544,7 +544,7 @@ MUTATIONS = [
     Mutation(
         "the reason is the line with the type",
         "test_reasons.py::line_with_the_type",
-        "reasons.py",
+        "utils/reasons.py",
         "    return lines[-1].strip() if start is None else _in_one_line(rest[start:])\n",
         "    return lines[-1].strip()\n",
         "the last line of the message is",
@@ -552,7 +552,7 @@ MUTATIONS = [
     Mutation(
         "what a state raises is no trouble with storage",
         "test_worker.py::nor_is_what_its_state_raises",
-        "checkpoints.py",
+        "population/checkpoints.py",
         "            check_saves(state)\n            raise\n",
         "            raise\n",
         "nobody tries it without a disk",
@@ -560,7 +560,7 @@ MUTATIONS = [
     Mutation(
         "a package that is missing is named",
         "test_drivers.py::names_what_to_install",
-        "drivers.py",
+        "tracking/drivers.py",
         "    if isinstance(error, ImportError) and error.name:\n",
         "    if False:\n",
         "it says what Python says",

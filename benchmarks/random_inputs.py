@@ -41,11 +41,10 @@ from optuna.distributions import (
 )
 
 import pbt_flow
-from pbt_flow import outbox
-from pbt_flow.errors import PBTError
-from pbt_flow.explore import Gaussian, Perturb, Resample
-from pbt_flow.history import Gain
-from pbt_flow.member import (
+from pbt_flow.engines.worker import read_score
+from pbt_flow.exceptions import PBTError
+from pbt_flow.population.history import Gain
+from pbt_flow.population.records import (
     Checkpoint,
     Plan,
     Turn,
@@ -53,11 +52,7 @@ from pbt_flow.member import (
     turn_from_json,
     turn_to_json,
 )
-from pbt_flow.names import MetricNames
-from pbt_flow.options import arguments_of, is_same, options_of
-from pbt_flow.samplers import SAMPLERS, OptunaSampler
-from pbt_flow.schedule import Schedule, Segment
-from pbt_flow.simulation import simulate
+from pbt_flow.population.schedule import Schedule, Segment
 from pbt_flow.space import (
     check_hparams,
     draw,
@@ -67,9 +62,14 @@ from pbt_flow.space import (
     space_from_json,
     space_to_json,
 )
+from pbt_flow.strategies.explore import Gaussian, Perturb, Resample
+from pbt_flow.strategies.samplers import SAMPLERS, OptunaSampler
 from pbt_flow.task import Task, check_options, complete_options, declare
-from pbt_flow.values import with_tuples
-from pbt_flow.worker import read_score
+from pbt_flow.task.options import arguments_of, is_same, options_of
+from pbt_flow.testing.simulation import simulate
+from pbt_flow.tracking.metric_names import MetricNames
+from pbt_flow.training import log_queue as outbox
+from pbt_flow.utils.values import with_tuples
 
 
 class Difference(AssertionError):
@@ -561,9 +561,9 @@ def check_run(
         PBTError: It is refused, before anything is written.
         Difference: Something came out other than it went in.
     """
-    from pbt_flow.replay import replay
-    from pbt_flow.runner import make_report, register
-    from pbt_flow.store import Store
+    from pbt_flow.commands.replay import replay
+    from pbt_flow.commands.run import make_report, register
+    from pbt_flow.tracking.store import Store
 
     kind = new_trial(space, told)
     quiet: dict[str, Any] = {"engine": "inline", "quiet": True}

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.problems import EXACT, Ceilings, Drift
-from pbt_flow.controller import Controller
-from pbt_flow.exploit import Candidate, is_sure_to_stay
-from pbt_flow.history import Ranking
-from pbt_flow.member import Donor, Member, Plan, Turn
-from pbt_flow.simulation import Simulation, simulate
+from pbt_flow.population.history import Candidate, Ranking
+from pbt_flow.population.records import Donor, Member, Plan, Turn
 from pbt_flow.space import check_hparams
+from pbt_flow.strategies.exploit import is_sure_to_stay
 from pbt_flow.task import Task
+from pbt_flow.testing.simulation import Simulation, simulate
+from pbt_flow.training.controller import Controller
 from tasks.quadratic import NoisyQuadratic
 from tasks.toy import Toy
 
@@ -288,7 +288,7 @@ RULES: Mapping[str, type[Controller]] = {
     "wait for all, unless sure to stay": variant(Sure, quorum=1.0),
     "**three quarters and who is about to come, unless sure to stay**": Controller,
 }
-"""The last one is the rule of `pbt_flow.advise`."""
+"""The last one is the rule of `pbt_flow.strategies.advise`."""
 
 
 # --- what comes of them --------------------------------------------------------------------------

@@ -24,11 +24,11 @@ from scipy.special import betaincinv
 from scipy.stats import spearmanr
 
 from pbt_flow import Task
-from pbt_flow.diagnosis import Diagnosis
-from pbt_flow.history import History
-from pbt_flow.lineage import founder_shares
-from pbt_flow.member import Checkpoint, Member, Plan, Turn
-from pbt_flow.simulation import simulate
+from pbt_flow.population.history import History
+from pbt_flow.population.lineage import founder_shares
+from pbt_flow.population.records import Checkpoint, Member, Plan, Turn
+from pbt_flow.testing.simulation import simulate
+from pbt_flow.training.diagnostics import Diagnosis
 from tasks.quadratic import NoisyQuadratic
 from tasks.toy import Toy
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median, stdev
 from typing import Any
 
-from pbt_flow.simulation import Simulation, simulate
+from pbt_flow.testing.simulation import Simulation, simulate
 from tasks.quadratic import NoisyQuadratic
 from tasks.toy import Toy
 

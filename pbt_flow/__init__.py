@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pbt_flow.errors import Diverged, PopulationError
-from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
+from pbt_flow.exceptions import Diverged, PopulationError
+from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.settings import Settings
 from pbt_flow.task import Task
 
 if TYPE_CHECKING:
-    from pbt_flow.result import Finalist, Result
-    from pbt_flow.runner import load, resume, run, to_study
+    from pbt_flow.commands.run import load, resume, run, to_study
+    from pbt_flow.population.result import Finalist, Result
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,12 +33,12 @@ __all__ = [
 ]
 
 _LATER = {
-    "Finalist": "pbt_flow.result",
-    "Result": "pbt_flow.result",
-    "load": "pbt_flow.runner",
-    "resume": "pbt_flow.runner",
-    "run": "pbt_flow.runner",
-    "to_study": "pbt_flow.runner",
+    "Finalist": "pbt_flow.population.result",
+    "Result": "pbt_flow.population.result",
+    "load": "pbt_flow.commands.run",
+    "resume": "pbt_flow.commands.run",
+    "run": "pbt_flow.commands.run",
+    "to_study": "pbt_flow.commands.run",
 }
 
 

@@ -15,15 +15,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from pbt_flow.errors import PBTError, PopulationError
-from pbt_flow.progress import duration, number, values
-from pbt_flow.result import NO_WINNER, Finalist, Result, effort_note
+from pbt_flow.exceptions import PBTError, PopulationError
+from pbt_flow.population.result import NO_WINNER, Finalist, Result, effort_note
 from pbt_flow.settings import NONE, Settings
-from pbt_flow.strategies import plugins
-from pbt_flow.terminal import unbroken
+from pbt_flow.strategies.text import plugins
+from pbt_flow.utils.terminal import unbroken
+from pbt_flow.utils.text import duration, number, values
 
 if TYPE_CHECKING:
-    from pbt_flow.replay import Replay
+    from pbt_flow.commands.replay import Replay
 
 _NEEDED = {
     "report": {"run_id": "RUN_ID"},
@@ -64,7 +64,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     for name, shown in _NEEDED.get(command, {}).items():
         if name not in given:
             parser.error(f"{command}: {shown} is missing")
-    from pbt_flow.runner import compare, is_replay, make_report, register, resume, run
+    from pbt_flow.commands.run import compare, is_replay, make_report, register, resume, run
 
     try:
         if command == "report":
@@ -132,8 +132,8 @@ _FLAGS = ("true", "false", "1", "0")
 
 def _replay(source: str, *, as_json: bool, **given: Any) -> int:
     """Train along the schedule of a population's run, or of a file."""
-    from pbt_flow.replay import replay
-    from pbt_flow.schedule import Schedule, ScheduleError
+    from pbt_flow.commands.replay import replay
+    from pbt_flow.population.schedule import Schedule, ScheduleError
 
     if source.endswith(".json"):
         try:
@@ -141,7 +141,7 @@ def _replay(source: str, *, as_json: bool, **given: Any) -> int:
         except (OSError, ValueError) as error:
             raise ScheduleError(f"{source} cannot be read: {error}") from None
     else:
-        from pbt_flow.store import Store
+        from pbt_flow.tracking.store import Store
 
         store = Store.open(source)
         if store.role == "replay":
@@ -157,14 +157,14 @@ def _replay(source: str, *, as_json: bool, **given: Any) -> int:
 
 def _resume_replay(run_id: str, *, as_json: bool, **given: Any) -> int:
     """Go on with a replay."""
-    from pbt_flow.replay import resume
+    from pbt_flow.commands.replay import resume
 
     _tell_replay(resume(run_id, **given), as_json)
     return 0
 
 
 def _tell_replay(made: Replay, as_json: bool) -> None:
-    from pbt_flow.replay import summary
+    from pbt_flow.commands.replay import summary
 
     print(summary(made), file=sys.stderr if as_json else sys.stdout)
     if as_json:

@@ -12,22 +12,22 @@ from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import numpy as np
 
-from pbt_flow.cores import count_cores
-from pbt_flow.errors import PBTError
-from pbt_flow.exploit import (
+from pbt_flow.exceptions import PBTError
+from pbt_flow.population.history import Candidate
+from pbt_flow.space import Space, SpaceError, check_hparams, draw
+from pbt_flow.strategies.exploit import (
     EXPLOITS,
     GOOD_COPIES,
     MOST_COPIES,
-    Candidate,
     Exploit,
     NoExploit,
     expected_copies,
 )
-from pbt_flow.explore import EXPLORES, Explore
-from pbt_flow.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
-from pbt_flow.space import Space, SpaceError, check_hparams, draw
-from pbt_flow.strategies import StrategyError, parse, write
+from pbt_flow.strategies.explore import EXPLORES, Explore
+from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
+from pbt_flow.strategies.text import StrategyError, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
+from pbt_flow.utils.cores import count_cores
 
 Mode = Literal["async", "generational"]
 NONE = "none"

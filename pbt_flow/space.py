@@ -35,11 +35,11 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from pbt_flow.errors import PBTError
-from pbt_flow.values import (
+from pbt_flow.exceptions import PBTError
+from pbt_flow.utils.values import (
     Value as Value,
 )
-from pbt_flow.values import (
+from pbt_flow.utils.values import (
     from_tuples,
     has_tuples,
     identity,

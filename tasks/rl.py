@@ -40,7 +40,7 @@ import torch
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor, nn
 
-from pbt_flow.errors import Diverged
+from pbt_flow.exceptions import Diverged
 from pbt_flow.space import Hparams, Space
 from pbt_flow.task import Task, TaskError
 

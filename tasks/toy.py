@@ -78,7 +78,7 @@ def figure(path: str) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    from pbt_flow.simulation import simulate
+    from pbt_flow.testing.simulation import simulate
 
     start = [{"h0": 1.0, "h1": 0.0}, {"h0": 0.0, "h1": 1.0}]
     # Explore alone moves h where nobody copies: a member that copies its own kind of hparams only.

@@ -46,11 +46,11 @@ class Point:
 
 
 def _controller(name: str, nth: int, **how: Any) -> Point:
-    return Point(owner="pbt_flow.controller:Controller", name=name, nth=nth, **how)
+    return Point(owner="pbt_flow.training.controller:Controller", name=name, nth=nth, **how)
 
 
 def _store(name: str, nth: int, **how: Any) -> Point:
-    return Point(owner="pbt_flow.store:Store", name=name, nth=nth, **how)
+    return Point(owner="pbt_flow.tracking.store:Store", name=name, nth=nth, **how)
 
 
 def _client(name: str, nth: int, **how: Any) -> Point:
@@ -63,23 +63,27 @@ def _copies(advised: Any) -> bool:
 
 # 4 members and 5 turns: the 10th turn is in the middle of the third generation.
 IN_A_TURN = {
-    "a turn begins": Point(owner="pbt_flow.worker:Worker", name="run", nth=10, before=True),
-    "it has restored a donor": Point(owner="pbt_flow.worker", name="load_state", nth=1),
+    "a turn begins": Point(owner="pbt_flow.engines.worker:Worker", name="run", nth=10, before=True),
+    "it has restored a donor": Point(owner="pbt_flow.engines.worker", name="load_state", nth=1),
     "it has trained": Point(owner="sample_tasks:Regression", name="train", nth=10),
     "it is scored": Point(owner="sample_tasks:Regression", name="evaluate", nth=10),
     # Of each turn the state is published first, and then the record.
     "its state is written and has no name": Point(
-        owner="pbt_flow.checkpoints", name="_publish", nth=19, before=True
+        owner="pbt_flow.population.checkpoints", name="_publish", nth=19, before=True
     ),
-    "its state is there": Point(owner="pbt_flow.worker", name="save_state", nth=10),
+    "its state is there": Point(owner="pbt_flow.engines.worker", name="save_state", nth=10),
     "its record is written and has no name": Point(
-        owner="pbt_flow.checkpoints", name="_publish", nth=20, before=True
+        owner="pbt_flow.population.checkpoints", name="_publish", nth=20, before=True
     ),
-    "its record is there": Point(owner="pbt_flow.checkpoints:LocalFolders", name="commit", nth=10),
+    "its record is there": Point(
+        owner="pbt_flow.population.checkpoints:LocalFolders", name="commit", nth=10
+    ),
 }
 IN_THE_CONTROLLER = {
     "a turn is planned": _controller("plan", 10),
-    "a member is to copy": Point(owner="pbt_flow.controller", name="advise", nth=2, where=_copies),
+    "a member is to copy": Point(
+        owner="pbt_flow.training.controller", name="advise", nth=2, where=_copies
+    ),
     "a turn is accepted": _controller("accept", 10),
     "the next turn is begun and this one not logged": _store("log_turn", 10, before=True),
     "a turn is logged": _store("log_turn", 10),
@@ -101,7 +105,7 @@ IN_THE_CONTROLLER = {
     "all members have ended and the population not": _client("set_terminated", 4),
     "all runs have ended": _store("finish", 1),
     "the claim is not given back": Point(
-        owner="pbt_flow.lease:Lease", name="release", nth=1, before=True
+        owner="pbt_flow.tracking.lease:Lease", name="release", nth=1, before=True
     ),
 }
 IN_A_RESUME = {
@@ -109,7 +113,7 @@ IN_A_RESUME = {
     "the missing turns are known": _store("projected", 4),
     "half of the runs are running again": _client("update_run", 3),
     "the first turn after it is committed": Point(
-        owner="pbt_flow.checkpoints:LocalFolders", name="commit", nth=1
+        owner="pbt_flow.population.checkpoints:LocalFolders", name="commit", nth=1
     ),
 }
 BEFORE_ALL = {"the runs are being made": _client("log_dict", 1, before=True)}

@@ -14,14 +14,14 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import FloatDistribution
 
 import pbt_flow
-from pbt_flow import adoption
 from pbt_flow.cli import main
-from pbt_flow.errors import StoreError
-from pbt_flow.founding import found_population
-from pbt_flow.replay import replay
-from pbt_flow.schedule import Schedule
-from pbt_flow.store import Store
+from pbt_flow.commands.replay import replay
+from pbt_flow.exceptions import StoreError
+from pbt_flow.population.schedule import Schedule
 from pbt_flow.task import Task
+from pbt_flow.tracking import adoption
+from pbt_flow.tracking.create import found_population
+from pbt_flow.tracking.store import Store
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -197,7 +197,7 @@ def test_of_two_processes_that_were_started_for_one_run_one_is_refused(monkeypat
         adopt(client, launched, "another process")
         adopt(client, launched, founding)
 
-    monkeypatch.setattr("pbt_flow.founding.adopt", adopt_late)
+    monkeypatch.setattr("pbt_flow.tracking.create.adopt", adopt_late)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     assert look(MlflowClient(), "").info.run_id == run_id
     with pytest.raises(StoreError, match=f"{run_id}, into which another process writes"):

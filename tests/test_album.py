@@ -10,9 +10,9 @@ from sample_tasks import Regression
 from test_controller import Counting, slowly, turns_of
 
 import pbt_flow
-from pbt_flow.runner import make_report
-from pbt_flow.simulation import simulate
-from pbt_flow.store import Store
+from pbt_flow.commands.run import make_report
+from pbt_flow.testing.simulation import simulate
+from pbt_flow.tracking.store import Store
 
 
 def bests(simulation, rounds):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import pbt_flow
-from pbt_flow.publish import write
+from pbt_flow.commands.publish import write
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 playwright = pytest.importorskip(

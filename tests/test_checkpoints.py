@@ -22,7 +22,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.checkpoints import (
+from pbt_flow.population.checkpoints import (
     OUTPUT,
     RECORD,
     STATE,
@@ -35,7 +35,7 @@ from pbt_flow.checkpoints import (
     save_state,
     turn_folder,
 )
-from pbt_flow.member import Checkpoint, Plan, RecordError, Turn, turn_to_json
+from pbt_flow.population.records import Checkpoint, Plan, RecordError, Turn, turn_to_json
 from pbt_flow.testing import assert_same
 
 STATE_AFTER: dict[str, Any] = {

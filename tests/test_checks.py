@@ -12,12 +12,12 @@ from sample_tasks import DrawsFromItsOwnGenerator, ForgetsMomentum, Regression
 from test_controller import Counting, slowly, turns_of
 
 import pbt_flow
-from pbt_flow.checkpoints import LocalFolders
-from pbt_flow.member import Plan
-from pbt_flow.restore_check import first_difference
-from pbt_flow.simulation import simulate
+from pbt_flow.engines.restore_check import first_difference
+from pbt_flow.engines.worker import CheckNoise, CheckRestore, Worker, Workshop
+from pbt_flow.population.checkpoints import LocalFolders
+from pbt_flow.population.records import Plan
 from pbt_flow.task import TaskSpec
-from pbt_flow.worker import CheckNoise, CheckRestore, Worker, Workshop
+from pbt_flow.testing.simulation import simulate
 from tasks.toy import Toy
 
 HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
@@ -178,7 +178,7 @@ def test_a_population_with_checks_decides_as_one_without(mode, slots, monkeypatc
     simulation, turns = outcome()
     assert "pbt.checked/restores" in simulation.store.tags
     states = set(simulation.engine.states)
-    monkeypatch.setattr("pbt_flow.checks._LEAST_TURNS", 10**6)
+    monkeypatch.setattr("pbt_flow.training.checks._LEAST_TURNS", 10**6)
     without, same = outcome()
     assert not any(name.startswith("pbt.checked/") for name in without.store.tags)
     assert (turns, states) == (same, set(without.engine.states))
@@ -198,8 +198,8 @@ def test_what_is_not_checked_when_a_population_stops_is_let_go_of():
 
 
 def test_noise_is_not_evaluated_for_longer_than_a_tenth_of_the_run():
-    from pbt_flow.checks import _evaluating
     from pbt_flow.settings import Settings
+    from pbt_flow.training.checks import _evaluating
 
     turns = [own[-1] for own in simulate(Counting, turns=10).history.turns.values()]
     settings, _ = Settings.make(Counting, turns=10)

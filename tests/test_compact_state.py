@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.checkpoints import copy_state, load_state, save_state
-from pbt_flow.compact_state import write_state
-from pbt_flow.restore_check import first_difference
+from pbt_flow.engines.restore_check import first_difference
+from pbt_flow.population.checkpoints import copy_state, load_state, save_state
+from pbt_flow.population.compact_state import write_state
 
 MUCH = 1 << 18
 """Numbers: a mebibyte of floats."""

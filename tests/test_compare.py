@@ -11,12 +11,12 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.cli import main
-from pbt_flow.compare import Comparison, ComparisonError, Entry, check_pair, page
-from pbt_flow.interval import Interval
-from pbt_flow.result import Result
-from pbt_flow.runner import compare, make_report
+from pbt_flow.commands.run import compare, make_report
+from pbt_flow.population.result import Result
+from pbt_flow.reporting.comparison import Comparison, ComparisonError, Entry, check_pair, page
 from pbt_flow.settings import Settings
-from pbt_flow.simulation import simulate
+from pbt_flow.testing.simulation import simulate
+from pbt_flow.utils.interval import Interval
 from tasks.toy import Toy
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -132,7 +132,7 @@ def test_a_population_that_is_there_can_be_the_control(capsys):
 
 
 def test_a_control_that_is_no_population_is_refused_before_anything_runs():
-    with pytest.raises(pbt_flow.errors.StoreError, match="no run 123"):
+    with pytest.raises(pbt_flow.exceptions.StoreError, match="no run 123"):
         train(control="123")
     assert not Path("mlruns").exists()
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pbt_flow.exploit import (
+from pbt_flow.space import draw
+from pbt_flow.strategies.exploit import (
     BinaryTournament,
     Exploit,
     NoExploit,
@@ -18,9 +19,8 @@ from pbt_flow.exploit import (
     TTest,
     is_sure_to_stay,
 )
-from pbt_flow.explore import Explore, Gaussian, NoExplore, Perturb, Resample
-from pbt_flow.samplers import LatinHypercube, OptunaSampler, Sampler, Sobol, Uniform
-from pbt_flow.space import draw
+from pbt_flow.strategies.explore import Explore, Gaussian, NoExplore, Perturb, Resample
+from pbt_flow.strategies.samplers import LatinHypercube, OptunaSampler, Sampler, Sobol, Uniform
 from pbt_flow.testing import ExploitContract, ExploreContract, SamplerContract
 
 Contract = type[ExploitContract] | type[ExploreContract] | type[SamplerContract]

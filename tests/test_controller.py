@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pbt_flow.errors import StoreAway
-from pbt_flow.figures import time_spent
-from pbt_flow.simulation import simulate
+from pbt_flow.exceptions import StoreAway
+from pbt_flow.reporting.series import time_spent
 from pbt_flow.task import Task
+from pbt_flow.testing.simulation import simulate
 from tasks.toy import Toy
 
 FAULTS = ["raises", "nan", "inf", "dies", "hangs"]

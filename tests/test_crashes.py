@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow.checkpoints import file_digest
+from pbt_flow.population.checkpoints import file_digest
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -45,7 +45,7 @@ def cases(points):
 def server():
     """Forks processes that have everything imported already: seconds for each case."""
     context = multiprocessing.get_context("forkserver")
-    ours = ["crash_points", "pbt_flow.runner", "pbt_flow.store"]
+    ours = ["crash_points", "pbt_flow.commands.run", "pbt_flow.tracking.store"]
     context.set_forkserver_preload([*ours, "torch._dynamo", "mlflow.pytorch"])
     # It must import what is tested here, and not what is installed elsewhere.
     with pytest.MonkeyPatch.context() as patch:
@@ -225,7 +225,7 @@ def test_a_worker_that_is_killed_at_any_event_of_a_turn_changes_nothing(
 
 def test_a_population_that_was_killed_while_its_runs_were_made_is_none(tmp_path):
     """Its manifest is written last: there is nothing to lose, and the resume says so."""
-    from pbt_flow.errors import StoreError
+    from pbt_flow.exceptions import StoreError
 
     killed("the runs are being made", "async", str(tmp_path))
     with pytest.raises(StoreError, match=r"is no population: it has no artifact population.json"):

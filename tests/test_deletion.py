@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Misbehaving, Regression
 
 import pbt_flow
-from pbt_flow.checkpoints import file_digest
+from pbt_flow.population.checkpoints import file_digest
 
 pytestmark = pytest.mark.usefixtures("database")
 

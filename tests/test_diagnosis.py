@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pbt_flow.diagnosis import Diagnosis
-from pbt_flow.history import History
-from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
-from pbt_flow.simulation import simulate
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.task import Task
+from pbt_flow.testing.simulation import simulate
+from pbt_flow.training.diagnostics import Diagnosis
 from tasks.quadratic import NoisyQuadratic
 from tasks.toy import Toy
 

@@ -202,7 +202,7 @@ def test_ctrl_c_before_the_first_turn_is_no_traceback(monkeypatch, capsys):
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pbt_flow.runner.run", interrupted)
+    monkeypatch.setattr("pbt_flow.commands.run.run", interrupted)
     assert main(["run", "--task", "toy"]) == 130
     assert capsys.readouterr().err == "pbt_flow run: interrupted\n"
 

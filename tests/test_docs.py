@@ -24,7 +24,7 @@ import yaml
 import pbt_flow
 from pbt_flow.cli import _parser
 from pbt_flow.settings import STRATEGIES
-from pbt_flow.strategies import parse
+from pbt_flow.strategies.text import parse
 from pbt_flow.task import TaskError, find_task
 from pbt_flow.testing import TaskContract
 
@@ -210,9 +210,20 @@ def test_each_section_that_a_document_points_to_is_there(document):
 
 def test_the_tree_shows_each_module_and_no_other():
     tree = (ROOT / "README.md").read_text().split("```\npbt_flow/")[1].split("```")[0]
-    shown = set(re.findall(r"^  ([\w/.]+)", tree, re.MULTILINE))
-    modules = {path.name for path in (ROOT / "pbt_flow").glob("*.py")}
-    assert shown == modules - {"__init__.py", "__main__.py", "errors.py"} | {"engines/", "testing/"}
+    package, shown, wing = ROOT / "pbt_flow", set(), ""
+    for line in tree.splitlines():
+        if found := re.match(r"^  (\w+)/ ", line):
+            wing = found[1]
+            shown.add(wing)
+        elif found := re.match(r"^  (\w+)\.py ", line):
+            shown.add(found[1])
+        elif found := re.match(r"^    ((?:\w+, )*\w+)  ", line):
+            shown.update(f"{wing}.{name}" for name in found[1].split(", "))
+    paths = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py")]
+    modules = {".".join(path.parts) for path in paths if not path.name.startswith("__")}
+    wings = {path.parts[0] for path in paths if len(path.parts) > 1}
+    # The contracts are named by what they are for.
+    assert {name for name in modules if not name.startswith("testing.")} | wings == shown
 
 
 # --- writing a task -------------------------------------------------------------------------------

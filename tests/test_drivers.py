@@ -14,10 +14,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import pbt_flow
-from pbt_flow.connection import check_artifacts, connect, is_away, talking
-from pbt_flow.drivers import hide_password, is_of_a_store, says
-from pbt_flow.errors import StoreAway, StoreError
-from pbt_flow.remote import RemoteFolders
+from pbt_flow.exceptions import StoreAway, StoreError
+from pbt_flow.tracking.client import check_artifacts, connect, is_away, talking
+from pbt_flow.tracking.drivers import hide_password, is_of_a_store, says
+from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 
 WITHOUT = [
     ("postgresql+psycopg://u:secret@127.0.0.1/db", "psycopg", "psycopg[binary]"),

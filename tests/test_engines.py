@@ -12,11 +12,11 @@ import torch
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow.checkpoints import LocalFolders
 from pbt_flow.engines import EngineError, InlineEngine, Lost, ProcessEngine
-from pbt_flow.member import Plan, Turn
+from pbt_flow.engines.worker import Look, Probe, Probed, Retry, Workshop
+from pbt_flow.population.checkpoints import LocalFolders
+from pbt_flow.population.records import Plan, Turn
 from pbt_flow.task import TaskSpec
-from pbt_flow.worker import Look, Probe, Probed, Retry, Workshop
 
 HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
 

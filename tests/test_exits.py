@@ -15,12 +15,7 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow.checkpoints import LocalFolders
-from pbt_flow.member import Plan
-from pbt_flow.reasons import reason_in
-from pbt_flow.store import Store
-from pbt_flow.task import TaskError, TaskSpec
-from pbt_flow.worker import (
+from pbt_flow.engines.worker import (
     CheckNoise,
     CheckRestore,
     Describe,
@@ -30,6 +25,11 @@ from pbt_flow.worker import (
     Worker,
     Workshop,
 )
+from pbt_flow.population.checkpoints import LocalFolders
+from pbt_flow.population.records import Plan
+from pbt_flow.task import TaskError, TaskSpec
+from pbt_flow.tracking.store import Store
+from pbt_flow.utils.reasons import reason_in
 
 
 class OwnEnd(BaseException):

@@ -22,28 +22,30 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from rich.console import Console
 
 import pbt_flow
-from pbt_flow import cli, figures, picture
-from pbt_flow.charts import charts
-from pbt_flow.compare import Comparison, Entry
-from pbt_flow.compare import page as comparison_page
-from pbt_flow.diagnosis import Diagnosis
-from pbt_flow.exploit import welch_p
-from pbt_flow.history import Gain
-from pbt_flow.interval import Interval
-from pbt_flow.means import deviation, difference, in_reach, mean
-from pbt_flow.progress import Progress
-from pbt_flow.replay import INITIAL, LAST, SCHEDULE, Arm, Replay, note, summary
-from pbt_flow.report import page
-from pbt_flow.result import Result
-from pbt_flow.runner import compare
-from pbt_flow.samplers import OptunaSampler
-from pbt_flow.schedule import Schedule
-from pbt_flow.simulation import Simulation, simulate
-from pbt_flow.store import _note
-from pbt_flow.study import study_of
-from pbt_flow.subject import Subject
+from pbt_flow import cli
+from pbt_flow.commands.progress import Progress
+from pbt_flow.commands.replay import INITIAL, LAST, SCHEDULE, Arm, Replay, note, summary
+from pbt_flow.commands.run import compare
+from pbt_flow.engines.worker import read_score
+from pbt_flow.population.history import Gain
+from pbt_flow.population.result import Result
+from pbt_flow.population.schedule import Schedule
+from pbt_flow.reporting import series as figures
+from pbt_flow.reporting import summary_image as picture
+from pbt_flow.reporting.comparison import Comparison, Entry
+from pbt_flow.reporting.comparison import page as comparison_page
+from pbt_flow.reporting.optuna_study import study_of
+from pbt_flow.reporting.page import page
+from pbt_flow.reporting.plotly_charts import charts
+from pbt_flow.reporting.report_data import Subject
+from pbt_flow.strategies.exploit import welch_p
+from pbt_flow.strategies.samplers import OptunaSampler
 from pbt_flow.task import Task
-from pbt_flow.worker import read_score
+from pbt_flow.testing.simulation import Simulation, simulate
+from pbt_flow.tracking.store import _note
+from pbt_flow.training.diagnostics import Diagnosis
+from pbt_flow.utils.interval import Interval
+from pbt_flow.utils.means import deviation, difference, in_reach, mean
 
 MAX, TINY = sys.float_info.max, 5e-324
 EXTREME = [MAX, -MAX, 1e308, -1e308, 1e200, TINY, -TINY, 1e-308, 0.0, -0.0, 1.0, -3.5]

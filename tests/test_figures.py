@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 from test_lineage import begun, do
 
-from pbt_flow import figures
-from pbt_flow.figures import SHADES, Point, Shades
-from pbt_flow.history import History
-from pbt_flow.simulation import simulate
+from pbt_flow.population.history import History
+from pbt_flow.reporting import series as figures
+from pbt_flow.reporting.series import SHADES, Point, Shades
+from pbt_flow.testing.simulation import simulate
 from tasks.quadratic import NoisyQuadratic
 
 

@@ -1,4 +1,4 @@
-"""The building: each file imports from floors below its own, and from few places outside."""
+"""The building: each wing imports from wings below its own, and from few places outside."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,155 +15,52 @@ import pbt_flow
 
 PACKAGE = Path(pbt_flow.__file__).parent
 
-FLOORS: dict[str, int] = {
-    # 0: domains and text
-    "errors": 0,
-    "space": 0,
-    "values": 0,
-    "options": 0,
-    "strategies": 0,
-    "terminal": 0,
-    "cores": 0,
-    "task_files": 0,
-    "means": 0,
-    "compact_state": 0,
-    "reasons": 0,
-    # 1: the nouns
-    "member": 1,
-    "task": 1,
-    "task_logging": 1,
-    # 2: strategies, turns, records
-    "exploit": 2,
-    "explore": 2,
-    "history": 2,
-    "lineage": 2,
-    "schedule": 2,
-    "tree": 2,
-    "figures": 2,
-    "names": 2,
-    "view": 2,
-    "study": 2,
-    "samplers": 2,
-    "checkpoints": 2,
-    "worker": 2,
-    "result": 2,
-    "retention": 2,
-    "roster": 2,
-    "restore_check": 2,
-    "diagnosis": 3,
-    "lease": 2,
-    "remote": 2,
-    "registry": 2,
-    "connection": 2,
-    "deletion": 2,
-    "founding": 2,
-    "adoption": 2,
-    "drivers": 2,
-    "interval": 1,
-    "outbox": 1,
-    # 3: neighbours that do not know each other
-    "advise": 3,
-    "settings": 3,
-    "store": 3,
-    "engines": 3,
-    "progress": 3,
-    # 4: the only room where decision, engine and history meet
-    "album": 3,
-    "checks": 4,
-    "controller": 4,
-    "launch": 4,
-    "subject": 4,
-    "charts": 4,
-    "report": 4,
-    "picture": 4,
-    "compare": 4,
-    # 5: what puts a population together
-    "publish": 5,
-    "frame": 5,
-    "replay": 5,
-    "runner": 5,
-    "simulation": 5,
-    # 6: the doors
-    "__init__": 6,
-    "__main__": 6,
-    "cli": 6,
-    # Beside the building, for tests of users: from floors 0 to 2 only.
-    "testing": 3,
-}
+WINGS = (
+    "exceptions",
+    "utils",
+    "space",
+    "population",
+    "strategies",
+    "task",
+    "settings",
+    "tracking",
+    "engines",
+    "reporting",
+    "training",
+    "commands",
+    "testing",
+    "cli",
+    "__main__",
+)
+"""From the ground up: a wing may import from those before it in this list, and from none after."""
 
-WITHIN_A_FLOOR = {
-    ("space", "errors"),
-    ("space", "values"),
-    ("options", "errors"),
-    ("options", "values"),
-    ("strategies", "errors"),
-    ("task_files", "errors"),
-    ("task", "member"),
-    ("samplers", "history"),
-    ("worker", "checkpoints"),
-    ("worker", "restore_check"),
-    ("remote", "checkpoints"),
-    ("remote", "connection"),
-    ("deletion", "checkpoints"),
-    ("deletion", "connection"),
-    ("adoption", "connection"),
-    ("connection", "drivers"),
-    ("founding", "drivers"),
-    ("remote", "drivers"),
-    ("founding", "adoption"),
-    ("founding", "connection"),
-    ("history", "exploit"),
-    ("lineage", "history"),
-    ("schedule", "history"),
-    ("schedule", "lineage"),
-    ("tree", "history"),
-    ("tree", "lineage"),
-    ("figures", "history"),
-    ("figures", "lineage"),
-    ("study", "history"),
-    ("study", "lineage"),
-    ("result", "history"),
-    ("progress", "settings"),
-    ("album", "engines"),
-    ("controller", "checks"),
-    ("charts", "subject"),
-    ("report", "charts"),
-    ("report", "subject"),
-    ("picture", "charts"),
-    ("compare", "charts"),
-    ("compare", "report"),
-    ("picture", "subject"),
-    ("runner", "publish"),
-    ("runner", "frame"),
-    ("replay", "frame"),
-    ("__main__", "cli"),
+STRANGERS = {
+    "strategies.advise": {"tracking", "engines", "settings", "task"},
+    "settings": {"tracking", "engines"},
+    "tracking": {"strategies", "settings", "engines"},
+    "engines": {"strategies", "settings", "tracking"},
+    "reporting": {"tracking", "engines"},
+    "training": {"tracking"},
 }
-"""The imports between neighbours that there are. A new one is to be thought about."""
-
-STRANGERS = {"advise", "store", "engines", "settings"}
-"""These must not import each other, whatever becomes of the table above."""
-
-TRACKERS = {
-    "store",
-    "founding",
-    "adoption",
-    "drivers",
-    "connection",
-    "deletion",
-    "lease",
-    "remote",
-    "registry",
-}
-"""These talk to MLflow; a worker imports none of them unless the artifacts are elsewhere."""
+"""What a wing or a file must not know, though it lies below: decision, store and engines are
+neighbours, and so are pictures and controller."""
 
 
 def sources() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
-def room(path: Path) -> str:
-    """The room that a file belongs to; a folder is one room."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module(path: Path) -> str:
+    """The name of a file's module within the package; a folder's `__init__.py` is the folder's."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def wing(name: str) -> str:
+    return name.partition(".")[0]
+
+
+MODULES = {module(path) for path in sources()}
 
 
 def imports(path: Path, *, typing: bool = False) -> Iterator[str]:
@@ -192,13 +90,18 @@ def imports(path: Path, *, typing: bool = False) -> Iterator[str]:
     yield from visit(ast.parse(path.read_text(encoding="utf-8")))
 
 
-def rooms_of(path: Path) -> set[str]:
-    """The other rooms of the package that a file imports from."""
-    names = (name.split(".") for name in imports(path))
-    ours = {name[1] if len(name) > 1 else "__init__" for name in names if name[0] == "pbt_flow"}
-    known = {room(path) for path in sources()}
-    # `from pbt_flow import Task` takes a name from the front door.
-    return {name if name in known else "__init__" for name in ours} - {room(path)}
+def modules_of(path: Path) -> set[str]:
+    """The other modules of the package that a file imports from."""
+    found = set()
+    for name in imports(path):
+        root, _, rest = name.partition(".")
+        if root != "pbt_flow":
+            continue
+        while rest and rest not in MODULES:
+            rest = rest.rpartition(".")[0]
+        found.add(rest)
+    # `from pbt_flow import Task` takes a name from the front door, which has no name here.
+    return found - {module(path), ""}
 
 
 def id_of(path: Path) -> str:
@@ -208,41 +111,41 @@ def id_of(path: Path) -> str:
 every_file = pytest.mark.parametrize("path", sources(), ids=id_of)
 
 
-def test_every_file_has_its_floor_and_every_floor_its_files() -> None:
-    assert {room(path) for path in sources()} == set(FLOORS)
+def test_every_file_lies_in_a_wing_and_every_wing_has_files() -> None:
+    assert {wing(name) for name in MODULES} == set(WINGS)
 
 
 @every_file
-def test_a_file_imports_from_floors_below_its_own(path: Path) -> None:
-    here = room(path)
-    wrong = {
-        there
-        for there in rooms_of(path)
-        if FLOORS[there] >= FLOORS[here] and (here, there) not in WITHIN_A_FLOOR
-    }
-    assert not wrong, f"{here} is on floor {FLOORS[here]}; it must not import {sorted(wrong)}"
+def test_a_file_imports_from_its_own_wing_and_from_those_below(path: Path) -> None:
+    here = WINGS.index(wing(module(path)))
+    above = {name for name in modules_of(path) if WINGS.index(wing(name)) > here}
+    assert not above, f"{id_of(path)} lies below {sorted(above)}, and must not import it"
 
 
-def test_every_import_within_a_floor_that_is_listed_is_there() -> None:
-    there_are = {(room(path), there) for path in sources() for there in rooms_of(path)}
-    assert there_are >= WITHIN_A_FLOOR
-    assert all(FLOORS[here] == FLOORS[there] for here, there in WITHIN_A_FLOOR)
+def test_no_files_import_each_other_in_a_circle() -> None:
+    TopologicalSorter({module(path): modules_of(path) for path in sources()}).prepare()
 
 
-@pytest.mark.parametrize("path", [p for p in sources() if room(p) in STRANGERS], ids=id_of)
-def test_decision_store_engines_and_settings_do_not_know_each_other(path: Path) -> None:
-    assert not rooms_of(path) & STRANGERS
+@pytest.mark.parametrize("who", STRANGERS)
+def test_neighbours_do_not_know_each_other(who: str) -> None:
+    for path in sources():
+        if module(path) == who or wing(module(path)) == who:
+            known = {wing(name) for name in modules_of(path)} & STRANGERS[who]
+            assert not known, f"{id_of(path)} knows {sorted(known)}"
 
 
-def test_the_contracts_for_users_need_nothing_above_the_second_floor() -> None:
-    files = [path for path in sources() if room(path) == "testing"]
-    assert max(FLOORS[there] for path in files for there in rooms_of(path)) <= 2
+def test_the_contracts_for_users_need_neither_a_store_nor_a_controller() -> None:
+    files = [path for path in sources() if module(path).endswith("_contract")]
+    files += [path for path in sources() if module(path).endswith("_contracts")]
+    assert len(files) == 2
+    for path in files:
+        assert not {wing(name) for name in modules_of(path)} & {"tracking", "training", "commands"}
 
 
 @every_file
-def test_the_store_and_its_two_helpers_alone_import_mlflow(path: Path) -> None:
+def test_one_wing_alone_imports_mlflow(path: Path) -> None:
     found = [name for name in imports(path, typing=True) if name.split(".")[0] == "mlflow"]
-    assert bool(found) == (room(path) in TRACKERS), found
+    assert not found or wing(module(path)) == "tracking", found
 
 
 @every_file
@@ -267,14 +170,15 @@ def loaded(*modules: str) -> set[str]:
 
 
 def test_a_worker_loads_no_mlflow_and_none_of_the_other_heavy_libraries() -> None:
-    found = loaded("pbt_flow.worker", "pbt_flow.task", "pbt_flow.engines.child")
+    found = loaded("pbt_flow.engines.worker", "pbt_flow.task", "pbt_flow.engines.worker_main")
     heavy = {"mlflow", "scipy", "sklearn", "pandas", "rich", "torch", "sqlalchemy", "plotly"}
     assert not found & heavy
     # `import optuna.distributions` alone brings in all of `optuna.samplers`, which are light: what
     # they need is loaded when one is built.
     assert "optuna.distributions" in found
     ours = {name.split(".")[1] for name in found if name.startswith("pbt_flow.")}
-    assert not ours & {*TRACKERS, "advise", "controller", "runner", "cli", "progress", "testing"}
+    assert not ours & {"tracking", "training", "commands", "reporting", "testing", "cli"}
+    assert "pbt_flow.strategies.advise" not in found
 
 
 def test_the_package_itself_loads_no_mlflow_before_it_is_used() -> None:

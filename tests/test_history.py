@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.exploit import Candidate
-from pbt_flow.history import Gain, History
-from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
+from pbt_flow.population.history import Candidate, Gain, History
+from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 
 INTERVAL = 10
 

@@ -6,8 +6,8 @@ import time
 import pytest
 from mlflow.tracking import MlflowClient
 
-from pbt_flow.errors import StoreError
-from pbt_flow.lease import _birth, _has_died, claim
+from pbt_flow.exceptions import StoreError
+from pbt_flow.tracking.lease import _birth, _has_died, claim
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.history import History
-from pbt_flow.lineage import (
+from pbt_flow.population.history import History
+from pbt_flow.population.lineage import (
     Node,
     ancestors,
     every_turn,
@@ -20,8 +20,8 @@ from pbt_flow.lineage import (
     node_of,
     weights_parent,
 )
-from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
-from pbt_flow.simulation import Fault, simulate
+from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
+from pbt_flow.testing.simulation import Fault, simulate
 from tasks.quadratic import NoisyQuadratic
 
 STEPS = 10

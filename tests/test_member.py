@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.errors import PBTError
-from pbt_flow.member import (
+from pbt_flow.exceptions import PBTError
+from pbt_flow.population.records import (
     Checkpoint,
     Donor,
     Member,

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
 
-from pbt_flow.options import arguments_of, compare_with_code, is_same, options_of
 from pbt_flow.task import Declaration, Task, TaskError, check_options, complete_options, declare
+from pbt_flow.task.options import arguments_of, compare_with_code, is_same, options_of
 
 if TYPE_CHECKING:
     from nowhere import Missing

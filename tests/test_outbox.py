@@ -2,8 +2,8 @@
 
 import pytest
 
-from pbt_flow.errors import StoreAway, StoreError
-from pbt_flow.outbox import Outbox
+from pbt_flow.exceptions import StoreAway, StoreError
+from pbt_flow.training.log_queue import Outbox
 
 
 class Store:

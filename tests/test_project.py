@@ -56,7 +56,7 @@ def test_a_clone_that_was_not_installed_knows_the_same_tasks(monkeypatch):
     """`mlflow run` installs third parties only: there a task is the file of its name."""
     installed = dict(re.findall(r'^(\w+) = "(tasks\..+:.+)"$', PYPROJECT, re.MULTILINE))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("pbt_flow.task._registered", dict)
+    monkeypatch.setattr("pbt_flow.task.naming._registered", dict)
     assert len(installed) == 5
     for name, place in installed.items():
         found = find_task(name)

@@ -14,13 +14,13 @@ from test_report import Rich, subject
 
 import pbt_flow
 from pbt_flow import cli
-from pbt_flow.lineage import ancestors
-from pbt_flow.publish import LiveReport, publish, write
-from pbt_flow.report import page
-from pbt_flow.runner import make_report
-from pbt_flow.schedule import Schedule
-from pbt_flow.store import Store
-from pbt_flow.view import view_tag
+from pbt_flow.commands.publish import LiveReport, publish, write
+from pbt_flow.commands.run import make_report
+from pbt_flow.population.lineage import ancestors
+from pbt_flow.population.schedule import Schedule
+from pbt_flow.reporting.page import page
+from pbt_flow.tracking.saved_view import view_tag
+from pbt_flow.tracking.store import Store
 
 
 class Kept:

@@ -15,11 +15,11 @@ import pytest
 import torch
 from test_worker import plan, worker
 
-from pbt_flow.checkpoints import read_record
-from pbt_flow.member import Turn, turn_from_json, turn_to_json
-from pbt_flow.reasons import account_of, in_short, reason_in, reason_of
-from pbt_flow.store import _error_tag
-from pbt_flow.worker import Look, Worker, _read_metrics, read_score
+from pbt_flow.engines.worker import Look, Worker, _read_metrics, read_score
+from pbt_flow.population.checkpoints import read_record
+from pbt_flow.population.records import Turn, turn_from_json, turn_to_json
+from pbt_flow.tracking.store import _error_tag
+from pbt_flow.utils.reasons import account_of, in_short, reason_in, reason_of
 
 
 class Unspeakable(Exception):

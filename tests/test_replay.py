@@ -21,12 +21,7 @@ from sample_tasks import KeepsTheDonorsRate, Regression
 
 import pbt_flow
 from pbt_flow import cli
-from pbt_flow.controller import Controller
-from pbt_flow.errors import PopulationError, StoreAway, StoreError
-from pbt_flow.history import History
-from pbt_flow.interval import Interval
-from pbt_flow.member import Member
-from pbt_flow.replay import (
+from pbt_flow.commands.replay import (
     INITIAL,
     LAST,
     SCHEDULE,
@@ -40,12 +35,17 @@ from pbt_flow.replay import (
     settings_of,
     summary,
 )
-from pbt_flow.runner import make_report
-from pbt_flow.schedule import Schedule, ScheduleError, Segment, schedule_of
+from pbt_flow.commands.run import make_report
+from pbt_flow.exceptions import PopulationError, StoreAway, StoreError
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Member
+from pbt_flow.population.schedule import Schedule, ScheduleError, Segment, schedule_of
 from pbt_flow.settings import SettingsError
-from pbt_flow.simulation import MemoryStore, SimulatedEngine, simulate
 from pbt_flow.space import SpaceError
-from pbt_flow.store import Store
+from pbt_flow.testing.simulation import MemoryStore, SimulatedEngine, simulate
+from pbt_flow.tracking.store import Store
+from pbt_flow.training.controller import Controller
+from pbt_flow.utils.interval import Interval
 from tasks.quadratic import NoisyQuadratic
 
 
@@ -543,7 +543,7 @@ def test_what_came_of_it_is_told_in_a_table():
 
 
 def replay_of_nothing():
-    from pbt_flow.replay import Replay
+    from pbt_flow.commands.replay import Replay
 
     plan = schedule(0.1)
     first, second, third = arms_of(plan, 2)

@@ -12,17 +12,18 @@ from typing import ClassVar
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pbt_flow import figures, picture
-from pbt_flow.charts import charts
-from pbt_flow.figures import Shades
-from pbt_flow.history import History
-from pbt_flow.member import Member
-from pbt_flow.report import page
-from pbt_flow.result import Result
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Member
+from pbt_flow.population.result import Result
+from pbt_flow.reporting import series as figures
+from pbt_flow.reporting import summary_image as picture
+from pbt_flow.reporting.page import page
+from pbt_flow.reporting.plotly_charts import charts
+from pbt_flow.reporting.report_data import Subject
+from pbt_flow.reporting.series import Shades
 from pbt_flow.settings import Settings
-from pbt_flow.simulation import simulate
-from pbt_flow.subject import Subject
-from pbt_flow.view import MOST, population_view, view_address, view_tag
+from pbt_flow.testing.simulation import simulate
+from pbt_flow.tracking.saved_view import MOST, population_view, view_address, view_tag
 from tasks.quadratic import NoisyQuadratic
 
 

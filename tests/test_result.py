@@ -12,13 +12,13 @@ from test_report import Rich, subject, text
 
 import pbt_flow
 from pbt_flow.cli import summary
-from pbt_flow.history import History
-from pbt_flow.member import Checkpoint, Donor, Member, Plan, Turn
-from pbt_flow.report import page
-from pbt_flow.result import Result
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
+from pbt_flow.population.result import Result
+from pbt_flow.reporting.page import page
+from pbt_flow.reporting.report_data import Subject
 from pbt_flow.settings import Settings
-from pbt_flow.store import Store, _note
-from pbt_flow.subject import Subject
+from pbt_flow.tracking.store import Store, _note
 
 INTERVAL = 100
 ROOT = Path(__file__).resolve().parents[1]

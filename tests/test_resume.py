@@ -12,14 +12,14 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow import cli
-from pbt_flow.checkpoints import LocalFolders
-from pbt_flow.compare import ComparisonError
-from pbt_flow.errors import StoreError
-from pbt_flow.lease import claim
-from pbt_flow.member import RecordError
-from pbt_flow.runner import compare, make_report
+from pbt_flow.commands.run import compare, make_report
+from pbt_flow.exceptions import StoreError
+from pbt_flow.population.checkpoints import LocalFolders
+from pbt_flow.population.records import RecordError
+from pbt_flow.reporting.comparison import ComparisonError
 from pbt_flow.settings import SettingsError
-from pbt_flow.store import Store
+from pbt_flow.tracking.lease import claim
+from pbt_flow.tracking.store import Store
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -194,7 +194,7 @@ def test_a_report_that_is_no_number_comes_back_as_it_was():
 def test_half_a_control_is_none(capsys):
     result, control = run(), run(exploit="none")
     half = dataclasses.replace(control, status="interrupted")
-    from pbt_flow.runner import _beside
+    from pbt_flow.commands.run import _beside
 
     beside = _beside(result, half)
     text = cli.summary(beside)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.controller import Controller
-from pbt_flow.member import Checkpoint, Plan, Turn
-from pbt_flow.retention import removable
-from pbt_flow.simulation import simulate
+from pbt_flow.population.records import Checkpoint, Plan, Turn
+from pbt_flow.testing.simulation import simulate
+from pbt_flow.training.controller import Controller
+from pbt_flow.training.retention import removable
 from tasks.toy import Toy
 
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pbt_flow.errors import Diverged
+from pbt_flow.exceptions import Diverged
 from pbt_flow.task import TaskError
 from pbt_flow.testing import TaskContract, assert_same, middle, same
 

@@ -34,14 +34,15 @@ from benchmarks.random_inputs import (
     random_metrics,
     random_space,
 )
-from pbt_flow import compare, runner
 from pbt_flow.cli import _parser
-from pbt_flow.connection import local_path
-from pbt_flow.founding import MANIFEST
-from pbt_flow.member import RecordError, Turn
-from pbt_flow.names import MetricNames
+from pbt_flow.commands import run as runner
+from pbt_flow.population.records import RecordError, Turn
+from pbt_flow.reporting import comparison as compare
 from pbt_flow.space import SpaceError, check_hparams, check_space, plain_space
 from pbt_flow.task import Task, TaskError
+from pbt_flow.tracking.client import local_path
+from pbt_flow.tracking.create import MANIFEST
+from pbt_flow.tracking.metric_names import MetricNames
 
 pytestmark = pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")
 
@@ -237,7 +238,7 @@ def test_a_population_of_the_version_that_wrote_tuples_as_lists_is_read_and_goes
 
 def test_a_list_in_a_record_that_is_no_choice_is_refused_with_the_turn() -> None:
     from benchmarks.random_inputs import turn_of
-    from pbt_flow.member import fitted_turn
+    from pbt_flow.population.records import fitted_turn
 
     turn: Turn = turn_of({"betas": [1]})
     with pytest.raises(RecordError, match=r"turn 1 of member 0: .*'betas': \[1\] does not lie in"):

@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.problems import Drift
 from benchmarks.rules import DURATIONS, TIMES, outcomes
-from pbt_flow.controller import Controller
 from pbt_flow.task import Task
+from pbt_flow.training.controller import Controller
 from tasks.toy import Toy
 
 

@@ -17,12 +17,12 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Misbehaving, OneBlocked, Regression
 
 import pbt_flow
-from pbt_flow import lease
-from pbt_flow.errors import StoreAway, StoreError
-from pbt_flow.member import RecordError
-from pbt_flow.result import Result
+from pbt_flow.exceptions import StoreAway, StoreError
+from pbt_flow.population.records import RecordError
+from pbt_flow.population.result import Result
 from pbt_flow.settings import SettingsError
 from pbt_flow.task import TaskError
+from pbt_flow.tracking import lease
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -397,7 +397,7 @@ def every_run():
         ("mlflow.tracking.MlflowClient", "create_run", 2, 1),
         ("mlflow.tracking.MlflowClient", "create_run", 4, 3),
         ("mlflow.tracking.MlflowClient", "log_dict", 1, 5),
-        ("pbt_flow.store.Store", "claim", 1, 5),
+        ("pbt_flow.tracking.store.Store", "claim", 1, 5),
     ],
 )
 @pytest.mark.parametrize("before", [True, False])
@@ -489,7 +489,7 @@ def test_an_error_that_nobody_foresaw_leaves_no_run_that_says_it_is_running(monk
         raise KeyError("a bug of ours")
 
     with monkeypatch.context() as patch:
-        patch.setattr("pbt_flow.controller.Controller.log_rounds", broken)
+        patch.setattr("pbt_flow.training.controller.Controller.log_rounds", broken)
         with pytest.raises(KeyError):
             run(turns=3)
     experiments = [e.experiment_id for e in MlflowClient().search_experiments()]
@@ -548,7 +548,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(task, settings, er
 
 def test_a_store_that_refuses_is_not_waited_for():
     """A run that somebody deleted does not come back: no patience mends that."""
-    from pbt_flow.store import Store
+    from pbt_flow.tracking.store import Store
 
     result = run(turns=1)
     store = Store.open(result.run_id)
@@ -560,7 +560,7 @@ def test_a_store_that_refuses_is_not_waited_for():
 
 @pytest.mark.slow
 def test_a_database_that_is_locked_may_be_free_later():
-    from pbt_flow.store import Store
+    from pbt_flow.tracking.store import Store
 
     result = run(turns=1)
     store = Store.open(result.run_id)
@@ -655,7 +655,7 @@ def test_nobody_trains_beyond_the_budget_where_one_worker_is_far_behind_the_othe
 
 def make_a_database(folder):
     os.chdir(folder)
-    from pbt_flow.connection import connect
+    from pbt_flow.tracking.client import connect
 
     connect()
 
@@ -675,7 +675,7 @@ def test_processes_that_make_one_database_at_once_do_not_disturb_each_other(tmp_
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    from pbt_flow.connection import connect
+    from pbt_flow.tracking.client import connect
 
     folder = tmp_path / "closed"
     folder.mkdir()

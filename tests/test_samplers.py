@@ -19,8 +19,9 @@ from optuna.distributions import (
 )
 from scipy.stats import qmc
 
-from pbt_flow.history import Gain
-from pbt_flow.samplers import (
+from pbt_flow.population.history import Gain
+from pbt_flow.space import check_hparams, draw, to_unit
+from pbt_flow.strategies.samplers import (
     SAMPLERS,
     LatinHypercube,
     OptunaSampler,
@@ -28,7 +29,6 @@ from pbt_flow.samplers import (
     Sobol,
     Uniform,
 )
-from pbt_flow.space import check_hparams, draw, to_unit
 
 SPACE: dict[str, BaseDistribution] = {
     "lr": FloatDistribution(1e-5, 1e-1, log=True),
@@ -213,7 +213,7 @@ def test_no_throw_away_study_is_announced_and_the_users_logging_stays_as_it_was(
     code = (
         "import numpy as np, optuna, sys\n"
         "from optuna.distributions import FloatDistribution\n"
-        "from pbt_flow.samplers import OptunaSampler\n"
+        "from pbt_flow.strategies.samplers import OptunaSampler\n"
         "space = {'x': FloatDistribution(0, 1)}\n"
         "before = optuna.logging.get_verbosity()\n"
         "OptunaSampler().initial(space, 2, np.random.default_rng(0))\n"

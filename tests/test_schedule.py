@@ -11,10 +11,10 @@ import math
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pbt_flow.errors import PBTError
-from pbt_flow.lineage import ancestors
-from pbt_flow.schedule import Schedule, ScheduleError, Segment, schedule_of
-from pbt_flow.simulation import simulate
+from pbt_flow.exceptions import PBTError
+from pbt_flow.population.lineage import ancestors
+from pbt_flow.population.schedule import Schedule, ScheduleError, Segment, schedule_of
+from pbt_flow.testing.simulation import simulate
 from tasks.quadratic import NoisyQuadratic
 
 SPACE = {

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
-from pbt_flow.errors import PBTError
-from pbt_flow.exploit import BinaryTournament, NoExploit, Truncation, TTest
-from pbt_flow.explore import Gaussian, NoExplore, Perturb, Resample
-from pbt_flow.samplers import LatinHypercube, OptunaSampler, Sobol, Uniform
+from pbt_flow.exceptions import PBTError
 from pbt_flow.settings import STRATEGIES, Settings, SettingsError, Strategies
 from pbt_flow.space import SpaceError
-from pbt_flow.strategies import StrategyError
+from pbt_flow.strategies.exploit import BinaryTournament, NoExploit, Truncation, TTest
+from pbt_flow.strategies.explore import Gaussian, NoExplore, Perturb, Resample
+from pbt_flow.strategies.samplers import LatinHypercube, OptunaSampler, Sobol, Uniform
+from pbt_flow.strategies.text import StrategyError
 from pbt_flow.task import Task, TaskError, declare
 
 
@@ -284,7 +284,7 @@ def test_a_strategy_that_cannot_be_is_refused(given: Mapping[str, Any], message:
         {"init": "optuna:sampler=GridSampler"},
         {"init": "optuna:sampler=PartialFixedSampler"},
         {"exploit": Perturb(ordered=("lr",))},
-        {"exploit": "pbt_flow.samplers.Uniform"},
+        {"exploit": "pbt_flow.strategies.samplers.Uniform"},
     ],
     ids=str,
 )

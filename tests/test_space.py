@@ -19,7 +19,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from pbt_flow.errors import PBTError
+from pbt_flow.exceptions import PBTError
 from pbt_flow.space import (
     SpaceError,
     check_hparams,

@@ -13,10 +13,10 @@ from mlflow.tracking import MlflowClient
 from servers import Server, check, until
 
 import pbt_flow
-from pbt_flow.checkpoints import file_digest
-from pbt_flow.member import Plan, Turn
-from pbt_flow.remote import RemoteFolders
-from pbt_flow.store import Store
+from pbt_flow.population.checkpoints import file_digest
+from pbt_flow.population.records import Plan, Turn
+from pbt_flow.tracking.remote_checkpoints import RemoteFolders
+from pbt_flow.tracking.store import Store
 
 
 @pytest.fixture
@@ -81,7 +81,9 @@ def test_what_a_turn_printed_is_on_its_run_before_the_turn_has_happened(tmp_path
 
 def test_what_was_fetched_goes_with_the_last_who_can_ask_for_it(database, monkeypatch):
     result = pbt_flow.run("toy", population=2, turns=1, engine="inline", quiet=True)
-    monkeypatch.setattr("pbt_flow.store.local_path", lambda uri: None)  # as if it were elsewhere
+    monkeypatch.setattr(
+        "pbt_flow.tracking.store.local_path", lambda uri: None
+    )  # as if it were elsewhere
     store = Store.open(result.run_id)
     cache = Path(store.folders.cache)
     turn = store.turns(1)[0]

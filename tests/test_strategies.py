@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.errors import PBTError
-from pbt_flow.exploit import EXPLOITS, BinaryTournament, NoExploit, Truncation, TTest
-from pbt_flow.explore import EXPLORES, Gaussian, NoExplore, Perturb, Resample
-from pbt_flow.samplers import SAMPLERS, OptunaSampler, Sobol, Uniform
-from pbt_flow.strategies import StrategyError, parse, write
+from pbt_flow.exceptions import PBTError
+from pbt_flow.strategies.exploit import EXPLOITS, BinaryTournament, NoExploit, Truncation, TTest
+from pbt_flow.strategies.explore import EXPLORES, Gaussian, NoExplore, Perturb, Resample
+from pbt_flow.strategies.samplers import SAMPLERS, OptunaSampler, Sobol, Uniform
+from pbt_flow.strategies.text import StrategyError, parse, write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ OWN = f"{Everything.__module__}.{Everything.__qualname__}"
         ("everything:counts=7/8/9", KINDS, Everything(counts=(7, 8, 9))),
         (OWN, {}, Everything()),
         (f"{OWN}:whole=4,side=right", {}, Everything(whole=4, side="right")),
-        ("pbt_flow.exploit.TTest:alpha=0.1", {}, TTest(alpha=0.1)),
+        ("pbt_flow.strategies.exploit.TTest:alpha=0.1", {}, TTest(alpha=0.1)),
     ],
 )
 def test_text_becomes_the_strategy_that_it_describes(
@@ -95,8 +95,14 @@ def test_text_becomes_the_strategy_that_it_describes(
         ("", "exploit: there is no ''; choose from"),
         (":fraction=0.2", "exploit: there is no ''; choose from"),
         ("no.such.module.Class", "there is no 'no.such.module.Class'; .*package.module.Class"),
-        ("pbt_flow.exploit.Missing", "there is no 'pbt_flow.exploit.Missing'"),
-        ("pbt_flow.exploit.welch_p", "there is no 'pbt_flow.exploit.welch_p'"),
+        (
+            "pbt_flow.strategies.exploit.Missing",
+            "there is no 'pbt_flow.strategies.exploit.Missing'",
+        ),
+        (
+            "pbt_flow.strategies.exploit.welch_p",
+            "there is no 'pbt_flow.strategies.exploit.welch_p'",
+        ),
         ("pathlib.Path", "there is no 'pathlib.Path'"),
         (
             "truncation:fractoin=0.2",
@@ -138,7 +144,7 @@ def test_text_that_describes_no_strategy_is_refused_with_what_there_is(
         "./own.py:Mine",
         "..exploit.Truncation",
         f"{Needy.__module__}.Needy",
-        "pbt_flow.exploit.Candidate",
+        "pbt_flow.strategies.exploit.Candidate",
     ],
 )
 def test_text_that_python_cannot_import_or_build_is_refused_too(text: str) -> None:

@@ -7,9 +7,9 @@ from optuna.trial import TrialState
 from test_report import Rich
 
 import pbt_flow
-from pbt_flow.lineage import every_turn
-from pbt_flow.simulation import simulate
-from pbt_flow.study import study_of
+from pbt_flow.population.lineage import every_turn
+from pbt_flow.reporting.optuna_study import study_of
+from pbt_flow.testing.simulation import simulate
 
 
 def history(**settings):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from optuna.distributions import BaseDistribution, FloatDistribution
 
-from pbt_flow.errors import PBTError
+from pbt_flow.exceptions import PBTError
 from pbt_flow.task import (
     Task,
     TaskError,

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import pbt_flow
-from pbt_flow import task_files
 from pbt_flow.task import Task, TaskError, check_found, declare, find_task, name_task
+from pbt_flow.task import files as task_files
 
 LIGHT = """
 from optuna.distributions import FloatDistribution

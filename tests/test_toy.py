@@ -6,8 +6,8 @@ from statistics import fmean, median
 import numpy as np
 import pytest
 
-from pbt_flow.simulation import simulate
 from pbt_flow.testing import TaskContract
+from pbt_flow.testing.simulation import simulate
 from tasks.quadratic import NoisyQuadratic
 from tasks.toy import Toy, figure
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_lineage import begun, do
 
-from pbt_flow.history import History
-from pbt_flow.lineage import Node, ancestors, every_turn, node_of, weights_parent
-from pbt_flow.simulation import simulate
-from pbt_flow.tree import lay_out
+from pbt_flow.population.history import History
+from pbt_flow.population.lineage import Node, ancestors, every_turn, node_of, weights_parent
+from pbt_flow.reporting.tree_layout import lay_out
+from pbt_flow.testing.simulation import simulate
 from tasks.quadratic import NoisyQuadratic
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from pbt_flow import Diverged, load, resume, run
-from pbt_flow.checkpoints import LocalFolders
-from pbt_flow.member import Plan, RecordError, turn_from_json, turn_to_json
-from pbt_flow.runner import make_report
-from pbt_flow.store import Store
+from pbt_flow.commands.run import make_report
+from pbt_flow.engines.worker import Probe, Worker, Workshop
+from pbt_flow.population.checkpoints import LocalFolders
+from pbt_flow.population.records import Plan, RecordError, turn_from_json, turn_to_json
 from pbt_flow.task import TaskSpec
-from pbt_flow.worker import Probe, Worker, Workshop
+from pbt_flow.tracking.store import Store
 from tests.sample_tasks import Regression
 
 SMALL = {"population": 2, "turns": 2, "interval": 2, "engine": "inline"}

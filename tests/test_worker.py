@@ -16,15 +16,15 @@ import torch
 from mlflow.exceptions import MlflowException
 from sample_tasks import Regression
 
-from pbt_flow.checkpoints import LocalFolders, load_state, read_record
-from pbt_flow.errors import StoreError
-from pbt_flow.launch import workshop_of
-from pbt_flow.member import Plan, Turn
-from pbt_flow.reasons import reason_of
+from pbt_flow.commands.launch import workshop_of
+from pbt_flow.engines.worker import Look, Probe, StorageError, Worker, Workshop, read_score
+from pbt_flow.exceptions import StoreError
+from pbt_flow.population.checkpoints import LocalFolders, load_state, read_record
+from pbt_flow.population.records import Plan, Turn
 from pbt_flow.settings import Settings
 from pbt_flow.task import TaskSpec
 from pbt_flow.testing import assert_same
-from pbt_flow.worker import Look, Probe, StorageError, Worker, Workshop, read_score
+from pbt_flow.utils.reasons import reason_of
 
 HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
 
@@ -310,7 +310,7 @@ def test_a_checkpoint_that_cannot_be_read_is_trouble_with_storage(tmp_path, monk
     def fails(path):
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr("pbt_flow.checkpoints.file_digest", fails)
+    monkeypatch.setattr("pbt_flow.population.checkpoints.file_digest", fails)
     with pytest.raises(StorageError, match=rf"{said}\[Errno 5\] .*; let .* be read by whom"):
         made.run(plan(turn=2, start=first.checkpoint))
     assert made.folders.record(0, 2) is None
@@ -336,7 +336,7 @@ def test_a_worker_killed_between_state_and_record_leaves_no_turn(tmp_path):
     """The record is the commit: at any instruction before it the turn has not happened."""
     code = (
         "import os, signal, sys, pathlib; sys.path[:0] = sys.argv[2:]\n"
-        "import pbt_flow.checkpoints as c\n"
+        "import pbt_flow.population.checkpoints as c\n"
         "c.save_record = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from test_worker import plan, worker\n"
         "worker(pathlib.Path(sys.argv[1])).run(plan())"
@@ -354,7 +354,7 @@ def test_what_a_killed_attempt_wrote_is_gone_when_the_next_one_fails(tmp_path, o
     """Otherwise nobody ever deletes that state: no record refers to it."""
     code = (
         "import os, signal, sys, pathlib; sys.path[:0] = sys.argv[2:]\n"
-        "import pbt_flow.checkpoints as c\n"
+        "import pbt_flow.population.checkpoints as c\n"
         "c.save_record = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         "from test_worker import plan, worker\n"
         "folder = pathlib.Path(sys.argv[1])\n"

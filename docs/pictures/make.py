@@ -45,7 +45,7 @@ def browser(started: Playwright) -> Browser:
 def shoot_report() -> None:
     """The report of a population on the noisy quadratic, as it opens in a browser."""
     import pbt_flow
-    from pbt_flow.runner import make_report
+    from pbt_flow.commands.run import make_report
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")

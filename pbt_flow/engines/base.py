@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
-from pbt_flow.checkpoints import Folders
-from pbt_flow.task_logging import MemberRuns
-from pbt_flow.worker import Done, Job, Workshop
+from pbt_flow.engines.worker import Done, Job, Workshop
+from pbt_flow.population.checkpoints import Folders
+from pbt_flow.task.mlflow_capture import MemberRuns
 
 
 class EngineError(RuntimeError):

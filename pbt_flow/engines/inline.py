@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pbt_flow.checkpoints import Folders
 from pbt_flow.engines.base import Engine, EngineError, Lost
-from pbt_flow.task_logging import MemberRuns, TaskLogging
-from pbt_flow.worker import Describe, Done, Job, StorageError, Worker, Workshop, describe
+from pbt_flow.engines.worker import Describe, Done, Job, StorageError, Worker, Workshop, describe
+from pbt_flow.population.checkpoints import Folders
+from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
 
 _PASSES = (KeyboardInterrupt,)
 """Ctrl-C reaches this process in the middle of a task; nothing tells it from a task that raises the

@@ -23,12 +23,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from pbt_flow.checkpoints import Folders
 from pbt_flow.engines.base import Engine, EngineError, Lost
-from pbt_flow.engines.nursery import ANSWER, REQUEST
-from pbt_flow.task_files import search_path
-from pbt_flow.task_logging import MemberRuns
-from pbt_flow.worker import Done, Job, Workshop
+from pbt_flow.engines.forkserver import ANSWER, REQUEST
+from pbt_flow.engines.worker import Done, Job, Workshop
+from pbt_flow.population.checkpoints import Folders
+from pbt_flow.task.files import search_path
+from pbt_flow.task.mlflow_capture import MemberRuns
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GONE = "the process that workers are forked from has ended"

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pbt_flow.exploit import EXPLOITS, Candidate, Exploit, is_sure_to_stay
-from pbt_flow.explore import EXPLORES, Explore
-from pbt_flow.history import Gain
-from pbt_flow.samplers import SAMPLERS, Sampler
+from pbt_flow.population.history import Candidate, Gain
 from pbt_flow.space import Hparams, Space, Value, check_hparams, draw
-from pbt_flow.strategies import parse, write
+from pbt_flow.strategies.exploit import EXPLOITS, Exploit, is_sure_to_stay
+from pbt_flow.strategies.explore import EXPLORES, Explore
+from pbt_flow.strategies.samplers import SAMPLERS, Sampler
+from pbt_flow.strategies.text import parse, write
 
 EVERY_KIND: Space = {
     "log": FloatDistribution(1e-5, 1e-1, log=True),

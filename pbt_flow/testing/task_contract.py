@@ -21,11 +21,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from pbt_flow.member import derive_seed
-from pbt_flow.restore_check import first_difference
+from pbt_flow.engines.restore_check import first_difference
+from pbt_flow.engines.worker import read_score
+from pbt_flow.population.records import derive_seed
 from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, own_hparams
 from pbt_flow.task import Task, check_task
-from pbt_flow.worker import read_score
 
 LOOKS = ("evaluate", "understood", "metrics", "report", "samples", "example", "model")
 """The methods of a task that look at it; the model is used on the example."""

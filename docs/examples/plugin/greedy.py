@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pbt_flow.member import Copies
+from pbt_flow.population.records import Copies
 
 
 @dataclass(frozen=True)

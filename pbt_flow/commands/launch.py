@@ -1,0 +1,137 @@
+"""An engine gets to work for a task: what it declares is read, and a first model is built.
+
+Whatever is wrong with the task or the settings comes to light here, before anything is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pickle
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
+from pbt_flow.engines.worker import Described, Done, Probe, Probed, Workshop
+from pbt_flow.exceptions import PBTError, PopulationError
+from pbt_flow.settings import Settings
+from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, check_found, declare
+from pbt_flow.task.files import is_loading
+from pbt_flow.utils.reasons import reason_of
+
+
+def spec_of(settings: Settings) -> TaskSpec:
+    return TaskSpec(name=settings.task, options=settings.options, device=settings.device)
+
+
+@contextlib.contextmanager
+def hired(engine: str | None = None, threads: int | None = None, **others: Any) -> Iterator[Engine]:
+    """The engine that the settings ask for; they are not checked yet."""
+    # A script that runs a population when it is imported would start another in each worker.
+    if is_loading():
+        raise PopulationError(
+            "run() was called while the file of the task was imported for its class; put the call "
+            'under if __name__ == "__main__":'
+        )
+    made: Engine
+    if engine == "inline":
+        made = InlineEngine()
+    else:
+        made = ProcessEngine(threads if type(threads) is int and threads > 0 else 1)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def declared(engine: Engine, task: str | type[Task]) -> Declaration:
+    """What the task declares; of a task given by name, a worker has been asked to find out.
+
+    So this process imports neither the task's libraries nor, above all, torch.
+    """
+    if isinstance(task, str):
+        if not task:
+            raise TaskError("the name of the task is empty")
+        described = _ask(engine)
+        if isinstance(described, Lost):
+            raise TaskError(f"task {task} cannot be imported: {described.reason}")
+        assert isinstance(described, Described)
+        with contextlib.suppress(Exception):
+            found: Declaration = pickle.loads(described.declaration)
+            return found
+    try:
+        declaration = declare(task)
+        if not isinstance(task, str):
+            check_found(task)
+        return declaration
+    except (PBTError, KeyboardInterrupt):
+        raise
+    except SystemExit as error:
+        raise TaskError(f"task {task} cannot be imported: {reason_of(error)}") from error
+    except BaseException as error:
+        raise TaskError(f"task {task} cannot be imported:\n{_own_lines(error)}") from error
+
+
+def _own_lines(error: BaseException) -> str:
+    """The traceback of an error, from the first line on that is the user's."""
+    trace = error.__traceback__
+    ours = (
+        str(Path(__file__).parents[1]),
+        "<frozen importlib",
+        str(Path(importlib.__file__).parent),
+    )
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace, chain=False)).rstrip()
+
+
+def workshop_of(settings: Settings, slots: int) -> Workshop:
+    """What all turns of a population share, where so many run at once."""
+    share = -(-settings.population // slots)
+    # Memory of a GPU is scarce, and what the task takes of it is not known.
+    usual = share if settings.device == "cpu" else 1
+    return Workshop(
+        task=spec_of(settings),
+        seed=settings.seed,
+        warm=settings.warm or usual,
+        threads=settings.threads,
+    )
+
+
+def start(engine: Engine, settings: Settings) -> None:
+    """Let the engine get ready, and build the task's first model."""
+    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
+    engine.start(workshop_of(settings, slots), slots=slots)
+    engine.submit(Probe())
+
+
+def check_probe(engine: Engine, settings: Settings) -> Mapping[str, str]:
+    """Refuse a task that cannot be built, before anything is written.
+
+    Returns:
+        What the task understood of its data, options and environment, by topic.
+
+    Raises:
+        TaskError: It cannot be built.
+    """
+    probed = _ask(engine)
+    reason = probed.reason if isinstance(probed, Lost) else ""
+    if isinstance(probed, Probed) and probed.error:
+        reason = probed.error
+    if reason:
+        raise TaskError(f"task {settings.task} cannot be built: {reason}")
+    return probed.understood if isinstance(probed, Probed) else {}
+
+
+def _ask(engine: Engine) -> Done | Lost:
+    """The answer to the only job under way."""
+    try:
+        finished = engine.wait()
+        while not finished:
+            finished = engine.wait()
+    except EngineError as error:
+        raise PopulationError(str(error)) from None
+    (answer,) = finished
+    return answer

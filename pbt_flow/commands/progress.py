@@ -1,0 +1,140 @@
+"""The live terminal: a table of the members while they train, or else plain lines.
+
+Everything goes to standard error; standard output is for the result.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from types import TracebackType
+from typing import IO, cast
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Turn
+from pbt_flow.settings import Settings
+from pbt_flow.utils.terminal import Unbroken
+from pbt_flow.utils.text import duration, number, values
+
+
+class Progress:
+    """Shows how a population is getting on.
+
+    Args:
+        settings: The population's settings.
+        run_id: The population's run, named in the title.
+        tracking_uri: Where that run is.
+        quiet: Whether to show nothing at all.
+    """
+
+    def __init__(
+        self, settings: Settings, run_id: str, tracking_uri: str, *, quiet: bool = False
+    ) -> None:
+        self._settings = settings
+        self._title = f"population {run_id}"
+        self._quiet = quiet
+        self._console = Console(file=cast("IO[str]", Unbroken(sys.stderr)), quiet=quiet)
+        self._live: Live | None = None
+        self._history: History | None = None
+        self._done_before: int | None = None
+        self._began = time.monotonic()
+        self._drawn = 0.0
+        self._failed = False
+        self.say(f"{self._title} at {tracking_uri}")
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal and not self._quiet:
+            self._live = Live(console=self._console, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._draw()
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def turn(self, turn: Turn, history: History) -> None:
+        """Show a turn that has just been committed."""
+        self._history = history
+        if self._done_before is None:
+            self._done_before = self._done(history) - 1
+        if not turn.ok:
+            where = ""
+            if not self._failed:
+                where = f" (all of it: artifact turns/{turn.number:06d}/error.txt of its run)"
+            self._failed = True
+            self.say(
+                f"turn {turn.number} of member {turn.member} {turn.status}: {turn.reason}{where}"
+            )
+        if self._live is None and turn.ok:
+            done, budget = self._done(history), self._settings.population * self._settings.turns
+            copied = f" from member {turn.plan.donor.member:02d}" if turn.plan.donor else ""
+            self.say(
+                f"[{done}/{budget}{self._left(history)}] member {turn.member:02d} "
+                f"turn {turn.number}{copied}: score {number(turn.score)}  "
+                f"{values(turn.plan.hparams)}"
+            )
+
+    def tick(self) -> None:
+        """Redraw, at most a few times a second."""
+        if self._live is not None and time.monotonic() - self._drawn > 0.25:
+            self._draw()
+
+    def _done(self, history: History) -> int:
+        return sum(member.turn for member in history.members.values())
+
+    def _left(self, history: History) -> str:
+        done = self._done(history)
+        fresh = done - (self._done_before or 0)
+        budget = self._settings.population * self._settings.turns
+        if fresh < self._settings.population or done >= budget:
+            return ""
+        left = (time.monotonic() - self._began) / fresh * (budget - done)
+        return f", {duration(left)} left"
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        if self._live is None or self._history is None:
+            return
+        history, settings = self._history, self._settings
+        done, budget = self._done(history), settings.population * settings.turns
+        names = list(next(iter(history.members.values())).hparams)
+        table = Table(
+            title=f"{self._title}: {done} of {budget} turns{self._left(history)}",
+            title_justify="left",
+        )
+        for column in ("member", "turn", "step", "score", "copied", *names):
+            table.add_column(column, justify="left" if column == "copied" else "right")
+        # Whoever has no score comes last, whichever way a score is better.
+        sign = -1 if history.direction == "maximize" else 1
+        best_first = sorted(
+            history.members.values(),
+            key=lambda m: math.inf if m.score is None else sign * m.score,
+        )
+        room = max(3, self._console.size.height - 6)
+        for member in best_first[:room]:
+            table.add_row(
+                f"{member.index:02d}",
+                str(member.turn),
+                str(member.step),
+                number(member.score),
+                "" if member.donor is None else f"member {member.donor.member:02d}",
+                *(number(member.hparams[name]) for name in names),
+            )
+        if len(best_first) > room:
+            table.caption = f"and {len(best_first) - room} more members"
+        self._live.update(table, refresh=True)

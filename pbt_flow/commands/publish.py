@@ -1,0 +1,211 @@
+"""What a population leaves on its run besides its turns: report, picture, schedule, model.
+
+All of it follows from the turns and can be made again at any time, so nothing here may fail a run:
+what goes wrong is said, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from numpy.typing import NDArray
+
+from pbt_flow.exceptions import PopulationError, StoreAway
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Turn
+from pbt_flow.population.result import Result
+from pbt_flow.population.schedule import Schedule, schedule_of
+from pbt_flow.reporting import summary_image as picture
+from pbt_flow.reporting.page import page
+from pbt_flow.reporting.report_data import Subject
+from pbt_flow.settings import Settings
+from pbt_flow.space import Space
+from pbt_flow.task.mlflow_capture import dropped
+from pbt_flow.training.controller import Watcher
+from pbt_flow.utils.reasons import reason_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+REPORT = "report/index.html"
+PICTURE = "report/summary.png"
+SCHEDULE = "schedule.json"
+TABLE = "schedule.csv"
+_EVERY = 60.0
+_SHARE = 0.01
+
+
+class Place(Protocol):
+    """What publishing needs of a store."""
+
+    run_id: str
+    space: Space
+
+    def keep(self, folder: Path) -> None: ...
+
+    def warnings(self) -> Mapping[str, str]: ...
+
+    def understood(self) -> Mapping[str, str]: ...
+
+    def noted(self) -> Mapping[str, str]: ...
+
+    def pictures(self) -> Mapping[int, bytes]: ...
+
+    def keep_model(
+        self, model: nn.Module, example: NDArray[Any] | None, turn: Turn, register_as: str | None
+    ) -> str: ...
+
+
+def publish(place: Place, settings: Settings, result: Result, say: Callable[[str], None]) -> None:
+    """Put the report, the picture and the winner's schedule on the population's run.
+
+    Raises:
+        StoreAway: The store does not answer; to be tried again.
+    """
+    with _or_say("report", say), tempfile.TemporaryDirectory() as folder:
+        write(_subject(place, settings, result), Path(folder))
+        place.keep(Path(folder))
+
+
+def publish_model(
+    place: Place, settings: Settings, result: Result, say: Callable[[str], None]
+) -> None:
+    """Put the winner's model on the population's run, and register it if the settings say so.
+
+    Raises:
+        StoreAway: The store does not answer; to be tried again.
+    """
+    with _or_say("model", say):
+        if result.winner is not None:
+            address = keep_model(place, result, settings.register)
+            say(f'the winner\'s model: mlflow.pytorch.load_model("{address}")')
+
+
+def keep_model(place: Place, result: Result, register_as: str | None) -> str:
+    """Put the winner's model on the population's run, and register it if there is a name for it.
+
+    Returns:
+        Its address, as `mlflow.pytorch.load_model` takes it.
+
+    Raises:
+        PopulationError: There is no winner, or its task keeps no model.
+    """
+    turn = result.history.winner()
+    if turn is None or result.winner is None:
+        raise PopulationError(f"population {result.run_id} has no winner yet")
+    with dropped():
+        task = result.winner.task(device="cpu")
+        if (model := task.model()) is None:
+            raise PopulationError(f"task {type(task).__name__} keeps no model: it has no model()")
+        example = task.example()
+    return place.keep_model(model.eval(), example, turn, register_as)
+
+
+@contextlib.contextmanager
+def _or_say(what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Nothing that is left on a run may fail it."""
+    try:
+        yield
+    except (StoreAway, KeyboardInterrupt):
+        raise
+    # The winner's model is built by the task, which may end with anything.
+    except BaseException as error:
+        say(f"no {what}: {reason_of(error, with_module=False)}")
+
+
+def write(subject: Subject, folder: Path) -> list[Path]:
+    """Write the report, the picture and the winner's schedule below `folder`."""
+    paths = [folder / REPORT, folder / PICTURE]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    paths[0].write_text(page(subject), encoding="utf-8")
+    picture.draw(subject, paths[1])
+    if (schedule := winners_schedule(subject)) is not None:
+        paths += [folder / SCHEDULE, folder / TABLE]
+        text = json.dumps(schedule.to_json(), indent=1)
+        paths[2].write_text(text, encoding="utf-8")
+        paths[3].write_text(schedule.to_csv(), encoding="utf-8")
+    return paths
+
+
+def winners_schedule(subject: Subject) -> Schedule | None:
+    """What made the winner; None if there is no winner."""
+    winner, settings = subject.history.winner(), subject.settings
+    if winner is None:
+        return None
+    return schedule_of(
+        winner,
+        subject.history,
+        task=settings.task,
+        options=settings.options,
+        space=subject.space,
+        source=subject.result.run_id,
+        seed=settings.seed,
+    )
+
+
+def _subject(place: Place, settings: Settings, result: Result) -> Subject:
+    return Subject(
+        result=result,
+        settings=settings,
+        space=place.space,
+        warnings=place.warnings(),
+        understood={**place.understood(), **place.noted()},
+        pictures=place.pictures(),
+    )
+
+
+class LiveReport:
+    """Passes on what the controller tells, and now and then puts a fresh report on the run.
+
+    Args:
+        inner: Who watches as well.
+        place: The population's store.
+        settings: The population's settings.
+        result: What has become of the population so far.
+        clock: Seconds since any fixed moment.
+    """
+
+    def __init__(
+        self,
+        inner: Watcher,
+        place: Place,
+        settings: Settings,
+        result: Callable[[], Result],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner, self._place, self._settings = inner, place, settings
+        self._result, self._clock = result, clock
+        self._due = clock() + _EVERY
+        self._news = False
+
+    def turn(self, turn: Turn, history: History) -> None:
+        self._news = True
+        self._inner.turn(turn, history)
+
+    def say(self, text: str) -> None:
+        self._inner.say(text)
+
+    def tick(self) -> None:
+        self._inner.tick()
+        began = self._clock()
+        if not self._news or began < self._due:
+            return
+        self._news = False
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, REPORT)
+                path.parent.mkdir()
+                subject = _subject(self._place, self._settings, self._result())
+                path.write_text(page(subject), encoding="utf-8")
+                self._place.keep(Path(folder))
+        except Exception as error:
+            self._inner.say(f"no report for now: {reason_of(error, with_module=False)}")
+        # The report of a large population takes seconds; it must not take a worker's time.
+        ended = self._clock()
+        self._due = ended + max(_EVERY, (ended - began) / _SHARE)

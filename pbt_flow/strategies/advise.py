@@ -1,0 +1,191 @@
+"""Population Based Training, as two pure functions: `advise` decides, `should_wait` says when.
+
+Everything else in this package runs turns, keeps records or shows them. Whether a population is
+asynchronous or generational is a matter of when `advise` is called, not of what it does.
+
+Source: Jaderberg et al. 2017, algorithm 1 (arXiv 1711.09846). Two departures: what a copy scores is
+published after its next turn, with the weights it was measured on, and not re-evaluated in between;
+and members are compared at the same age of their weights. On a rising curve whoever has just
+reported looks better than those that are an interval behind, so scores of different ages say little
+about who is better. docs/rules.md has the rules that were tried, and what each came to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pbt_flow.population.history import Candidate, History, Ranking
+from pbt_flow.population.records import Donor, Member, Turn
+from pbt_flow.space import Space, check_hparams
+from pbt_flow.strategies.exploit import Exploit, is_sure_to_stay
+from pbt_flow.strategies.explore import Explore
+from pbt_flow.strategies.samplers import Sampler
+from pbt_flow.utils.values import Value
+
+if TYPE_CHECKING:
+    import numpy as np
+
+QUORUM = 0.75
+"""The share of the living members that a comparison takes at least."""
+LINGER = 1.0
+"""Median turns that a decision waits for scores on their way, once it has its quorum."""
+
+
+def advise(
+    member: Member,
+    history: History,
+    *,
+    living: int,
+    retired: Collection[int] = (),
+    turns: int | None = None,
+    space: Space,
+    exploit: Exploit,
+    explore: Explore,
+    sampler: Sampler,
+    rng: np.random.Generator,
+) -> Member:
+    """How `member` goes on: as it is, or with a donor's weights and moved hyperparameters.
+
+    Args:
+        member: The member that is ready for its next turn.
+        history: What the population has done so far.
+        living: How many members are not retired.
+        retired: Those that are. What they scored is compared, and makes no quorum.
+        turns: Look at the first so many turns of each member only, as a generation must.
+        space: The distributions of the hyperparameters.
+        exploit: Decides whom it copies.
+        explore: Moves the hyperparameters of a copy.
+        sampler: Draws the values that `explore` resamples.
+        rng: The only source of chance.
+    """
+    member = replace(member, donor=None, compared_at=None)
+    quorum = quorum_of(living)
+    if member.failures:
+        rankings = _rankings_for_rescue(member, history, turns)
+        taken = None
+        if exploit.copies is not None:
+            taken = _rescue(member, history, rankings, quorum, retired, rng)
+    else:
+        ranking = history.at(member.age, turns)
+        mine = ranking.records.get(member.index)
+        if mine is None or ranking.count(retired) < quorum:
+            return member
+        member = replace(member, compared_at=member.age)
+        chosen = exploit(mine, ranking.without(member.index), rng)
+        taken = None if chosen is None else history.copyable(chosen, ranking, member.index)
+    if taken is None:
+        return member
+
+    copies = "both" if member.failures else exploit.copies
+    assert copies is not None
+    if copies != "hparams":
+        member = replace(member, checkpoint=taken.checkpoint, step=taken.step)
+    hparams = member.hparams if copies == "weights" else taken.plan.hparams
+
+    def fresh() -> dict[str, Value]:
+        gains = history.gains(before=member.turn, window=sampler.window) if sampler.window else []
+        return sampler.fresh(space, gains, rng)
+
+    moved = check_hparams(explore(hparams, space, fresh, rng), space)
+    donor = Donor(member=taken.member, turn=taken.number, copies=copies)
+    return replace(member, hparams=moved, donor=donor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What can still be expected of the scores of one age."""
+
+    living: int
+    """How many members are not retired."""
+    retired: Collection[int] = ()
+    """Those that are."""
+    behind: int
+    """How many living members are younger and will train on."""
+    is_arriving: bool = False
+    """Whether a turn under way ends at this age."""
+    waited: float = 0.0
+    """Median turns since this age had a quorum; 0 while it has none."""
+
+
+def should_wait(member: Member, history: History, exploit: Exploit, outlook: Outlook) -> bool:
+    """Whether the decision about an idle member should wait for more scores of its age.
+
+    Only an asynchronous population asks. Three kinds of members do not wait: one that is sure to
+    stay as it is, whatever the missing scores turn out to be; one for whom a quorum of the living
+    members has reported, once no other score is on its way or a median turn has passed; and one
+    for whom there can never be a quorum. A straggler is therefore waited for only by those that
+    would copy, and by them only while it is about to report.
+
+    Args:
+        member: The member that would train next.
+        history: What the population has done so far.
+        exploit: Decides whom it copies.
+        outlook: What can be expected of the member's age.
+    """
+    if exploit.copies is None or not outlook.behind:
+        return False
+    ranking, quorum = history.at(member.age), quorum_of(outlook.living)
+    present = ranking.count(outlook.retired)
+    if present + outlook.behind < quorum:
+        return False
+    mine = ranking.records.get(member.index)
+    # A member that failed has no score of its own. It waits for a donor.
+    if mine is not None and not member.failures:
+        worse, all_to_come = ranking.count_worse(mine), len(ranking.records) + outlook.behind
+        if is_sure_to_stay(exploit, worse=worse, members=all_to_come):
+            return False
+    if present < quorum:
+        return True
+    return outlook.is_arriving and outlook.waited < LINGER
+
+
+def quorum_of(living: int) -> int:
+    """How many records of one age a comparison takes at least, of so many living members."""
+    return max(2, math.ceil(QUORUM * living))
+
+
+def _rankings_for_rescue(member: Member, history: History, turns: int | None) -> Iterator[Ranking]:
+    """Where a member that failed may find a donor, the greatest age first.
+
+    None is older than the member's own effort, nor younger than its weights.
+    """
+    for age in history.ages(up_to=member.age):
+        if age < member.step:
+            return
+        yield history.at(age, turns)
+
+
+def _rescue(
+    member: Member,
+    history: History,
+    rankings: Iterable[Ranking],
+    quorum: int,
+    retired: Collection[int],
+    rng: np.random.Generator,
+) -> Turn | None:
+    """A record for a member that failed, whatever the exploit strategy; None if there is none.
+
+    It is one of the better half at the greatest age that has a quorum: of a few front-runners the
+    better half may be the worst of the population. Only where no age has a quorum it is the best
+    record known.
+    """
+    best: Turn | None = None
+    for ranking in rankings:
+        others = ranking.without(member.index)
+        if not others:
+            continue
+        if ranking.count(retired) >= quorum:
+            return history.copyable(rescuer(others, rng), ranking, member.index)
+        known = history.copyable(others[-1].member, ranking, member.index)
+        if known and (best is None or history.fitness(known) > history.fitness(best)):
+            best = known
+    return best
+
+
+def rescuer(others: Sequence[Candidate], rng: np.random.Generator) -> int:
+    """A donor for a member that failed: one of the better half; of equals any is as likely."""
+    ranked = sorted(others, key=lambda candidate: (candidate.fitness, rng.random()))
+    return ranked[int(rng.integers(len(ranked) // 2, len(ranked)))].member

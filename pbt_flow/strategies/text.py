@@ -1,0 +1,167 @@
+"""How a strategy is written in a setting: `truncation:fraction=0.2,copies=weights`.
+
+A strategy is a frozen dataclass; its fields are what can be set, and their types say how the text
+is read. A list is written with slashes: `perturb:factors=0.8/1.2`.
+
+A strategy of somebody else is named by its class, as `package.module.Class`, or by the entry point
+that its package announces in the group of its kind (`GROUPS`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import typing
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import UnionType
+from typing import Any
+
+from pbt_flow.exceptions import PBTError
+
+GROUPS = {
+    "exploit": "pbt_flow.exploits",
+    "explore": "pbt_flow.explores",
+    "init": "pbt_flow.strategies.samplers",
+    "resample": "pbt_flow.strategies.samplers",
+}
+"""The groups of entry points in which packages announce strategies, by the setting."""
+
+
+class StrategyError(PBTError, ValueError):
+    """A strategy that does not exist or cannot have this setting; the message lists what can."""
+
+
+def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
+    """Build the strategy that `text` describes.
+
+    Args:
+        text: A name, and settings behind a colon.
+        kinds: The strategies that there are.
+        what: What is being chosen, for the messages.
+
+    Raises:
+        StrategyError: No such strategy or setting, or a value that it cannot take.
+    """
+    name, _, rest = text.strip().partition(":")
+    # Ours go first: what is written in a stored population goes on meaning the same.
+    kind = kinds.get(name) or _load_plugin(name, what) or _import(name, what)
+    if kind is None:
+        known = sorted({*kinds, *plugins(what)})
+        raise StrategyError(
+            f"{what}: there is no {name!r}; choose from {known}, or name a dataclass "
+            "of your own as package.module.Class"
+        )
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    values = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or key not in fields:
+            raise StrategyError(
+                f"{what} {name!r}: {item!r} is no setting of it; it has {sorted(fields)}, "
+                f"written {name}:key=value,key=value"
+            )
+        try:
+            values[key] = _read(value, fields[key])
+        except ValueError as error:
+            raise StrategyError(f"{what} {name!r}: {key} cannot be {value!r}: {error}") from None
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise StrategyError(f"{what} {name!r}: {error}") from None
+
+
+def _read(text: str, hint: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return () if not text else tuple(_read(part, arguments[0]) for part in text.split("/"))
+    if origin is typing.Literal:
+        if text not in arguments:
+            raise ValueError(f"choose from {list(arguments)}")
+        return text
+    if origin in (typing.Union, UnionType):
+        return None if text == "none" else _read(text, arguments[0])
+    if hint is bool:
+        if text not in ("true", "false"):
+            raise ValueError("choose true or false")
+        return text == "true"
+    reader: Callable[[str], Any] = hint
+    return reader(text)
+
+
+def plugins(what: str) -> dict[str, EntryPoint]:
+    """The strategies that installed packages announce for a setting, by name; none is loaded."""
+    if what not in GROUPS:
+        return {}
+    return {point.name: point for point in entry_points(group=GROUPS[what])}
+
+
+def _load_plugin(name: str, what: str) -> type[Any] | None:
+    """The dataclass that a package announces under a name; None if none does.
+
+    Raises:
+        StrategyError: What is announced cannot be imported, or is no dataclass.
+    """
+    point = plugins(what).get(name)
+    if point is None:
+        return None
+    try:
+        kind = point.load()
+    except Exception as error:
+        raise StrategyError(
+            f"{what} {name!r}: {point.value}, which an installed package announces, cannot be "
+            f"imported: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise StrategyError(f"{what} {name!r}: {point.value} must be a frozen dataclass")
+    return kind
+
+
+def _import(name: str, what: str) -> type[Any] | None:
+    """The dataclass that `package.module.Class` names; None if there is none.
+
+    Raises:
+        StrategyError: The module is there, and cannot be imported.
+    """
+    module, _, attribute = name.rpartition(".")
+    if not all(part.isidentifier() for part in module.split(".")):
+        return None
+    try:
+        kind = getattr(importlib.import_module(module), attribute, None)
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and (module == missing or module.startswith(f"{missing}.")):
+            return None
+        raise StrategyError(
+            f"{what} {name!r}: {module} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+
+
+def write(strategy: Any, kinds: Mapping[str, type[Any]]) -> str:
+    """The text from which `parse` builds an equal strategy.
+
+    Raises:
+        StrategyError: The strategy is not one that a resumed population could build again.
+    """
+    kind = type(strategy)
+    own = f"{kind.__module__}.{kind.__qualname__}"
+    name = next((name for name, known in kinds.items() if known is kind), own)
+    if name == own and _import(own, "a strategy") is not kind:
+        raise StrategyError(
+            f"{strategy!r} must be an object of a dataclass in an importable module"
+        )
+    settings = [
+        f"{field.name}={_write(getattr(strategy, field.name))}"
+        for field in dataclasses.fields(strategy)
+    ]
+    return name + (":" + ",".join(settings) if settings else "")
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "/".join(_write(part) for part in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)

@@ -1,0 +1,158 @@
+"""The door for users: a `Task` is a learning problem behind five methods."""
+
+from __future__ import annotations
+
+import abc
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pbt_flow.exceptions import TaskError as TaskError
+from pbt_flow.population.records import Direction, ReportDirection
+from pbt_flow.space import Hparams, Space
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Task(abc.ABC):
+    """A model in training: built from a seed, trained under given hyperparameters, scored, saved.
+
+    A member of the population owns one task. Each turn calls, in this order: `load_state_dict` (not
+    for a fresh model, nor where the worker still has the member in memory), `reseed`, `train`,
+    `evaluate`, `metrics`, `state_dict`. What a turn computes must follow from the state, the
+    hyperparameters, the seed and the steps alone, so that a turn can be run again on any machine.
+    Therefore looking (`evaluate`, `understood`, `metrics`, `report`, `samples`, `model`, `example`)
+    must change nothing that the next turn depends on: no weight, no running statistic, and no mode
+    that `train` does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check
+    all that.
+
+    A subclass gives `space`, a constructor and the four abstract methods; the rest is optional.
+    """
+
+    space: ClassVar[Space]
+    """The hyperparameters that PBT tunes: names to Optuna distributions."""
+    direction: ClassVar[Direction] = "maximize"
+    """Whether a greater or a smaller score is better."""
+    report_direction: ClassVar[ReportDirection] = None
+    """Whether a greater or a smaller number in `report` is better, which need not be so as for the
+    score (an accuracy beside a loss): of the first metric, or a mapping of metrics to directions.
+    None says nothing, and differences between reports are then shown without a judgement."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Settings that suit this task (fields of `pbt_flow.Settings`, such as `interval`), used where
+    the user gives none."""
+    quick: ClassVar[Mapping[str, Any]] = {}
+    """Settings for a run of seconds, to see it work; with `--quick` they go before `defaults`."""
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        """Build a fresh model.
+
+        Subclasses add their options as keyword arguments with defaults; `--set name=value` sets
+        them, converted to the type of the default.
+
+        Args:
+            seed: Seeds the initial weights; a function of the population's seed and the member.
+            device: Where to put the model, as torch names it.
+        """
+        self.seed = seed
+        self.device = device
+        self.rng = np.random.default_rng(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin a turn: restart every source of randomness from `seed`.
+
+        Seeds Python's, NumPy's and torch's global generators and makes a new `self.rng`. Extend it
+        where the task holds others, and reset here what a state does not carry (an environment).
+        """
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002 - tasks may use it
+        if (torch := sys.modules.get("torch")) is not None:
+            # torch.manual_seed takes 2 ms, to note where it was called from for each accelerator.
+            on_cpu = self.device == "cpu"
+            torch.default_generator.manual_seed(seed) if on_cpu else torch.manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+
+    @abc.abstractmethod
+    def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
+        """Train for `steps` under `hparams`, and return metrics to record (perhaps none).
+
+        The hyperparameters must be obeyed from the first step, whatever a restored optimiser
+        remembers: `optimizer.load_state_dict` brings back the learning rate of the donor.
+
+        Where a module behaves otherwise in evaluation (dropout, batch normalisation), begin with
+        `module.train()`: whoever looked at it since the last turn has called `module.eval()`.
+        """
+
+    @abc.abstractmethod
+    def evaluate(self) -> float | Sequence[float]:
+        """The score that PBT selects by; a sequence is a sample (episodes), scored by its mean.
+
+        It changes nothing that the next turn depends on.
+        """
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that training depends on (weights, optimiser, statistics), as tensors and
+        plain values: it is read back with `torch.load(weights_only=True)`.
+        """
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state, perhaps of another member that trained under other hyperparameters."""
+
+    def understood(self) -> Mapping[str, str]:
+        """What the task made of its data, its options and its environment: a sentence a topic.
+
+        The user reads these before the first turn, as `topic: sentence`, and they are kept on the
+        population's run, so that a misunderstanding shows: the classes that were found in a folder,
+        say, with their sizes, and the files that were passed over.
+
+        It is asked for after a fresh model was built, and after each `evaluate`. A topic that is
+        new then, or says something else, is told as well, once: `episodes` that do not end, say.
+        It is cheap, and changes nothing that the next turn depends on.
+        """
+        return {}
+
+    def metrics(self) -> Mapping[str, float]:
+        """What the last `evaluate` found beside the score, to record with it.
+
+        It changes nothing that the next turn depends on.
+        """
+        return {}
+
+    def report(self) -> Mapping[str, float]:
+        """Metrics on data that selection never saw, computed for the winner; the first is the
+        headline.
+
+        The task is reseeded before, with one seed for all members of a population: a report that
+        draws its data from `self.rng` draws the same for the winner as for those it is compared
+        with, and for a control with the same seed. It changes nothing that the next turn depends
+        on.
+        """
+        return {}
+
+    def samples(self, folder: Path) -> None:  # noqa: B027 - optional
+        """Write pictures, texts or animations of what the model does into `folder`.
+
+        It changes nothing that the next turn depends on.
+        """
+
+    def model(self) -> nn.Module | None:
+        """The module to keep when training is over.
+
+        It may be the very module that is trained. Callers put it into evaluation mode and use it,
+        and training may go on afterwards: see `train`.
+        """
+        return None
+
+    def example(self) -> NDArray[Any] | None:
+        """An input of `model()`: MLflow shows it, and reads the model's signature from it.
+
+        To make one changes nothing that the next turn depends on.
+        """
+        return None

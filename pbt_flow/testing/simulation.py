@@ -1,0 +1,331 @@
+"""A population without MLflow, files or waiting: the real controller, a simulated engine and clock.
+
+For tests and for studies of the method itself: thousands of populations, every order of events
+reproducible from a seed, faults where a schedule puts them.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pbt_flow.engines.base import Engine, Lost
+from pbt_flow.engines.restore_check import State
+from pbt_flow.engines.worker import (
+    CheckNoise,
+    CheckRestore,
+    Done,
+    Job,
+    Look,
+    NoiseChecked,
+    Report,
+    RestoreChecked,
+    Retry,
+    Workshop,
+    evaluate_again,
+    read_score,
+    try_restoring,
+)
+from pbt_flow.exceptions import StoreAway
+from pbt_flow.population.checkpoints import Folders
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.settings import Settings
+from pbt_flow.space import Space, check_hparams, own_hparams
+from pbt_flow.task import Task
+from pbt_flow.task.mlflow_capture import MemberRuns
+from pbt_flow.task.options import arguments_of
+from pbt_flow.training.controller import Controller
+
+Fault = Literal["raises", "nan", "inf", "dies", "hangs"]
+
+
+@dataclass
+class SimulatedEngine(Engine):
+    """Runs each turn when it is submitted, and hands it over when the simulated clock says so."""
+
+    task: Callable[[int], Task]
+    """Builds a fresh model from a seed."""
+    seed: int
+    slots: int
+    duration: Callable[[Plan, np.random.Generator], float] = lambda plan, rng: 1.0
+    """Simulated seconds of a turn."""
+    faults: Mapping[tuple[int, int], list[Fault]] = field(default_factory=dict)
+    """What goes wrong, by member and turn; each attempt at the turn uses up one."""
+    now: float = 0.0
+    """The simulated clock, in seconds."""
+    states: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
+    """The checkpoints that exist."""
+    most_states: int = 0
+    """The greatest number of them that ever existed at once."""
+    log: list[tuple[float, str, int, int]] = field(default_factory=list)
+    """What happened: time, event, member, turn."""
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng(np.random.SeedSequence([self.seed, 10**6]))
+        self._pending: list[tuple[float, int, Done | Lost]] = []
+        self._faults = {key: list(kinds) for key, kinds in self.faults.items()}
+        self._order = 0
+
+    def start(self, workshop: Workshop, *, slots: int = 1) -> None:
+        pass
+
+    def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
+        pass
+
+    def submit(self, job: Job) -> None:
+        assert len(self._pending) < self.slots, "more jobs than slots"
+        self._order += 1
+        if isinstance(job, Look):
+            self._see(job.checkpoint, "a look")
+            if job.samples is not None:
+                Path(job.samples, "looked").touch()
+            heapq.heappush(self._pending, (self.now + 1.0, self._order, Report(look=job)))
+            return
+        if isinstance(job, CheckRestore | CheckNoise):
+            self._see(job.checkpoint, "a check")
+            # In no time, so that what is simulated is the method, with checks and without.
+            heapq.heappush(self._pending, (self.now, self._order, self._check(job)))
+            return
+        plan, lost = (job.plan, job.lost) if isinstance(job, Retry) else (job, 0.0)
+        assert isinstance(plan, Plan), "a simulation runs turns, looks at checkpoints and checks"
+        faults = self._faults.get((plan.member, plan.turn), [])
+        fault = faults.pop(0) if faults else None
+        took = self.duration(plan, self._rng)
+        if fault == "hangs" and self.turn_timeout is not None:
+            took = self.turn_timeout
+        self.log.append((self.now, "begins", plan.member, plan.turn))
+        outcome = self._outcome(plan, fault, took)
+        if isinstance(outcome, Lost):
+            outcome = Lost(job=job, reason=outcome.reason)
+        elif lost:
+            seconds = {**outcome.seconds, "lost": lost}
+            outcome = replace(outcome, started=self.now - lost, seconds=seconds)
+        heapq.heappush(self._pending, (self.now + took, self._order, outcome))
+
+    def wait(self, timeout: float | None = None) -> list[Done | Lost]:
+        if timeout is not None and self._pending[0][0] > self.now + timeout:
+            self.now += timeout
+            return []
+        self.now, _, done = heapq.heappop(self._pending)
+        plan = done.job if isinstance(done, Lost) else getattr(done, "plan", None)
+        if isinstance(plan, Retry):
+            plan = plan.plan
+        if isinstance(plan, Plan) and plan.start is not None:
+            # Until now the turn might have had to be run again, by a worker that has to restore.
+            self._see(plan.start, "a turn")
+        if isinstance(done, Report):
+            self._see(done.look.checkpoint, "a look")
+        if isinstance(done, RestoreChecked | NoiseChecked):
+            self._see(done.check.checkpoint, "a check")
+        if isinstance(done, Turn):
+            self.log.append((self.now, done.status, done.member, done.number))
+        return [done]
+
+    def _check(self, check: CheckRestore | CheckNoise) -> Done:
+        def load() -> State:
+            state = self.states[check.checkpoint.member, check.checkpoint.turn]
+            return copy.deepcopy(state)
+
+        if isinstance(check, CheckRestore):
+            difference = try_restoring(
+                check, self.seed, build=self.task, load=load, through_file=copy.deepcopy
+            )
+            return RestoreChecked(check=check, difference=difference)
+        task = self.task(derive_seed(self.seed, check.member, 0))
+        task.load_state_dict(load())
+        return NoiseChecked(check=check, scores=evaluate_again(check, self.seed, task))
+
+    def close(self) -> None:
+        self._pending.clear()
+
+    def _see(self, checkpoint: Checkpoint, what: str) -> None:
+        place = checkpoint.member, checkpoint.turn
+        assert place in self.states, f"{place} was deleted during {what} that needs it"
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the simulated clock run on."""
+        self.now += seconds
+
+    def _outcome(self, plan: Plan, fault: Fault | None, took: float) -> Turn | Lost:
+        if fault in ("dies", "hangs"):
+            return Lost(job=plan, reason=f"the worker {fault}")
+        if fault == "raises":
+            return Turn(plan=plan, status="failed", error="raised by the simulation")
+        task = self.task(derive_seed(self.seed, plan.member, 0))
+        if plan.start is not None:
+            task.load_state_dict(copy.deepcopy(self.states[plan.start.member, plan.start.turn]))
+        task.reseed(plan.seed)
+        metrics = dict(task.train(own_hparams(plan.hparams), plan.steps))
+        score, sample = read_score(task.evaluate())
+        score = {"nan": math.nan, "inf": math.inf}.get(fault or "", score)
+        if not math.isfinite(score):
+            return Turn(plan=plan, status="diverged", error=f"the score is {score}")
+        self.states[plan.member, plan.turn] = copy.deepcopy(task.state_dict())
+        self.most_states = max(self.most_states, len(self.states))
+        checkpoint = Checkpoint(member=plan.member, turn=plan.turn, digest="", size=0)
+        return Turn(
+            plan=plan,
+            status="ok",
+            score=score,
+            sample=sample,
+            metrics=metrics,
+            checkpoint=checkpoint,
+            started=self.now,
+            seconds={"train": took},
+        )
+
+
+@dataclass
+class MemoryStore:
+    """What the controller needs of a store, in memory."""
+
+    space: Space
+    engine: SimulatedEngine
+    run_id: str = "simulation"
+    outages: Sequence[tuple[float, float]] = ()
+    """When the store does not answer: from and until, in simulated seconds."""
+    told: list[Turn] = field(default_factory=list)
+    """The turns that were logged, in that order."""
+    retired: list[int] = field(default_factory=list)
+    """The members whose runs were ended."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """The tags of the population's run."""
+    shown: list[Turn] = field(default_factory=list)
+    """The turns whose samples were put on the population's run."""
+
+    @property
+    def most_checkpoints(self) -> int:
+        """The greatest number of checkpoints that ever existed at once."""
+        return self.engine.most_states
+
+    @property
+    def folders(self) -> MemoryStore:
+        return self
+
+    def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
+        return (checkpoint.member, checkpoint.turn) in self.engine.states
+
+    patience = 0.0
+
+    def record(self, member: int, turn: int) -> Turn | None:
+        return None
+
+    def commit(self, turn: Turn) -> None:
+        pass
+
+    def log_turn(self, turn: Turn) -> None:
+        self._answer()
+        self.told.append(turn)
+
+    def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
+        self._answer()
+
+    def retire(self, member: int) -> None:
+        self._answer()
+        self.retired.append(member)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        self._answer()
+        self.tags |= tags
+
+    def log_samples(self, folder: Path, turn: Turn | None = None) -> None:
+        self._answer()
+        if turn is not None:
+            self.shown.append(turn)
+
+    def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
+        del self.engine.states[checkpoint.member, checkpoint.turn]
+
+    def _answer(self) -> None:
+        if any(begins <= self.engine.now < ends for begins, ends in self.outages):
+            raise StoreAway("the store is away", "wait")
+
+
+class _Silence:
+    """A progress that only remembers what it was to say, and a lease that is never lost."""
+
+    lost = False
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def turn(self, turn: Turn, history: History) -> None:
+        pass
+
+    def tick(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What came of a simulated population."""
+
+    history: History
+    engine: SimulatedEngine
+    store: MemoryStore
+    controller: Controller
+    said: list[str]
+    """What the user would have read."""
+
+    @property
+    def best(self) -> float:
+        """The winner's score; NaN if there is none."""
+        winner = self.history.winner()
+        return math.nan if winner is None or winner.score is None else winner.score
+
+
+def simulate(
+    task: type[Task],
+    *,
+    slots: int | None = 2,
+    duration: Callable[[Plan, np.random.Generator], float] = lambda plan, rng: 1.0,
+    faults: Mapping[tuple[int, int], list[Fault]] | None = None,
+    outages: Sequence[tuple[float, float]] = (),
+    controller: type[Controller] = Controller,
+    **settings: Any,
+) -> Simulation:
+    """Train a simulated population.
+
+    Args:
+        task: The task class; its turns are really trained.
+        slots: Turns that run at once, in simulated time; None for one of each member.
+        duration: Simulated seconds of a turn, perhaps drawn from the generator.
+        faults: What goes wrong, by member and turn.
+        outages: When the tracking store does not answer: from and until, in simulated seconds.
+        controller: Who decides; a class of one's own can try another rule.
+        settings: Fields of `pbt_flow.Settings`.
+    """
+    made, kind = Settings.make(task, **settings)
+    strategies = made.strategies()
+    rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
+    drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
+    history = History(direction=kind.direction)
+    history.begin(
+        Member(index=index, hparams=check_hparams(point, kind.space))
+        for index, point in enumerate([*made.initial, *drawn])
+    )
+    engine = SimulatedEngine(
+        task=lambda seed: task(seed=seed, **arguments_of(task, made.options)),
+        seed=made.seed,
+        slots=made.population if slots is None else slots,
+        duration=duration,
+        faults=faults or {},
+    )
+    store, silence = MemoryStore(kind.space, engine, outages=outages), _Silence()
+    made_by = controller(
+        made, store, engine, history, silence, clock=lambda: engine.now, pause=engine.pass_time
+    )
+    made_by.go(silence)
+    made_by.outbox.drain()
+    return Simulation(history, engine, store, made_by, silence.said)

@@ -1,0 +1,1 @@
+"""The population in MLflow. No other wing imports mlflow."""

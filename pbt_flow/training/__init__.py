@@ -1,0 +1,1 @@
+"""Who trains next, and what is done with the outcome."""

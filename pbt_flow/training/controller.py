@@ -1,0 +1,586 @@
+"""Which member trains next, with what, and what is done with what comes out.
+
+    for each member that is ready:
+        member = advise(member, history, ...)     # perhaps a donor's weights, moved hyperparameters
+        turn = engine runs it                     # restore, train, evaluate, checkpoint, record
+        history.add(turn); store.log_turn(turn)
+
+Asynchronous and generational populations differ in `Controller.ready` alone.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+from typing import Protocol
+
+import numpy as np
+
+from pbt_flow.engines import Engine, Lost
+from pbt_flow.engines.worker import (
+    CheckNoise,
+    CheckRestore,
+    Done,
+    Look,
+    NoiseChecked,
+    Report,
+    RestoreChecked,
+    Retry,
+)
+from pbt_flow.exceptions import StoreAway
+from pbt_flow.population.history import History, best_of_round
+from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
+from pbt_flow.settings import Settings
+from pbt_flow.space import Space
+from pbt_flow.strategies.advise import Outlook, advise, quorum_of, should_wait
+from pbt_flow.training.checks import Checks
+from pbt_flow.training.diagnostics import Diagnosis, Warned
+from pbt_flow.training.log_queue import Outbox
+from pbt_flow.training.member_index import Roster
+from pbt_flow.training.retention import removable
+from pbt_flow.training.round_samples import Album, Wall
+from pbt_flow.utils.means import mean
+from pbt_flow.utils.reasons import reason_in
+
+_TRIES = 2
+"""How often a turn whose worker dies is run before it counts as lost."""
+_HUNG, _SURELY, _KNOWN = 20.0, 300.0, 5
+"""A turn is hung after so many times the median of those before it, and so many seconds at least;
+of fewer turns than the last number nothing is concluded. The first turns may download data."""
+
+
+class TurnRecords(Protocol):
+    """Where turns become committed."""
+
+    @property
+    def patience(self) -> float: ...
+
+    def record(self, member: int, turn: int) -> Turn | None: ...
+
+    def commit(self, turn: Turn) -> None: ...
+
+
+class Records(Wall, Protocol):
+    """What the controller needs of a store."""
+
+    run_id: str
+    space: Space
+
+    @property
+    def folders(self) -> TurnRecords: ...
+
+    def has_checkpoint(self, checkpoint: Checkpoint) -> bool: ...
+
+    def log_turn(self, turn: Turn) -> str | None: ...
+
+    def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
+
+    def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None: ...
+
+    def retire(self, member: int) -> None: ...
+
+    def tag(self, tags: Mapping[str, str]) -> None: ...
+
+
+class Watcher(Protocol):
+    """What the controller tells about its progress."""
+
+    def turn(self, turn: Turn, history: History) -> None: ...
+
+    def tick(self) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+
+class Planner(Protocol):
+    """Says what a member trains next, in place of the decision of PBT.
+
+    It compares nobody with anybody: no member has to wait for another, one that has begun goes on
+    before another begins, and nothing is said of rounds.
+    """
+
+    def plan(self, member: Member) -> Plan: ...
+
+
+class Claim(Protocol):
+    """The right to control the population."""
+
+    lost: bool
+
+
+class TakenOver(RuntimeError):
+    """Another controller has taken over the population; this one must not touch it any more."""
+
+
+@dataclass
+class Controller:
+    """Decides which member trains next and with what, and what is done with the outcome."""
+
+    settings: Settings
+    store: Records
+    engine: Engine
+    history: History
+    progress: Watcher
+    clock: Callable[[], float] = time.time
+    """Seconds since any fixed moment."""
+    pause: Callable[[float], None] = time.sleep
+    """Waits for so many seconds."""
+    planner: Planner | None = None
+    """Who says what a member trains next; None for the decision of PBT."""
+    in_flight: dict[int, Plan] = field(default_factory=dict)
+    held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
+    """Of each member the turns whose checkpoints exist, oldest first."""
+    deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
+    soon: deque[str] = field(default_factory=deque)
+    """What the user is told as soon as nothing else is being said."""
+    stopping: str = ""
+    """Why no more turns begin; empty while they do."""
+    rounds: int = 0
+    """Turns that every living member has done: how far the population's own metrics are."""
+    begun: dict[int, float] = field(default_factory=dict)
+    """When the turn under way of a member began, by the clock. One that is run again goes on being
+    as late as it was: a generation that waits for it has waited all that time."""
+    durations: deque[float] = field(default_factory=lambda: deque(maxlen=99))
+    """Seconds of the newest turns."""
+    quorum_since: dict[int, float] = field(default_factory=dict)
+    """Since when, by the clock, enough members have a score of an age for a comparison."""
+    noted: set[str] = field(default_factory=set)
+    """The topics of turns' notes that the user has been told."""
+    touched: set[int] = field(default_factory=set)
+    """Members of whose checkpoints one may have become superfluous."""
+
+    def __post_init__(self) -> None:
+        self.roster = Roster(
+            self.settings.turns,
+            self.settings.max_failures,
+            # A worker then goes on with the member that it has in memory.
+            longest_first=self.planner is not None,
+        )
+        self.roster.begin(self.history.members.values())
+        self.pinned: Checkpoint | None = None
+        self._pin()
+        self.undecided = self.roster.undecided()
+        self.strategies = self.settings.strategies()
+        newest = [t for turns in self.history.turns.values() for t in turns[-1:] if t.ok]
+        self.durations.extend(turn.took for turn in newest)
+        self._set_deadline()
+        self.began = self.clock()
+        self.diagnosis = Diagnosis(self.history, self.store.space)
+        self.outbox = Outbox(say=self.progress.say, clock=self.clock, pause=self.pause)
+        self.album = Album(self.store, self.roster, self.outbox, self.progress.say)
+        self.checks = Checks(
+            self.settings, self.roster, self.diagnosis, note=self._note, warn=self._warn
+        )
+
+    def find_checkpoints(self) -> None:
+        """Note which checkpoints of the committed turns still exist."""
+        for turns in self.history.turns.values():
+            for turn in turns:
+                if turn.checkpoint is None:
+                    continue
+                if self.store.has_checkpoint(turn.checkpoint):
+                    self.held[turn.member].append(turn)
+                else:
+                    self.history.forget(turn.member, turn.number)
+        self.touched.update(self.held)
+
+    # --- who trains next, with what ---
+
+    @property
+    def living(self) -> list[Member]:
+        """The members that are not retired."""
+        return self.history.living(self.settings.max_failures)
+
+    def ready(self) -> Member | None:
+        """The member that may begin its next turn: of several the one with the fewest turns."""
+        if self.settings.mode == "generational":
+            return self._ready_generation()
+        outlooks: dict[int, Outlook] = {}
+        for index in self.roster.idle():
+            member = self.history.members[index]
+            if self.planner is not None:
+                return member
+            if member.age not in outlooks:
+                outlooks[member.age] = self._outlook(member.age)
+            if not should_wait(member, self.history, self.strategies.exploit, outlooks[member.age]):
+                return member
+        return None
+
+    def _outlook(self, age: int) -> Outlook:
+        """What can still be expected of an age, in an asynchronous population."""
+        living, retired = self.roster.alive, self.roster.retired
+        now, waited = self.clock(), 0.0
+        if self.history.at(age).count(retired) >= quorum_of(living):
+            since = now - self.quorum_since.setdefault(age, now)
+            turn = median(self.durations) if self.durations else 0.0
+            waited = since / turn if turn else math.inf
+        return Outlook(
+            living=living,
+            retired=retired,
+            behind=self.roster.behind(age),
+            is_arriving=self.roster.is_target(age),
+            waited=waited,
+        )
+
+    def _ready_generation(self) -> Member | None:
+        """The member with the fewest turns, once all others have as many."""
+        index = next(self.roster.idle(), None)
+        if index is None:
+            return None
+        member, late = self.history.members[index], self._late()
+        # Half of the population does not wait for the rest that hangs: whoever is late joins the
+        # next generation.
+        waited = self.in_flight.keys() - (late if 2 * len(late) <= self.roster.alive else ())
+        generation = min((self.in_flight[m].turn for m in waited), default=sys.maxsize)
+        return member if member.turn < generation else None
+
+    def _late(self) -> set[int]:
+        """The members whose turns under way have taken longer than a turn may."""
+        limit = self.engine.turn_timeout
+        if limit is None:
+            return set()
+        now = self.clock()
+        return {member for member in self.in_flight if now - self.begun[member] > limit}
+
+    def _set_deadline(self) -> None:
+        """Say how long a turn may take, from what the turns before it took."""
+        limit = self.settings.turn_timeout
+        if limit is None and len(self.durations) >= _KNOWN:
+            limit = max(_SURELY, _HUNG * median(self.durations)) + self.store.folders.patience
+        self.engine.turn_timeout = None if limit == math.inf else limit
+
+    def plan(self, member: Member) -> Plan:
+        """The next turn of a member, after the decision that precedes it."""
+        number, seed, advised = member.turn + 1, self.settings.seed, self.decide(member)
+        return Plan(
+            member=member.index,
+            turn=number,
+            seed=derive_seed(seed, member.index, number),
+            hparams=advised.hparams,
+            steps=self.settings.interval,
+            start=advised.checkpoint,
+            start_step=advised.step,
+            trained=member.trained + self.settings.interval,
+            donor=advised.donor,
+            compared_at=advised.compared_at,
+        )
+
+    def decide(self, member: Member) -> Member:
+        """How a member goes on."""
+        seed = np.random.SeedSequence([self.settings.seed, member.index, member.turn])
+        turns, retired = None, self.roster.retired
+        if self.settings.mode == "generational":
+            # Nor may it matter who has been retired in this generation before others began it.
+            turns = member.turn
+            retired = {index for index in retired if self.history.members[index].turn <= turns}
+        return advise(
+            member,
+            self.history,
+            living=len(self.history.members) - len(retired),
+            retired=retired,
+            turns=turns,
+            space=self.store.space,
+            exploit=self.strategies.exploit,
+            explore=self.strategies.explore,
+            sampler=self.strategies.resample,
+            rng=np.random.default_rng(seed),
+        )
+
+    def dispatch(self) -> None:
+        """Begin turns on the free slots, and before them what rounds are to show."""
+        if self.stopping:
+            self.touched.update(self.checks.give_up())
+        while len(self.in_flight) + self._beside_turns < self.engine.slots:
+            aside = self.album.next() or self.checks.next()
+            if aside is not None:
+                self.engine.submit(aside)
+                continue
+            member = None if self.stopping else self.ready()
+            if member is None:
+                return
+            plan = (self.planner or self).plan(member)
+            self.roster.take(member, plan.start_step + plan.steps)
+            self.roster.use(plan.start)
+            self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
+            self.engine.submit(plan)
+
+    @property
+    def _beside_turns(self) -> int:
+        """How many jobs are under way that are no turns."""
+        return self.album.under_way + self.checks.under_way
+
+    # --- what is done with the outcome ---
+
+    def go(self, lease: Claim) -> None:
+        """Run turns until the budget is spent or something asks for an end.
+
+        Raises:
+            EngineError: No turn can be run any more.
+            TakenOver: Another controller has taken over.
+            StoreError: The tracking store refuses what is logged, or was away for too long.
+        """
+        winner = self.history.winner()
+        self.look_for_an_end([winner] if winner else [])
+        self.dispatch()
+        while self.in_flight or self._beside_turns:
+            if lease.lost:
+                raise TakenOver(f"another controller has taken over population {self.store.run_id}")
+            finished = self.engine.wait(timeout=0.5)
+            self._say_now()
+            turns = [turn for done in finished if (turn := self.accept(done)) is not None]
+            self.look_for_an_end(turns)
+            # The workers train on while the controller talks to MLflow.
+            self.dispatch()
+            for turn in turns:
+                self.outbox.put(partial(self.log_turn, turn))
+                self.progress.turn(turn, self.history)
+            self._say_now()
+            if finished:
+                self.log_rounds()
+                self.clean()
+                # What a round shows is wanted once it is complete.
+                self.dispatch()
+            self.outbox.deliver()
+            self.progress.tick()
+
+    def log_turn(self, turn: Turn) -> None:
+        """Tell the store of a turn, and the user what it says of the names of its metrics."""
+        if (text := self.store.log_turn(turn)) is not None:
+            self._warn(Warned("names", text))
+
+    def _say_now(self) -> None:
+        while self.soon:
+            self.progress.say(self.soon.popleft())
+
+    def accept(self, done: Done | Lost) -> Turn | None:
+        """Enter an outcome into the history; None if the turn is to be run again."""
+        if isinstance(done, Report) or (isinstance(done, Lost) and isinstance(done.job, Look)):
+            self.touched.add(self.album.take(done).member)
+            return None
+        if isinstance(done, RestoreChecked | NoiseChecked) or (
+            isinstance(done, Lost) and isinstance(done.job, CheckRestore | CheckNoise)
+        ):
+            self.touched.add(self.checks.take(done))
+            return None
+        if isinstance(done, Lost):
+            plan = done.job.plan if isinstance(done.job, Retry) else done.job
+            assert isinstance(plan, Plan)
+            # The worker may have died after its commit: then the turn has happened.
+            turn = self.store.folders.record(plan.member, plan.turn)
+            turn = turn and fitted_turn(turn, self.store.space)
+            if turn is None:
+                self.deaths[plan.member, plan.turn] += 1
+                began = self.begun[plan.member]
+                lost = max(0.0, self.clock() - began)
+                if self.deaths[plan.member, plan.turn] < _TRIES:
+                    self.progress.say(
+                        f"{done.reason}; turn {plan.turn} of member {plan.member} again"
+                    )
+                    self.engine.submit(Retry(plan=plan, lost=lost))
+                    return None
+                turn = Turn(
+                    plan=plan,
+                    status="lost",
+                    error=done.reason,
+                    started=began,
+                    seconds={"lost": lost},
+                )
+                self.store.folders.commit(turn)
+        else:
+            assert isinstance(done, Turn)
+            turn = done
+        self.in_flight.pop(turn.member, None)
+        self._enter(turn)
+        return turn
+
+    def _enter(self, turn: Turn) -> None:
+        """Move a member on, and note whose checkpoints that may make superfluous."""
+        before = self.history.members[turn.member]
+        # The best of an age is kept for stragglers; a better one may make it superfluous.
+        was_best = self.history.best_at(turn.step)
+        self.history.add(turn)
+        member = self.history.members[turn.member]
+        self.roster.arrive(turn.plan.start_step + turn.plan.steps)
+        self.roster.leave(before)
+        self.roster.enter(member)
+        self.roster.rest(member)
+        self.roster.use(turn.plan.start, -1)
+        self.tell_notes(turn)
+        if turn.ok:
+            self.held[turn.member].append(turn)
+            self.durations.append(turn.took)
+            self._set_deadline()
+        if member.failures == self.settings.max_failures:
+            self.soon.append(
+                f"member {member.index} has failed {count_turns(member.failures)} in a row and is "
+                f"retired; the last: {turn.reason}"
+            )
+            self.outbox.put(partial(self.store.retire, member.index))
+        left = [before.checkpoint, turn.plan.start, self.pinned]
+        self._pin()
+        self.touched.add(turn.member)
+        if was_best is not None:
+            self.touched.add(was_best.member)
+        self.touched.update(checkpoint.member for checkpoint in left if checkpoint is not None)
+
+    def tell_notes(self, turn: Turn) -> None:
+        """Tell the user what the task understood only in training, once for each topic."""
+        for topic, sentence in turn.notes.items():
+            if topic not in self.noted:
+                self.noted.add(topic)
+                where = f"turn {turn.number} of member {turn.member}"
+                self.soon.append(f"{topic}: {sentence} (first seen in {where})")
+                self.outbox.put(partial(self.store.tag, {f"pbt.noted/{topic}": sentence}))
+
+    def _pin(self) -> None:
+        """Hold on to the best of the initial settings, which the report at the end looks at."""
+        best = self.history.best_initial if self.planner is None else None
+        self.roster.use(self.pinned, -1)
+        self.pinned = None if best is None else best.checkpoint
+        self.roster.use(self.pinned)
+
+    def look_for_an_end(self, turns: Sequence[Turn]) -> None:
+        """Stop beginning turns when the time is over, the target is reached or nobody lives."""
+        if self.stopping:
+            return
+        seconds = self.settings.seconds
+        if seconds is not None and self.clock() - self.began >= seconds:
+            self.stopping = f"{seconds:g} seconds are over"
+        elif not self.roster.alive:
+            self.stopping = "every member failed"
+        elif self.settings.target is not None and any(map(self._reaches_target, turns)):
+            self.stopping = f"the target {self.settings.target:g} is reached"
+
+    def _reaches_target(self, turn: Turn) -> bool:
+        if turn.score is None or self.settings.target is None:
+            return False
+        sign = 1 if self.history.direction == "maximize" else -1
+        return sign * turn.score >= sign * self.settings.target
+
+    def log_rounds(self) -> None:
+        """Log best and mean score of each round that is now complete, and what it is a sign of."""
+        if self.planner is not None:
+            return
+        rounds_before = self.rounds
+        while self.roster.alive and self.roster.fewest_turns() > self.rounds:
+            self.rounds += 1
+            # A member that has been retired since took part in the rounds before: what is logged
+            # of a round must be the same whenever it is logged, after a resume as well.
+            turns = [
+                t[self.rounds - 1] for t in self.history.turns.values() if len(t) >= self.rounds
+            ]
+            for sign in self.diagnosis.round(self.rounds, turns):
+                self._warn(sign)
+            scores = [turn.score for turn in turns if turn.score is not None]
+            if scores:
+                best = max(scores) if self.history.direction == "maximize" else min(scores)
+                if self.settings.samples == "rounds":
+                    self._show(best_of_round(self.history, self.rounds))
+                metrics = {
+                    "best_score": best,
+                    "mean_score": mean(scores),
+                    "copies": sum(turn.plan.donor is not None for turn in turns),
+                }
+                ended = max(turn.ended for turn in turns)
+                step = turns[0].plan.trained
+                self.outbox.put(partial(self.store.log_population, metrics, step, ended))
+
+        if self.rounds > rounds_before and not self.stopping:
+            newest = [
+                turn
+                for member in self.living
+                for turn in self.held[member.index]
+                if turn.number == self.rounds
+            ]
+            self.checks.ask(newest, noisy=self.diagnosis.looks_noisy)
+
+    def _show(self, turn: Turn) -> None:
+        """Have a round's best turn looked at, if its checkpoint still exists."""
+        if turn in self.held[turn.member]:
+            self.album.want(turn)
+
+    @property
+    def keep(self) -> int:
+        """How many checkpoints of a member are kept for stragglers at most.
+
+        A generation has none, only members that are younger since a rescue. What those can copy
+        must not depend on which of the others has finished its turn first.
+        """
+        return sys.maxsize if self.settings.mode == "generational" else self.settings.keep
+
+    def clean(self) -> None:
+        """Delete the checkpoints that nobody can need any more."""
+        undecided, before = self.roster.undecided(), self.undecided
+        self.undecided = undecided
+        # Once a round the last member goes beyond an age, which may concern everybody.
+        touched = self.touched if undecided <= before else set(self.held)
+        held = {member: self.held[member] for member in sorted(touched)}
+        self.touched.clear()
+        unneeded = removable(
+            held,
+            undecided=undecided,
+            needed=self.roster.needs,
+            is_best=lambda turn: self.planner is None and turn == self.history.best_at(turn.step),
+            keep=self.keep,
+        )
+        for turn in unneeded:
+            assert turn.checkpoint is not None
+            # Noted first: a checkpoint that a decision can still see must exist.
+            self.history.forget(turn.member, turn.number)
+            self.held[turn.member].remove(turn)
+            try:
+                self._delete(turn.checkpoint)
+            except StoreAway:
+                self.outbox.put(partial(self._delete, turn.checkpoint))
+
+    def _delete(self, checkpoint: Checkpoint) -> None:
+        if (text := self.store.delete_checkpoint(checkpoint)) is not None:
+            self._warn(Warned("deletion", text))
+
+    def _warn(self, sign: Warned) -> None:
+        """Tell the user of something that may be wrong, and keep it on the population's run."""
+        self.progress.say(f"warning: {sign.text}")
+        self.outbox.put(partial(self.store.tag, {f"pbt.warning/{sign.name}": sign.text}))
+
+    def _note(self, check: str, outcome: str) -> None:
+        """Keep on the population's run what came of a check, which is made only once."""
+        self.outbox.put(partial(self.store.tag, {f"pbt.checked/{check}": outcome}))
+
+    # --- what came of it ---
+
+    def look(self, turns: list[Turn], samples: str | None) -> dict[Checkpoint, Mapping[str, float]]:
+        """Reports on some turns' checkpoints, and samples of the first."""
+        engine, reports = self.engine, dict[Checkpoint, Mapping[str, float]]()
+        checkpoints = dict.fromkeys(
+            turn.checkpoint for turn in turns if turn.checkpoint is not None
+        )
+        waiting = [
+            Look(member=checkpoint.member, checkpoint=checkpoint, samples=None if n else samples)
+            for n, checkpoint in enumerate(checkpoints)
+        ]
+        under_way = 0
+        while waiting or under_way:
+            while waiting and under_way < engine.slots:
+                engine.submit(waiting.pop(0))
+                under_way += 1
+            for done in engine.wait():
+                under_way -= 1
+                error = ""
+                if isinstance(done, Report):
+                    reports[done.look.checkpoint], error = done.metrics, done.error.strip()
+                elif isinstance(done, Lost):
+                    error = done.reason
+                if error:
+                    self.progress.say(f"no report: {reason_in(error)}")
+        return reports
+
+
+def count_turns(number: int) -> str:
+    """A number of turns, in words."""
+    return "1 turn" if number == 1 else f"{number} turns"

@@ -1,0 +1,97 @@
+"""What is still to be told to the tracking store, kept while the store does not answer.
+
+A turn is committed by its record on disk; what MLflow shows is a projection of it. So a store that
+is away, restarted or locked need not stop the training: what is meant for it waits here, in order,
+and is told when the store answers again. Only a store that is away for too long ends the run, which
+can then be resumed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pbt_flow.exceptions import PATIENCE, StoreAway
+
+_SHORTEST, _LONGEST = 1.0, 30.0
+"""The first and the longest pause between two attempts, in seconds."""
+
+Message: TypeAlias = Callable[[], None]
+"""Tells the store one thing. It may be called twice, and must change nothing the second time."""
+
+
+@dataclass
+class Outbox:
+    """Messages to a store that may be away for a while.
+
+    Args:
+        say: Tells the user what is happening: once when the store goes, once when it is back.
+        clock: Seconds since any fixed moment.
+        pause: Waits for so many seconds.
+        patience: For how many seconds the store may be silent; None is `PATIENCE`.
+    """
+
+    say: Callable[[str], None]
+    clock: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = time.sleep
+    patience: float | None = None
+    waiting: deque[Message] = field(default_factory=deque)
+    _silent_since: float | None = None
+    _attempt: float = 0.0
+    """When to try again, while the store is silent."""
+    _gap: float = _SHORTEST
+
+    def put(self, message: Message) -> None:
+        """Add a message after those that wait already."""
+        self.waiting.append(message)
+
+    def deliver(self) -> None:
+        """Tell the store what waits, as far as it listens; never waits for it.
+
+        Raises:
+            StoreAway: The store has been silent for longer than the patience lasts.
+            StoreError: The store answers, and refuses.
+        """
+        if self._silent_since is not None and self.clock() < self._attempt:
+            return
+        kept = len(self.waiting)
+        while self.waiting:
+            try:
+                self.waiting[0]()
+            except StoreAway as error:
+                self._wait_for_it(error, heard=len(self.waiting) < kept)
+                return
+            self.waiting.popleft()
+        if self._silent_since is not None:
+            self.say(f"the tracking store is back; it now knows the {kept} things that waited")
+            self._silent_since, self._gap = None, _SHORTEST
+
+    def drain(self) -> None:
+        """Tell the store everything, and wait for it while it is silent.
+
+        Raises:
+            StoreAway: The store has been silent for longer than the patience lasts.
+            StoreError: The store answers, and refuses.
+        """
+        self.deliver()
+        while self.waiting:
+            self.pause(max(0.0, self._attempt - self.clock()))
+            self.deliver()
+
+    def _wait_for_it(self, error: StoreAway, *, heard: bool) -> None:
+        now = self.clock()
+        patience = PATIENCE if self.patience is None else self.patience
+        if self._silent_since is None:
+            self.say(
+                f"{error.reason}. Training goes on, and what is logged waits for the store, for "
+                f"{patience:g} seconds at most"
+            )
+        if self._silent_since is None or heard:
+            self._silent_since, self._gap = now, _SHORTEST
+        elif now - self._silent_since >= patience:
+            raise error
+        self._attempt = now + self._gap
+        self._gap = min(2 * self._gap, _LONGEST)

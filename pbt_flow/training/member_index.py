@@ -1,0 +1,139 @@
+"""Who lives, who is idle, who is youngest, and what they stand on: counted turn by turn.
+
+A decision must not look at everybody: with a thousand members that alone would take longer than the
+decision. So each of these answers is kept, and a turn that is accepted changes one member in it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pbt_flow.population.records import Checkpoint, Member
+
+_Key = TypeVar("_Key")
+
+
+@dataclass
+class Roster:
+    """The members of a population as they stand between their turns."""
+
+    budget: int
+    """Turns of each member."""
+    max_failures: int
+    """Turns in a row that may fail before a member is retired."""
+    longest_first: bool = False
+    """Whether the idle member with the most turns goes first, and not the one with the fewest."""
+    alive: int = 0
+    """How many members are not retired."""
+    retired: set[int] = field(default_factory=set)
+    """Those that are."""
+    _turns: Counter[int] = field(default_factory=Counter)
+    """How many living members have done so many turns."""
+    _ages: Counter[int] = field(default_factory=Counter)
+    """How many members that will decide again are compared at an age."""
+    _steps: Counter[int] = field(default_factory=Counter)
+    """How many members that will decide again have weights of an age."""
+    _uses: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """How many members stand on a checkpoint, turns under way began with it, or pins name it."""
+    _idle: list[tuple[int, int]] = field(default_factory=list)
+    """Who has nothing to do, as turns done and index, in this order;
+    or the other way round, see `longest_first`."""
+    _targets: Counter[int] = field(default_factory=Counter)
+    """How many turns under way end at an age."""
+
+    def begin(self, members: Iterable[Member]) -> None:
+        """Enter members that are all idle."""
+        for member in members:
+            self.enter(member)
+            self.rest(member)
+
+    def enter(self, member: Member) -> None:
+        """Count a member as it stands now."""
+        self._count(member, 1)
+
+    def leave(self, member: Member) -> None:
+        """Undo `enter`."""
+        self._count(member, -1)
+
+    def _count(self, member: Member, one: int) -> None:
+        self.use(member.checkpoint, one)
+        if member.failures >= self.max_failures:
+            if one > 0:
+                self.retired.add(member.index)
+            else:
+                self.retired.discard(member.index)
+        else:
+            self.alive += one
+            _add(self._turns, member.turn, one)
+            if member.turn < self.budget:
+                _add(self._ages, member.age, one)
+                _add(self._steps, member.step, one)
+
+    # --- who trains next ---
+
+    def rest(self, member: Member) -> None:
+        """Note that a member has nothing to do."""
+        if member.failures < self.max_failures and member.turn < self.budget:
+            bisect.insort(self._idle, self._place(member))
+
+    def idle(self) -> Iterator[int]:
+        """The members that have nothing to do, in the order in which they may go on."""
+        return (index for _, index in self._idle)
+
+    def take(self, member: Member, target: int) -> None:
+        """Note that an idle member has begun a turn that ends at the age `target`."""
+        del self._idle[bisect.bisect_left(self._idle, self._place(member))]
+        _add(self._targets, target, 1)
+
+    def arrive(self, target: int) -> None:
+        """Note that a turn that was to end at the age `target` is over."""
+        _add(self._targets, target, -1)
+
+    def _place(self, member: Member) -> tuple[int, int]:
+        """Where a member stands among those that have nothing to do."""
+        return -member.turn if self.longest_first else member.turn, member.index
+
+    # --- whom a decision waits for ---
+
+    def behind(self, age: int) -> int:
+        """How many living members are younger than `age` and will train on."""
+        return sum(count for younger, count in self._ages.items() if younger < age)
+
+    def is_target(self, age: int) -> bool:
+        """Whether a turn under way ends at this age."""
+        return age in self._targets
+
+    def fewest_turns(self) -> int:
+        """Turns that every living member has done."""
+        return min(self._turns, default=0)
+
+    # --- what may be deleted ---
+
+    def undecided(self) -> int:
+        """The smallest age that a member may still copy, or more than any age.
+
+        A member that failed is compared at the age of its effort, but it may be rescued by a record
+        as young as its own weights.
+        """
+        return min(self._steps, default=sys.maxsize)
+
+    def use(self, checkpoint: Checkpoint | None, one: int = 1) -> None:
+        """Count one more use of a checkpoint, or with -1 one less."""
+        if checkpoint is not None:
+            _add(self._uses, (checkpoint.member, checkpoint.turn), one)
+
+    def needs(self, checkpoint: Checkpoint) -> bool:
+        """Whether a checkpoint is in use."""
+        return (checkpoint.member, checkpoint.turn) in self._uses
+
+
+def _add(counter: Counter[_Key], key: _Key, one: int) -> None:
+    """Count, and forget what is counted no more: the smallest key must be one that there is."""
+    counter[key] += one
+    if not counter[key]:
+        del counter[key]
