@@ -171,7 +171,7 @@ def records() -> Iterator[Path]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes of a controller: its workers, and the nursery that they were forked from."""
+    """The processes of a controller: its workers, and the one that they were forked from."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]

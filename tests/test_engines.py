@@ -58,7 +58,7 @@ def wait(engine, count=1):
 
 def pids(engine):
     for process in engine._processes:
-        process.nursery.settle()
+        process.fork_server.settle()
     return [process.pid for process in engine._processes]
 
 
@@ -105,8 +105,8 @@ def test_a_worker_that_dies_is_replaced_and_its_turn_reported_lost(engine, tmp_p
 
 def test_workers_outlive_the_process_that_they_were_forked_from(engine, tmp_path):
     before = pids(engine)
-    os.kill(engine._nursery._popen.pid, signal.SIGKILL)
-    engine._nursery._popen.wait()
+    os.kill(engine._fork_server._popen.pid, signal.SIGKILL)
+    engine._fork_server._popen.wait()
     engine.submit(plan(0))
     (turn,) = wait(engine)
     assert turn.ok

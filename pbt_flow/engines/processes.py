@@ -1,6 +1,6 @@
 """Worker processes on this machine: the default engine.
 
-A worker is forked from a nursery process that has imported torch, and talks to the controller over
+A worker is forked from a server process that has imported torch, and talks to the controller over
 a pipe. It lives for the whole population and never imports mlflow where the artifacts are on a
 local disk. It dies with its controller: a watching thread holds the end of a pipe that closes when
 the controller is gone, whatever killed it.
@@ -34,10 +34,10 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GONE = "the process that workers are forked from has ended"
 
 
-class _Nursery:
+class _ForkServer:
     """The process that workers are forked from, seen from the controller.
 
-    Forking is asked for and not waited for: while the nursery imports torch, the controller has
+    Forking is asked for and not waited for: while the fork server imports torch, the controller has
     imports of its own.
     """
 
@@ -53,7 +53,7 @@ class _Nursery:
         package_root = str(Path(__file__).resolve().parents[2])
         path = [package_root, environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-        code = f"from pbt_flow.engines import nursery; nursery.main({theirs.fileno()})"
+        code = f"from pbt_flow.engines import forkserver; forkserver.main({theirs.fileno()})"
         with log.open("ab") as output:
             self._popen = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -66,7 +66,7 @@ class _Nursery:
         theirs.close()
 
     def fork(self, process: _Process, pipe: int, lifeline: int) -> None:
-        """Ask for a worker; raises OSError if the nursery is gone."""
+        """Ask for a worker; raises OSError if the fork server is gone."""
         # Appended to and read by the worker: its turns keep what they print.
         with process.log.open("a+b") as log:
             log.truncate(0)
@@ -110,10 +110,10 @@ class _Nursery:
 class _Process:
     """One worker process, seen from the controller."""
 
-    def __init__(self, index: int, log: Path, nursery: _Nursery) -> None:
+    def __init__(self, index: int, log: Path, fork_server: _ForkServer) -> None:
         self.index = index
         self.log = log
-        self.nursery = nursery
+        self.fork_server = fork_server
         self.pid: int | None = None
         self.job: Job | None = None
         self.since = 0.0
@@ -121,7 +121,7 @@ class _Process:
         self.connection, theirs = Pipe()
         lifeline, self._lifeline = os.pipe()
         try:
-            nursery.fork(self, theirs.fileno(), lifeline)
+            fork_server.fork(self, theirs.fileno(), lifeline)
         except OSError:
             self._abandon()
             raise
@@ -141,13 +141,13 @@ class _Process:
 
     def stop(self) -> None:
         """Kill the worker, and return when it is dead."""
-        # The pid is its own until the nursery reaps it. Without a nursery, the closed lifeline
+        # The pid is its own until the fork server reaps it. Without that server, the closed lifeline
         # ends the worker; so it does one that is not born yet.
         with contextlib.suppress(OSError):
-            self.nursery.settle(block=False)
+            self.fork_server.settle(block=False)
             if self.pid is not None:
                 os.kill(self.pid, signal.SIGKILL)
-                self.nursery.reap(self.pid)
+                self.fork_server.reap(self.pid)
         self._abandon()
 
     def _abandon(self) -> None:
@@ -158,15 +158,15 @@ class _Process:
     def epitaph(self) -> str:
         """How the worker ended, and the last lines it printed."""
         try:
-            self.nursery.settle()
+            self.fork_server.settle()
             assert self.pid is not None
-            code = self.nursery.reap(self.pid)
+            code = self.fork_server.reap(self.pid)
             name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             if code == -signal.SIGKILL:
                 name += ": somebody killed it, or the machine ran out of memory"
             log = self.log
         except OSError as error:
-            name, log = str(error), self.nursery.log
+            name, log = str(error), self.fork_server.log
         self.pid = None
         tail = log.read_text(errors="replace").strip().splitlines()[-5:]
         return name + "".join(f"\n    {line}" for line in tail)
@@ -188,20 +188,20 @@ class ProcessEngine(Engine):
         self._logs = tempfile.TemporaryDirectory(prefix="pbt_flow-")
         self._threads = threads
         # It imports torch while the controller imports mlflow and opens the store.
-        self._nursery = self._found_nursery()
+        self._fork_server = self._start_fork_server()
         self._processes = [self._spawn(0)]
 
-    def _found_nursery(self) -> _Nursery:
-        return _Nursery(self._threads, Path(self._logs.name, "nursery.log"))
+    def _start_fork_server(self) -> _ForkServer:
+        return _ForkServer(self._threads, Path(self._logs.name, "forkserver.log"))
 
     def _spawn(self, index: int) -> _Process:
         log = Path(self._logs.name, f"worker-{index}.log")
         try:
-            process = _Process(index, log, self._nursery)
+            process = _Process(index, log, self._fork_server)
         except OSError:
-            self._nursery.stop()
-            self._nursery = self._found_nursery()
-            process = _Process(index, log, self._nursery)
+            self._fork_server.stop()
+            self._fork_server = self._start_fork_server()
+            process = _Process(index, log, self._fork_server)
         process.send("path", search_path())
         if self._workshop is not None:
             process.send("start", self._workshop)
@@ -275,5 +275,5 @@ class ProcessEngine(Engine):
         for process in self._processes:
             process.stop()
         self._processes = []
-        self._nursery.stop()
+        self._fork_server.stop()
         self._logs.cleanup()
