@@ -141,7 +141,7 @@ class _Process:
 
     def stop(self) -> None:
         """Kill the worker, and return when it is dead."""
-        # The pid is its own until the fork server reaps it. Without that server, the closed lifeline
+        # The pid is its own until the fork server reaps it. Without that server the closed lifeline
         # ends the worker; so it does one that is not born yet.
         with contextlib.suppress(OSError):
             self.fork_server.settle(block=False)
