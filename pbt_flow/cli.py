@@ -133,25 +133,8 @@ _FLAGS = ("true", "false", "1", "0")
 def _replay(source: str, *, as_json: bool, **given: Any) -> int:
     """Train along the schedule of a population's run, or of a file."""
     from pbt_flow.commands.replay import replay
-    from pbt_flow.population.schedule import Schedule, ScheduleError
 
-    if source.endswith(".json"):
-        try:
-            plain = json.loads(Path(source).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise ScheduleError(f"{source} cannot be read: {error}") from None
-    else:
-        from pbt_flow.tracking.store import Store
-
-        store = Store.open(source)
-        if store.role == "replay":
-            raise ScheduleError(
-                f"run {source} is a replay, which has no schedule of its own; replay the "
-                "population that it came from, or go on with it: "
-                f"python -m pbt_flow resume {source}"
-            )
-        plain = store.schedule()
-    _tell_replay(replay(Schedule.from_json(plain), **given), as_json)
+    _tell_replay(replay(source, **given), as_json)
     return 0
 
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from pbt_flow.exceptions import PBTError, StoreError
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Member, Plan, Turn, derive_seed
 from pbt_flow.population.result import Status
-from pbt_flow.population.schedule import Schedule
+from pbt_flow.population.schedule import Schedule, ScheduleError
 from pbt_flow.settings import NONE, Settings, SettingsError
 from pbt_flow.space import Hparams, Space, check_hparams
 from pbt_flow.task import recorded_options
@@ -314,11 +316,38 @@ class ReplayScreen:
             print(text, file=Unbroken(sys.stderr), flush=True)
 
 
-def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: Any) -> Replay:
+def schedule_from(source: str) -> Schedule:
+    """The winner's schedule of a population, by its run id; or one from a file, `schedule.json`.
+
+    Raises:
+        ScheduleError: The file or the run has none.
+        StoreError: There is no such run, or it is no population.
+    """
+    if source.endswith(".json"):
+        try:
+            plain = json.loads(Path(source).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise ScheduleError(f"{source} cannot be read: {error}") from None
+        return Schedule.from_json(plain)
+    from pbt_flow.tracking.store import Store
+
+    store = Store.open(source)
+    if store.role == "replay":
+        raise ScheduleError(
+            f"run {source} is a replay, which has no schedule of its own; replay the population "
+            f"that it came from, or go on with it: python -m pbt_flow resume {source}"
+        )
+    return Schedule.from_json(store.schedule())
+
+
+def replay(
+    schedule: Schedule | str, *, seeds: int = 5, quiet: bool = False, **given: Any
+) -> Replay:
     """Train fresh models along a schedule, and beside it, as MLflow runs.
 
     Args:
-        schedule: What to train along.
+        schedule: What to train along: a schedule, or the run of a population, or a file (see
+            `schedule_from`).
         seeds: Fresh models of each arm.
         quiet: Whether to print nothing.
         given: `task`, where the task is not found under the schedule's name, and settings of how
@@ -332,6 +361,8 @@ def replay(schedule: Schedule, *, seeds: int = 5, quiet: bool = False, **given: 
     """
     if seeds < 1:
         raise ReplayError(f"seeds must be at least 1, got {seeds}")
+    if isinstance(schedule, str):
+        schedule = schedule_from(schedule)
     from pbt_flow.tracking.client import connect, short_requests
     from pbt_flow.tracking.store import Store
 

@@ -176,7 +176,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         launched_for = take_launched_run(store.client)
     if store.role == "replay":
         raise PopulationError(
-            f"run {run_id} is a replay; go on with pbt_flow.commands.replay.resume, or with "
+            f"run {run_id} is a replay; go on with pbt_flow.resume_replay, or with "
             f"python -m pbt_flow resume {run_id}"
         )
     if launched_for:
