@@ -451,7 +451,7 @@ def test_a_replay_that_is_gone_on_with_is_checked_from_its_first_turn(database):
 
 def test_a_replay_is_resumed_as_a_replay_and_a_population_as_a_population(result):
     made = replay(schedule(0.1, 0.2), seeds=1, quiet=True, **INLINE)
-    with pytest.raises(PopulationError, match=r"is a replay; go on with pbt_flow\.replay\.resume"):
+    with pytest.raises(PopulationError, match=r"is a replay; go on with pbt_flow\.resume_replay"):
         pbt_flow.resume(made.run_id, quiet=True)
     with pytest.raises(ReplayError, match="is no replay; go on with pbt_flow.resume"):
         resume(result.run_id)
