@@ -431,6 +431,8 @@ class _Options(argparse.Action):
             key, equals, value = item.partition("=")
             if not equals or not key:
                 parser.error(f"--set takes KEY=VALUE, got {item!r}")
+            if collected.get(key, value) != value:
+                parser.error(f"--set: {key} is given twice, as {collected[key]} and as {value}")
             collected[key] = value
         setattr(namespace, self.dest, collected)
 

@@ -25,7 +25,7 @@ from pbt_flow.strategies.exploit import (
 )
 from pbt_flow.strategies.explore import EXPLORES, Explore
 from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
-from pbt_flow.strategies.text import StrategyError, parse, write
+from pbt_flow.strategies.text import StrategyError, blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
 from pbt_flow.utils.cores import count_cores
 
@@ -225,15 +225,15 @@ class Settings:
         made, rng = self.strategies(), np.random.default_rng(0)
         point = draw(space, rng)
         two = [Candidate(member=n, fitness=float(n), sample=(float(n), n + 1.0)) for n in (0, 1)]
-        try:
+        check_copies(made.exploit)
+        with blaming("exploit", made.exploit):
             made.exploit(two[0], two[1:], rng)
+        with blaming("explore", made.explore):
             check_hparams(made.explore(point, space, lambda: draw(space, rng), rng), space)
+        with blaming("init", made.init):
             made.init.initial(space, 1, rng)
+        with blaming("resample", made.resample):
             made.resample.fresh(space, [], rng)
-        except PBTError:
-            raise
-        except Exception as error:
-            raise StrategyError(f"a strategy does not work on this space: {error}") from None
 
     def _check(self) -> None:
         hints = get_type_hints(type(self))

@@ -169,7 +169,7 @@ def load(
         raise CorpusError(
             f"translation: data={data} leaves {sizes[0]} pairs to train on, {sizes[1]} for dev and "
             f"{sizes[2]} for test, out of {len(reading.pairs)} read; it takes at least 10, 2 and 2"
-            + (f"; left out: {told['left out']}" if left_out.total() else ": give more data")
+            + (f"; left out: {told['left out']}" if left_out.total() else _what_is_missing(reading))
         )
     sources, targets = zip(*splits.train, strict=True)
     return Corpus(
@@ -191,6 +191,17 @@ atexit.register(load.cache_clear)
 
 
 # --- what was understood --------------------------------------------------------------------------
+
+
+def _what_is_missing(reading: Reading) -> str:
+    """Why so few pairs are left, though none was left out."""
+    for side, sentences in enumerate(zip(*reading.pairs, strict=True)):
+        # Pairs with one sentence in common stay in one split: none may be tested on what it learnt.
+        if len(sentences) > 1 and len(set(sentences)) == 1:
+            return (
+                f": all of them have the same {('source', 'target')[side]}; give pairs that differ"
+            )
+    return ": give more data"
 
 
 def _understand(

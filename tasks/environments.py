@@ -274,7 +274,11 @@ def _import(module: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise TaskError(f"{what}: {module} cannot be imported: {error}") from error
+        hint = ""
+        if "/" in module or module.endswith(".py"):
+            stem = module.rpartition("/")[2].removesuffix(".py")
+            hint = f"; name it as a module, {stem}:..., with the folder of its file in PYTHONPATH"
+        raise TaskError(f"{what}: {module} cannot be imported: {error}{hint}") from error
     except (TypeError, ValueError):  # of an empty or relative name
         raise TaskError(f"{what}: {module!r} is no module's name") from None
 

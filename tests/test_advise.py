@@ -12,6 +12,7 @@ from pbt_flow.strategies.advise import Outlook, advise, quorum_of, rescuer, shou
 from pbt_flow.strategies.exploit import BinaryTournament, NoExploit, Truncation, TTest
 from pbt_flow.strategies.explore import NoExplore, Perturb
 from pbt_flow.strategies.samplers import Uniform
+from pbt_flow.strategies.text import StrategyError
 
 SPACE = {"lr": FloatDistribution(1e-4, 1.0, log=True)}
 INTERVAL = 10
@@ -383,3 +384,46 @@ def test_a_t_test_without_samples_says_what_the_task_must_return():
     population.round(1, 2)
     with pytest.raises(ValueError, match=r"evaluate\(\) must return a sequence"):
         population.advise(0, TTest())
+
+
+class Wrong:
+    """An exploit strategy that does what it must not."""
+
+    copies = "both"
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def __call__(self, me, others, rng):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return me.member if self.answer == "me" else self.answer
+
+    def __str__(self):
+        return "wrong"
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("me", r"exploit wrong let member 0 copy 0, which is none of the others"),
+        (99, r"let member 0 copy 99, which is none of the others; it returns"),
+        ("member-01", r"let member 0 copy 'member-01', which is none"),
+        (RuntimeError("boom\nbang"), r"exploit wrong raised RuntimeError: boom$"),
+    ],
+)
+def test_a_strategy_that_does_what_it_must_not_is_named(answer, told):
+    population = Population(4)
+    population.round(1, 2, 3, 4)
+    with pytest.raises(StrategyError, match=told):
+        population.advise(0, exploit=Wrong(answer))
+
+
+def test_a_move_that_leaves_the_space_names_the_strategy_that_made_it():
+    def lost(hparams, space, fresh, rng):
+        return {"lr": math.nan}
+
+    population = Population(4)
+    population.round(1, 2, 3, 4)
+    with pytest.raises(StrategyError, match=r"explore .*lost.*hyperparameter 'lr': nan does not"):
+        population.advise(0, explore=lost)

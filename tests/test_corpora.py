@@ -233,6 +233,7 @@ def test_each_line_that_is_left_out_is_counted_once_by_its_reason(tmp_path: Path
         ([(f"{a} und so weiter und", b) for a, b in PAIRS], "100 longer than .*: raise max_words"),
         ([("...", b) for _, b in PAIRS], "100 without a word .* are the columns or files the"),
         (PAIRS[:5], "out of 5 read; it takes at least 10, 2 and 2: give more data"),
+        ([(f"sentence {n}", "the same") for n in range(64)], "all of them have the same target"),
     ],
 )
 def test_a_refusal_names_the_reason_that_takes_most(

@@ -592,6 +592,10 @@ def test_a_class_or_a_function_is_an_entry_point(name: str) -> None:
     ("env", "message"),
     [
         ("no_such_module_of_mine:Env-v0", "no_such_module_of_mine cannot be imported"),
+        (
+            "/home/me/envs.py:Env-v0",
+            "name it as a module, envs:..., with the folder of its",
+        ),
         (":Env-v0", "doesn't exist|Malformed|no module"),
         (f"{__name__}:Nothing-v0", "registers no id 'Nothing-v0' and has no class or function"),
         (f"{__name__}:PICTURE", "PICTURE is a ndarray; name a class or a function"),

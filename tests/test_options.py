@@ -14,7 +14,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from pbt_flow.task import Declaration, Task, TaskError, check_options, complete_options, declare
-from pbt_flow.task.options import arguments_of, compare_with_code, is_same, options_of
+from pbt_flow.task.options import OptionError, arguments_of, compare_with_code, is_same, options_of
 
 if TYPE_CHECKING:
     from nowhere import Missing
@@ -173,7 +173,9 @@ def test_an_option_is_read_by_its_type_and_given_back_to_the_task_as_it_wants_it
         ("layers", [True], "option layers takes a list of int"),
         ("layers", 64, "option layers takes a list of int"),
         ("betas", "0.9", "option betas takes a list of float, float"),
-        ("nested", "1,2", "option nested takes a list of a list of int"),
+        ("nested", "1,2", r"takes a list of a list of int \(JSON, or separated by commas\), got"),
+        ("shape", '{"sids": 4}', "option shape takes a mapping in JSON with sides, name, got"),
+        ("shape", {"sides": 4, "colour": 1}, "takes a mapping in JSON with sides, name, got"),
         ("words", [1], "option words takes a list of str"),
         ("rate", "fast", "option rate takes float or none, got 'fast'"),
         ("rate", [0.5], "option rate takes float or none"),
@@ -255,3 +257,11 @@ def test_what_the_code_has_changed_since_a_population_began_is_told() -> None:
         compare_with_code(known, {"scale": "x"}, {})
     with pytest.raises(ValueError, match="option width is required by the task's class now"):
         compare_with_code(options_of(Required), {}, {})
+
+
+def test_what_a_dataclass_does_not_take_is_said_in_one_line():
+    with pytest.raises(
+        OptionError, match=r"option shape cannot be .*: sides: Input should be a val"
+    ) as one:
+        arguments_of(Many, {"shape": {"sides": "many"}})
+    assert "\n" not in str(one.value)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pbt_flow.engines.restore_check import Difference, State, Trained, compare_restored
-from pbt_flow.exceptions import Diverged, StoreError
+from pbt_flow.exceptions import Diverged, PBTError, StoreError
 from pbt_flow.population.checkpoints import (
     STATE,
     CheckpointError,
@@ -250,7 +250,9 @@ class Worker:
                 self._keep(probe.member, "", task)
         except BaseException as error:
             self._let_pass(error)
-            return Probed(error=_printable(reason_of(error)))
+            # An error of ours, and of our tasks, is a sentence that needs no type before it.
+            ours = isinstance(error, PBTError)
+            return Probed(error=_printable(message_of(error) if ours else reason_of(error)))
         return Probed(understood=self._understood or {})
 
     def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:

@@ -23,6 +23,7 @@ from pbt_flow.space import Space, check_hparams
 from pbt_flow.strategies.exploit import Exploit, is_sure_to_stay
 from pbt_flow.strategies.explore import Explore
 from pbt_flow.strategies.samplers import Sampler
+from pbt_flow.strategies.text import StrategyError, blaming
 from pbt_flow.utils.values import Value
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def advise(
         if mine is None or ranking.count(retired) < quorum:
             return member
         member = replace(member, compared_at=member.age)
-        chosen = exploit(mine, ranking.without(member.index), rng)
+        chosen = _choose(exploit, mine, ranking.without(member.index), rng)
         taken = None if chosen is None else history.copyable(chosen, ranking, member.index)
     if taken is None:
         return member
@@ -87,11 +88,31 @@ def advise(
 
     def fresh() -> dict[str, Value]:
         gains = history.gains(before=member.turn, window=sampler.window) if sampler.window else []
-        return sampler.fresh(space, gains, rng)
+        with blaming("resample", sampler):
+            return sampler.fresh(space, gains, rng)
 
-    moved = check_hparams(explore(hparams, space, fresh, rng), space)
+    with blaming("explore", explore):
+        moved = check_hparams(explore(hparams, space, fresh, rng), space)
     donor = Donor(member=taken.member, turn=taken.number, copies=copies)
     return replace(member, hparams=moved, donor=donor)
+
+
+def _choose(
+    exploit: Exploit, mine: Candidate, others: Sequence[Candidate], rng: np.random.Generator
+) -> int | None:
+    """Whom a member copies.
+
+    Raises:
+        StrategyError: The strategy raised something, or named none of the others.
+    """
+    with blaming("exploit", exploit):
+        chosen = exploit(mine, others, rng)
+    if chosen is not None and all(other.member != chosen for other in others):
+        raise StrategyError(
+            f"exploit {exploit} let member {mine.member} copy {chosen!r}, which is none of the "
+            "others; it returns the member of one of them, or None"
+        )
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)

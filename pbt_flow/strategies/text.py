@@ -9,15 +9,17 @@ that its package announces in the group of its kind (`GROUPS`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import UnionType
 from typing import Any
 
 from pbt_flow.exceptions import PBTError
+from pbt_flow.utils.reasons import reason_of
 
 GROUPS = {
     "exploit": "pbt_flow.exploits",
@@ -52,6 +54,8 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
             f"{what}: there is no {name!r}; choose from {known}, or name a dataclass "
             "of your own as package.module.Class"
         )
+    if not _is_strategy(kind):
+        raise StrategyError(f"{what} {name!r}: a strategy is a frozen dataclass, and this is none")
     hints = typing.get_type_hints(kind)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
     values = {}
@@ -90,6 +94,37 @@ def _read(text: str, hint: Any) -> Any:
     return reader(text)
 
 
+@contextlib.contextmanager
+def blaming(what: str, strategy: Any) -> Iterator[None]:
+    """Say which strategy it was, of whatever its code raises.
+
+    Raises:
+        StrategyError: It raised something; an error of its own kind passes as it is.
+    """
+    try:
+        yield
+    except StrategyError:
+        raise
+    except PBTError as error:
+        raise StrategyError(f"{what} {strategy}: {error}") from error
+    except Exception as error:
+        raise StrategyError(f"{what} {strategy} raised {reason_of(error)}") from error
+
+
+def check_copies(exploit: Any) -> None:
+    """Refuse an exploit strategy that does not say what is taken from a donor.
+
+    Raises:
+        StrategyError: It does not.
+    """
+    said = getattr(exploit, "copies", "nothing of that name")
+    if said not in ("both", "weights", "hparams", None):
+        raise StrategyError(
+            f"exploit {exploit}: its copies must be 'both', 'weights', 'hparams' or, where it "
+            f"never copies, None, got {said!r}"
+        )
+
+
 def plugins(what: str) -> dict[str, EntryPoint]:
     """The strategies that installed packages announce for a setting, by name; none is loaded."""
     if what not in GROUPS:
@@ -97,7 +132,7 @@ def plugins(what: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUPS[what])}
 
 
-def _load_plugin(name: str, what: str) -> type[Any] | None:
+def _load_plugin(name: str, what: str) -> Any:
     """The dataclass that a package announces under a name; None if none does.
 
     Raises:
@@ -113,13 +148,17 @@ def _load_plugin(name: str, what: str) -> type[Any] | None:
             f"{what} {name!r}: {point.value}, which an installed package announces, cannot be "
             f"imported: {type(error).__name__}: {error}"
         ) from error
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+    if not _is_strategy(kind):
         raise StrategyError(f"{what} {name!r}: {point.value} must be a frozen dataclass")
     return kind
 
 
-def _import(name: str, what: str) -> type[Any] | None:
-    """The dataclass that `package.module.Class` names; None if there is none.
+def _is_strategy(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def _import(name: str, what: str) -> Any:
+    """What `package.module.Class` names; None if there is nothing of that name.
 
     Raises:
         StrategyError: The module is there, and cannot be imported.
@@ -136,7 +175,7 @@ def _import(name: str, what: str) -> type[Any] | None:
         raise StrategyError(
             f"{what} {name!r}: {module} cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
+    return kind
 
 
 def write(strategy: Any, kinds: Mapping[str, type[Any]]) -> str:
@@ -148,7 +187,7 @@ def write(strategy: Any, kinds: Mapping[str, type[Any]]) -> str:
     kind = type(strategy)
     own = f"{kind.__module__}.{kind.__qualname__}"
     name = next((name for name, known in kinds.items() if known is kind), own)
-    if name == own and _import(own, "a strategy") is not kind:
+    if name == own and not (_is_strategy(kind) and _import(own, "a strategy") is kind):
         raise StrategyError(
             f"{strategy!r} must be an object of a dataclass in an importable module"
         )

@@ -29,7 +29,7 @@ from functools import lru_cache, partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from pbt_flow.exceptions import PBTError
 from pbt_flow.utils.values import check_text
@@ -89,6 +89,14 @@ class Option:
             ) from None
 
 
+def _why(error: Exception) -> str:
+    """What a type did not take, in one line: of pydantic's report the fields and the reasons."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+    return "; ".join(f"{place}: {reason}" if place else reason for place, reason in found)
+
+
 def is_same(first: Any, second: Any) -> bool:
     """Whether two values of a record are the same; 1, 1.0 and True are three."""
     return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
@@ -138,7 +146,7 @@ def arguments_of(kind: type[Any], options: Mapping[str, Any]) -> dict[str, Any]:
         try:
             arguments[name] = _adapter(_rewrite(parameters[name][1], real=True))(plain)
         except (ValueError, TypeError) as error:
-            raise OptionError(f"option {name} cannot be {_short(value)}: {error}") from None
+            raise OptionError(f"option {name} cannot be {_short(value)}: {_why(error)}") from None
     return arguments
 
 
@@ -333,6 +341,19 @@ class _Names:
         return value
 
 
+@dataclasses.dataclass(frozen=True)
+class _Fields:
+    """Takes a mapping whose keys are fields: pydantic would drop one that is misspelt."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, value: Any) -> Any:
+        unknown = sorted(set(value) - set(self.names)) if isinstance(value, Mapping) else []
+        if unknown:
+            raise ValueError(f"there is no field {unknown[0]!r}")
+        return value
+
+
 def _rewrite(hint: Any, *, real: bool) -> Any:
     """A type as pydantic is to read it.
 
@@ -396,11 +417,22 @@ def _rewrite_leaf(hint: type[Any], *, real: bool) -> Any:
         values = tuple((name, _written(member.value)) for name, member in hint.__members__.items())
         names = tuple(name for name, _ in values)
         return Annotated[Literal[names], BeforeValidator(_Names(values))]
-    if dataclasses.is_dataclass(hint) or hasattr(hint, "__pydantic_validator__"):
-        return hint if real else dict[str, Any]
+    fields = _fields_of(hint)
+    if fields is None:
+        return Unwritten
+    if real and not typing.is_typeddict(hint):
+        return hint
+    return Annotated[dict[str, Any], BeforeValidator(_Fields(fields))]
+
+
+def _fields_of(hint: type[Any]) -> tuple[str, ...] | None:
+    """The fields of a dataclass, a model of pydantic's or a typed mapping; None of another type."""
+    if dataclasses.is_dataclass(hint):
+        return tuple(field.name for field in dataclasses.fields(hint) if field.init)
     if typing.is_typeddict(hint):
-        return dict[str, Any]
-    return Unwritten
+        return tuple(hint.__annotations__)
+    fields = getattr(hint, "model_fields", None)
+    return None if fields is None else tuple(fields)
 
 
 @lru_cache(maxsize=512)
@@ -416,6 +448,11 @@ def _adapter(hint: Any) -> Any:
         return TypeAdapter(hint).validate_python
 
 
+def _how_written(parts: tuple[Any, ...]) -> str:
+    """How a list is written in the shell; a list of lists says it of what is inside."""
+    return "" if any(map(_is_container, parts)) else " (JSON, or separated by commas)"
+
+
 def describe(takes: Any) -> str:
     """What an option takes, in words."""
     origin, arguments = get_origin(takes), get_args(takes)
@@ -426,6 +463,10 @@ def describe(takes: Any) -> str:
     if takes is None or takes is type(None):
         return "none"
     if origin is Annotated:
+        fields = [part.func for part in arguments[1:] if isinstance(part, BeforeValidator)]
+        for told in fields:
+            if isinstance(told, _Fields):
+                return f"a mapping in JSON with {', '.join(told.names)}"
         return describe(arguments[0])
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
@@ -434,9 +475,9 @@ def describe(takes: Any) -> str:
     if origin is dict:
         return "a mapping in JSON"
     if origin is tuple and Ellipsis not in arguments:
-        return f"a list of {', '.join(map(describe, arguments))} (JSON, or separated by commas)"
+        return f"a list of {', '.join(map(describe, arguments))}{_how_written(arguments)}"
     if origin in (list, tuple, set, frozenset):
-        return f"a list of {describe(arguments[0])} (JSON, or separated by commas)"
+        return f"a list of {describe(arguments[0])}{_how_written(arguments[:1])}"
     return str(takes.__name__)
 
 
@@ -481,6 +522,8 @@ def _is_container(takes: Any) -> bool:
 def _from_text(text: str, takes: Any) -> Any:
     """What a text of the shell means for a type."""
     origin, arguments = get_origin(takes), get_args(takes)
+    if origin is Annotated:
+        return _from_text(text, arguments[0])
     if takes is Any:
         try:
             read = json.loads(text, parse_constant=_no_number)

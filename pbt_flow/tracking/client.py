@@ -64,9 +64,15 @@ def connect() -> tuple[MlflowClient, str]:
 
 
 def _unreachable(uri: str, error: Exception) -> StoreError:
+    said = says(error)
+    if "already exists" in said and uri.startswith("sqlite"):
+        return StoreError(
+            f"the database {uri} was left half made ({said}), as by a process that was stopped "
+            "while MLflow made it; if it was new, delete its file and try again"
+        )
     return StoreError(
         f"cannot reach the MLflow tracking store {hide_password(uri)} (from MLFLOW_TRACKING_URI): "
-        f"{says(error)}"
+        f"{said}"
     )
 
 
