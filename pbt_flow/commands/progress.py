@@ -5,7 +5,6 @@ Everything goes to standard error; standard output is for the result.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from types import TracebackType
@@ -13,8 +12,8 @@ from typing import IO, cast
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
+from pbt_flow.commands.live_table import live_table
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.settings import Settings
@@ -112,29 +111,10 @@ class Progress:
             return
         history, settings = self._history, self._settings
         done, budget = self._done(history), settings.population * settings.turns
-        names = list(next(iter(history.members.values())).hparams)
-        table = Table(
-            title=f"{self._title}: {done} of {budget} turns{self._left(history)}",
-            title_justify="left",
+        table = live_table(
+            history,
+            f"{self._title}: {done} of {budget} turns{self._left(history)}",
+            width=self._console.width,
+            height=self._console.height,
         )
-        for column in ("member", "turn", "step", "score", "copied", *names):
-            table.add_column(column, justify="left" if column == "copied" else "right")
-        # Whoever has no score comes last, whichever way a score is better.
-        sign = -1 if history.direction == "maximize" else 1
-        best_first = sorted(
-            history.members.values(),
-            key=lambda m: math.inf if m.score is None else sign * m.score,
-        )
-        room = max(3, self._console.size.height - 6)
-        for member in best_first[:room]:
-            table.add_row(
-                f"{member.index:02d}",
-                str(member.turn),
-                str(member.step),
-                number(member.score),
-                "" if member.donor is None else f"member {member.donor.member:02d}",
-                *(number(member.hparams[name]) for name in names),
-            )
-        if len(best_first) > room:
-            table.caption = f"and {len(best_first) - room} more members"
         self._live.update(table, refresh=True)
