@@ -31,7 +31,7 @@ from pbt_flow.engines.worker import (
     Job,
     NoiseChecked,
     RestoreChecked,
-    Workshop,
+    WorkerContext,
 )
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
@@ -58,7 +58,7 @@ class Instant(Engine):
         self._rng, self._pending = np.random.default_rng(0), list[tuple[float, int, Done]]()
         self._left = time.perf_counter()
 
-    def start(self, workshop: Workshop) -> None:
+    def start(self, context: WorkerContext) -> None:
         """Nothing is to be prepared."""
 
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:

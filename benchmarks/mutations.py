@@ -1,7 +1,7 @@
 """Breaks one promise after another in a copy of this repository, and shows which test turns red.
 
     python benchmarks/mutations.py                     # the table in docs/reliability.md
-    python benchmarks/mutations.py --only outbox
+    python benchmarks/mutations.py --only log_queue
 
 A test that stays green under its mutation proves nothing; then the exit code is 1.
 """
@@ -55,7 +55,7 @@ MUTATIONS = [
         "a checkpoint in use is never deleted",
         "test_controller.py::any_population_conserves",
         "training/controller.py",
-        "needed=self.roster.needs,",
+        "needed=self.member_index.needs,",
         "needed=lambda checkpoint: False,",
         "nothing is needed",
     ),
@@ -329,7 +329,7 @@ MUTATIONS = [
         "what a round is to show is made from a checkpoint that exists",
         "test_controller.py::any_population_conserves",
         "training/round_samples.py",
-        "        self.roster.use(turn.checkpoint)\n        self._turns",
+        "        self.member_index.use(turn.checkpoint)\n        self._turns",
         "        self._turns",
         "it is not held on to (and let go of all the same)",
     ),
@@ -369,7 +369,7 @@ MUTATIONS = [
         "a sign is not said again by a resume",
         "test_checks.py::resume_neither_checks_again",
         "commands/frame.py",
-        "            controller.diagnosis.seen.update(store.warnings())\n",
+        "            controller.diagnostics.seen.update(store.warnings())\n",
         "",
         "nobody knows what was said",
     ),
@@ -385,8 +385,8 @@ MUTATIONS = [
         "what is being checked is not deleted",
         "test_checks.py::decides_as_one_without",
         "training/checks.py",
-        "        self.roster.use(check.checkpoint)\n",
-        "        self.roster.use(None)\n",
+        "        self.member_index.use(check.checkpoint)\n",
+        "        self.member_index.use(None)\n",
         "it is not held on to",
     ),
     Mutation(

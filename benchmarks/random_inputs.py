@@ -68,7 +68,7 @@ from pbt_flow.task import Task, check_options, complete_options, declare
 from pbt_flow.task.options import arguments_of, is_same, options_of
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.tracking.metric_names import MetricNames
-from pbt_flow.training import log_queue as outbox
+from pbt_flow.training import log_queue as log_queue
 from pbt_flow.utils.values import with_tuples
 
 
@@ -674,7 +674,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     # The store is here, and answers: what it does not take, it will not take in ten minutes.
-    outbox.PATIENCE = 1.0
+    log_queue.PATIENCE = 1.0
     small = given.inputs - given.runs
     parts = {
         "spaces": (small * 40 // 100, lambda rng: check_space_input(random_space(rng), rng)),

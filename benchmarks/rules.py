@@ -81,7 +81,7 @@ class Tried(Controller):
 
     def ready(self) -> Member | None:
         """Of the idle members that this rule does not let wait the one with the fewest turns."""
-        idle = (self.history.members[index] for index in self.roster.idle())
+        idle = (self.history.members[index] for index in self.member_index.idle())
         return next((member for member in idle if not self.waits(member)), None)
 
     def waits(self, member: Member) -> bool:
@@ -103,7 +103,7 @@ class Tried(Controller):
 
     def is_quorum(self, ranking: Ranking) -> bool:
         """Whether enough members are there for a comparison."""
-        return len(ranking.records) >= max(2, math.ceil(self.quorum * self.roster.alive))
+        return len(ranking.records) >= max(2, math.ceil(self.quorum * self.member_index.alive))
 
     def judge(
         self,
@@ -248,7 +248,7 @@ class Waiting(Tried):
     """Median turns from when it became idle."""
 
     def waits(self, member: Member) -> bool:
-        ranking, behind = self.history.at(member.age), self.roster.behind(member.age)
+        ranking, behind = self.history.at(member.age), self.member_index.behind(member.age)
         if not behind or self.is_quorum(ranking):
             return False
         idle = self.clock() - self.history.turns[member.index][-1].ended
@@ -259,7 +259,7 @@ class Sure(Waiting):
     """The same, but whoever is sure to stay as it is does not wait."""
 
     def waits(self, member: Member) -> bool:
-        ranking, behind = self.history.at(member.age), self.roster.behind(member.age)
+        ranking, behind = self.history.at(member.age), self.member_index.behind(member.age)
         if mine := ranking.records.get(member.index):
             worse, members = ranking.count_worse(mine), len(ranking.records) + behind
             if is_sure_to_stay(self.strategies.exploit, worse=worse, members=members):

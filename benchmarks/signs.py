@@ -28,7 +28,7 @@ from pbt_flow.population.history import History
 from pbt_flow.population.lineage import founder_shares
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn
 from pbt_flow.testing.simulation import simulate
-from pbt_flow.training.diagnostics import Diagnosis
+from pbt_flow.training.diagnostics import Diagnostics
 from tasks.quadratic import NoisyQuadratic
 from tasks.toy import Toy
 
@@ -243,7 +243,7 @@ def timed(train: float, rest: float, *, scatter: float, stalls: float) -> Run:
     def run(seed: int) -> set[str]:
         rng, history = np.random.default_rng(seed), History(direction="maximize")
         history.begin(Member(index=index, hparams={}) for index in range(8))
-        diagnosis = Diagnosis(history, {})
+        diagnostics = Diagnostics(history, {})
         for number in range(1, 21):
             turns = []
             for member in history.members.values():
@@ -266,8 +266,8 @@ def timed(train: float, rest: float, *, scatter: float, stalls: float) -> Run:
                 )
             for turn in turns:
                 history.add(turn)
-            diagnosis.round(number, turns)
-        return set(diagnosis.seen)
+            diagnostics.round(number, turns)
+        return set(diagnostics.seen)
 
     return run
 

@@ -17,7 +17,7 @@ PATIENCE = 600.0
 """Seconds for which a store may be silent before the run ends."""
 
 
-class StoreAway(StoreError):
+class StoreUnavailable(StoreError):
     """The tracking store does not answer just now; what was meant for it can be told later.
 
     Args:

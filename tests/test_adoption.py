@@ -20,7 +20,7 @@ from pbt_flow.exceptions import StoreError
 from pbt_flow.population.schedule import Schedule
 from pbt_flow.task import Task
 from pbt_flow.tracking import adoption
-from pbt_flow.tracking.create import found_population
+from pbt_flow.tracking.create import create_population
 from pbt_flow.tracking.store import Store
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -217,7 +217,7 @@ def test_children_that_others_have_made_are_not_ended_where_a_founding_fails(mon
             raise OSError("no room")
 
     with pytest.raises(StoreError, match="no room"):
-        found_population(
+        create_population(
             FullDisk(),
             "here",
             settings={

@@ -54,7 +54,7 @@ def test_every_error_of_ours_that_is_raised_at_a_user_is_at_the_front_door() -> 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # The others are an `OptionError` or a `StoreError` for those who are outside.
-    inside = {"OptionError", "StoreAway"}
+    inside = {"OptionError", "StoreUnavailable"}
     assert set(done.stdout.split()) - inside <= set(pbt_flow.__all__)
 
 

@@ -13,7 +13,7 @@ from test_controller import Counting, slowly, turns_of
 
 import pbt_flow
 from pbt_flow.engines.restore_check import first_difference
-from pbt_flow.engines.worker import CheckNoise, CheckRestore, Worker, Workshop
+from pbt_flow.engines.worker import CheckNoise, CheckRestore, Worker, WorkerContext
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan
 from pbt_flow.task import TaskSpec
@@ -68,7 +68,7 @@ class DiesWhenChecked(Regression):
 
 def worker(tmp_path, task):
     made = Worker(
-        Workshop(task=TaskSpec(name=f"{task.__module__}:{task.__name__}"), seed=3, warm=2)
+        WorkerContext(task=TaskSpec(name=f"{task.__module__}:{task.__name__}"), seed=3, warm=2)
     )
     made.folders = LocalFolders({0: str(tmp_path / "m0"), 1: str(tmp_path / "m1")})
     return made

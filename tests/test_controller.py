@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pbt_flow.exceptions import StoreAway
+from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.reporting.series import time_spent
 from pbt_flow.task import Task
 from pbt_flow.testing.simulation import simulate
@@ -399,7 +399,7 @@ def test_a_store_that_is_away_for_a_while_changes_no_event(mode):
 
 
 def test_a_store_that_stays_away_ends_the_run_when_its_patience_is_over():
-    with pytest.raises(StoreAway, match="the store is away"):
+    with pytest.raises(StoreUnavailable, match="the store is away"):
         simulate(Counting, turns=10_000, outages=[(5.0, math.inf)])
 
 

@@ -11,7 +11,7 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.task import Task
 from pbt_flow.testing.simulation import simulate
-from pbt_flow.training.diagnostics import Diagnosis
+from pbt_flow.training.diagnostics import Diagnostics
 from tasks.quadratic import NoisyQuadratic
 from tasks.toy import Toy
 
@@ -152,7 +152,7 @@ class Rounds:
         self.history.begin(
             Member(index=i, hparams={"lr": 0.1, "batch": 8, "kind": "a"}) for i in range(members)
         )
-        self.diagnosis = Diagnosis(self.history, SPACE)
+        self.diagnostics = Diagnostics(self.history, SPACE)
         self.number = 0
         self.signs = []
 
@@ -189,7 +189,7 @@ class Rounds:
             turns.append(turn)
         for turn in turns:
             self.history.add(turn)
-        self.signs += [sign.name for sign in self.diagnosis.round(self.number, turns)]
+        self.signs += [sign.name for sign in self.diagnostics.round(self.number, turns)]
 
 
 @pytest.mark.parametrize(
@@ -229,19 +229,19 @@ def test_ranks_that_have_lasted_once_are_not_asked_after_again():
         rounds.round(range(8), donors={0: 7})
     for _ in range(100):
         rounds.round(rng.normal(size=8), donors={0: 7})
-    assert not rounds.diagnosis.looks_noisy
+    assert not rounds.diagnostics.looks_noisy
 
 
 def test_ranks_that_never_lasted_are_a_reason_to_look():
     rounds, rng = Rounds(members=8), np.random.default_rng(0)
     for _ in range(20):
         rounds.round(rng.normal(size=8), donors={0: 7})
-    assert rounds.diagnosis.looks_noisy
+    assert rounds.diagnostics.looks_noisy
     # And nothing to look into where nobody copies.
     rounds, rng = Rounds(members=8), np.random.default_rng(0)
     for _ in range(20):
         rounds.round(rng.normal(size=8))
-    assert not rounds.diagnosis.looks_noisy
+    assert not rounds.diagnostics.looks_noisy
 
 
 @pytest.mark.parametrize(
@@ -262,20 +262,20 @@ def test_evaluations_of_one_checkpoint_say_how_much_of_a_score_is_noise(
         rounds.round(earlier * rng.normal(size=8))
     members = between * rng.normal(size=8)
     scores = [tuple(member + within * rng.normal(size=32)) for member in members]
-    sign = rounds.diagnosis.judge_noise(scores)
+    sign = rounds.diagnostics.judge_noise(scores)
     assert (sign is not None) == there
 
 
 def test_too_few_members_or_evaluations_say_nothing():
     rng = np.random.default_rng(0)
-    assert Rounds().diagnosis.judge_noise(rng.normal(size=(3, 50)).tolist()) is None
-    assert Rounds().diagnosis.judge_noise(rng.normal(size=(8, 1)).tolist()) is None
-    assert Rounds().diagnosis.judge_noise([]) is None
+    assert Rounds().diagnostics.judge_noise(rng.normal(size=(3, 50)).tolist()) is None
+    assert Rounds().diagnostics.judge_noise(rng.normal(size=(8, 1)).tolist()) is None
+    assert Rounds().diagnostics.judge_noise([]) is None
 
 
 def test_scores_at_the_end_of_the_numbers_are_no_reason_to_fail():
     rounds, rng = Rounds(members=8), np.random.default_rng(0)
     for _ in range(20):
         rounds.round((1.7e308 * np.sign(rng.normal(size=8))).tolist(), donors={0: 7})
-    assert rounds.diagnosis.judge_noise([(1e308, -1e308, 1.7e308)] * 8) is None
-    assert rounds.diagnosis.judge_noise(rng.normal(size=(8, 32)).tolist()) is None
+    assert rounds.diagnostics.judge_noise([(1e308, -1e308, 1.7e308)] * 8) is None
+    assert rounds.diagnostics.judge_noise(rng.normal(size=(8, 32)).tolist()) is None

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import pbt_flow
-from pbt_flow.exceptions import StoreAway, StoreError
+from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.tracking.client import check_artifacts, connect, is_away, talking
 from pbt_flow.tracking.drivers import hide_password, is_of_a_store, says
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
@@ -80,7 +80,7 @@ def test_a_worker_that_lacks_the_package_does_not_wait_for_it(monkeypatch, tmp_p
     folders = RemoteFolders(mlflow.get_tracking_uri(), {0: run_id}, str(tmp_path))
     with pytest.raises(StoreError, match='is not installed; pip install "boto3"') as told:
         folders.record(0, 1)
-    assert not isinstance(told.value, StoreAway)
+    assert not isinstance(told.value, StoreUnavailable)
 
 
 def test_a_place_of_an_unknown_kind_is_refused_in_mlflows_words():
@@ -196,7 +196,7 @@ def test_what_only_a_change_mends_is_a_refusal(error, away):
     assert is_away(error) == away
     with pytest.raises(StoreError) as told, talking("sqlite://", "abc"):
         raise error
-    assert isinstance(told.value, StoreAway) == away
+    assert isinstance(told.value, StoreUnavailable) == away
     assert says(error) in str(told.value)
 
 

@@ -12,8 +12,8 @@ import torch
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow.engines import EngineError, InlineEngine, Lost, ProcessEngine
-from pbt_flow.engines.worker import Look, Probe, Probed, Retry, Workshop
+from pbt_flow.engines import EngineError, InlineEngine, LostJob, ProcessEngine
+from pbt_flow.engines.worker import Look, Probe, Probed, Retry, WorkerContext
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan, Turn
 from pbt_flow.task import TaskSpec
@@ -37,7 +37,7 @@ def plan(member, turn=1, start=None):
 def opened(engine, tmp_path, slots=2, turn_timeout=None):
     task = TaskSpec(name="sample_tasks:Misbehaving", options={"orders": str(tmp_path)})
     engine.turn_timeout = turn_timeout
-    engine.start(Workshop(task=task, seed=0, warm=2), slots=slots)
+    engine.start(WorkerContext(task=task, seed=0, warm=2), slots=slots)
     engine.open(LocalFolders({member: str(tmp_path / str(member)) for member in range(4)}))
     return engine
 
@@ -89,7 +89,7 @@ def test_a_worker_that_dies_is_replaced_and_its_turn_reported_lost(engine, tmp_p
     before = pids(engine)
     engine.submit(plan(0))
     (lost,) = wait(engine)
-    assert isinstance(lost, Lost)
+    assert isinstance(lost, LostJob)
     assert lost.job == plan(0)
     assert "SIGKILL" in lost.reason
     assert len(set(before) & set(pids(engine))) == 1
@@ -139,7 +139,7 @@ def test_workers_that_cannot_start_end_the_engine_with_what_they_said(tmp_path, 
     (tmp_path / "torch.py").write_text("raise SystemExit('torch is broken')")
     engine = ProcessEngine()
     try:
-        engine.start(Workshop(task=TaskSpec(name="sample_tasks:Regression"), seed=0))
+        engine.start(WorkerContext(task=TaskSpec(name="sample_tasks:Regression"), seed=0))
         with pytest.raises(EngineError, match=r"(?s)die as soon as they start.*torch is broken"):
             wait(engine)
     finally:
@@ -164,7 +164,7 @@ def test_a_worker_imports_no_mlflow_and_has_the_threads_that_are_set_whoever_wor
     engine = ProcessEngine()
     try:
         spec = TaskSpec(name=f"{tmp_path}/spy.py:Spy")
-        engine.start(Workshop(task=spec, seed=0, threads=threads), slots=slots)
+        engine.start(WorkerContext(task=spec, seed=0, threads=threads), slots=slots)
         engine.open(LocalFolders({0: str(tmp_path / "0")}))
         engine.submit(plan(0))
         (turn,) = wait(engine)
@@ -177,8 +177,10 @@ def test_a_worker_imports_no_mlflow_and_has_the_threads_that_are_set_whoever_wor
 def test_this_process_has_its_own_threads_again_when_turns_in_it_have_ended(tmp_path):
     before = torch.get_num_threads()
     engine = InlineEngine()
-    workshop = Workshop(task=TaskSpec(name="sample_tasks:Regression"), seed=0, threads=before + 2)
-    engine.start(workshop)
+    context = WorkerContext(
+        task=TaskSpec(name="sample_tasks:Regression"), seed=0, threads=before + 2
+    )
+    engine.start(context)
     assert torch.get_num_threads() == before + 2
     engine.close()
     engine.close()
@@ -236,7 +238,7 @@ def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
     for kind in ("Spy", "Talker"):
         engine = ProcessEngine()
         try:
-            engine.start(Workshop(task=TaskSpec(name=f"{tmp_path}/spy.py:{kind}"), seed=0))
+            engine.start(WorkerContext(task=TaskSpec(name=f"{tmp_path}/spy.py:{kind}"), seed=0))
             engine.open(LocalFolders({m: str(tmp_path / kind / str(m)) for m in range(2)}))
             engine.submit(plan(0))
             (turn,) = wait(engine)

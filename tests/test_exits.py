@@ -23,7 +23,7 @@ from pbt_flow.engines.worker import (
     Look,
     Probe,
     Worker,
-    Workshop,
+    WorkerContext,
 )
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan
@@ -112,7 +112,8 @@ class Leaves(Regression):
 
 def worker(folder: Path, passes: tuple[type[BaseException], ...] = (), **options: str) -> Worker:
     made = Worker(
-        Workshop(task=TaskSpec(name=f"{__name__}:Leaves", options=options), seed=3), passes=passes
+        WorkerContext(task=TaskSpec(name=f"{__name__}:Leaves", options=options), seed=3),
+        passes=passes,
     )
     made.folders = LocalFolders({0: str(folder)})
     return made

@@ -43,7 +43,7 @@ from pbt_flow.strategies.samplers import OptunaSampler
 from pbt_flow.task import Task
 from pbt_flow.testing.simulation import Simulation, simulate
 from pbt_flow.tracking.store import _note
-from pbt_flow.training.diagnostics import Diagnosis
+from pbt_flow.training.diagnostics import Diagnostics
 from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.means import deviation, difference, in_reach, mean
 
@@ -366,7 +366,7 @@ def test_a_t_test_has_a_p_value_for_any_samples(a, b):
 @example([[TINY, -TINY, 0.0]] * 4)
 def test_the_noise_of_any_scores_is_judged_or_not_known(scores):
     simulation = simulate(told([1.0, 2.0], "maximize"), turns=1)
-    sign = Diagnosis(simulation.history, SPACE).judge_noise(scores)
+    sign = Diagnostics(simulation.history, SPACE).judge_noise(scores)
     assert sign is None or "nan" not in sign.text
 
 

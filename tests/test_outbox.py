@@ -2,8 +2,8 @@
 
 import pytest
 
-from pbt_flow.exceptions import StoreAway, StoreError
-from pbt_flow.training.log_queue import Outbox
+from pbt_flow.exceptions import StoreError, StoreUnavailable
+from pbt_flow.training.log_queue import LogQueue
 
 
 class Store:
@@ -11,7 +11,7 @@ class Store:
 
     def __init__(self):
         self.now, self.away, self.heard, self.asked, self.said = 0.0, False, [], [], []
-        self.outbox = Outbox(self.said.append, lambda: self.now, self.wait, patience=100.0)
+        self.log_queue = LogQueue(self.said.append, lambda: self.now, self.wait, patience=100.0)
 
     def wait(self, seconds):
         self.now += seconds
@@ -20,17 +20,17 @@ class Store:
         def tell():
             self.asked.append(self.now)
             if self.away:
-                raise StoreAway("the store is away", "go on later")
+                raise StoreUnavailable("the store is away", "go on later")
             self.heard.append(what)
 
-        self.outbox.put(tell)
+        self.log_queue.put(tell)
 
 
 def test_a_store_that_listens_hears_everything_at_once_and_in_order():
     store = Store()
     for what in "abc":
         store.put(what)
-    store.outbox.deliver()
+    store.log_queue.deliver()
     assert store.heard == ["a", "b", "c"]
     assert store.said == []
 
@@ -38,15 +38,15 @@ def test_a_store_that_listens_hears_everything_at_once_and_in_order():
 def test_what_a_silent_store_missed_it_hears_in_order_when_it_is_back():
     store = Store()
     store.put("a")
-    store.outbox.deliver()
+    store.log_queue.deliver()
     store.away = True
     for what in "bcd":
         store.put(what)
-        store.outbox.deliver()
+        store.log_queue.deliver()
         store.wait(20)
     store.away = False
     store.put("e")
-    store.outbox.deliver()
+    store.log_queue.deliver()
     assert store.heard == ["a", "b", "c", "d", "e"]
 
 
@@ -55,10 +55,10 @@ def test_the_user_reads_once_that_it_is_gone_and_once_that_it_is_back():
     store.away = True
     for what in "abc":
         store.put(what)
-        store.outbox.deliver()
+        store.log_queue.deliver()
         store.wait(20)
     store.away = False
-    store.outbox.deliver()
+    store.log_queue.deliver()
     assert store.said == [
         "the store is away. Training goes on, and what is logged waits for the store, for 100 "
         "seconds at most",
@@ -68,11 +68,11 @@ def test_the_user_reads_once_that_it_is_gone_and_once_that_it_is_back():
 
 def test_attempts_become_rarer_and_never_rarer_than_half_a_minute():
     store = Store()
-    store.outbox.patience = 1000.0
+    store.log_queue.patience = 1000.0
     store.away = True
     store.put("a")
     while store.now < 200:
-        store.outbox.deliver()
+        store.log_queue.deliver()
         store.wait(0.5)
     gaps = [b - a for a, b in zip(store.asked, store.asked[1:], strict=False)]
     assert gaps[:6] == [1, 2, 4, 8, 16, 30]
@@ -83,15 +83,15 @@ def test_delivering_never_waits_and_draining_does():
     store = Store()
     store.away = True
     store.put("a")
-    store.outbox.deliver()
+    store.log_queue.deliver()
     assert store.now == 0
 
     def comes_back(seconds):
         store.now += seconds
         store.away = store.now < 60
 
-    store.outbox.pause = comes_back
-    store.outbox.drain()
+    store.log_queue.pause = comes_back
+    store.log_queue.drain()
     assert store.heard == ["a"]
     assert 60 <= store.now < 100
 
@@ -104,10 +104,10 @@ def test_a_store_that_is_away_for_longer_than_the_patience_ends_the_run(end):
 
     def insist():
         while True:
-            getattr(store.outbox, end)()
+            getattr(store.log_queue, end)()
             store.wait(1)
 
-    with pytest.raises(StoreAway, match="the store is away; go on later"):
+    with pytest.raises(StoreUnavailable, match="the store is away; go on later"):
         insist()
     assert 100 <= store.now <= 131
 
@@ -117,10 +117,10 @@ def test_patience_begins_anew_when_the_store_has_heard_something():
     for round_ in range(4):
         store.away = True
         store.put(round_)
-        store.outbox.deliver()
+        store.log_queue.deliver()
         store.wait(80)
         store.away = False
-        store.outbox.deliver()
+        store.log_queue.deliver()
     assert store.heard == [0, 1, 2, 3]
 
 
@@ -129,7 +129,7 @@ def test_a_refusal_is_no_silence():
         raise StoreError("no such run")
 
     store = Store()
-    store.outbox.put(refuse)
+    store.log_queue.put(refuse)
     with pytest.raises(StoreError, match="no such run"):
-        store.outbox.deliver()
+        store.log_queue.deliver()
     assert store.said == []

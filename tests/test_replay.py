@@ -36,7 +36,7 @@ from pbt_flow.commands.replay import (
     summary,
 )
 from pbt_flow.commands.run import make_report
-from pbt_flow.exceptions import PopulationError, StoreAway, StoreError
+from pbt_flow.exceptions import PopulationError, StoreError, StoreUnavailable
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Member
 from pbt_flow.population.schedule import Schedule, ScheduleError, Segment, schedule_of
@@ -108,7 +108,7 @@ def simulated(
         planner=planner,
     )
     controller.go(Held())
-    controller.outbox.drain()
+    controller.log_queue.drain()
     planner.enter_results(history)
     return planner.arms, store
 
@@ -429,7 +429,7 @@ def test_a_locked_database_does_not_end_a_replay(database, monkeypatch):
     def log_turn(self, turn):
         if away:
             away.pop()
-            raise StoreAway("the database is locked", "wait")
+            raise StoreUnavailable("the database is locked", "wait")
         log(self, turn)
 
     whole = replay(plan, seeds=1, quiet=True, **INLINE)

@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Misbehaving, OneBlocked, Regression
 
 import pbt_flow
-from pbt_flow.exceptions import StoreAway, StoreError
+from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.population.records import RecordError
 from pbt_flow.population.result import Result
 from pbt_flow.settings import SettingsError
@@ -555,7 +555,7 @@ def test_a_store_that_refuses_is_not_waited_for():
     client(result).delete_run(store.manifest.members[2])
     with pytest.raises(StoreError, match="does not take what is logged: .*'active'") as told:
         store.log_turn(result.history.turn(2, 1))
-    assert not isinstance(told.value, StoreAway)
+    assert not isinstance(told.value, StoreUnavailable)
 
 
 @pytest.mark.slow
@@ -567,7 +567,7 @@ def test_a_database_that_is_locked_may_be_free_later():
     # Another process holds it; MLflow itself waits for 20 seconds before it gives up.
     with sqlite3.connect("mlflow.db", isolation_level=None) as rival:
         rival.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StoreAway, match="database is locked"):
+        with pytest.raises(StoreUnavailable, match="database is locked"):
             store.log_turn(result.history.turn(2, 1))
         rival.execute("ROLLBACK")
     store.log_turn(result.history.turn(2, 1))

@@ -129,11 +129,11 @@ def test_there_are_as_many_workers_as_cores_unless_said_otherwise(population: in
 
 
 def test_a_task_may_be_given_as_a_class_or_as_its_name(tmp_path: Path) -> None:
-    by_class, declared = Settings.make(Opinionated)
+    by_class, read_declaration = Settings.make(Opinionated)
     by_name, found = Settings.make(f"{__name__}:Opinionated")
-    by_declaration, same = Settings.make(declared)
+    by_declaration, same = Settings.make(read_declaration)
     assert by_class == by_name == by_declaration
-    assert declared == found == same == declare(Opinionated)
+    assert read_declaration == found == same == declare(Opinionated)
     assert by_class.task == f"{__name__}:Opinionated"
 
 

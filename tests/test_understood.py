@@ -8,7 +8,7 @@ import pytest
 
 from pbt_flow import Diverged, load, resume, run
 from pbt_flow.commands.run import make_report
-from pbt_flow.engines.worker import Probe, Worker, Workshop
+from pbt_flow.engines.worker import Probe, Worker, WorkerContext
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan, RecordError, turn_from_json, turn_to_json
 from pbt_flow.task import TaskSpec
@@ -58,7 +58,9 @@ class RunsAway(Regression):
 
 
 def worker(task, folder: Path) -> Worker:
-    made = Worker(Workshop(task=TaskSpec(name=f"tests.test_understood:{task.__name__}"), seed=0))
+    made = Worker(
+        WorkerContext(task=TaskSpec(name=f"tests.test_understood:{task.__name__}"), seed=0)
+    )
     made.folders = LocalFolders({0: folder})
     return made
 

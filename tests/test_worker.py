@@ -16,8 +16,8 @@ import torch
 from mlflow.exceptions import MlflowException
 from sample_tasks import Regression
 
-from pbt_flow.commands.launch import workshop_of
-from pbt_flow.engines.worker import Look, Probe, StorageError, Worker, Workshop, read_score
+from pbt_flow.commands.launch import context_of
+from pbt_flow.engines.worker import Look, Probe, StorageError, Worker, WorkerContext, read_score
 from pbt_flow.exceptions import StoreError
 from pbt_flow.population.checkpoints import LocalFolders, load_state, read_record
 from pbt_flow.population.records import Plan, Turn
@@ -31,7 +31,7 @@ HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
 
 def worker(tmp_path, task="Regression", warm=2, **options):
     spec = TaskSpec(name=f"sample_tasks:{task}", options=options)
-    made = Worker(Workshop(task=spec, seed=3, warm=warm))
+    made = Worker(WorkerContext(task=spec, seed=3, warm=warm))
     made.folders = LocalFolders({0: str(tmp_path / "m0"), 1: str(tmp_path / "m1")})
     return made
 
@@ -148,7 +148,7 @@ class HoldsAnArray(Regression):
     ],
 )
 def test_a_task_whose_error_or_state_cannot_be_written_fails_its_turn_only(tmp_path, task, reason):
-    one = Worker(Workshop(task=TaskSpec(name=f"test_worker:{task.__name__}"), seed=3))
+    one = Worker(WorkerContext(task=TaskSpec(name=f"test_worker:{task.__name__}"), seed=3))
     one.folders = LocalFolders({0: str(tmp_path)})
     turn = one.run(plan())
     assert turn.status == "failed"
@@ -198,7 +198,7 @@ def test_a_worker_has_no_more_members_in_memory_than_it_may(device, warm, most, 
     assert Alive.most == 0
     spec, turns = TaskSpec(name="test_worker:Alive", options={}), []
     for name in ("bounded", "all"):
-        shop = dataclasses.replace(workshop_of(settings, slots=2), task=spec)
+        shop = dataclasses.replace(context_of(settings, slots=2), task=spec)
         one = Worker(shop if name == "bounded" else dataclasses.replace(shop, warm=4))
         one.folders = LocalFolders({m: str(tmp_path / f"{name}{m}") for m in range(4)})
         one.probe(Probe())
@@ -284,7 +284,7 @@ def test_nor_is_what_its_state_raises_when_it_is_written(error, tmp_path, monkey
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_a_state_that_torch_reads_in_full_only_is_a_good_one(tmp_path):
-    one = Worker(Workshop(task=TaskSpec(name="test_worker:Nests"), seed=3))
+    one = Worker(WorkerContext(task=TaskSpec(name="test_worker:Nests"), seed=3))
     one.folders = LocalFolders({0: str(tmp_path / "m0")})
     turn = one.run(plan())
     assert turn.ok, turn.error
@@ -398,7 +398,7 @@ def test_all_reports_of_a_population_are_drawn_from_its_seed(tmp_path):
     reports = []
     for seed in (3, 3, 4):  # a population, a control with its seed, and another population
         one = worker(tmp_path / str(len(reports)), "DrawsItsReport")
-        one.workshop = dataclasses.replace(one.workshop, seed=seed)
+        one.context = dataclasses.replace(one.context, seed=seed)
         turns = [one.run(plan(member=member)) for member in (0, 1)]
         looks = [Look(member=turn.checkpoint.member, checkpoint=turn.checkpoint) for turn in turns]
         first, second = (one.look(look).metrics for look in looks)

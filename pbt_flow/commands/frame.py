@@ -22,7 +22,13 @@ from pbt_flow.population.result import Status
 from pbt_flow.settings import Settings
 from pbt_flow.space import check_hparams
 from pbt_flow.strategies.text import StrategyError
-from pbt_flow.training.controller import Controller, Planner, TakenOver, Watcher, count_turns
+from pbt_flow.training.controller import (
+    Controller,
+    Planner,
+    ProgressListener,
+    TakenOver,
+    count_turns,
+)
 from pbt_flow.training.log_queue import Message
 
 if TYPE_CHECKING:
@@ -55,7 +61,7 @@ def train(
     *,
     resumed: bool,
     screen: Screen,
-    watch: Callable[[History], Watcher],
+    watch: Callable[[History], ProgressListener],
     end: Callable[[Controller, Status, Lease], _Made],
     understood: Mapping[str, str],
     planner: Planner | None = None,
@@ -103,16 +109,16 @@ def train(
         before = store.understood() if resumed else {}
         for line in _understood_anew(understood, before):
             screen.say(line)
-        controller.outbox.put(partial(store.log_understood, understood, before))
+        controller.log_queue.put(partial(store.log_understood, understood, before))
         controller.noted.update(store.noted() if resumed else {})
         for turn in unknown:
             controller.tell_notes(turn)
-            controller.outbox.put(partial(controller.log_turn, turn))
+            controller.log_queue.put(partial(controller.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
-            controller.album.shown = store.shown()
+            controller.round_samples.shown = store.shown()
             # The rounds are gone through again; what was said of them was said.
-            controller.diagnosis.seen.update(store.warnings())
+            controller.diagnostics.seen.update(store.warnings())
             controller.checks.made = store.checked()
             store.begin([member.index for member in controller.living])
             store.change(settings.to_json())
@@ -120,7 +126,7 @@ def train(
         store.show()
         engine.open(store.folders, store.runs)
         status: Status = "finished"
-        with screen, _signals(controller), contextlib.closing(controller.album):
+        with screen, _signals(controller), contextlib.closing(controller.round_samples):
             try:
                 controller.go(lease)
             except KeyboardInterrupt:

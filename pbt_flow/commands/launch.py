@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pbt_flow.engines import Engine, EngineError, InlineEngine, Lost, ProcessEngine
-from pbt_flow.engines.worker import Described, Done, Probe, Probed, Workshop
+from pbt_flow.engines import Engine, EngineError, InlineEngine, LostJob, ProcessEngine
+from pbt_flow.engines.worker import Described, Done, Probe, Probed, WorkerContext
 from pbt_flow.exceptions import PBTError, PopulationError
 from pbt_flow.settings import Settings
 from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, check_found, declare
@@ -27,7 +27,9 @@ def spec_of(settings: Settings) -> TaskSpec:
 
 
 @contextlib.contextmanager
-def hired(engine: str | None = None, threads: int | None = None, **others: Any) -> Iterator[Engine]:
+def engine_for(
+    engine: str | None = None, threads: int | None = None, **others: Any
+) -> Iterator[Engine]:
     """The engine that the settings ask for; they are not checked yet."""
     # A script that runs a population when it is imported would start another in each worker.
     if is_loading():
@@ -46,7 +48,7 @@ def hired(engine: str | None = None, threads: int | None = None, **others: Any) 
         made.close()
 
 
-def declared(engine: Engine, task: str | type[Task]) -> Declaration:
+def read_declaration(engine: Engine, task: str | type[Task]) -> Declaration:
     """What the task declares; of a task given by name, a worker has been asked to find out.
 
     So this process imports neither the task's libraries nor, above all, torch.
@@ -55,7 +57,7 @@ def declared(engine: Engine, task: str | type[Task]) -> Declaration:
         if not task:
             raise TaskError("the name of the task is empty")
         described = _ask(engine)
-        if isinstance(described, Lost):
+        if isinstance(described, LostJob):
             raise TaskError(f"task {task} cannot be imported: {described.reason}")
         assert isinstance(described, Described)
         with contextlib.suppress(Exception):
@@ -87,12 +89,12 @@ def _own_lines(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace, chain=False)).rstrip()
 
 
-def workshop_of(settings: Settings, slots: int) -> Workshop:
+def context_of(settings: Settings, slots: int) -> WorkerContext:
     """What all turns of a population share, where so many run at once."""
     share = -(-settings.population // slots)
     # Memory of a GPU is scarce, and what the task takes of it is not known.
     usual = share if settings.device == "cpu" else 1
-    return Workshop(
+    return WorkerContext(
         task=spec_of(settings),
         seed=settings.seed,
         warm=settings.warm or usual,
@@ -103,11 +105,11 @@ def workshop_of(settings: Settings, slots: int) -> Workshop:
 def start(engine: Engine, settings: Settings) -> None:
     """Let the engine get ready, and build the task's first model."""
     slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
-    engine.start(workshop_of(settings, slots), slots=slots)
+    engine.start(context_of(settings, slots), slots=slots)
     engine.submit(Probe())
 
 
-def check_probe(engine: Engine, settings: Settings) -> Mapping[str, str]:
+def check_buildable(engine: Engine, settings: Settings) -> Mapping[str, str]:
     """Refuse a task that cannot be built, before anything is written.
 
     Returns:
@@ -117,7 +119,7 @@ def check_probe(engine: Engine, settings: Settings) -> Mapping[str, str]:
         TaskError: It cannot be built.
     """
     probed = _ask(engine)
-    reason = probed.reason if isinstance(probed, Lost) else ""
+    reason = probed.reason if isinstance(probed, LostJob) else ""
     if isinstance(probed, Probed) and probed.error:
         reason = probed.error
     if reason:
@@ -125,7 +127,7 @@ def check_probe(engine: Engine, settings: Settings) -> Mapping[str, str]:
     return probed.understood if isinstance(probed, Probed) else {}
 
 
-def _ask(engine: Engine) -> Done | Lost:
+def _ask(engine: Engine) -> Done | LostJob:
     """The answer to the only job under way."""
     try:
         finished = engine.wait()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
-from pbt_flow.exceptions import PopulationError, StoreAway
+from pbt_flow.exceptions import PopulationError, StoreUnavailable
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Result
@@ -27,7 +27,7 @@ from pbt_flow.reporting.report_data import Subject
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
 from pbt_flow.task.mlflow_capture import dropped
-from pbt_flow.training.controller import Watcher
+from pbt_flow.training.controller import ProgressListener
 from pbt_flow.utils.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _EVERY = 60.0
 _SHARE = 0.01
 
 
-class Place(Protocol):
+class PublishTarget(Protocol):
     """What publishing needs of a store."""
 
     run_id: str
@@ -62,11 +62,13 @@ class Place(Protocol):
     ) -> str: ...
 
 
-def publish(place: Place, settings: Settings, result: Result, say: Callable[[str], None]) -> None:
+def publish(
+    place: PublishTarget, settings: Settings, result: Result, say: Callable[[str], None]
+) -> None:
     """Put the report, the picture and the winner's schedule on the population's run.
 
     Raises:
-        StoreAway: The store does not answer; to be tried again.
+        StoreUnavailable: The store does not answer; to be tried again.
     """
     with _or_say("report", say), tempfile.TemporaryDirectory() as folder:
         write(_subject(place, settings, result), Path(folder))
@@ -74,12 +76,12 @@ def publish(place: Place, settings: Settings, result: Result, say: Callable[[str
 
 
 def publish_model(
-    place: Place, settings: Settings, result: Result, say: Callable[[str], None]
+    place: PublishTarget, settings: Settings, result: Result, say: Callable[[str], None]
 ) -> None:
     """Put the winner's model on the population's run, and register it if the settings say so.
 
     Raises:
-        StoreAway: The store does not answer; to be tried again.
+        StoreUnavailable: The store does not answer; to be tried again.
     """
     with _or_say("model", say):
         if result.winner is not None:
@@ -87,7 +89,7 @@ def publish_model(
             say(f'the winner\'s model: mlflow.pytorch.load_model("{address}")')
 
 
-def keep_model(place: Place, result: Result, register_as: str | None) -> str:
+def keep_model(place: PublishTarget, result: Result, register_as: str | None) -> str:
     """Put the winner's model on the population's run, and register it if there is a name for it.
 
     Returns:
@@ -112,7 +114,7 @@ def _or_say(what: str, say: Callable[[str], None]) -> Iterator[None]:
     """Nothing that is left on a run may fail it."""
     try:
         yield
-    except (StoreAway, KeyboardInterrupt):
+    except (StoreUnavailable, KeyboardInterrupt):
         raise
     # The winner's model is built by the task, which may end with anything.
     except BaseException as error:
@@ -149,7 +151,7 @@ def winners_schedule(subject: Subject) -> Schedule | None:
     )
 
 
-def _subject(place: Place, settings: Settings, result: Result) -> Subject:
+def _subject(place: PublishTarget, settings: Settings, result: Result) -> Subject:
     return Subject(
         result=result,
         settings=settings,
@@ -173,8 +175,8 @@ class LiveReport:
 
     def __init__(
         self,
-        inner: Watcher,
-        place: Place,
+        inner: ProgressListener,
+        place: PublishTarget,
         settings: Settings,
         result: Callable[[], Result],
         clock: Callable[[], float] = time.monotonic,

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pbt_flow.commands.frame import check_claim, stored_settings, tell_if_possible, train
-from pbt_flow.commands.launch import check_probe, declared, hired, start
+from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, start
 from pbt_flow.engines import Engine
 from pbt_flow.engines.worker import Describe
 from pbt_flow.exceptions import PBTError, StoreError
@@ -368,15 +368,15 @@ def replay(
 
     arms = arms_of(schedule, seeds)
     task = given.pop("task", None) or schedule.task
-    with hired(**given) as engine:
+    with engine_for(**given) as engine:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
-        kind = declared(engine, task)
+        kind = read_declaration(engine, task)
         settings = settings_of(schedule, arms, task=kind, **given)
         start(engine, settings)
         with short_requests():
             client, uri = connect()
-            understood = check_probe(engine, settings)
+            understood = check_buildable(engine, settings)
             store = Store.create(
                 client,
                 uri,
@@ -439,15 +439,15 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         settings = stored_settings(store).resumed(**changes)
         schedule, arms = _arms_from_json(store.arms(), run_id)
         made = Replay(run_id=run_id, tracking_uri=store.tracking_uri, schedule=schedule, arms=arms)
-        with hired(settings.engine, settings.threads) as engine:
+        with engine_for(settings.engine, settings.threads) as engine:
             engine.submit(Describe(task=settings.task))
-            kind = declared(engine, settings.task)
+            kind = read_declaration(engine, settings.task)
             check_segments(schedule, kind.space)
             defaults = store.manifest.option_defaults
             options, notes = recorded_options(kind, settings.options, defaults)
             settings = dataclasses.replace(settings, options=options)
             start(engine, settings)
-            understood = check_probe(engine, settings)
+            understood = check_buildable(engine, settings)
             return _train(
                 store,
                 settings,
@@ -506,7 +506,7 @@ def _end(
     lease: Lease,
 ) -> tuple[Status, str]:
     """Look at the models that got to the end, and say in MLflow what became of everyone."""
-    history, outbox = controller.history, controller.outbox
+    history, log_queue = controller.history, controller.log_queue
     last = planner.last_turns(history)
     left: list[Message] = [partial(check_claim, lease)]
     if status == "finished":
@@ -531,9 +531,9 @@ def _end(
         # What failed may be the very disk that these are written to: it is not waited for.
         left = [partial(tell_if_possible, left, screen.say)]
     for message in left:
-        outbox.put(message)
+        log_queue.put(message)
     try:
-        outbox.drain()
+        log_queue.drain()
     except StoreError:
         if status == "finished":
             screen.say(summary(made))  # what was trained for hours must be seen somewhere

@@ -25,7 +25,7 @@ from pbt_flow.commands.frame import (
     tell_if_possible,
     train,
 )
-from pbt_flow.commands.launch import check_probe, declared, hired, spec_of, start
+from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, spec_of, start
 from pbt_flow.commands.progress import Progress
 from pbt_flow.commands.publish import LiveReport, keep_model, publish, publish_model, write
 from pbt_flow.engines import Engine
@@ -94,14 +94,14 @@ def run(
 def _new(
     task: str | type[Task], *, quiet: bool, control: Entry | None = None, **settings: Any
 ) -> Result:
-    with hired(**settings) as engine:
+    with engine_for(**settings) as engine:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
         # 2 s of imports, while a worker imports torch.
         from pbt_flow.tracking.client import connect, short_requests
         from pbt_flow.tracking.store import Store
 
-        made, kind = Settings.make(declared(engine, task), **settings)
+        made, kind = Settings.make(read_declaration(engine, task), **settings)
         if control is not None:
             check_control(control, made, defaults=kind.option_defaults)
         strategies = made.strategies()
@@ -111,7 +111,7 @@ def _new(
         start(engine, made)
         with short_requests():
             client, uri = connect()  # a new database takes seconds, while the model is built
-            understood = check_probe(engine, made)
+            understood = check_buildable(engine, made)
             store = Store.create(
                 client,
                 uri,
@@ -191,11 +191,11 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
                 f"has done {done}"
             )
     with (
-        hired(engine=made.engine, threads=made.threads) as engine,
+        engine_for(engine=made.engine, threads=made.threads) as engine,
         short_requests(),
     ):
         engine.submit(Describe(task=made.task))
-        kind = declared(engine, made.task)
+        kind = read_declaration(engine, made.task)
         made.check_model(kind)
         if not is_same_space(space_to_json(kind.space), store.manifest.space):
             raise SettingsError(
@@ -206,7 +206,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         options, notes = recorded_options(kind, made.options, defaults)
         made = dataclasses.replace(made, options=options)
         start(engine, made)
-        understood = check_probe(engine, made)
+        understood = check_buildable(engine, made)
         return _train(
             store,
             made,
@@ -501,7 +501,7 @@ def _end(
     lease: Lease,
 ) -> Result:
     """Look at the winner, say in MLflow what became of everyone, and make the result."""
-    history, outbox = controller.history, controller.outbox
+    history, log_queue = controller.history, controller.log_queue
     if status != "interrupted" and not controller.living:
         status = "failed"
     elif status == "finished" and history.winner() is None:
@@ -517,7 +517,7 @@ def _end(
             wanted = None if controller.settings.samples == "none" else folder
             reports = controller.look([best, *([initial] if initial else [])], wanted)
             if any(Path(folder).iterdir()):
-                outbox.put(partial(store.log_samples, Path(folder)))
+                log_queue.put(partial(store.log_samples, Path(folder)))
         controller.engine.close()
         result = _result(
             store,
@@ -541,8 +541,8 @@ def _end(
             # What failed may be the very disk that these are written to: it is not waited for.
             left = [partial(tell_if_possible, left, say)]
         for message in [*left, ours, partial(store.finish, ended, members)]:
-            outbox.put(message)
-        outbox.drain()
+            log_queue.put(message)
+        log_queue.drain()
     return result
 
 

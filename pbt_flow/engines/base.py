@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
-from pbt_flow.engines.worker import Done, Job, Workshop
+from pbt_flow.engines.worker import Done, Job, WorkerContext
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.mlflow_capture import MemberRuns
 
@@ -15,7 +15,7 @@ class EngineError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
+class LostJob:
     """A job whose worker died or took too long: what it did is unknown."""
 
     job: Job
@@ -38,11 +38,11 @@ class Engine(abc.ABC):
     """
 
     @abc.abstractmethod
-    def start(self, workshop: Workshop, *, slots: int = 1) -> None:
+    def start(self, context: WorkerContext, *, slots: int = 1) -> None:
         """Get ready to work for one population; called once, before the first turn.
 
         Args:
-            workshop: What all its turns share.
+            context: What all its turns share.
             slots: How many turns are to run at once; an engine may have fewer.
         """
 
@@ -60,7 +60,7 @@ class Engine(abc.ABC):
         """Begin a job. At most `slots` are ever under way."""
 
     @abc.abstractmethod
-    def wait(self, timeout: float | None = None) -> list[Done | Lost]:
+    def wait(self, timeout: float | None = None) -> list[Done | LostJob]:
         """What has finished; blocks until something has, or for `timeout` seconds.
 
         Raises:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from pbt_flow.engines.base import Engine, EngineError, Lost
-from pbt_flow.engines.worker import Describe, Done, Job, StorageError, Worker, Workshop, describe
+from pbt_flow.engines.base import Engine, EngineError, LostJob
+from pbt_flow.engines.worker import (
+    Describe,
+    Done,
+    Job,
+    StorageError,
+    Worker,
+    WorkerContext,
+    describe,
+)
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
 
@@ -16,18 +24,18 @@ class InlineEngine(Engine):
     """One slot; a breakpoint in a task works."""
 
     def __init__(self) -> None:
-        self._finished: list[Done | Lost] = []
+        self._finished: list[Done | LostJob] = []
         self._threads: int | None = None
         """How many threads torch had in this process before."""
         self._logging = TaskLogging(lends=True)
         self._logging.install()
 
-    def start(self, workshop: Workshop, *, slots: int = 1) -> None:
+    def start(self, context: WorkerContext, *, slots: int = 1) -> None:
         import torch
 
-        self._worker = Worker(workshop, passes=_PASSES, logging=self._logging)
+        self._worker = Worker(context, passes=_PASSES, logging=self._logging)
         self._threads = torch.get_num_threads()
-        torch.set_num_threads(workshop.threads)
+        torch.set_num_threads(context.threads)
 
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
         self._worker.folders = folders
@@ -43,7 +51,7 @@ class InlineEngine(Engine):
         except StorageError as error:
             raise EngineError(str(error)) from error
 
-    def wait(self, timeout: float | None = None) -> list[Done | Lost]:
+    def wait(self, timeout: float | None = None) -> list[Done | LostJob]:
         finished, self._finished = self._finished, []
         return finished
 

@@ -23,9 +23,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from pbt_flow.engines.base import Engine, EngineError, Lost
+from pbt_flow.engines.base import Engine, EngineError, LostJob
 from pbt_flow.engines.forkserver import ANSWER, REQUEST
-from pbt_flow.engines.worker import Done, Job, Workshop
+from pbt_flow.engines.worker import Done, Job, WorkerContext
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.files import search_path
 from pbt_flow.task.mlflow_capture import MemberRuns
@@ -177,13 +177,13 @@ class ProcessEngine(Engine):
 
     Args:
         threads: CPU threads of each worker for what is imported before the population's settings
-            are known; torch takes the number of its `Workshop`.
+            are known; torch takes the number of its `WorkerContext`.
     """
 
     def __init__(self, threads: int = 1) -> None:
         self._stillborn = 0
         """Workers in a row that died before they could work."""
-        self._workshop: Workshop | None = None
+        self._workshop: WorkerContext | None = None
         self._opened: tuple[Folders, MemberRuns | None] | None = None
         self._logs = tempfile.TemporaryDirectory(prefix="pbt_flow-")
         self._threads = threads
@@ -209,11 +209,11 @@ class ProcessEngine(Engine):
             process.send("open", *self._opened)
         return process
 
-    def start(self, workshop: Workshop, *, slots: int = 1) -> None:
+    def start(self, context: WorkerContext, *, slots: int = 1) -> None:
         self.slots = slots
         for process in self._processes:
-            process.send("start", workshop)
-        self._workshop = workshop
+            process.send("start", context)
+        self._workshop = context
         self._processes += [self._spawn(index) for index in range(len(self._processes), slots)]
 
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
@@ -227,7 +227,7 @@ class ProcessEngine(Engine):
         chosen = min(idle, key=lambda p: (job.member not in p.members, len(p.members)))
         chosen.begin(job)
 
-    def wait(self, timeout: float | None = None) -> list[Done | Lost]:
+    def wait(self, timeout: float | None = None) -> list[Done | LostJob]:
         if self.turn_timeout is not None and self.turn_timeout < math.inf:
             running = [process.since for process in self._processes if process.job]
             if running:
@@ -237,7 +237,7 @@ class ProcessEngine(Engine):
         finished = [self._receive(busy[ready]) for ready in wait(list(busy), timeout)]
         return [done for done in finished if done is not None] + self._expired()
 
-    def _receive(self, process: _Process) -> Done | Lost | None:
+    def _receive(self, process: _Process) -> Done | LostJob | None:
         try:
             answer = process.connection.recv()
         except (EOFError, OSError):
@@ -251,17 +251,17 @@ class ProcessEngine(Engine):
         done: Done = answer
         return done
 
-    def _replace(self, process: _Process, reason: str) -> Lost | None:
+    def _replace(self, process: _Process, reason: str) -> LostJob | None:
         self._stillborn += 1
         if self._stillborn > 2 * self.slots:
             raise EngineError(f"workers die as soon as they start; the last one: {reason}")
         job = process.job
         process.stop()
         self._processes[self._processes.index(process)] = self._spawn(process.index)
-        return None if job is None else Lost(job=job, reason=reason)
+        return None if job is None else LostJob(job=job, reason=reason)
 
-    def _expired(self) -> list[Done | Lost]:
-        lost: list[Done | Lost] = []
+    def _expired(self) -> list[Done | LostJob]:
+        lost: list[Done | LostJob] = []
         for process in list(self._processes):
             limit = self.turn_timeout
             if limit is None or process.job is None or time.monotonic() < process.since + limit:

@@ -1,7 +1,7 @@
 """What a worker does: run one turn, as a pure function of its plan, and commit it.
 
 restore -> reseed -> train -> evaluate -> checkpoint -> record. Everything a turn needs from outside
-comes in through `Plan` and `Workshop`; nothing here knows of a population, a tracker or a decision.
+comes in through `Plan` and `WorkerContext`; nothing here knows of a population or a decision.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StorageError(RuntimeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workshop:
+class WorkerContext:
     """What all turns of one population share."""
 
     task: TaskSpec
@@ -191,7 +191,7 @@ class Worker:
 
     def __init__(
         self,
-        workshop: Workshop,
+        context: WorkerContext,
         device: str | None = None,
         printed: Callable[[], str] = lambda: "",
         passes: tuple[type[BaseException], ...] = (),
@@ -200,7 +200,7 @@ class Worker:
         """Make one for a population.
 
         Args:
-            workshop: What all its turns share.
+            context: What all its turns share.
             device: The torch device; None for the one that the task asks for.
             printed: What this process has printed since it was last asked.
             passes: Exceptions that are not the task's own, such as the user's Ctrl-C in a process
@@ -208,11 +208,11 @@ class Worker:
             logging: Where it goes what tasks log through MLflow by themselves; None for wherever
                 MLflow sends it.
         """
-        self.workshop = workshop
+        self.context = context
         self.printed = printed
         self.passes = passes
         self.logging = logging or TaskLogging()
-        self.device = device or workshop.task.device
+        self.device = device or context.task.device
         self.folders: Folders | None = None
         """Where the turn folders are; to be set before the first turn."""
         self._warm: OrderedDict[int, tuple[str, Task]] = OrderedDict()
@@ -323,7 +323,7 @@ class Worker:
         """Report on a checkpoint: metrics on data that selection never saw, and samples."""
         try:
             task = self._take(look.member, look.checkpoint)
-            task.reseed(report_seed(self.workshop.seed))
+            task.reseed(report_seed(self.context.seed))
             returned = _named(task.report(), "report()") if look.report else {}
             metrics = _read_metrics(returned, "report()")
             if look.samples is not None:
@@ -344,8 +344,8 @@ class Worker:
         try:
             difference = try_restoring(
                 check,
-                self.workshop.seed,
-                build=lambda seed: self.workshop.task.build(seed, self.device),
+                self.context.seed,
+                build=lambda seed: self.context.task.build(seed, self.device),
                 load=load,
                 through_file=lambda state: copy_state(state, self.device),
             )
@@ -358,7 +358,7 @@ class Worker:
         """Evaluate a checkpoint again and again; the model is dropped afterwards."""
         try:
             task = self._take(check.member, check.checkpoint)
-            scores = evaluate_again(check, self.workshop.seed, task)
+            scores = evaluate_again(check, self.context.seed, task)
         except BaseException as error:
             self._let_pass(error)
             return NoiseChecked(check=check, error=_account(error))
@@ -381,8 +381,8 @@ class Worker:
         if task is None or (start is None and digest):
             task = None
             self._make_room()
-            seed = derive_seed(self.workshop.seed, member, 0)
-            task = self.workshop.task.build(seed, self.device)
+            seed = derive_seed(self.context.seed, member, 0)
+            task = self.context.task.build(seed, self.device)
             if self._understood is None:
                 self._understood = _read_understood(task)
         if start is not None and start.digest != digest:
@@ -408,7 +408,7 @@ class Worker:
     def _make_room(self) -> None:
         """Let go of the tasks that have waited longest, until there is room for one more."""
         # Before the new one is built: a GPU need never hold more than `warm` of them.
-        while len(self._warm) >= self.workshop.warm:
+        while len(self._warm) >= self.context.warm:
             self._warm.popitem(last=False)
             # A task may be part of a cycle, and would keep its memory until a later collection.
             gc.collect()

@@ -47,12 +47,12 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             (path,) = given
             sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
         elif what == "start":
-            (workshop,) = given
-            torch.set_num_threads(workshop.threads)
-            device = workshop.task.device
+            (context,) = given
+            torch.set_num_threads(context.threads)
+            device = context.task.device
             if device == "cuda":
                 device = f"cuda:{index % max(1, torch.cuda.device_count())}"
-            worker = Worker(workshop, device, printed, logging=logging)
+            worker = Worker(context, device, printed, logging=logging)
         elif worker is None:
             with logging.job(None):
                 described = describe(*given)

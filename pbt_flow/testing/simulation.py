@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pbt_flow.engines.base import Engine, Lost
+from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.restore_check import State
 from pbt_flow.engines.worker import (
     CheckNoise,
@@ -28,12 +28,12 @@ from pbt_flow.engines.worker import (
     Report,
     RestoreChecked,
     Retry,
-    Workshop,
+    WorkerContext,
     evaluate_again,
     read_score,
     try_restoring,
 )
-from pbt_flow.exceptions import StoreAway
+from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed
@@ -70,11 +70,11 @@ class SimulatedEngine(Engine):
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(np.random.SeedSequence([self.seed, 10**6]))
-        self._pending: list[tuple[float, int, Done | Lost]] = []
+        self._pending: list[tuple[float, int, Done | LostJob]] = []
         self._faults = {key: list(kinds) for key, kinds in self.faults.items()}
         self._order = 0
 
-    def start(self, workshop: Workshop, *, slots: int = 1) -> None:
+    def start(self, context: WorkerContext, *, slots: int = 1) -> None:
         pass
 
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
@@ -103,19 +103,19 @@ class SimulatedEngine(Engine):
             took = self.turn_timeout
         self.log.append((self.now, "begins", plan.member, plan.turn))
         outcome = self._outcome(plan, fault, took)
-        if isinstance(outcome, Lost):
-            outcome = Lost(job=job, reason=outcome.reason)
+        if isinstance(outcome, LostJob):
+            outcome = LostJob(job=job, reason=outcome.reason)
         elif lost:
             seconds = {**outcome.seconds, "lost": lost}
             outcome = replace(outcome, started=self.now - lost, seconds=seconds)
         heapq.heappush(self._pending, (self.now + took, self._order, outcome))
 
-    def wait(self, timeout: float | None = None) -> list[Done | Lost]:
+    def wait(self, timeout: float | None = None) -> list[Done | LostJob]:
         if timeout is not None and self._pending[0][0] > self.now + timeout:
             self.now += timeout
             return []
         self.now, _, done = heapq.heappop(self._pending)
-        plan = done.job if isinstance(done, Lost) else getattr(done, "plan", None)
+        plan = done.job if isinstance(done, LostJob) else getattr(done, "plan", None)
         if isinstance(plan, Retry):
             plan = plan.plan
         if isinstance(plan, Plan) and plan.start is not None:
@@ -154,9 +154,9 @@ class SimulatedEngine(Engine):
         """Let the simulated clock run on."""
         self.now += seconds
 
-    def _outcome(self, plan: Plan, fault: Fault | None, took: float) -> Turn | Lost:
+    def _outcome(self, plan: Plan, fault: Fault | None, took: float) -> Turn | LostJob:
         if fault in ("dies", "hangs"):
-            return Lost(job=plan, reason=f"the worker {fault}")
+            return LostJob(job=plan, reason=f"the worker {fault}")
         if fault == "raises":
             return Turn(plan=plan, status="failed", error="raised by the simulation")
         task = self.task(derive_seed(self.seed, plan.member, 0))
@@ -246,7 +246,7 @@ class MemoryStore:
 
     def _answer(self) -> None:
         if any(begins <= self.engine.now < ends for begins, ends in self.outages):
-            raise StoreAway("the store is away", "wait")
+            raise StoreUnavailable("the store is away", "wait")
 
 
 class _Silence:
@@ -327,5 +327,5 @@ def simulate(
         made, store, engine, history, silence, clock=lambda: engine.now, pause=engine.pass_time
     )
     made_by.go(silence)
-    made_by.outbox.drain()
+    made_by.log_queue.drain()
     return Simulation(history, engine, store, made_by, silence.said)

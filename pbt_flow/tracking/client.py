@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
-from pbt_flow.exceptions import StoreAway, StoreError
+from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.tracking.drivers import check_database, hide_password, is_of_a_store, is_refusal, says
 
 _REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -144,7 +144,7 @@ def talking(uri: str, run_id: str) -> Iterator[None]:
     """Talk to the store of a population, and tell a refusal from a store that does not answer.
 
     Raises:
-        StoreAway: It does not answer now, and may do so later.
+        StoreUnavailable: It does not answer now, and may do so later.
         StoreError: It refuses, and would do so again.
     """
     try:
@@ -160,7 +160,7 @@ def talking(uri: str, run_id: str) -> Iterator[None]:
         )
         if not is_away(error):
             raise StoreError(f"{what}; {remedy}") from error
-        raise StoreAway(what, remedy) from error
+        raise StoreUnavailable(what, remedy) from error
 
 
 def is_away(error: BaseException) -> bool:

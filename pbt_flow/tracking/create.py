@@ -58,7 +58,7 @@ class Manifest:
         return {**vars(self), "initial": [dict(hparams) for hparams in self.initial]}
 
 
-def found_population(
+def create_population(
     client: MlflowClient,
     uri: str,
     *,

@@ -37,7 +37,7 @@ class States:
         """Whether a state is still there.
 
         Raises:
-            StoreAway: The place for artifacts does not answer now.
+            StoreUnavailable: The place for artifacts does not answer now.
         """
         place = f"{turn_folder(checkpoint.turn)}/{STATE}"
         if isinstance(self.folders, LocalFolders):
@@ -57,7 +57,7 @@ class States:
             What the user must know, once: that checkpoints stay, where and why.
 
         Raises:
-            StoreAway: The place for artifacts does not answer now.
+            StoreUnavailable: The place for artifacts does not answer now.
         """
         if self._deletes is False:
             return None

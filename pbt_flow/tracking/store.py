@@ -51,7 +51,7 @@ from pbt_flow.tracking.client import (
     read_text,
     talking,
 )
-from pbt_flow.tracking.create import Manifest, found_population, member_name, shorten, text
+from pbt_flow.tracking.create import Manifest, create_population, member_name, shorten, text
 from pbt_flow.tracking.deletion import States
 from pbt_flow.tracking.drivers import hide_password, is_of_a_store, says
 from pbt_flow.tracking.lease import Lease, claim, is_orphan
@@ -119,7 +119,7 @@ class Store:
         Raises:
             StoreError: The tracking server cannot be used.
         """
-        members, manifest = found_population(
+        members, manifest = create_population(
             client,
             uri,
             settings=settings,
@@ -312,7 +312,7 @@ class Store:
             What the user must know, once: that checkpoints stay, where and why.
 
         Raises:
-            StoreAway: It does not answer now.
+            StoreUnavailable: It does not answer now.
         """
         return self._states.delete(checkpoint)
 

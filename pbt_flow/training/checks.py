@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from pbt_flow.engines import Lost
+from pbt_flow.engines import LostJob
 from pbt_flow.engines.worker import (
     Check,
     Checked,
@@ -25,8 +25,8 @@ from pbt_flow.engines.worker import (
 )
 from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.settings import Settings
-from pbt_flow.training.diagnostics import FEW, Diagnosis, Warned, same_age
-from pbt_flow.training.member_index import Roster
+from pbt_flow.training.diagnostics import FEW, Diagnostics, Finding, same_age
+from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.utils.reasons import reason_in
 
 _LEAST_TURNS = 40
@@ -45,11 +45,11 @@ class Checks:
     """Asks the workers about the task, and says what came of it."""
 
     settings: Settings
-    roster: Roster
-    diagnosis: Diagnosis
+    member_index: MemberIndex
+    diagnostics: Diagnostics
     note: Callable[[str, str], None]
     """Keeps on the population's run that a check was made, and what came of it."""
-    warn: Callable[[Warned], None]
+    warn: Callable[[Finding], None]
     made: Container[str] = ()
     """The checks that an earlier controller of this population has made."""
     _asked: set[str] = field(default_factory=set)
@@ -102,7 +102,7 @@ class Checks:
         return new
 
     def _want(self, check: Check) -> None:
-        self.roster.use(check.checkpoint)
+        self.member_index.use(check.checkpoint)
         self._waiting.append(check)
 
     def give_up(self) -> list[int]:
@@ -110,19 +110,19 @@ class Checks:
         dropped = [check.checkpoint for check in self._waiting]
         self._waiting.clear()
         for checkpoint in dropped:
-            self.roster.use(checkpoint, -1)
+            self.member_index.use(checkpoint, -1)
         return [checkpoint.member for checkpoint in dropped]
 
-    def take(self, done: Checked | Lost) -> int:
+    def take(self, done: Checked | LostJob) -> int:
         """Note an answer, and let go of the checkpoint it was made from.
 
         Returns:
             The member whose checkpoint that is.
         """
-        check = done.job if isinstance(done, Lost) else done.check
+        check = done.job if isinstance(done, LostJob) else done.check
         assert isinstance(check, CheckRestore | CheckNoise)
         self._out.remove(check)
-        self.roster.use(check.checkpoint, -1)
+        self.member_index.use(check.checkpoint, -1)
         if isinstance(check, CheckNoise):
             self._scores.append(done.scores if isinstance(done, NoiseChecked) else ())
             if len(self._scores) == self._expected:
@@ -142,7 +142,7 @@ class Checks:
         if found:
             steps = done.check.steps
             self.warn(
-                Warned(
+                Finding(
                     "restores",
                     f"a restored model does not train on as the one that was saved: {steps} steps "
                     f"after the same state, with the same seed, it scores {found.cold:.6g} and the "
@@ -156,7 +156,7 @@ class Checks:
 
     def _judge_noise(self) -> None:
         scores, self._scores = [row for row in self._scores if row], []
-        sign = self.diagnosis.judge_noise(scores)
+        sign = self.diagnostics.judge_noise(scores)
         if sign:
             self.warn(sign)
         self.note("noise", "members differ no more than by chance" if sign else "members differ")

@@ -22,7 +22,7 @@ from typing import Protocol
 
 import numpy as np
 
-from pbt_flow.engines import Engine, Lost
+from pbt_flow.engines import Engine, LostJob
 from pbt_flow.engines.worker import (
     CheckNoise,
     CheckRestore,
@@ -33,18 +33,18 @@ from pbt_flow.engines.worker import (
     RestoreChecked,
     Retry,
 )
-from pbt_flow.exceptions import StoreAway
+from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
 from pbt_flow.strategies.advise import Outlook, advise, quorum_of, should_wait
 from pbt_flow.training.checks import Checks
-from pbt_flow.training.diagnostics import Diagnosis, Warned
-from pbt_flow.training.log_queue import Outbox
-from pbt_flow.training.member_index import Roster
+from pbt_flow.training.diagnostics import Diagnostics, Finding
+from pbt_flow.training.log_queue import LogQueue
+from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.training.retention import removable
-from pbt_flow.training.round_samples import Album, Wall
+from pbt_flow.training.round_samples import RoundSamples, SampleStore
 from pbt_flow.utils.means import mean
 from pbt_flow.utils.reasons import reason_in
 
@@ -55,7 +55,7 @@ _HUNG, _SURELY, _KNOWN = 20.0, 300.0, 5
 of fewer turns than the last number nothing is concluded. The first turns may download data."""
 
 
-class TurnRecords(Protocol):
+class TurnStore(Protocol):
     """Where turns become committed."""
 
     @property
@@ -66,14 +66,14 @@ class TurnRecords(Protocol):
     def commit(self, turn: Turn) -> None: ...
 
 
-class Records(Wall, Protocol):
+class PopulationStore(SampleStore, Protocol):
     """What the controller needs of a store."""
 
     run_id: str
     space: Space
 
     @property
-    def folders(self) -> TurnRecords: ...
+    def folders(self) -> TurnStore: ...
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool: ...
 
@@ -88,7 +88,7 @@ class Records(Wall, Protocol):
     def tag(self, tags: Mapping[str, str]) -> None: ...
 
 
-class Watcher(Protocol):
+class ProgressListener(Protocol):
     """What the controller tells about its progress."""
 
     def turn(self, turn: Turn, history: History) -> None: ...
@@ -123,10 +123,10 @@ class Controller:
     """Decides which member trains next and with what, and what is done with the outcome."""
 
     settings: Settings
-    store: Records
+    store: PopulationStore
     engine: Engine
     history: History
-    progress: Watcher
+    progress: ProgressListener
     clock: Callable[[], float] = time.time
     """Seconds since any fixed moment."""
     pause: Callable[[float], None] = time.sleep
@@ -156,26 +156,28 @@ class Controller:
     """Members of whose checkpoints one may have become superfluous."""
 
     def __post_init__(self) -> None:
-        self.roster = Roster(
+        self.member_index = MemberIndex(
             self.settings.turns,
             self.settings.max_failures,
             # A worker then goes on with the member that it has in memory.
             longest_first=self.planner is not None,
         )
-        self.roster.begin(self.history.members.values())
+        self.member_index.begin(self.history.members.values())
         self.pinned: Checkpoint | None = None
         self._pin()
-        self.undecided = self.roster.undecided()
+        self.undecided = self.member_index.undecided()
         self.strategies = self.settings.strategies()
         newest = [t for turns in self.history.turns.values() for t in turns[-1:] if t.ok]
         self.durations.extend(turn.took for turn in newest)
         self._set_deadline()
         self.began = self.clock()
-        self.diagnosis = Diagnosis(self.history, self.store.space)
-        self.outbox = Outbox(say=self.progress.say, clock=self.clock, pause=self.pause)
-        self.album = Album(self.store, self.roster, self.outbox, self.progress.say)
+        self.diagnostics = Diagnostics(self.history, self.store.space)
+        self.log_queue = LogQueue(say=self.progress.say, clock=self.clock, pause=self.pause)
+        self.round_samples = RoundSamples(
+            self.store, self.member_index, self.log_queue, self.progress.say
+        )
         self.checks = Checks(
-            self.settings, self.roster, self.diagnosis, note=self._note, warn=self._warn
+            self.settings, self.member_index, self.diagnostics, note=self._note, warn=self._warn
         )
 
     def find_checkpoints(self) -> None:
@@ -202,7 +204,7 @@ class Controller:
         if self.settings.mode == "generational":
             return self._ready_generation()
         outlooks: dict[int, Outlook] = {}
-        for index in self.roster.idle():
+        for index in self.member_index.idle():
             member = self.history.members[index]
             if self.planner is not None:
                 return member
@@ -214,7 +216,7 @@ class Controller:
 
     def _outlook(self, age: int) -> Outlook:
         """What can still be expected of an age, in an asynchronous population."""
-        living, retired = self.roster.alive, self.roster.retired
+        living, retired = self.member_index.alive, self.member_index.retired
         now, waited = self.clock(), 0.0
         if self.history.at(age).count(retired) >= quorum_of(living):
             since = now - self.quorum_since.setdefault(age, now)
@@ -223,20 +225,20 @@ class Controller:
         return Outlook(
             living=living,
             retired=retired,
-            behind=self.roster.behind(age),
-            is_arriving=self.roster.is_target(age),
+            behind=self.member_index.behind(age),
+            is_arriving=self.member_index.is_target(age),
             waited=waited,
         )
 
     def _ready_generation(self) -> Member | None:
         """The member with the fewest turns, once all others have as many."""
-        index = next(self.roster.idle(), None)
+        index = next(self.member_index.idle(), None)
         if index is None:
             return None
         member, late = self.history.members[index], self._late()
         # Half of the population does not wait for the rest that hangs: whoever is late joins the
         # next generation.
-        waited = self.in_flight.keys() - (late if 2 * len(late) <= self.roster.alive else ())
+        waited = self.in_flight.keys() - (late if 2 * len(late) <= self.member_index.alive else ())
         generation = min((self.in_flight[m].turn for m in waited), default=sys.maxsize)
         return member if member.turn < generation else None
 
@@ -274,7 +276,7 @@ class Controller:
     def decide(self, member: Member) -> Member:
         """How a member goes on."""
         seed = np.random.SeedSequence([self.settings.seed, member.index, member.turn])
-        turns, retired = None, self.roster.retired
+        turns, retired = None, self.member_index.retired
         if self.settings.mode == "generational":
             # Nor may it matter who has been retired in this generation before others began it.
             turns = member.turn
@@ -297,7 +299,7 @@ class Controller:
         if self.stopping:
             self.touched.update(self.checks.give_up())
         while len(self.in_flight) + self._beside_turns < self.engine.slots:
-            aside = self.album.next() or self.checks.next()
+            aside = self.round_samples.next() or self.checks.next()
             if aside is not None:
                 self.engine.submit(aside)
                 continue
@@ -305,15 +307,15 @@ class Controller:
             if member is None:
                 return
             plan = (self.planner or self).plan(member)
-            self.roster.take(member, plan.start_step + plan.steps)
-            self.roster.use(plan.start)
+            self.member_index.take(member, plan.start_step + plan.steps)
+            self.member_index.use(plan.start)
             self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
             self.engine.submit(plan)
 
     @property
     def _beside_turns(self) -> int:
         """How many jobs are under way that are no turns."""
-        return self.album.under_way + self.checks.under_way
+        return self.round_samples.under_way + self.checks.under_way
 
     # --- what is done with the outcome ---
 
@@ -338,7 +340,7 @@ class Controller:
             # The workers train on while the controller talks to MLflow.
             self.dispatch()
             for turn in turns:
-                self.outbox.put(partial(self.log_turn, turn))
+                self.log_queue.put(partial(self.log_turn, turn))
                 self.progress.turn(turn, self.history)
             self._say_now()
             if finished:
@@ -346,29 +348,29 @@ class Controller:
                 self.clean()
                 # What a round shows is wanted once it is complete.
                 self.dispatch()
-            self.outbox.deliver()
+            self.log_queue.deliver()
             self.progress.tick()
 
     def log_turn(self, turn: Turn) -> None:
         """Tell the store of a turn, and the user what it says of the names of its metrics."""
         if (text := self.store.log_turn(turn)) is not None:
-            self._warn(Warned("names", text))
+            self._warn(Finding("names", text))
 
     def _say_now(self) -> None:
         while self.soon:
             self.progress.say(self.soon.popleft())
 
-    def accept(self, done: Done | Lost) -> Turn | None:
+    def accept(self, done: Done | LostJob) -> Turn | None:
         """Enter an outcome into the history; None if the turn is to be run again."""
-        if isinstance(done, Report) or (isinstance(done, Lost) and isinstance(done.job, Look)):
-            self.touched.add(self.album.take(done).member)
+        if isinstance(done, Report) or (isinstance(done, LostJob) and isinstance(done.job, Look)):
+            self.touched.add(self.round_samples.take(done).member)
             return None
         if isinstance(done, RestoreChecked | NoiseChecked) or (
-            isinstance(done, Lost) and isinstance(done.job, CheckRestore | CheckNoise)
+            isinstance(done, LostJob) and isinstance(done.job, CheckRestore | CheckNoise)
         ):
             self.touched.add(self.checks.take(done))
             return None
-        if isinstance(done, Lost):
+        if isinstance(done, LostJob):
             plan = done.job.plan if isinstance(done.job, Retry) else done.job
             assert isinstance(plan, Plan)
             # The worker may have died after its commit: then the turn has happened.
@@ -406,11 +408,11 @@ class Controller:
         was_best = self.history.best_at(turn.step)
         self.history.add(turn)
         member = self.history.members[turn.member]
-        self.roster.arrive(turn.plan.start_step + turn.plan.steps)
-        self.roster.leave(before)
-        self.roster.enter(member)
-        self.roster.rest(member)
-        self.roster.use(turn.plan.start, -1)
+        self.member_index.arrive(turn.plan.start_step + turn.plan.steps)
+        self.member_index.leave(before)
+        self.member_index.enter(member)
+        self.member_index.rest(member)
+        self.member_index.use(turn.plan.start, -1)
         self.tell_notes(turn)
         if turn.ok:
             self.held[turn.member].append(turn)
@@ -421,7 +423,7 @@ class Controller:
                 f"member {member.index} has failed {count_turns(member.failures)} in a row and is "
                 f"retired; the last: {turn.reason}"
             )
-            self.outbox.put(partial(self.store.retire, member.index))
+            self.log_queue.put(partial(self.store.retire, member.index))
         left = [before.checkpoint, turn.plan.start, self.pinned]
         self._pin()
         self.touched.add(turn.member)
@@ -436,14 +438,14 @@ class Controller:
                 self.noted.add(topic)
                 where = f"turn {turn.number} of member {turn.member}"
                 self.soon.append(f"{topic}: {sentence} (first seen in {where})")
-                self.outbox.put(partial(self.store.tag, {f"pbt.noted/{topic}": sentence}))
+                self.log_queue.put(partial(self.store.tag, {f"pbt.noted/{topic}": sentence}))
 
     def _pin(self) -> None:
         """Hold on to the best of the initial settings, which the report at the end looks at."""
         best = self.history.best_initial if self.planner is None else None
-        self.roster.use(self.pinned, -1)
+        self.member_index.use(self.pinned, -1)
         self.pinned = None if best is None else best.checkpoint
-        self.roster.use(self.pinned)
+        self.member_index.use(self.pinned)
 
     def look_for_an_end(self, turns: Sequence[Turn]) -> None:
         """Stop beginning turns when the time is over, the target is reached or nobody lives."""
@@ -452,7 +454,7 @@ class Controller:
         seconds = self.settings.seconds
         if seconds is not None and self.clock() - self.began >= seconds:
             self.stopping = f"{seconds:g} seconds are over"
-        elif not self.roster.alive:
+        elif not self.member_index.alive:
             self.stopping = "every member failed"
         elif self.settings.target is not None and any(map(self._reaches_target, turns)):
             self.stopping = f"the target {self.settings.target:g} is reached"
@@ -468,14 +470,14 @@ class Controller:
         if self.planner is not None:
             return
         rounds_before = self.rounds
-        while self.roster.alive and self.roster.fewest_turns() > self.rounds:
+        while self.member_index.alive and self.member_index.fewest_turns() > self.rounds:
             self.rounds += 1
             # A member that has been retired since took part in the rounds before: what is logged
             # of a round must be the same whenever it is logged, after a resume as well.
             turns = [
                 t[self.rounds - 1] for t in self.history.turns.values() if len(t) >= self.rounds
             ]
-            for sign in self.diagnosis.round(self.rounds, turns):
+            for sign in self.diagnostics.round(self.rounds, turns):
                 self._warn(sign)
             scores = [turn.score for turn in turns if turn.score is not None]
             if scores:
@@ -489,7 +491,7 @@ class Controller:
                 }
                 ended = max(turn.ended for turn in turns)
                 step = turns[0].plan.trained
-                self.outbox.put(partial(self.store.log_population, metrics, step, ended))
+                self.log_queue.put(partial(self.store.log_population, metrics, step, ended))
 
         if self.rounds > rounds_before and not self.stopping:
             newest = [
@@ -498,12 +500,12 @@ class Controller:
                 for turn in self.held[member.index]
                 if turn.number == self.rounds
             ]
-            self.checks.ask(newest, noisy=self.diagnosis.looks_noisy)
+            self.checks.ask(newest, noisy=self.diagnostics.looks_noisy)
 
     def _show(self, turn: Turn) -> None:
         """Have a round's best turn looked at, if its checkpoint still exists."""
         if turn in self.held[turn.member]:
-            self.album.want(turn)
+            self.round_samples.want(turn)
 
     @property
     def keep(self) -> int:
@@ -516,7 +518,7 @@ class Controller:
 
     def clean(self) -> None:
         """Delete the checkpoints that nobody can need any more."""
-        undecided, before = self.roster.undecided(), self.undecided
+        undecided, before = self.member_index.undecided(), self.undecided
         self.undecided = undecided
         # Once a round the last member goes beyond an age, which may concern everybody.
         touched = self.touched if undecided <= before else set(self.held)
@@ -525,7 +527,7 @@ class Controller:
         unneeded = removable(
             held,
             undecided=undecided,
-            needed=self.roster.needs,
+            needed=self.member_index.needs,
             is_best=lambda turn: self.planner is None and turn == self.history.best_at(turn.step),
             keep=self.keep,
         )
@@ -536,21 +538,21 @@ class Controller:
             self.held[turn.member].remove(turn)
             try:
                 self._delete(turn.checkpoint)
-            except StoreAway:
-                self.outbox.put(partial(self._delete, turn.checkpoint))
+            except StoreUnavailable:
+                self.log_queue.put(partial(self._delete, turn.checkpoint))
 
     def _delete(self, checkpoint: Checkpoint) -> None:
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:
-            self._warn(Warned("deletion", text))
+            self._warn(Finding("deletion", text))
 
-    def _warn(self, sign: Warned) -> None:
+    def _warn(self, sign: Finding) -> None:
         """Tell the user of something that may be wrong, and keep it on the population's run."""
         self.progress.say(f"warning: {sign.text}")
-        self.outbox.put(partial(self.store.tag, {f"pbt.warning/{sign.name}": sign.text}))
+        self.log_queue.put(partial(self.store.tag, {f"pbt.warning/{sign.name}": sign.text}))
 
     def _note(self, check: str, outcome: str) -> None:
         """Keep on the population's run what came of a check, which is made only once."""
-        self.outbox.put(partial(self.store.tag, {f"pbt.checked/{check}": outcome}))
+        self.log_queue.put(partial(self.store.tag, {f"pbt.checked/{check}": outcome}))
 
     # --- what came of it ---
 
@@ -574,7 +576,7 @@ class Controller:
                 error = ""
                 if isinstance(done, Report):
                     reports[done.look.checkpoint], error = done.metrics, done.error.strip()
-                elif isinstance(done, Lost):
+                elif isinstance(done, LostJob):
                     error = done.reason
                 if error:
                     self.progress.say(f"no report: {reason_in(error)}")

@@ -41,7 +41,7 @@ _EDGE = 0.01
 
 
 @dataclass(frozen=True)
-class Warned:
+class Finding:
     """One sign, in words."""
 
     name: str
@@ -50,7 +50,7 @@ class Warned:
 
 
 @dataclass
-class Diagnosis:
+class Diagnostics:
     """Looks at a population round by round, and remembers what it has said."""
 
     history: History
@@ -73,7 +73,7 @@ class Diagnosis:
     """Whether ranks were once seen to last: late in a good run, where members are alike, they are
     chance, and that is no fault."""
 
-    def round(self, number: int, turns: Sequence[Turn]) -> list[Warned]:
+    def round(self, number: int, turns: Sequence[Turn]) -> list[Finding]:
         """The signs that are new after a round.
 
         Args:
@@ -122,7 +122,7 @@ class Diagnosis:
         enough = self._suspicion >= _SUSPECT
         return enough and not self._ranks_last and self._copies > 0 and "noise" not in self.seen
 
-    def judge_noise(self, scores: Sequence[Sequence[float]]) -> Warned | None:
+    def judge_noise(self, scores: Sequence[Sequence[float]]) -> Finding | None:
         """Whether members differ no more than each of them does from itself, evaluated again.
 
         An analysis of variance: F compares the members' means with the scatter of each. It is noise
@@ -153,7 +153,7 @@ class Diagnosis:
             before = self._spread / self._freedom / within
             if not before <= fdtri(self._freedom, again, 0.975):
                 return None  # once they did differ; or it is not known by how much
-        return Warned(
+        return Finding(
             "noise",
             f"ranks are chance: {members} members, each evaluated {times} times, differ by "
             f"{math.sqrt(between / times):.3g} (standard deviation of their means), where noise "
@@ -161,7 +161,7 @@ class Diagnosis:
             "evaluate on more data, train for longer between decisions, or use exploit ttest",
         )
 
-    def _pinned(self, number: int, turns: Sequence[Turn]) -> Iterator[Warned]:
+    def _pinned(self, number: int, turns: Sequence[Turn]) -> Iterator[Finding]:
         """Half of the members have moved a hyperparameter to the same bound, and gained by it.
 
         Copies carry a hyperparameter that does nothing along with those that do, and explore moves
@@ -189,7 +189,7 @@ class Diagnosis:
                 )
                 gained = sign * pull >= _GAINED * math.sqrt(weights)
                 if moved and gained and len(turns) >= FEW and 2 * len(there) >= len(turns):
-                    yield Warned(
+                    yield Finding(
                         f"pinned/{name}",
                         f"{len(there)} of {len(turns)} members have {name} at its {bound} bound "
                         f"after {number} turns, and those nearer to it gained more: the best value "
@@ -205,7 +205,7 @@ class Diagnosis:
         start_of = start.member, start.turn
         return difference(fitness, self.history.fitness(self.history.turn(*start_of)))
 
-    def _overhead(self, number: int, turns: Sequence[Turn]) -> Iterator[Warned]:
+    def _overhead(self, number: int, turns: Sequence[Turn]) -> Iterator[Finding]:
         """Most of a turn is not training: of the median turn of several rounds.
 
         One slow disk or one busy second makes a round look bad, and so does a first turn, which may
@@ -220,7 +220,7 @@ class Diagnosis:
             return
         rest, training = (median(part) for part in zip(*self._spent, strict=True))
         if rest > max(training, _OVERHEAD):
-            yield Warned(
+            yield Finding(
                 "overhead",
                 f"a turn trains for {training:.2g} s and takes {rest:.2g} s to restore, evaluate "
                 "and save: a larger interval, or a cheaper evaluate(), would use the time better",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from pbt_flow.exceptions import PATIENCE, StoreAway
+from pbt_flow.exceptions import PATIENCE, StoreUnavailable
 
 _SHORTEST, _LONGEST = 1.0, 30.0
 """The first and the longest pause between two attempts, in seconds."""
@@ -24,7 +24,7 @@ Message: TypeAlias = Callable[[], None]
 
 
 @dataclass
-class Outbox:
+class LogQueue:
     """Messages to a store that may be away for a while.
 
     Args:
@@ -52,7 +52,7 @@ class Outbox:
         """Tell the store what waits, as far as it listens; never waits for it.
 
         Raises:
-            StoreAway: The store has been silent for longer than the patience lasts.
+            StoreUnavailable: The store has been silent for longer than the patience lasts.
             StoreError: The store answers, and refuses.
         """
         if self._silent_since is not None and self.clock() < self._attempt:
@@ -61,7 +61,7 @@ class Outbox:
         while self.waiting:
             try:
                 self.waiting[0]()
-            except StoreAway as error:
+            except StoreUnavailable as error:
                 self._wait_for_it(error, heard=len(self.waiting) < kept)
                 return
             self.waiting.popleft()
@@ -73,7 +73,7 @@ class Outbox:
         """Tell the store everything, and wait for it while it is silent.
 
         Raises:
-            StoreAway: The store has been silent for longer than the patience lasts.
+            StoreUnavailable: The store has been silent for longer than the patience lasts.
             StoreError: The store answers, and refuses.
         """
         self.deliver()
@@ -81,7 +81,7 @@ class Outbox:
             self.pause(max(0.0, self._attempt - self.clock()))
             self.deliver()
 
-    def _wait_for_it(self, error: StoreAway, *, heard: bool) -> None:
+    def _wait_for_it(self, error: StoreUnavailable, *, heard: bool) -> None:
         now = self.clock()
         patience = PATIENCE if self.patience is None else self.patience
         if self._silent_since is None:

@@ -19,7 +19,7 @@ _Key = TypeVar("_Key")
 
 
 @dataclass
-class Roster:
+class MemberIndex:
     """The members of a population as they stand between their turns."""
 
     budget: int

@@ -15,27 +15,27 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from pbt_flow.engines import Lost
+from pbt_flow.engines import LostJob
 from pbt_flow.engines.worker import Look, Report
 from pbt_flow.population.records import Turn
-from pbt_flow.training.log_queue import Outbox
-from pbt_flow.training.member_index import Roster
+from pbt_flow.training.log_queue import LogQueue
+from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.utils.reasons import reason_in
 
 
-class Wall(Protocol):
+class SampleStore(Protocol):
     """Where samples are shown."""
 
     def log_samples(self, folder: Path, turn: Turn | None = None) -> None: ...
 
 
 @dataclass
-class Album:
+class RoundSamples:
     """The samples of a population's rounds, from the wish to the store."""
 
-    store: Wall
-    roster: Roster
-    outbox: Outbox
+    store: SampleStore
+    member_index: MemberIndex
+    log_queue: LogQueue
     say: Callable[[str], None]
     shown: Container[int] = ()
     """The rounds whose samples are in the store already."""
@@ -54,7 +54,7 @@ class Album:
         if turn.number in self.shown or turn.checkpoint is None:
             return
         folder = tempfile.mkdtemp(prefix="pbt_flow-")
-        self.roster.use(turn.checkpoint)
+        self.member_index.use(turn.checkpoint)
         self._turns[folder] = turn
         self._waiting.append(
             Look(member=turn.member, checkpoint=turn.checkpoint, samples=folder, report=False)
@@ -64,19 +64,19 @@ class Album:
         """What is to be looked at next."""
         return self._waiting.popleft() if self._waiting else None
 
-    def take(self, done: Report | Lost) -> Turn:
+    def take(self, done: Report | LostJob) -> Turn:
         """Have what was made put into the store, and let go of the checkpoint it was made from."""
         look = done.look if isinstance(done, Report) else done.job
         assert isinstance(look, Look)
         assert look.samples is not None
         turn = self._turns.pop(look.samples)
-        self.roster.use(turn.checkpoint, -1)
+        self.member_index.use(turn.checkpoint, -1)
         error = done.error.strip() if isinstance(done, Report) else done.reason
         if error and not self._silenced:
             # Once: what fails for one round fails for most.
             self._silenced = True
             self.say(f"no samples of round {turn.number}: {reason_in(error)}")
-        self.outbox.put(partial(self._show, Path(look.samples), turn))
+        self.log_queue.put(partial(self._show, Path(look.samples), turn))
         return turn
 
     def close(self) -> None:
