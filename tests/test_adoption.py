@@ -18,9 +18,10 @@ from pbt_flow.cli import main
 from pbt_flow.commands.replay import replay
 from pbt_flow.exceptions import StoreError
 from pbt_flow.population.schedule import Schedule
+from pbt_flow.space import space_to_json
 from pbt_flow.task import Task
 from pbt_flow.tracking import adoption
-from pbt_flow.tracking.create import create_population
+from pbt_flow.tracking.create import Manifest, create_population
 from pbt_flow.tracking.store import Store
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -216,24 +217,15 @@ def test_children_that_others_have_made_are_not_ended_where_a_founding_fails(mon
         def log_dict(self, *arguments: Any) -> None:
             raise OSError("no room")
 
+    settings = {"exploit": "none", "task": "a:B", "name": None, "experiment": None, "options": {}}
+    plan = Manifest(
+        settings=settings,
+        space=space_to_json(Walk.space),
+        direction="maximize",
+        initial=[{"gain": 1.0}] * 3,
+    )
     with pytest.raises(StoreError, match="no room"):
-        create_population(
-            FullDisk(),
-            "here",
-            settings={
-                "exploit": "none",
-                "task": "a:B",
-                "name": None,
-                "experiment": None,
-                "options": {},
-            },
-            space=Walk.space,
-            direction="maximize",
-            initial=[{"gain": 1.0}] * 3,
-            tags={"pbt.role": "population"},
-            versions={},
-            option_defaults={},
-        )
+        create_population(FullDisk(), "here", plan, tags={"pbt.role": "population"})
     runs = {run_id: told["info"]["status"] for run_id, (told, _) in everything().items()}
     assert runs.pop(theirs) == "RUNNING"
     assert set(runs.values()) == {"FAILED"}

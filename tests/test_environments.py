@@ -593,7 +593,7 @@ def test_a_class_or_a_function_is_an_entry_point(name: str) -> None:
     [
         ("no_such_module_of_mine:Env-v0", "no_such_module_of_mine cannot be imported"),
         (
-            "/home/me/envs.py:Env-v0",
+            "my/envs.py:Env-v0",
             "name it as a module, envs:..., with the folder of its",
         ),
         (":Env-v0", "doesn't exist|Malformed|no module"),

@@ -32,7 +32,7 @@ from pbt_flow.population.records import Member, Plan, Turn, derive_seed
 from pbt_flow.population.result import Status
 from pbt_flow.population.schedule import Schedule, ScheduleError
 from pbt_flow.settings import NONE, Settings, SettingsError
-from pbt_flow.space import Hparams, Space, check_hparams
+from pbt_flow.space import Hparams, Space, check_hparams, space_to_json
 from pbt_flow.task import recorded_options
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.log_queue import Message
@@ -364,6 +364,7 @@ def replay(
     if isinstance(schedule, str):
         schedule = schedule_from(schedule)
     from pbt_flow.tracking.client import connect, short_requests
+    from pbt_flow.tracking.create import Manifest
     from pbt_flow.tracking.store import Store
 
     arms = arms_of(schedule, seeds)
@@ -377,21 +378,19 @@ def replay(
         with short_requests():
             client, uri = connect()
             understood = check_buildable(engine, settings)
-            store = Store.create(
-                client,
-                uri,
+            plan = Manifest(
                 settings=settings.to_json(),
-                space=schedule.space,
+                space=space_to_json(schedule.space),
                 direction=schedule.direction,
                 option_defaults=kind.option_defaults,
                 initial=[check_hparams(point, schedule.space) for point in settings.initial],
-                tags={
-                    "pbt.role": "replay",
-                    "pbt.task": settings.task,
-                    "pbt.replays": schedule.source,
-                },
-                versions={},
             )
+            tags = {
+                "pbt.role": "replay",
+                "pbt.task": settings.task,
+                "pbt.replays": schedule.source,
+            }
+            store = Store.create(client, uri, plan, tags=tags)
             made = Replay(run_id=store.run_id, tracking_uri=uri, schedule=schedule, arms=arms)
             with _ended_if_unmade(store):
                 store.log_arms(_arms_to_json(made))

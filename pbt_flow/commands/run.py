@@ -99,6 +99,7 @@ def _new(
             engine.submit(Describe(task=task))
         # 2 s of imports, while a worker imports torch.
         from pbt_flow.tracking.client import connect, short_requests
+        from pbt_flow.tracking.create import Manifest
         from pbt_flow.tracking.store import Store
 
         made, kind = Settings.make(read_declaration(engine, task), **settings)
@@ -112,24 +113,23 @@ def _new(
         with short_requests():
             client, uri = connect()  # a new database takes seconds, while the model is built
             understood = check_buildable(engine, made)
-            store = Store.create(
-                client,
-                uri,
+            plan = Manifest(
                 settings=made.to_json(),
-                space=kind.space,
+                space=space_to_json(kind.space),
                 direction=kind.direction,
                 report_direction=kind.report_direction,
                 option_defaults=kind.option_defaults,
                 initial=initial,
-                tags={
-                    "pbt.role": "population",
-                    "pbt.task": made.task,
-                    "pbt.exploit": str(strategies.exploit),
-                    "pbt.explore": str(strategies.explore),
-                    "pbt.engine": made.engine,
-                },
                 versions=_versions(),
             )
+            tags = {
+                "pbt.role": "population",
+                "pbt.task": made.task,
+                "pbt.exploit": str(strategies.exploit),
+                "pbt.explore": str(strategies.explore),
+                "pbt.engine": made.engine,
+            }
+            store = Store.create(client, uri, plan, tags=tags)
             return _train(
                 store, made, kind, engine, understood=understood, resumed=False, quiet=quiet
             )

@@ -11,7 +11,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.exceptions import StoreError
 from pbt_flow.population.records import Direction, ReportDirection
-from pbt_flow.space import Hparams, Space, space_to_json
+from pbt_flow.space import Hparams, Space, space_from_json
 from pbt_flow.tracking.adoption import FOUNDING, MANIFEST, adopt, callers_run, launched_run
 from pbt_flow.tracking.client import check_artifacts, is_away
 from pbt_flow.tracking.drivers import hide_password, is_of_a_store, says
@@ -42,8 +42,8 @@ class Manifest:
     space: Mapping[str, Any]
     """The space, in the form of `pbt_flow.space.space_to_json`."""
     direction: Direction
-    members: Sequence[str]
-    """The run id of each member."""
+    members: Sequence[str] = ()
+    """The run id of each member; of a population that is not made yet, none."""
     initial: Sequence[Hparams]
     """The first hyperparameters of each member."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -59,27 +59,26 @@ class Manifest:
 
 
 def create_population(
-    client: MlflowClient,
-    uri: str,
-    *,
-    settings: Mapping[str, Any],
-    space: Space,
-    direction: Direction,
-    initial: Sequence[Hparams],
-    tags: Mapping[str, str],
-    versions: Mapping[str, str],
-    report_direction: ReportDirection = None,
-    option_defaults: Mapping[str, Any],
+    client: MlflowClient, uri: str, plan: Manifest, *, tags: Mapping[str, str]
 ) -> tuple[list[Run], Manifest]:
     """Make the runs of a new population: those of its members, and its manifest.
 
     The manifest is written last: a run without one is not a population.
 
+    Args:
+        client: Talks to the tracking server.
+        uri: Where that is, for messages.
+        plan: What defines the population; its members have no runs yet.
+        tags: Of the population's run.
+
+    Returns:
+        The members' runs, and the manifest that names them.
+
     Raises:
         StoreError: The tracking server cannot be used, or the run that MLFLOW_RUN_ID names is
             something already.
     """
-    space_json = space_to_json(space)
+    settings, space = plan.settings, space_from_json(plan.space)
     founding = uuid.uuid4().hex
     try:
         # Looked at before anything is written.
@@ -99,21 +98,12 @@ def create_population(
             run_id = parent.info.run_id
             members = [
                 _member_run(client, parent, index, hparams, space, founding)
-                for index, hparams in enumerate(initial)
+                for index, hparams in enumerate(plan.initial)
             ]
-            manifest = Manifest(
-                settings=settings,
-                space=space_json,
-                direction=direction,
-                members=[run.info.run_id for run in members],
-                initial=initial,
-                versions=versions,
-                report_direction=report_direction,
-                option_defaults=option_defaults,
-            )
+            manifest = replace(plan, members=[run.info.run_id for run in members])
             params = {f"cfg/{k}": text(v) for k, v in settings.items()}
             params |= {f"option/{k}": text(v) for k, v in settings["options"].items()}
-            params |= {f"space/{name}": json.dumps(dist) for name, dist in space_json.items()}
+            params |= {f"space/{name}": json.dumps(dist) for name, dist in plan.space.items()}
             client.log_batch(
                 run_id,
                 params=[Param(key, shorten(value)) for key, value in params.items()],

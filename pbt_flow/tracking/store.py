@@ -32,14 +32,12 @@ from pbt_flow.exceptions import StoreError
 from pbt_flow.population.checkpoints import RECORD, Folders, LocalFolders, turn_folder
 from pbt_flow.population.records import (
     Checkpoint,
-    Direction,
     RecordError,
-    ReportDirection,
     Turn,
     fitted_turn,
 )
 from pbt_flow.population.result import Finalist, Result, Status
-from pbt_flow.space import Hparams, Space, index_of, space_from_json
+from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.task.mlflow_capture import INNER, MemberRuns
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.client import (
@@ -97,18 +95,7 @@ class Store:
 
     @classmethod
     def create(
-        cls,
-        client: MlflowClient,
-        uri: str,
-        *,
-        settings: Mapping[str, Any],
-        space: Space,
-        direction: Direction,
-        initial: Sequence[Hparams],
-        tags: Mapping[str, str],
-        versions: Mapping[str, str],
-        report_direction: ReportDirection = None,
-        option_defaults: Mapping[str, Any],
+        cls, client: MlflowClient, uri: str, plan: Manifest, *, tags: Mapping[str, str]
     ) -> Store:
         """Make the runs of a new population.
 
@@ -119,19 +106,9 @@ class Store:
         Raises:
             StoreError: The tracking server cannot be used.
         """
-        members, manifest = create_population(
-            client,
-            uri,
-            settings=settings,
-            space=space,
-            direction=direction,
-            initial=initial,
-            tags=tags,
-            versions=versions,
-            report_direction=report_direction,
-            option_defaults=option_defaults,
-        )
+        members, manifest = create_population(client, uri, plan, tags=tags)
         run_id = members[0].data.tags["mlflow.parentRunId"]
+        space = space_from_json(manifest.space)
         return cls._with_folders(client, uri, run_id, manifest, space, members)
 
     @classmethod
