@@ -177,8 +177,8 @@ class TaskLogging:
     # --- MLflow's functions -----------------------------------------------------------------------
 
     def _meet_client(self, module: ModuleType) -> None:
+        self._replace(module.MlflowClient, "create_run", self._create_run)
         given: dict[str, Callable[..., Any]] = {
-            "create_run": self._create_run,
             "get_run": self._get_run,
             "log_metric": self._log_metric,
             "log_param": self._log_param,
@@ -194,7 +194,7 @@ class TaskLogging:
             "log_outputs": self._log_file,
         }
         for name, ours in given.items():
-            self._replace(module.MlflowClient, name, ours)
+            self._replace(module.MlflowClient, name, _of_our_runs(ours))
 
     def _meet_fluent(self, module: ModuleType) -> None:
         self._theirs["active_run"], self._theirs["end_run"] = module.active_run, module.end_run
@@ -316,8 +316,6 @@ class TaskLogging:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if not job.is_ours(run_id):
-            return theirs(client, run_id, key, *args, **kwargs)
         job.used = True
         return None if run_id == _NOWHERE else theirs(client, run_id, _apart(key), *args, **kwargs)
 
@@ -331,8 +329,6 @@ class TaskLogging:
         value: Any,
         synchronous: bool | None = None,
     ) -> Any:
-        if not job.is_ours(run_id):
-            return theirs(client, run_id, key, value, synchronous)
         param = sys.modules["mlflow.entities"].Param(key, str(value))
         done = client.log_batch(run_id, params=[param], synchronous=synchronous)
         return done if synchronous is False else value
@@ -347,8 +343,6 @@ class TaskLogging:
         value: Any,
         synchronous: bool | None = None,
     ) -> Any:
-        if not job.is_ours(run_id):
-            return theirs(client, run_id, key, value, synchronous)
         job.used = True
         if run_id == _NOWHERE:
             return None
@@ -365,8 +359,6 @@ class TaskLogging:
         tags: Sequence[Any] = (),
         synchronous: bool | None = None,
     ) -> Any:
-        if not job.is_ours(run_id):
-            return theirs(client, run_id, metrics, params, tags, synchronous)
         job.used = True
         if run_id == _NOWHERE:
             return None
@@ -414,8 +406,6 @@ class TaskLogging:
     def _delete_tag(
         self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, key: str
     ) -> Any:
-        if not job.is_ours(run_id):
-            return theirs(client, run_id, key)
         if run_id != _NOWHERE:
             theirs(client, run_id, _apart_tag(key))
         return None
@@ -423,8 +413,6 @@ class TaskLogging:
     def _set_terminated(
         self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
     ) -> Any:
-        if not job.is_ours(run_id):
-            return theirs(client, run_id, *args, **kw)
         job.ended = True  # for the task; when a member ends is not for it to say
         return None
 
@@ -432,7 +420,7 @@ class TaskLogging:
         self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
     ) -> Any:
         """What would change the status or the name of the member's run, or delete it."""
-        return None if job.is_ours(run_id) else theirs(client, run_id, *args, **kw)
+        return None
 
     def _log_file(
         self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
@@ -442,6 +430,20 @@ class TaskLogging:
     def _log_tags(self, client: Any, run_id: str, tags: Mapping[str, str]) -> None:
         entities = sys.modules["mlflow.entities"]
         client.log_batch(run_id, tags=[entities.RunTag(key, text) for key, text in tags.items()])
+
+
+def _of_our_runs(ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave to MLflow what is asked of a run that is neither a member's nor none."""
+
+    @functools.wraps(ours)
+    def asked(
+        job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
+    ) -> Any:
+        if job.is_ours(run_id):
+            return ours(job, theirs, client, run_id, *args, **kw)
+        return theirs(client, run_id, *args, **kw)
+
+    return asked
 
 
 @contextlib.contextmanager
