@@ -14,6 +14,24 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pbt_flow import Task
 
 
+class Idle(Task):
+    """Trains nothing: for what is read of a task before it does."""
+
+    space: ClassVar = {"lr": FloatDistribution(0, 1)}
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        return {}
+
+    def evaluate(self) -> float:
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
 class Regression(Task):
     """A linear model with momentum on noisy data, in batches from `self.rng`."""
 

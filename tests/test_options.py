@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pytest
-from optuna.distributions import FloatDistribution
+from sample_tasks import Idle
 
-from pbt_flow.task import Declaration, Task, TaskError, check_options, complete_options, declare
+from pbt_flow.task import Declaration, TaskError, check_options, complete_options, declare
 from pbt_flow.task.options import OptionError, arguments_of, compare_with_code, is_same, options_of
 
 if TYPE_CHECKING:
@@ -31,23 +31,7 @@ class Shape:
     name: str = "triangle"
 
 
-class Plain(Task):
-    space: ClassVar = {"lr": FloatDistribution(0, 1)}
-
-    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
-        return {}
-
-    def evaluate(self) -> float:
-        return 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class Many(Plain):
+class Many(Idle):
     """Options of every kind, some with an annotation and some with a default alone."""
 
     def __init__(
@@ -88,7 +72,7 @@ class Many(Plain):
         self.given = {k: v for k, v in locals().items() if k not in ("self", "seed", "device")}
 
 
-class Required(Plain):
+class Required(Idle):
     def __init__(self, *, seed: int, device: str = "cpu", width: int) -> None:
         super().__init__(seed=seed, device=device)
 
@@ -231,7 +215,7 @@ def test_an_option_without_a_default_must_be_given() -> None:
 
 
 def test_what_the_code_has_changed_since_a_population_began_is_told() -> None:
-    class Now(Plain):
+    class Now(Idle):
         def __init__(
             self, *, seed: int, device: str = "cpu", scale: float = 100.0, new: tuple = (1,)
         ) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from sample_tasks import Idle
 
 from pbt_flow.exceptions import PBTError
 from pbt_flow.settings import STRATEGIES, Settings, SettingsError, Strategies
@@ -27,7 +28,7 @@ from pbt_flow.strategies.text import StrategyError
 from pbt_flow.task import Task, TaskError, declare
 
 
-class Small(Task):
+class Small(Idle):
     """A task without defaults of its own."""
 
     space: ClassVar[Mapping[str, BaseDistribution]] = {
@@ -37,18 +38,6 @@ class Small(Task):
 
     def __init__(self, *, seed: int, device: str = "cpu", width: int = 8) -> None:
         super().__init__(seed=seed, device=device)
-
-    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
-        return {}
-
-    def evaluate(self) -> float:
-        return 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 class Opinionated(Small):
