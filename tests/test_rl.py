@@ -510,3 +510,12 @@ def test_what_cannot_be_shown_is_not(tmp_path: Path) -> None:
 def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize(
+    "name", ["ActorCritic", "Columns", "ColumnsPolicy", "Normaliser", "Pixels", "Policy"]
+)
+def test_what_models_of_earlier_versions_name_is_found_where_they_name_it(name: str) -> None:
+    import tasks.rl
+
+    assert getattr(tasks.rl, name).__module__ == "tasks.rl_network"

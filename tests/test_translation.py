@@ -496,3 +496,12 @@ def test_the_model_translates_after_it_was_saved_and_loaded(trained: Translation
 def test_options_that_cannot_be_used_are_refused(option: dict[str, Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
         make(**option)
+
+
+@pytest.mark.parametrize(
+    "name", ["Attention", "Dropout", "Dropouts", "Layer", "Transformer", "Translator"]
+)
+def test_what_models_of_earlier_versions_name_is_found_where_they_name_it(name: str) -> None:
+    import tasks.translation
+
+    assert getattr(tasks.translation, name).__module__ == "tasks.translation_network"
