@@ -111,8 +111,11 @@ def train(
             screen.say(line)
         controller.log_queue.put(partial(store.log_understood, understood, before))
         controller.noted.update(store.noted() if resumed else {})
+        # A controller may have been killed between a turn's commit and what is told of it.
+        for turns in history.turns.values():
+            for turn in turns:
+                controller.tell_notes(turn)
         for turn in unknown:
-            controller.tell_notes(turn)
             controller.log_queue.put(partial(controller.log_turn, turn))
         controller.find_checkpoints()
         if resumed:

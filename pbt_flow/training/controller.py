@@ -327,6 +327,7 @@ class Controller:
             TakenOver: Another controller has taken over.
             StoreError: The tracking store refuses what is logged, or was away for too long.
         """
+        self._say_now()
         winner = self.history.winner()
         self.look_for_an_end([winner] if winner else [])
         self.dispatch()
