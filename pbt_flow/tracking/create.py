@@ -101,7 +101,7 @@ def create_population(
                 for index, hparams in enumerate(plan.initial)
             ]
             manifest = replace(plan, members=[run.info.run_id for run in members])
-            params = {f"cfg/{k}": text(v) for k, v in settings.items()}
+            params = {f"cfg/{k}": text(v) for k, v in settings.items() if k != "options"}
             params |= {f"option/{k}": text(v) for k, v in settings["options"].items()}
             params |= {f"space/{name}": json.dumps(dist) for name, dist in plan.space.items()}
             client.log_batch(
