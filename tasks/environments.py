@@ -167,37 +167,27 @@ class Recipe:
 
 def read_recipe(
     env: str,
-    env_options: Mapping[str, Any] | str | None,
-    wrappers: Sequence[str] | str | None,
-    max_episode_steps: int | str | None,
+    env_options: Mapping[str, Any] | None,
+    wrappers: Sequence[str] | None,
+    max_episode_steps: int | None,
 ) -> Recipe:
     """The options of a task as a recipe.
 
     Raises:
         TaskError: One of them cannot be read.
     """
-    options = env_options or {}
-    if isinstance(options, str):
-        try:
-            options = json.loads(options)
-        except ValueError as error:
-            raise TaskError(f"option env_options is no JSON: {options!r} ({error})") from None
-    if not isinstance(options, Mapping):
-        raise TaskError(
-            f"option env_options must map the arguments of {env!r} to values, such as "
-            f'{{"size": 8}}, got {options!r}'
-        )
-    try:
-        limit = None if max_episode_steps is None else int(max_episode_steps)
-    except ValueError:
-        limit = 0
-    if limit is not None and limit < 1:
+    if max_episode_steps is not None and max_episode_steps < 1:
         raise TaskError(
             f"option max_episode_steps must be at least 1, got {max_episode_steps!r}; leave it out "
             "for the limit that is registered"
         )
     texts = [str(wrapping) for wrapping in read_wrappers(wrappers or ())]
-    return Recipe(name=env, options=options, wrappers=texts, max_episode_steps=limit)
+    return Recipe(
+        name=env,
+        options=env_options or {},
+        wrappers=texts,
+        max_episode_steps=max_episode_steps,
+    )
 
 
 # --- environments by name -------------------------------------------------------------------------
