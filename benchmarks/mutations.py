@@ -37,7 +37,7 @@ class Mutation:
 MUTATIONS = [
     Mutation(
         "a copy refers to a checkpoint that exists",
-        "test_controller.py::straggler_copies_records",
+        "training/test_controller.py::straggler_copies_records",
         "population/history.py",
         "return turn.ok and (turn.member, turn.number) not in self._gone",
         "return turn.ok",
@@ -45,7 +45,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the age of the weights is counted along their lineage",
-        "test_controller.py::any_population_conserves",
+        "training/test_controller.py::any_population_conserves",
         "strategies/advise.py",
         "checkpoint=taken.checkpoint, step=taken.step)",
         "checkpoint=taken.checkpoint)",
@@ -53,7 +53,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a checkpoint in use is never deleted",
-        "test_controller.py::any_population_conserves",
+        "training/test_controller.py::any_population_conserves",
         "training/controller.py",
         "needed=self.member_index.needs,",
         "needed=lambda checkpoint: False,",
@@ -61,7 +61,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a checkpoint that nobody needs is deleted at once",
-        "test_retention.py::all_that_the_turn_made_superfluous",
+        "training/test_retention.py::all_that_the_turn_made_superfluous",
         "training/controller.py",
         "self.touched.update(checkpoint.member for checkpoint in left if checkpoint is not None)",
         "pass",
@@ -69,7 +69,7 @@ MUTATIONS = [
     ),
     Mutation(
         "generational: who arrives first decides nothing",
-        "test_controller.py::under_any_strategy_whatever",
+        "training/test_controller.py::under_any_strategy_whatever",
         "population/history.py",
         "            return list(self.ordered)\n",
         "            return list(self.ordered)\n"
@@ -78,7 +78,7 @@ MUTATIONS = [
     ),
     Mutation(
         "generational: nor does a turn of the next generation",
-        "test_controller.py::under_any_strategy_whatever",
+        "training/test_controller.py::under_any_strategy_whatever",
         "training/controller.py",
         "            turns=turns,\n",
         "            turns=None,\n",
@@ -86,7 +86,7 @@ MUTATIONS = [
     ),
     Mutation(
         "no lineage trains beyond the budget, and what is copied was ranked",
-        "test_controller.py::any_population_conserves",
+        "training/test_controller.py::any_population_conserves",
         "strategies/advise.py",
         "None if chosen is None else history.copyable(chosen, ranking, member.index)",
         "None if chosen is None else history.standing(history.members[chosen])",
@@ -94,7 +94,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a straggler finds a record of its own age",
-        "test_controller.py::straggler_copies_records",
+        "training/test_controller.py::straggler_copies_records",
         "training/retention.py",
         "keep and not is_best(turn)))",
         "keep))",
@@ -102,7 +102,7 @@ MUTATIONS = [
     ),
     Mutation(
         "at equal time asynchronous members are no worse than generations",
-        "test_rules.py::at_equal_time",
+        "training/test_rules.py::at_equal_time",
         "strategies/advise.py",
         "    if present + outlook.behind < quorum:\n",
         "    if outlook.behind:\n",
@@ -110,7 +110,7 @@ MUTATIONS = [
     ),
     Mutation(
         "whoever does not wait would have copied nobody",
-        "test_advise.py::for_being_sure",
+        "strategies/test_advise.py::for_being_sure",
         "strategies/exploit.py",
         "return worse >= exploit.size(members)",
         "return worse >= exploit.size(members) - 1",
@@ -118,7 +118,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a rescue has a quorum",
-        "test_advise.py::only_front_runner",
+        "strategies/test_advise.py::only_front_runner",
         "strategies/advise.py",
         "        if ranking.count(retired) >= quorum:\n            return history",
         "        if ranking.records:\n            return history",
@@ -126,7 +126,7 @@ MUTATIONS = [
     ),
     Mutation(
         "one failed last turn does not throw the best member away",
-        "test_history.py::throw_the_best_member",
+        "population/test_history.py::throw_the_best_member",
         "population/history.py",
         "for m in self.members.values() if (turn := self.standing(m)) is not None]",
         "for m in self.members.values() if not m.failures and (turn := self.standing(m))]",
@@ -134,7 +134,7 @@ MUTATIONS = [
     ),
     Mutation(
         "of equally good members each is as likely to rescue",
-        "test_advise.py::as_likely_to_rescue",
+        "strategies/test_advise.py::as_likely_to_rescue",
         "strategies/advise.py",
         "key=lambda candidate: (candidate.fitness, rng.random()))",
         "key=lambda candidate: (candidate.fitness, candidate.member))",
@@ -142,7 +142,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a turn whose worker dies is run again, once",
-        "test_controller.py::worker",
+        "training/test_controller.py::worker",
         "training/controller.py",
         "_TRIES = 2",
         "_TRIES = 1",
@@ -150,7 +150,7 @@ MUTATIONS = [
     ),
     Mutation(
         "half of a generation does not wait for one that hangs",
-        "test_controller.py::straggler_joins_again",
+        "training/test_controller.py::straggler_joins_again",
         "training/controller.py",
         "if now - self.begun[member] > limit}",
         "if False}",
@@ -158,7 +158,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a silent store missed, it hears later",
-        "test_outbox.py",
+        "training/test_log_queue.py",
         "training/log_queue.py",
         "                self.waiting[0]()\n",
         "                self.waiting.popleft()()\n                self.waiting.appendleft(None)\n",
@@ -166,7 +166,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a store that is away holds nothing up, and hears each turn once",
-        "test_controller.py::any_population_conserves",
+        "training/test_controller.py::any_population_conserves",
         "training/log_queue.py",
         "                self._wait_for_it(error, heard=len(self.waiting) < kept)\n",
         "                self._wait_for_it(error, heard=len(self.waiting) < kept)\n"
@@ -175,7 +175,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a refusal of the store is no silence",
-        "test_runner.py::refuses_is_not_waited_for",
+        "commands/test_run.py::refuses_is_not_waited_for",
         "tracking/client.py",
         "return error.error_code not in _REFUSALS",
         "return True",
@@ -183,7 +183,7 @@ MUTATIONS = [
     ),
     Mutation(
         "turns that MLflow never heard of are logged by a resume",
-        "test_crashes.py::next and generational",
+        "whole/test_crashes.py::next and generational",
         "commands/frame.py",
         "            logged = store.projected(member, len(turns))\n",
         "            logged = len(turns)\n",
@@ -191,7 +191,7 @@ MUTATIONS = [
     ),
     Mutation(
         "no metric point is there twice",
-        "test_crashes.py::told and async",
+        "whole/test_crashes.py::told and async",
         "tracking/store.py",
         "        when = int(max(ended, default=0.0) * 1000)\n",
         "        when = int(max(ended, default=0.0) * 0 + __import__('time').time() * 1000)\n",
@@ -199,7 +199,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a killed attempt leaves nothing behind",
-        "test_crashes.py::name and generational",
+        "whole/test_crashes.py::name and generational",
         "population/checkpoints.py",
         "        partial.unlink(missing_ok=True)\n\n\ndef _publish",
         "        pass\n\n\ndef _publish",
@@ -207,7 +207,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a controller that died here is replaced at once",
-        "test_crashes.py::deleted and generational",
+        "whole/test_crashes.py::deleted and generational",
         "tracking/lease.py",
         "    return _birth(int(pid)) != birth\n",
         "    return False\n",
@@ -215,7 +215,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a controller that lives keeps its claim, whatever has its number",
-        "test_lease.py::known_to_be_gone",
+        "tracking/test_lease.py::known_to_be_gone",
         "tracking/lease.py",
         "    return _birth(int(pid)) != birth\n",
         "    return _birth(int(pid)) == ''\n",
@@ -223,7 +223,7 @@ MUTATIONS = [
     ),
     Mutation(
         "an altered checkpoint is refused",
-        "test_checkpoints.py",
+        "population/test_checkpoints.py",
         "population/checkpoints.py",
         "    if (found := file_digest(path)) != checkpoint.digest:\n",
         "    if not (found := file_digest(path)):\n",
@@ -231,7 +231,7 @@ MUTATIONS = [
     ),
     Mutation(
         "loading a checkpoint runs no code",
-        "test_checkpoints.py",
+        "population/test_checkpoints.py",
         "population/checkpoints.py",
         "        state = torch.load(path, weights_only=True, map_location=device)\n",
         "        state = torch.load(path, weights_only=False, map_location=device)\n",
@@ -239,7 +239,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a score that is not finite is never crowned",
-        "test_worker.py",
+        "engines/test_worker.py",
         "engines/worker.py",
         "            if math.isfinite(score):\n",
         "            if not math.isnan(score):\n",
@@ -247,7 +247,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a place for artifacts that deletes nothing is told of",
-        "test_deletion.py::cannot_delete",
+        "tracking/test_deletion.py::cannot_delete",
         "tracking/deletion.py",
         "            if not self.has(checkpoint):\n                return None\n",
         "            return None\n",
@@ -255,7 +255,7 @@ MUTATIONS = [
     ),
     Mutation(
         "such a place is told of once",
-        "test_deletion.py::cannot_delete",
+        "tracking/test_deletion.py::cannot_delete",
         "tracking/deletion.py",
         "        if self._deletes is False:\n",
         "        if False:\n",
@@ -263,7 +263,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a killed attempt's state does not outlive its turn",
-        "test_worker.py::killed_attempt",
+        "engines/test_worker.py::killed_attempt",
         "population/checkpoints.py",
         "        (folder / STATE).unlink(missing_ok=True)\n",
         "        pass\n",
@@ -271,7 +271,7 @@ MUTATIONS = [
     ),
     Mutation(
         "nor does one that was published elsewhere",
-        "test_deletion.py::killed_attempt",
+        "tracking/test_deletion.py::killed_attempt",
         "tracking/remote_checkpoints.py",
         "            self._discard_state(turn.member, turn_folder(turn.number))\n",
         "            pass\n",
@@ -279,7 +279,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a remote store refuses is no failure of the task",
-        "test_deletion.py::refuses_a_checkpoint",
+        "tracking/test_deletion.py::refuses_a_checkpoint",
         "engines/worker.py",
         "        with _storage(what, root(plan.member), Exception):\n",
         "        with _storage(what, root(plan.member), OSError):\n",
@@ -287,7 +287,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a full disk ends the run at once",
-        "test_disk.py::full_disk",
+        "whole/test_disk.py::full_disk",
         "commands/run.py",
         '        if status == "failed" and living:\n',
         "        if False:\n",
@@ -295,7 +295,7 @@ MUTATIONS = [
     ),
     Mutation(
         "runs that cannot all be made do not say that they are running",
-        "test_runner.py::while_the_runs_are_made",
+        "commands/test_run.py::while_the_runs_are_made",
         "tracking/create.py",
         "        with _all_or_ended(client, experiment_id, founding):\n",
         "        with contextlib.nullcontext():\n",
@@ -303,7 +303,7 @@ MUTATIONS = [
     ),
     Mutation(
         "Ctrl-C at the end says what is safe",
-        "test_store.py::ctrl_c",
+        "tracking/test_remote_store.py::ctrl_c",
         "commands/frame.py",
         "        ending = True\n",
         "        pass\n",
@@ -311,7 +311,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a run is not looked for in a database that is not there",
-        "test_runner.py::not_looked_for",
+        "commands/test_run.py::not_looked_for",
         "tracking/client.py",
         "    return None if read.exists() or literal.exists() else read\n",
         "    return None\n",
@@ -319,7 +319,7 @@ MUTATIONS = [
     ),
     Mutation(
         "two populations may make their experiment at once",
-        "test_runner.py::make_the_experiment_at_once",
+        "commands/test_run.py::make_the_experiment_at_once",
         "tracking/create.py",
         "            if found is None:\n                raise\n",
         "            raise\n",
@@ -327,7 +327,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a round is to show is made from a checkpoint that exists",
-        "test_controller.py::any_population_conserves",
+        "training/test_controller.py::any_population_conserves",
         "training/round_samples.py",
         "        self.member_index.use(turn.checkpoint)\n        self._turns",
         "        self._turns",
@@ -335,7 +335,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a round is shown once, after a resume too",
-        "test_album.py::once_after_a_resume",
+        "training/test_round_samples.py::once_after_a_resume",
         "tracking/store.py",
         "return {int(path.rpartition(_ROUND)[2]): path for path in sorted(rounds)}",
         "return {}",
@@ -343,7 +343,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a winner's model is logged once",
-        "test_registry.py::resume",
+        "tracking/test_models.py::resume",
         "tracking/models.py",
         "    begun = [model for model in found if model.tags.get(_CHECKPOINT) == checkpoint]\n",
         "    begun = []\n",
@@ -351,7 +351,7 @@ MUTATIONS = [
     ),
     Mutation(
         "methods are compared seed by seed",
-        "test_compare.py::paired_by_seed",
+        "reporting/test_comparison.py::paired_by_seed",
         "reporting/comparison.py",
         "base.get(e.seed)",
         "next(iter(base.values()))",
@@ -359,7 +359,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a sign is said once",
-        "test_diagnosis.py::seen_once",
+        "training/test_diagnostics.py::seen_once",
         "training/diagnostics.py",
         "        self.seen.update(sign.name for sign in new)\n",
         "",
@@ -367,7 +367,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a sign is not said again by a resume",
-        "test_checks.py::resume_neither_checks_again",
+        "training/test_checks.py::resume_neither_checks_again",
         "commands/frame.py",
         "            controller.diagnostics.seen.update(store.warnings())\n",
         "",
@@ -375,7 +375,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a task whose every run differs is not told that it forgets",
-        "test_checks.py::leaves_something_out_is_found_and_no_other",
+        "training/test_checks.py::leaves_something_out_is_found_and_no_other",
         "engines/restore_check.py",
         "_differs(train_on()[1], warm) or _differs(train_restored(saved), cold)",
         "False",
@@ -383,7 +383,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what is being checked is not deleted",
-        "test_checks.py::decides_as_one_without",
+        "training/test_checks.py::decides_as_one_without",
         "training/checks.py",
         "        self.member_index.use(check.checkpoint)\n",
         "        self.member_index.use(None)\n",
@@ -391,7 +391,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a terminal that is closed ends no training",
-        "test_disturbed.py::reader_that_leaves",
+        "whole/test_disturbed.py::reader_that_leaves",
         "utils/terminal.py",
         "            return self._stream.write(text)\n        except OSError:\n",
         "            return self._stream.write(text)\n        except FileNotFoundError:\n",
@@ -399,7 +399,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what lies beside a turn was printed in it",
-        "test_engines.py::prints_in_a_turn",
+        "engines/test_engines.py::prints_in_a_turn",
         "engines/worker.py",
         "        self.printed()  # between",
         "        # between",
@@ -407,7 +407,7 @@ MUTATIONS = [
     ),
     Mutation(
         "of two controllers that resume at once one is refused",
-        "test_resume.py::heard_before",
+        "commands/test_resume.py::heard_before",
         "tracking/lease.py",
         "    _beat(client, run_id)\n    try:\n",
         "    try:\n",
@@ -415,7 +415,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a resume changed holds for the next one",
-        "test_resume.py::prints_goes_on",
+        "commands/test_resume.py::prints_goes_on",
         "commands/frame.py",
         "            store.change(settings.to_json())\n",
         "",
@@ -423,7 +423,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a deleted record is missed, and nothing trained over what follows it",
-        "test_resume.py::somebody_deleted",
+        "commands/test_resume.py::somebody_deleted",
         "tracking/store.py",
         "        last = self.folders.last(member)\n",
         "        last = 0\n",
@@ -431,7 +431,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the clocks of two machines are not compared",
-        "test_lease.py::whatever_its_clock",
+        "tracking/test_lease.py::whatever_its_clock",
         "tracking/lease.py",
         "    if _lives_here(owner) and silence < _STALE:\n",
         "    if silence < _STALE:\n",
@@ -439,7 +439,7 @@ MUTATIONS = [
     ),
     Mutation(
         "time that a hung turn took is told as lost",
-        "test_controller.py::time_lost",
+        "training/test_controller.py::time_lost",
         "training/controller.py",
         "                    self.engine.submit(Retry(plan=plan, lost=lost))\n",
         "                    self.engine.submit(plan)\n",
@@ -447,7 +447,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a worker has no more members in memory than it may",
-        "test_worker.py::no_more_members",
+        "engines/test_worker.py::no_more_members",
         "engines/worker.py",
         "            self._make_room()\n",
         "            pass\n",
@@ -455,7 +455,7 @@ MUTATIONS = [
     ),
     Mutation(
         "weights do not depend on the number of workers",
-        "test_engines.py::depend_on_the_number",
+        "engines/test_engines.py::depend_on_the_number",
         "commands/launch.py",
         "        threads=settings.threads,\n",
         "        threads=max(1, 2 // slots),\n",
@@ -463,7 +463,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a limit that a resume lifts stays lifted",
-        "test_resume.py::stays_lifted",
+        "commands/test_resume.py::stays_lifted",
         "commands/frame.py",
         "    return Settings.from_json(store.manifest.settings).changed(store.changed())\n",
         "    return Settings.from_json(store.manifest.settings).resumed(**store.changed())\n",
@@ -471,7 +471,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a replay trains to the end, whatever the task would have of a population",
-        "test_replay.py::goes_on_to_what",
+        "commands/test_replay.py::goes_on_to_what",
         "commands/replay.py",
         '            "target": NONE,\n',
         "",
@@ -479,7 +479,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a replay that is resumed says nothing twice",
-        "test_replay.py::goes_on_to_what",
+        "commands/test_replay.py::goes_on_to_what",
         "commands/replay.py",
         "        when = max(turn.ended for turn in last)\n",
         "        when = __import__('time').time()\n",
@@ -487,7 +487,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a replay that is gone on with is checked from its first turn",
-        "test_replay.py::checked_from_its_first",
+        "commands/test_replay.py::checked_from_its_first",
         "commands/replay.py",
         "                self.planner.check(turn)\n        return self\n",
         "                pass\n        return self\n",
@@ -495,7 +495,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a run that is something already is not written into",
-        "test_adoption.py::something_already",
+        "tracking/test_adoption.py::something_already",
         "tracking/adoption.py",
         "    if not found:\n        return run\n    remedy",
         "    return run\n    remedy",
@@ -503,7 +503,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a founding that fails ends only runs of its own",
-        "test_adoption.py::others_have_made",
+        "tracking/test_adoption.py::others_have_made",
         "tracking/create.py",
         """[experiment_id], f"tags.`{FOUNDING}` = '{founding}'", max_results""",
         "[experiment_id], max_results",
@@ -511,7 +511,7 @@ MUTATIONS = [
     ),
     Mutation(
         "scores of the greatest float stop nothing",
-        "test_extremes.py::any_size_are_ranked",
+        "whole/test_extremes.py::any_size_are_ranked",
         "utils/means.py",
         "    except OverflowError:\n        # Divided by",
         "    except ArithmeticError if len(those) > 99 else ():\n        # Divided by",
@@ -519,7 +519,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a sampler learns the same in any unit",
-        "test_extremes.py::unit_of_the_scores",
+        "whole/test_extremes.py::unit_of_the_scores",
         "utils/means.py",
         "    if -_USUAL < power < _USUAL:\n",
         "    if True:\n",
@@ -527,7 +527,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a checkpoint holds what its tensors own",
-        "test_compact_state.py::costs_what_it_owns",
+        "population/test_compact_state.py::costs_what_it_owns",
         "population/compact_state.py",
         "        if 2 * needed < known.storage.nbytes():\n",
         "        if False:\n",
@@ -535,7 +535,7 @@ MUTATIONS = [
     ),
     Mutation(
         "tensors that share numbers go on sharing them",
-        "test_compact_state.py::written_apart",
+        "population/test_compact_state.py::written_apart",
         "population/compact_state.py",
         "        group[root(one)] = root(other)\n",
         "        pass\n",
@@ -543,7 +543,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the reason is the line with the type",
-        "test_reasons.py::line_with_the_type",
+        "utils/test_reasons.py::line_with_the_type",
         "utils/reasons.py",
         "    return lines[-1].strip() if start is None else _in_one_line(rest[start:])\n",
         "    return lines[-1].strip()\n",
@@ -551,7 +551,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a state raises is no trouble with storage",
-        "test_worker.py::nor_is_what_its_state_raises",
+        "engines/test_worker.py::nor_is_what_its_state_raises",
         "population/checkpoints.py",
         "            check_saves(state)\n            raise\n",
         "            raise\n",
@@ -559,7 +559,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a package that is missing is named",
-        "test_drivers.py::names_what_to_install",
+        "tracking/test_drivers.py::names_what_to_install",
         "tracking/drivers.py",
         "    if isinstance(error, ImportError) and error.name:\n",
         "    if False:\n",

@@ -1,0 +1,260 @@
+"""What a population leaves on its run: files that say what its turns say, at the end and before."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from report_subjects import Rich, subject
+
+import pbt_flow
+from pbt_flow import cli
+from pbt_flow.commands.publish import LiveReport, publish, write
+from pbt_flow.commands.run import make_report
+from pbt_flow.population.lineage import ancestors
+from pbt_flow.population.schedule import Schedule
+from pbt_flow.reporting.page import page
+from pbt_flow.tracking.saved_view import view_tag
+from pbt_flow.tracking.store import Store
+
+
+class Kept:
+    """A place on the disk for what is published."""
+
+    run_id = "0123abcd"
+    space = Rich.space
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.times = 0
+
+    def keep(self, folder: Path) -> None:
+        self.times += 1
+        shutil.copytree(folder, self.folder, dirs_exist_ok=True)
+
+    def warnings(self):
+        return {"plateau": "nothing has become better for 5 turns"}
+
+    def understood(self):
+        return {"data": "1,797 digits"}
+
+    def noted(self):
+        return {}
+
+    def pictures(self):
+        return {}
+
+
+class Full(Kept):
+    """A place that takes nothing."""
+
+    def keep(self, folder: Path) -> None:
+        raise OSError("no space left on device")
+
+
+class Heard:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.ticks = self.turns = 0
+
+    def turn(self, turn, history) -> None:
+        self.turns += 1
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+WHOLE = {"report/index.html", "report/summary.png", "schedule.json", "schedule.csv"}
+
+
+def test_a_report_a_picture_and_the_winners_schedule_are_left(tmp_path):
+    one, place = subject(), Kept(tmp_path / "kept")
+    publish(place, one.settings, one.result, pytest.fail)
+    assert files(place.folder) == WHOLE
+    assert "nothing has become better" in (place.folder / "report/index.html").read_text()
+    schedule = Schedule.from_json(json.loads((place.folder / "schedule.json").read_text()))
+    assert (schedule.source, schedule.options) == ("0123abcd", {"dimensions": 3})
+    for turn in ancestors(one.history, one.history.winner()):
+        assert schedule.at(turn.plan.start_step) == turn.plan.hparams
+    assert len((place.folder / "schedule.csv").read_text().splitlines()) == len(one.path) + 1
+
+
+def test_a_population_without_a_winner_leaves_no_schedule(tmp_path):
+    one = subject(population=2, turns=1)
+    for index, turns in one.history.turns.items():
+        failed = dataclasses.replace(turns[-1], status="failed", score=None, checkpoint=None)
+        turns[-1] = failed
+        member = dataclasses.replace(one.history.members[index], checkpoint=None)
+        one.history.members[index] = member
+    paths = write(one, tmp_path)
+    assert {path.name for path in paths} == {"index.html", "summary.png"}
+
+
+def test_what_cannot_be_published_is_said_and_fails_nothing(tmp_path):
+    one, heard = subject(), Heard()
+    publish(Full(tmp_path), one.settings, one.result, heard.say)
+    assert heard.said == ["no report: OSError: no space left on device"]
+
+
+def live(place, clock, heard):
+    one = subject()
+    turn = one.path[0]
+    watch = LiveReport(heard, place, one.settings, lambda: one.result, clock=lambda: clock[0])
+    return watch, lambda: watch.turn(turn, one.history)
+
+
+def test_while_it_runs_the_report_is_made_anew_at_most_once_a_minute(tmp_path):
+    clock, heard, place = [0.0], Heard(), Kept(tmp_path / "kept")
+    watch, turn = live(place, clock, heard)
+    made = []
+    for second in range(0, 300, 10):
+        clock[0] = float(second)
+        if second != 130:
+            turn()
+        watch.tick()
+        made.append(place.times)
+    assert made[5] == 0
+    assert made[6] == 1
+    assert made[-1] == 4
+    assert (heard.turns, heard.ticks) == (29, 30)
+    assert files(place.folder) == {"report/index.html"}
+
+
+def test_without_news_there_is_no_new_report(tmp_path):
+    clock, place = [0.0], Kept(tmp_path)
+    watch, turn = live(place, clock, Heard())
+    clock[0] = 100.0
+    watch.tick()
+    assert place.times == 0
+    turn()
+    watch.tick()
+    assert place.times == 1
+
+
+def test_a_report_that_takes_long_is_made_the_more_seldom(tmp_path):
+    clock = [0.0]
+
+    class Slow(Kept):
+        def keep(self, folder):
+            super().keep(folder)
+            clock[0] += 3
+
+    place = Slow(tmp_path / "kept")
+    watch, turn = live(place, clock, Heard())
+    made = []
+    for _ in range(40):
+        clock[0] += 20
+        turn()
+        before = place.times
+        watch.tick()
+        if place.times > before:
+            made.append(clock[0])
+    assert made[1] - made[0] >= 300
+
+
+def test_a_report_that_fails_on_the_way_is_said_and_tried_again_later(tmp_path):
+    clock, heard = [100.0], Heard()
+    watch, turn = live(Full(tmp_path), clock, heard)
+    for _ in range(4):
+        clock[0] += 50
+        turn()
+        watch.tick()
+    assert heard.said == ["no report for now: OSError: no space left on device"] * 2
+
+
+# --- on a run in MLflow ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def result(database):
+    return pbt_flow.run(
+        "sample_tasks:Regression", turns=4, engine="inline", quiet=True, name="mine"
+    )
+
+
+def shown(text: str) -> str:
+    """The numbers that a page draws."""
+    return re.findall(r'id="charts">(.*?)</script>', text, re.DOTALL)[0]
+
+
+def test_a_fresh_process_makes_the_same_report_from_mlflow_alone(result, tmp_path):
+    client = MlflowClient()
+    kept = Path(client.download_artifacts(result.run_id, "report/index.html")).read_text()
+    names = make_report(result.run_id, out=str(tmp_path / "out"))
+    assert set(names) == {str(tmp_path / "out" / name) for name in WHOLE}
+    made = (tmp_path / "out/report/index.html").read_text()
+    assert shown(made) == shown(kept)
+    assert result.headline in kept
+    schedule = client.download_artifacts(result.run_id, "schedule.json")
+    assert Path(schedule).read_text() == (tmp_path / "out/schedule.json").read_text()
+
+
+def test_the_command_puts_the_report_on_the_run_with_a_control_beside_it(result, capsys):
+    control = pbt_flow.run(
+        "sample_tasks:Regression", turns=4, engine="inline", quiet=True, exploit="none"
+    )
+    capsys.readouterr()
+    assert cli.main(["report", result.run_id, "--control", control.run_id]) == 0
+    head, *names = capsys.readouterr().out.splitlines()
+    assert head == f"among the artifacts of run {result.run_id}:"
+    assert set(names) == WHOLE
+    client = MlflowClient()
+    made = Path(client.download_artifacts(result.run_id, "report/index.html")).read_text()
+    assert "control, best" in shown(made)
+
+
+def test_a_report_on_what_is_no_population_is_refused(database, capsys):
+    assert cli.main(["report", "0" * 32]) == 2
+    assert "no run" in capsys.readouterr().err
+
+
+def test_the_charts_of_the_population_are_saved_in_mlflow(result):
+    client = MlflowClient()
+    run = client.get_run(result.run_id)
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert json.loads(tags[view_tag(result.run_id)])["name"].startswith("mine (")
+    assert result.charts in cli.ui(result)[-1]
+
+
+def test_warnings_are_read_off_the_run(result):
+    MlflowClient().set_tag(result.run_id, "pbt.warning/plateau", "nothing becomes better")
+    assert Store.open(result.run_id).warnings() == {"plateau": "nothing becomes better"}
+    make_report(result.run_id)
+    made = MlflowClient().download_artifacts(result.run_id, "report/index.html")
+    assert "nothing becomes better" in Path(made).read_text()
+
+
+def test_the_winner_comes_back_to_life_from_its_run_id(result):
+    winner = pbt_flow.load(result.run_id).winner
+    task = winner.task()
+    newest = result.history.turn(winner.member, winner.turn)
+    assert task.optimizer.param_groups[0]["lr"] == newest.metrics["live/lr"]
+    assert task.report() == winner.report
+    again = result.best_initial.task().model().weight
+    assert again.equal(pbt_flow.load(result.run_id).best_initial.task().model().weight)
+
+
+def test_a_name_that_looks_like_a_mark_of_the_template_stays_a_name():
+    one = subject(name="@PLOTLY@ @CHARTS@")
+    assert "<p>@PLOTLY@ @CHARTS@</p>" in page(one)
+
+
+def test_a_report_that_draws_its_data_says_the_same_of_the_winner_that_came_back():
+    small = {"population": 2, "turns": 2, "interval": 2, "engine": "inline"}
+    made = pbt_flow.run("tests.sample_tasks:DrawsItsReport", **small)
+    for result in (made, pbt_flow.load(made.run_id)):
+        assert result.winner.task().report() == made.winner.report

@@ -1,0 +1,41 @@
+"""Each task, from the command line to the end, with its quick settings."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from pbt_flow.settings import Settings
+from pbt_flow.task import declare
+
+ROOT = Path(__file__).resolve().parents[2]
+TASKS = sorted(
+    path.stem for path in (ROOT / "tasks").glob("*.py") if "\n    quick" in path.read_text()
+)
+
+
+def test_the_tasks_are_all_there():
+    assert TASKS == ["gan", "quadratic", "rl", "toy", "translation"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_a_quick_run_ends_with_a_winner_and_something_to_look_at(task, database):
+    file = f"{ROOT}/tasks/{task}.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pbt_flow", "run", "--task", file, "--quick", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    settings, _ = Settings.make(declare(file), quick=True)
+    assert told["status"] == "finished"
+    assert told["turns"] == settings.population * settings.turns <= 80
+    assert told["winner"]["report"]
+    left = {artifact.path for artifact in MlflowClient().list_artifacts(told["population"])}
+    assert {"report", "schedule.json"} <= left
+    assert ("samples" in left) == (task in ("gan", "rl", "translation"))

@@ -1,0 +1,164 @@
+"""The project file, and `mlflow run` on it for real."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+from pbt_flow.cli import _parser
+from pbt_flow.settings import Settings
+from pbt_flow.task import find_task
+
+ROOT = Path(__file__).resolve().parents[2]
+PYPROJECT = (ROOT / "pyproject.toml").read_text()
+PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+MLFLOW = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local"]
+
+
+@pytest.mark.parametrize("name", PROJECT["entry_points"])
+def test_each_parameter_is_used_in_its_command_and_is_a_setting(name):
+    """MLflow drops a declared parameter that the command does not name, without a word."""
+    entry = PROJECT["entry_points"][name]
+    used = set(re.findall(r"{(\w+)}", entry["command"]))
+    assert used == set(entry["parameters"])
+    ours = {"run_id", "set", "quick", "control", "seeds", "runs", "unequal"}
+    known = {*Settings.__dataclass_fields__, *ours}
+    assert used <= known
+
+
+@pytest.mark.parametrize("name", PROJECT["entry_points"])
+def test_each_command_is_one_that_the_command_line_takes(name):
+    entry = PROJECT["entry_points"][name]
+    values = {key: spec.get("default", "abc") for key, spec in entry["parameters"].items()}
+    words = entry["command"].format(**values).split()
+    assert words[:3] == ["python", "-m", "pbt_flow"]
+    _parser().parse_args(words[3:])
+
+
+def test_the_environment_lists_third_parties_only():
+    """MLflow caches it by this list: our own code in it would be an old copy for ever."""
+    environment = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    assert environment["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
+    pins = (ROOT / "requirements.txt").read_text().splitlines()
+    for line in pins:
+        assert not line or line.startswith("#") or re.fullmatch(r"[\w\-\[\],]+==[\w.]+", line)
+
+
+def test_a_clone_that_was_not_installed_knows_the_same_tasks(monkeypatch):
+    """`mlflow run` installs third parties only: there a task is the file of its name."""
+    installed = dict(re.findall(r'^(\w+) = "(tasks\..+:.+)"$', PYPROJECT, re.MULTILINE))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("pbt_flow.task.naming._registered", dict)
+    assert len(installed) == 5
+    for name, place in installed.items():
+        found = find_task(name)
+        assert f"{found.__module__}:{found.__name__}" == place
+
+
+@pytest.fixture(autouse=True)
+def this_python(monkeypatch):
+    """`mlflow run` starts the `python` of the path, as in an activated environment."""
+    here = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", os.pathsep.join([here, os.environ["PATH"]]))
+
+
+def parameters(**values):
+    return [word for key, value in values.items() for word in ("-P", f"{key}={value}")]
+
+
+def populations():
+    client = MlflowClient()
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(ids, "tags.`pbt.role` = 'population'")
+
+
+@pytest.mark.slow
+def test_mlflow_run_trains_a_population_in_the_run_that_it_made():
+    done = subprocess.run(
+        [*MLFLOW, "-e", "pbt", *parameters(task="toy", turns=2, set="rate=0.02")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = populations()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.project.entryPoint"] == "pbt"
+    assert run.data.params["option/rate"] == "0.02"
+    client = MlflowClient()
+    runs = client.search_runs([run.info.experiment_id])
+    assert len(runs) == 1 + 8
+    assert {one.info.status for one in runs} == {"FINISHED"}
+    resumed = subprocess.run(
+        [*MLFLOW, "-e", "resume", *parameters(run_id=run.info.run_id, turns=3)],
+        capture_output=True,
+        text=True,
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    assert "24 turns" in resumed.stdout + resumed.stderr
+
+
+@pytest.mark.slow
+def test_mlflow_run_without_options_asks_conda_for_the_environment(tmp_path, monkeypatch):
+    """The literal `mlflow run . -e pbt`, with a stand-in for conda that installs nothing."""
+    environments = tmp_path / "environments"
+    environments.mkdir()
+    monkeypatch.setenv("STAND_IN_CONDA", str(environments))
+    monkeypatch.setenv("MLFLOW_CONDA_HOME", str(ROOT / "tests" / "stand_in_conda"))
+    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "pbt"]
+    done = subprocess.run(
+        [*command, *parameters(task="toy", turns=1, population=2)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = populations()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.project.env"] == "conda"
+    (asked_for,) = environments.glob("*/environment.yaml")
+    assert asked_for.read_text() == (ROOT / "conda.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_terminated_strands_no_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    (tmp_path / "hang-2").touch()
+    settings = parameters(task="sample_tasks:Misbehaving", workers=1, set=f"orders={tmp_path}")
+    launcher = subprocess.Popen([*MLFLOW, "-e", "pbt", *settings], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while (tmp_path / "hang-2").exists():
+        assert launcher.poll() is None, "the population ended"
+        assert time.monotonic() < deadline, "the population does not get on"
+    launcher.send_signal(signal.SIGTERM)
+    launcher.wait()
+    while any(processes_of(launcher.pid)):
+        assert time.monotonic() < deadline, "a process of ours was stranded"
+    (run,) = populations()
+    assert run.info.status == "KILLED"
+
+
+def processes_of(session):
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z" and int(entry.name) != os.getpid():
+                yield int(entry.name)
+
+
+def test_each_mutation_of_reliability_md_still_fits_the_code(monkeypatch):
+    """benchmarks/mutations.py takes half an hour; that it has not rotted is seen at once."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from mutations import MUTATIONS
+
+    table = (ROOT / "docs/reliability.md").read_text()
+    for mutation in MUTATIONS:
+        text = (ROOT / "pbt_flow" / mutation.file).read_text()
+        assert text.count(mutation.before) == 1, mutation.promise
+        assert f"| {mutation.promise} |" in table, mutation.promise
