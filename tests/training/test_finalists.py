@@ -245,6 +245,7 @@ def test_a_population_that_goes_on_is_judged_anew(database):
     assert longer.winner.member == whole.winner.member
 
 
+@pytest.mark.slow
 def test_workers_judge_as_this_process_does(database):
     inline = pbt_flow.run(Regression, engine="inline", quiet=True, mode="generational")
     workers = pbt_flow.run("sample_tasks:Regression", workers=2, quiet=True, mode="generational")
