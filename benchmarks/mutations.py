@@ -382,6 +382,22 @@ MUTATIONS = [
         "fresh evaluations have the seeds of member 1",
     ),
     Mutation(
+        "whoever makes an average worse is left out",
+        "training/test_averaging.py::makes_the_average_worse",
+        "training/averaging.py",
+        "        if worth > best:\n",
+        "        if True:\n",
+        "everybody is taken in",
+    ),
+    Mutation(
+        "an average is worth what it is on data that no choice has seen",
+        "training/test_averaging.py::no_choice_has_seen",
+        "training/averaging.py",
+        "done = _try(engine, parents, times, times, say, folder)",
+        "done = _try(engine, parents, 0, times, say, folder)",
+        "it is judged on the data that chose its parents",
+    ),
+    Mutation(
         "a sign is not said again by a resume",
         "training/test_checks.py::resume_neither_checks_again",
         "commands/frame.py",
