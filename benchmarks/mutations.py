@@ -369,8 +369,8 @@ MUTATIONS = [
         "the winner is chosen by its fresh score",
         "training/test_finalists.py::best_on_fresh_data",
         "population/history.py",
-        "return max(judged or found, key=self._worth, default=None)",
-        "return max(found, key=self._worth, default=None) if not judged else found[0]",
+        "return sorted(judged or found, key=self._worth, reverse=True)",
+        "return found",
         "the best by its score wins",
     ),
     Mutation(
