@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from pbt_flow.engines import Engine, EngineError
 from pbt_flow.exceptions import PopulationError, StoreError
 from pbt_flow.population.history import History
+from pbt_flow.population.leaving import end_stages
 from pbt_flow.population.records import Member, RecordError, Turn
 from pbt_flow.population.result import Status
 from pbt_flow.settings import Settings
@@ -93,7 +94,7 @@ def train(
         raise
     ending = False
     try:
-        history = read_history(store) if resumed else _no_history(store)
+        history = read_history(store, settings) if resumed else _no_history(store, settings)
         known, unknown = list[Turn](), list[Turn]()
         for member, turns in history.turns.items():
             logged = store.projected(member, len(turns))
@@ -102,6 +103,8 @@ def train(
         controller = Controller(settings, store, engine, history, watch(history), planner=planner)
         if lease.took_over:
             screen.say(lease.took_over)
+        if settings.stage_plan is not None:
+            screen.say(settings.stage_plan.describe())
         warning = None if resumed or planner is not None else settings.copies_warning()
         if warning is not None:
             screen.say(warning)
@@ -117,6 +120,8 @@ def train(
                 controller.tell_notes(turn)
         for turn in unknown:
             controller.log_queue.put(partial(controller.log_turn, turn))
+        # The same again changes nothing, and a kill may have come before it was told.
+        controller.tell_who_left(history.left)
         controller.find_checkpoints()
         if resumed:
             controller.round_samples.shown = store.shown()
@@ -177,18 +182,18 @@ def _understood_anew(now: Mapping[str, str], before: Mapping[str, str]) -> Itera
 
 
 def _say_if_nothing_is_left(controller: Controller, screen: Screen) -> None:
-    turns = controller.settings.turns
+    turns, last = controller.settings.turns, controller.settings.last_turn
     if controller.planner is not None:
-        if all(member.turn >= turns for member in controller.living):
+        if all(member.turn >= last for member in controller.living):
             screen.say("nothing is left to train: every model has ended")
     elif not controller.living:
         screen.say(
             "every member has failed too often; once the task is mended, they go on with "
             "--max-failures N, more than there have been"
         )
-    elif all(member.turn >= turns for member in controller.living):
+    elif all(member.turn >= last for member in controller.living):
         screen.say(
-            f"nothing is left to train: every member has done turns={turns}; "
+            f"nothing is left to train: the budget of turns={turns} is spent; "
             "with a larger --turns it goes on"
         )
 
@@ -224,9 +229,9 @@ def stored_settings(store: Store) -> Settings:
     return Settings.from_json(store.manifest.settings).changed(store.changed())
 
 
-def _no_history(store: Store) -> History:
+def _no_history(store: Store, settings: Settings) -> History:
     """The history of a population that has not trained yet."""
-    history = History(direction=store.manifest.direction)
+    history = History(direction=store.manifest.direction, stages=settings.stage_plan)
     history.begin(
         Member(index=index, hparams=check_hparams(point, store.space))
         for index, point in enumerate(store.manifest.initial)
@@ -234,12 +239,13 @@ def _no_history(store: Store) -> History:
     return history
 
 
-def read_history(store: Store) -> History:
+def read_history(store: Store, settings: Settings) -> History:
     """The history of a population, from its turn records."""
-    history = _no_history(store)
+    history = _no_history(store, settings)
     for member in list(history.members):
         for turn in store.turns(member):
             history.add(turn)
+    end_stages(history, max_failures=settings.max_failures)
     return history
 
 

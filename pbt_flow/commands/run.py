@@ -35,6 +35,7 @@ from pbt_flow.population.checkpoints import load_state
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, derive_seed, report_seed
 from pbt_flow.population.result import NO_WINNER, Result, Status
+from pbt_flow.population.stages import NOBODY
 from pbt_flow.reporting.comparison import (
     Comparison,
     ComparisonError,
@@ -47,7 +48,7 @@ from pbt_flow.reporting.comparison import (
 )
 from pbt_flow.reporting.report_data import Subject
 from pbt_flow.settings import Settings, SettingsError, check_model_name
-from pbt_flow.space import check_hparams, is_same_space, space_to_json
+from pbt_flow.space import is_same_space, space_to_json
 from pbt_flow.task import Declaration, Task, recorded_options
 from pbt_flow.training.controller import Controller
 
@@ -86,7 +87,8 @@ def run(
         return _beside(result, known.result)
     if control and result.status == "finished":
         name = settings.get("name")
-        settings |= {"exploit": "none", "register": None, "name": name and f"{name}, control"}
+        settings |= {"exploit": "none", "stages": NOBODY, "register": None}
+        settings |= {"name": name and f"{name}, control"}
         return _beside(result, _new(task, quiet=quiet, **settings))
     return result
 
@@ -107,8 +109,7 @@ def _new(
             check_control(control, made, defaults=kind.option_defaults)
         strategies = made.strategies()
         rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
-        drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
-        initial = [check_hparams(point, kind.space) for point in [*made.initial, *drawn]]
+        initial = made.draw_founders(kind.space, rng)
         start(engine, made)
         with short_requests():
             client, uri = connect()  # a new database takes seconds, while the model is built
@@ -184,11 +185,12 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
     before = stored_settings(store)
     made = before.resumed(**changes)
     if made.turns < before.turns:
-        done = max(member.turn for member in read_history(store).members.values())
-        if made.turns < done:
+        done = max(member.turn for member in read_history(store, before).members.values())
+        if made.last_turn < done:
+            stages = f" (stages that end after {made.last_turn})" if made.stage_plan else ""
             raise SettingsError(
-                f"turns={made.turns} is less than what was done: a member of population {run_id} "
-                f"has done {done}"
+                f"turns={made.turns}{stages} is less than what was done: a member of population "
+                f"{run_id} has done {done}"
             )
     with (
         engine_for(engine=made.engine, threads=made.threads) as engine,
@@ -245,7 +247,7 @@ def load(run_id: str) -> Result:
     settings = stored_settings(store)
     ended = store.result()
     reports = {}
-    history = read_history(store)
+    history = read_history(store, settings)
     for name, turn in (("winner", history.winner()), ("best_initial", history.best_initial)):
         told = ended.get(name) or {}
         same = turn and (told.get("member"), told.get("turn")) == (turn.member, turn.number)
@@ -280,7 +282,7 @@ def to_study(run_id: str) -> Study:
     from pbt_flow.tracking.store import Store
 
     store = Store.open(run_id)
-    return study_of(read_history(store), store.space, run_id)
+    return study_of(read_history(store, stored_settings(store)), store.space, run_id)
 
 
 def make_report(
@@ -531,6 +533,8 @@ def _end(
         living = {member.index for member in controller.living}
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
+        # Who has left has done what it was to, and its run has ended.
+        members = {m: status for m, status in members.items() if m not in history.left}
         say = controller.progress.say
         ours = partial(check_claim, lease)
         left = [ours, partial(publish, store, controller.settings, result, say)]
@@ -573,7 +577,7 @@ def _result(
         reason=reason,
         seconds=seconds,
         charts=store.charts,
-        budget=settings.turns * settings.interval,
+        budget=settings.last_turn * settings.interval,
         report_direction=store.manifest.report_direction,
         revive=partial(_revive, store, settings),
     )

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pbt_flow.population.records import Direction, Member, Turn
+from pbt_flow.population.stages import StagePlan
 from pbt_flow.space import Hparams
 from pbt_flow.utils.means import difference
 
@@ -80,10 +81,16 @@ class History:
     """The committed turns of one population."""
 
     direction: Direction
+    stages: StagePlan | None = None
+    """How many members go on, and for how long; None for all to the end."""
     members: dict[int, Member] = field(default_factory=dict)
     """Every member as it stands now."""
     turns: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Every turn of each member, in order."""
+    stage: int = 0
+    """The stage that the living members are in; the first is 0."""
+    left: dict[int, int] = field(default_factory=dict)
+    """The members that have left, each with the stage at whose end it did; the first is 0."""
     best_initial: Turn | None = None
     """The best that an initial configuration came to, unchanged, before PBT replaced it."""
     _at_age: dict[int, dict[int, Candidate]] = field(default_factory=lambda: defaultdict(dict))
@@ -138,9 +145,24 @@ class History:
 
     # --- who is in good health ---
 
+    def end_stage(self, left: Iterable[int]) -> None:
+        """Enter that the present stage has ended, and who has left at its end.
+
+        `pbt_flow.population.leaving` says who does.
+        """
+        self.left.update(dict.fromkeys(left, self.stage))
+        self.stage += 1
+
+    @property
+    def present(self) -> list[Member]:
+        """The members that have not left at the end of a stage."""
+        return [member for member in self.members.values() if member.index not in self.left]
+
     def living(self, max_failures: int) -> list[Member]:
-        """The members that have not failed so often in a row that they are retired."""
-        return [m for m in self.members.values() if m.failures < max_failures]
+        """The members that train: they have not left at the end of a stage, nor failed so often in
+        a row that they are retired.
+        """
+        return [member for member in self.present if member.failures < max_failures]
 
     def standing(self, member: Member) -> Turn | None:
         """The record whose checkpoint a member stands on; None while it has a fresh model.
@@ -153,10 +175,10 @@ class History:
     def winner(self) -> Turn | None:
         """The best of the records that the members stand on; None if no turn has gone well.
 
-        One bad last turn does not take a good checkpoint from its member. Of equal records the one
-        of the first member counts.
+        One bad last turn does not take a good checkpoint from its member. Who has left at the end
+        of a stage stands on nothing any more. Of equal records the one of the first member counts.
         """
-        found = [turn for m in self.members.values() if (turn := self.standing(m)) is not None]
+        found = [turn for m in self.present if (turn := self.standing(m)) is not None]
         return max(found, key=lambda t: (self.fitness(t), -t.member, -t.number), default=None)
 
     # --- who is comparable ---

@@ -38,7 +38,7 @@ from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed
 from pbt_flow.settings import Settings
-from pbt_flow.space import Space, check_hparams, own_hparams
+from pbt_flow.space import Space, own_hparams
 from pbt_flow.task import Task
 from pbt_flow.task.mlflow_capture import MemberRuns
 from pbt_flow.task.options import arguments_of
@@ -196,6 +196,8 @@ class MemoryStore:
     """The turns that were logged, in that order."""
     retired: list[int] = field(default_factory=list)
     """The members whose runs were ended."""
+    left: dict[int, str] = field(default_factory=dict)
+    """The members that have left at the end of a stage, with what their runs say of it."""
     tags: dict[str, str] = field(default_factory=dict)
     """The tags of the population's run."""
     shown: list[Turn] = field(default_factory=list)
@@ -231,6 +233,10 @@ class MemoryStore:
     def retire(self, member: int) -> None:
         self._answer()
         self.retired.append(member)
+
+    def leave(self, member: int, why: str, when: float) -> None:
+        self._answer()
+        self.left[member] = why
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self._answer()
@@ -307,18 +313,16 @@ def simulate(
         settings: Fields of `pbt_flow.Settings`.
     """
     made, kind = Settings.make(task, **settings)
-    strategies = made.strategies()
     rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
-    drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
-    history = History(direction=kind.direction)
+    history = History(direction=kind.direction, stages=made.stage_plan)
     history.begin(
-        Member(index=index, hparams=check_hparams(point, kind.space))
-        for index, point in enumerate([*made.initial, *drawn])
+        Member(index=index, hparams=hparams)
+        for index, hparams in enumerate(made.draw_founders(kind.space, rng))
     )
     engine = SimulatedEngine(
         task=lambda seed: task(seed=seed, **arguments_of(task, made.options)),
         seed=made.seed,
-        slots=made.population if slots is None else slots,
+        slots=made.founders if slots is None else slots,
         duration=duration,
         faults=faults or {},
     )

@@ -61,6 +61,8 @@ from pbt_flow.utils.values import Value
 
 RESULT = "result.json"
 CHANGED = "pbt.settings"
+LEFT = "pbt.left"
+"""The tag of a member that has left, which says at which stage."""
 """The tag with the settings that resumes have changed, as JSON; the manifest stands still."""
 ARMS = "arms.json"
 """What a replay trains: the schedule, and who is trained how."""
@@ -346,6 +348,20 @@ class Store:
         with self._talk():
             self.client.set_terminated(self.manifest.members[member], status="FAILED")
 
+    def leave(self, member: int, why: str, when: float) -> None:
+        """End the run of a member that has left at the end of a stage: it has done what it was to.
+
+        Args:
+            member: Who has left.
+            why: At which stage.
+            when: The end of its last turn, and not now: what is said twice must change nothing.
+        """
+        self.tag({LEFT: why}, member)
+        with self._talk():
+            self.client.set_terminated(
+                self.manifest.members[member], status="FINISHED", end_time=int(when * 1000)
+            )
+
     def finish(self, status: str, members: Mapping[int, str]) -> None:
         """End the members' runs and then the population's, with the status of each."""
         with self._talk():
@@ -526,7 +542,9 @@ class Store:
         with contextlib.suppress(MlflowException):
             run = self.client.get_run(self.run_id)
             name = f"{run.info.run_name} ({self.run_id[:8]})"
-            view = population_view(self.run_id, name, self.space, run.info.start_time / 1000)
+            began = run.info.start_time / 1000
+            staged = self.manifest.settings.get("stages", "none") != "none"
+            view = population_view(self.run_id, name, self.space, began, staged=staged)
             if len(view) <= MOST:
                 tag = view_tag(self.run_id)
                 self.client.set_experiment_tag(run.info.experiment_id, tag, view)
@@ -660,6 +678,8 @@ def _note(result: Result) -> str:
         rows.append(row(f"best initial setting, {result.fate}", result.best_initial))
     head = f"**{result.headline}**, {result.status}: {result.members} members, "
     head += f"{result.turns} turns"
+    if result.left:
+        head += f", {result.left} of which left at the end of a stage"
     if result.retired:
         head += f", {result.retired} retired"
     if result.reason:
