@@ -319,9 +319,9 @@ class Controller:
     def _exploit_of_stage(self) -> Exploit:
         """The exploit strategy with what may be copied in the present stage."""
         plan, exploit = self.history.stages, self.strategies.exploit
-        return (
-            exploit if plan is None else in_stage(exploit, plan.stages[self.history.stage].copies)
-        )
+        if plan is None:
+            return exploit
+        return in_stage(exploit, plan.stages[self.history.stage].copies)
 
     def _begins_a_stage(self, member: Member) -> bool:
         """Whether a member's next turn is the first of a stage: it copies nobody then, since who
