@@ -12,10 +12,10 @@ from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import numpy as np
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import SettingsError, SpaceError, StrategyError
 from pbt_flow.population.history import Candidate
-from pbt_flow.population.stages import NOBODY, StageError, StagePlan
-from pbt_flow.space import Hparams, Space, SpaceError, check_hparams, draw
+from pbt_flow.population.stages import NOBODY, StagePlan
+from pbt_flow.space import Hparams, Space, check_hparams, draw
 from pbt_flow.strategies.exploit import (
     EXPLOITS,
     GOOD_COPIES,
@@ -27,7 +27,7 @@ from pbt_flow.strategies.exploit import (
 )
 from pbt_flow.strategies.explore import EXPLORES, Explore
 from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
-from pbt_flow.strategies.text import StrategyError, blaming, check_copies, parse, write
+from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
 from pbt_flow.utils.cores import count_cores
 
@@ -35,10 +35,6 @@ Mode = Literal["async", "generational"]
 NONE = "none"
 """Given for a setting that may be without a value, this word takes its value away. None cannot say
 that: it means that the setting is not given, and that the value from before stays."""
-
-
-class SettingsError(PBTError, ValueError):
-    """A setting that cannot be; the message names it, its rule and its value."""
 
 
 def _setting(default: Any, help: str, *, on_resume: bool = False) -> Any:
@@ -238,12 +234,9 @@ class Settings:
             SettingsError: They cannot be.
         """
         self._check_numbers()
-        try:
-            plan = StagePlan.of(
-                self.stages, population=self.population, turns=self.turns, workers=self.workers
-            )
-        except StageError as error:
-            raise SettingsError(str(error)) from None
+        plan = StagePlan.of(
+            self.stages, population=self.population, turns=self.turns, workers=self.workers
+        )
         if plan is None:
             return NOBODY
         exploit = self.strategies().exploit
@@ -260,10 +253,7 @@ class Settings:
         Raises:
             SettingsError: The budget has no turn for the last stage.
         """
-        try:
-            return StagePlan.resumed(self.stages, population=self.population, turns=self.turns)
-        except StageError as error:
-            raise SettingsError(str(error)) from None
+        return StagePlan.resumed(self.stages, population=self.population, turns=self.turns)
 
     @property
     def founders(self) -> int:

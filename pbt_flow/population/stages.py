@@ -19,15 +19,11 @@ from fractions import Fraction
 from functools import cached_property
 from typing import get_args
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import SettingsError
 from pbt_flow.population.records import Copies
 
 NOBODY = "none"
 """The word for stages in which nobody copies, and as the whole setting for no stages."""
-
-
-class StageError(PBTError, ValueError):
-    """Stages that cannot be; the message names them, the rule, the value and the way out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +84,7 @@ class StagePlan:
             workers: Turns that run at once. A named plan keeps all workers busy to the end.
 
         Raises:
-            StageError: The text is no plan, or its turns are not the budget.
+            SettingsError: The text is no plan, or its turns are not the budget.
         """
         if text == NOBODY:
             return None
@@ -96,7 +92,7 @@ class StagePlan:
             return _shaped(text, population, turns, min(workers, population))
         plan = cls(stages=_read(text), population=population, turns=turns)
         if not 0 <= plan.unspent < plan.stages[-1].members:
-            raise StageError(
+            raise SettingsError(
                 f"stages {text} are {plan.total} turns of all members together, and "
                 f"population={population} times turns={turns} makes {plan.budget}; "
                 f"{_way_out(plan)}"
@@ -110,7 +106,7 @@ class StagePlan:
         So a resume with more turns makes the last stage longer, and changes nothing that was done.
 
         Raises:
-            StageError: The budget leaves no turn for the last stage.
+            SettingsError: The budget leaves no turn for the last stage.
         """
         if text == NOBODY:
             return None
@@ -231,7 +227,7 @@ def _shaped(name: str, population: int, turns: int, workers: int) -> StagePlan:
         stages.append(Stage(members=members, turns=there, copies=shape.copies))
     least = -(-sum(stage.members for stage in stages) // population)
     if turns < least:
-        raise StageError(
+        raise SettingsError(
             f"stages {name} need at least turns={least} with population={population}, so that each "
             f"stage has a turn, got turns={turns}; give more turns (with a smaller interval), or "
             "stages none"
@@ -244,7 +240,7 @@ def _with_the_rest(stages: Sequence[Stage], text: str, population: int, turns: i
     *earlier, last = stages
     left = population * turns - sum(stage.members * stage.turns for stage in earlier)
     if left < last.members:
-        raise StageError(
+        raise SettingsError(
             f"stages {text} leave no turn for the last {last.members} members where "
             f"population={population} times turns={turns} makes {population * turns} turns in all; "
             "give more turns"
@@ -271,26 +267,26 @@ def _read(text: str) -> tuple[Stage, ...]:
     """The stages that a text writes out.
 
     Raises:
-        StageError: It is no list of stages, or members come back that have left.
+        SettingsError: It is no list of stages, or members come back that have left.
     """
     stages = list[Stage]()
     for number, part in enumerate(text.split(","), 1):
         found = _STAGE.fullmatch(part.strip())
         copies = found[3] if found else ""
         if found is None or copies not in (NOBODY, *get_args(Copies)):
-            raise StageError(
+            raise SettingsError(
                 f"stages must be {NOBODY}, {', '.join(SHAPES)}, or a list as in "
                 "16x2:none,8x4:hparams,2x32:both (members x turns : what is copied, which is "
                 f"{NOBODY}, {', '.join(get_args(Copies))}), got {part.strip()!r} in {text!r}"
             )
         members, turns = int(found[1]), int(found[2])
         if members < 2 or turns < 1:
-            raise StageError(
+            raise SettingsError(
                 f"stages must have at least 2 members and 1 turn each, got {part.strip()} as "
                 f"stage {number} of {text}"
             )
         if stages and members > stages[-1].members:
-            raise StageError(
+            raise SettingsError(
                 f"stages can only become smaller, since who has left does not come back, got "
                 f"{part.strip()} after {stages[-1]} in {text}"
             )

@@ -16,8 +16,8 @@ from pbt_flow.space import Space
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What a report is about."""
+class ReportData:
+    """A population, and what it is to be seen beside."""
 
     result: Result
     settings: Settings
