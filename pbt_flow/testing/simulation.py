@@ -99,8 +99,7 @@ class SimulatedEngine(Engine):
             return
         plan, lost = (job.plan, job.lost) if isinstance(job, Retry) else (job, 0.0)
         assert isinstance(plan, Plan), "a simulation runs turns, looks at checkpoints and checks"
-        faults = self._faults.get((plan.member, plan.turn), [])
-        fault = faults.pop(0) if faults else None
+        fault = next(iter(self._faults.get((plan.member, plan.turn), [])), None)
         took = self.duration(plan, self._rng)
         if fault == "hangs" and self.turn_timeout is not None:
             took = self.turn_timeout
@@ -121,6 +120,9 @@ class SimulatedEngine(Engine):
         plan = done.job if isinstance(done, LostJob) else getattr(done, "plan", None)
         if isinstance(plan, Retry):
             plan = plan.plan
+        if isinstance(plan, Plan):
+            # This attempt is over; one that was lost with its controller would be made again.
+            del self._faults.get((plan.member, plan.turn), [])[:1]
         if isinstance(plan, Plan) and plan.start is not None:
             # Until now the turn might have had to be run again, by a worker that has to restore.
             self._see(plan.start, "a turn")

@@ -15,7 +15,7 @@ import math
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
@@ -329,11 +329,20 @@ class Controller:
         plan = self.history.stages
         return plan is not None and member.turn == plan.begins(self.history.stage)
 
-    def _end_stage(self) -> None:
-        """End the present stage if it is over: some members leave, the others have more to do."""
-        if not self._stage_may_be_over():
+    def _end_stage(self, late: Collection[int] = ()) -> None:
+        """End the present stage if it is over: some members leave, the others have more to do.
+
+        Args:
+            late: Members that nobody waits for, beside those whose turns are past the deadline.
+        """
+        plan, index = self.history.stages, self.member_index
+        if plan is None or self.history.stage == len(plan.stages) - 1:
             return
-        ended = end_stages(self.history, max_failures=self.settings.max_failures, late=self._late())
+        late = self._late().union(late)
+        # Every member is looked at only where that may come to something.
+        if index.fewest_turns() < index.budget and not late:
+            return
+        ended = end_stages(self.history, max_failures=self.settings.max_failures, late=late)
         if not ended:
             return
         left = [member for end in ended for member in end.left]
@@ -343,13 +352,6 @@ class Controller:
         self.stages_over += ended
         # Nobody stands on their checkpoints any more.
         self.touched.update(left)
-
-    def _stage_may_be_over(self) -> bool:
-        """Whether it is worth looking at every member: all are there, or somebody is late."""
-        plan, index = self.history.stages, self.member_index
-        if plan is None or self.history.stage == len(plan.stages) - 1:
-            return False
-        return index.fewest_turns() >= index.budget or bool(self._late())
 
     def tell_who_left(self, members: Iterable[int]) -> None:
         """Have the runs of members end that have left."""
@@ -461,7 +463,7 @@ class Controller:
             # The worker may have died after its commit: then the turn has happened.
             turn = self.store.folders.record(plan.member, plan.turn)
             turn = turn and fitted_turn(turn, self.store.space)
-            if turn is None and plan.member in self.member_index.left:
+            if turn is None and self._leaves_without(plan):
                 self._forget_turn(plan)
                 return None
             if turn is None:
@@ -488,6 +490,15 @@ class Controller:
         self.in_flight.pop(turn.member, None)
         self._enter(turn)
         return turn
+
+    def _leaves_without(self, plan: Plan) -> bool:
+        """Whether a turn that was lost need not be run again, since its member has left, or leaves
+        now: a straggler past its deadline counts as last.
+        """
+        limit = self.engine.turn_timeout
+        if limit is not None and self.clock() - self.begun[plan.member] >= limit:
+            self._end_stage(late={plan.member})
+        return plan.member in self.member_index.left
 
     def _forget_turn(self, plan: Plan) -> None:
         """Give up a turn of a member that has left meanwhile: it is not run again."""
