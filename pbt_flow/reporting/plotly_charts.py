@@ -109,7 +109,7 @@ def _marks(ends: Sequence[figures.Point]) -> Chart:
                 "yanchor": "bottom",
                 "xanchor": "left",
                 "showarrow": False,
-                "text": f"{end.value:.0f} left",
+                "text": f"{end.value:.0f} leave",
                 "font": {"color": "var(--soft)"},
             }
             for end in ends

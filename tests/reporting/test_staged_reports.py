@@ -76,7 +76,7 @@ def test_the_chart_marks_where_members_left_and_how_many(ours):
     subject = ReportData(result=ours.result, settings=ours.settings, space=Rich.space)
     layout = score_chart(subject)["layout"]
     assert [shape["x0"] for shape in layout["shapes"]] == [5, 15, 35]
-    assert [note["text"] for note in layout["annotations"]] == ["8 left", "4 left", "2 left"]
+    assert [note["text"] for note in layout["annotations"]] == ["8 leave", "4 leave", "2 leave"]
 
 
 def test_no_mark_is_drawn_without_stages(random_search):
