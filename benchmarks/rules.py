@@ -20,6 +20,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 
 from benchmarks.problems import EXACT, Ceilings, Drift
 from pbt_flow.population.history import Candidate, Ranking
@@ -29,8 +31,6 @@ from pbt_flow.strategies.exploit import is_sure_to_stay
 from pbt_flow.task import Task
 from pbt_flow.testing.simulation import Simulation, simulate
 from pbt_flow.training.controller import Controller
-from tasks.quadratic import NoisyQuadratic
-from tasks.toy import Toy
 
 SECONDS = 20.0
 """Of a usual turn: the controller looks around every half a second."""

@@ -20,6 +20,8 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from optuna.distributions import FloatDistribution
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from scipy.special import betaincinv
 from scipy.stats import spearmanr
 
@@ -29,8 +31,6 @@ from pbt_flow.population.lineage import founder_shares
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.training.diagnostics import Diagnostics
-from tasks.quadratic import NoisyQuadratic
-from tasks.toy import Toy
 
 FIRST_SEED = 2000
 SIGNS = ("restores", "noise", "pinned", "overhead")

@@ -37,8 +37,9 @@ from torch.nn.functional import pad, softplus
 
 from pbt_flow.space import Hparams, Space
 from pbt_flow.task import Task, TaskError
-from tasks.images import Images, load_images, scale
-from tasks.inception import REPORT, SELECTION, load_classifier, load_imagenet
+
+from .gan_images import Images, load_images, scale
+from .gan_inception import REPORT, SELECTION, load_classifier, load_imagenet
 
 SELECTION_LATENTS, GRID_LATENTS = 1, 3
 """Seeds of the latent vectors that every member is judged and shown by; reports draw later ones."""
@@ -168,7 +169,7 @@ class GAN(Task):
         Args:
             seed: Seeds their weights.
             device: As torch names it.
-            data: Which images; see `tasks/images.py`. Empty: Fashion-MNIST where it lies on this
+            data: Which images (see `gan_images.py`). Empty: Fashion-MNIST where it lies on this
                 machine, else digits.
             size: Pixels of a side, for `data=folder:...`; the other data have their own.
             width: Channels of the largest feature maps; those half the size have twice as many.

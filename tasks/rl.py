@@ -9,7 +9,7 @@ r"""Reinforcement learning: proximal policy optimisation (PPO) on any Gymnasium 
     python -m pbt_flow run --task rl --set env=ALE/Pong-v5 --set hidden=256  # needs ale-py
     python -m pbt_flow run --task rl --quick     # seconds on CartPole, to see it work
 
-How environments, their arguments and their wrappers are named: `tasks/environments.py`.
+How environments, their arguments and their wrappers are named: `rl_environments.py`.
 Observations are images (a Box of three dimensions), or anything that Gymnasium can flatten to a
 vector: Box, Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict of them. Actions are the same,
 with a bounded Box of integers as choices. As in the paper, PBT tunes the learning rate, the entropy
@@ -50,14 +50,14 @@ try:
     from gymnasium.vector import VectorEnv
     from PIL import Image
 
-    from tasks.actions import Actions, describe_actions, scale
-    from tasks.environments import (
+    from .rl_actions import Actions, describe_actions, scale
+    from .rl_environments import (
         declared_observations,
         describe_observations,
         episode_limit,
         read_recipe,
     )
-    from tasks.rl_network import (  # noqa: F401 - models that earlier versions logged name these
+    from .rl_network import (  # noqa: F401 - models that earlier versions logged name these
         Act,
         ActorCritic,
         Array,
@@ -275,7 +275,7 @@ class RL(Task):
     seen, but for 1,000 steps at least and 30,000 at most, and counts what it has got.
 
     Args:
-        env: The environment: an id, `module:id` or `module:Class` (see `tasks/environments.py`).
+        env: The environment: an id, `module:id` or `module:Class` (see `rl_environments.py`).
         env_options: Its arguments, as JSON: `'{"is_slippery": false}'`.
         wrappers: What is put around it, the first one innermost: `FlattenObservation`,
             `TimeLimit:max_episode_steps=100`, `module:Class`.

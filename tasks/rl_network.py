@@ -19,7 +19,7 @@ from pbt_flow.task import TaskError
 try:
     from gymnasium.spaces import Box, Discrete
 
-    from tasks.actions import Actions, span
+    from .rl_actions import Actions, span
 except ModuleNotFoundError as error:
     raise TaskError(f"the rl task needs {error.name}: pip install 'pbt-flow[rl]'") from error
 

@@ -1,7 +1,7 @@
 """The toy of the PBT paper, whose answer is known.
 
     python -m pbt_flow run --task toy
-    python -m tasks.toy figure2.png        # draws the paper's four panels
+    python -m pbt_flow.tasks.toy figure2.png        # draws the paper's four panels
 
 Source: Jaderberg et al. 2017, section 2 and Figure 2 (arXiv 1711.09846).
 """
@@ -111,5 +111,5 @@ def figure(path: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m tasks.toy FIGURE.png")
+        sys.exit("usage: python -m pbt_flow.tasks.toy FIGURE.png")
     figure(sys.argv[1])

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tasks.corpora import BOS, EOS, PAD
+from .translation_corpora import BOS, EOS, PAD
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor

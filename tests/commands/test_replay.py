@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.distributions import FloatDistribution
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from sample_tasks import KeepsTheDonorsRate, Regression
 
 import pbt_flow
@@ -46,7 +47,6 @@ from pbt_flow.testing.simulation import MemoryStore, SimulatedEngine, simulate
 from pbt_flow.tracking.store import Store
 from pbt_flow.training.controller import Controller
 from pbt_flow.utils.interval import Interval
-from tasks.quadratic import NoisyQuadratic
 
 
 def schedule(*rates: float, steps: int = 5, **changes) -> Schedule:

@@ -6,6 +6,7 @@ import pytest
 from histories import begun, do
 from hypothesis import given
 from hypothesis import strategies as st
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 
 from pbt_flow.population.lineage import (
     Node,
@@ -19,7 +20,6 @@ from pbt_flow.population.lineage import (
     weights_parent,
 )
 from pbt_flow.testing.simulation import Fault, simulate
-from tasks.quadratic import NoisyQuadratic
 
 
 @pytest.mark.parametrize(

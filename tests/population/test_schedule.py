@@ -10,12 +10,12 @@ import math
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 
 from pbt_flow.exceptions import PBTError
 from pbt_flow.population.lineage import ancestors
 from pbt_flow.population.schedule import Schedule, ScheduleError, Segment, schedule_of
 from pbt_flow.testing.simulation import simulate
-from tasks.quadratic import NoisyQuadratic
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1.0, log=True),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from pbt_flow.tasks.toy import Toy
 from sample_tasks import Regression
 
 import pbt_flow
@@ -17,7 +18,6 @@ from pbt_flow.reporting.comparison import Comparison, ComparisonError, Entry, ch
 from pbt_flow.settings import Settings
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.utils.interval import Interval
-from tasks.toy import Toy
 
 pytestmark = pytest.mark.usefixtures("database")
 SMALL = {"engine": "inline", "turns": 3, "interval": 4, "quiet": True}
@@ -410,4 +410,4 @@ def test_a_task_by_its_name_and_by_its_class_is_one_task():
         "toy", turns=2, population=2, engine="inline", quiet=True, exploit="none"
     )
     made = compare([by_class.run_id, by_name.run_id])
-    assert {entry.settings.task for _, entry in made.entries} == {"toy", "tasks.toy:Toy"}
+    assert {entry.settings.task for _, entry in made.entries} == {"toy", "pbt_flow.tasks.toy:Toy"}

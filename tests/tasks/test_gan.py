@@ -1,4 +1,4 @@
-"""tasks/gan.py with tasks/images.py and tasks/inception.py: data, scores, training."""
+"""tasks/gan.py with tasks/gan_images.py and tasks/gan_inception.py: data, scores, training."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from torch import Tensor, nn
 pytest.importorskip("PIL")
 pytest.importorskip("sklearn")
 
+from pbt_flow.tasks import gan_images as images
+from pbt_flow.tasks import gan_inception as inception
+from pbt_flow.tasks.gan import GAN, make_discriminator, make_generator
+from pbt_flow.tasks.gan_images import Images, load_images, scale
+from pbt_flow.tasks.gan_inception import Recipe, inception_score, load_classifier
 from PIL import Image
 
 from pbt_flow.settings import Settings
 from pbt_flow.task import Task, TaskError
 from pbt_flow.testing import TaskContract, assert_same, middle, through_checkpoint
-from tasks import images, inception
-from tasks.gan import GAN, make_discriminator, make_generator
-from tasks.images import Images, load_images, scale
-from tasks.inception import Recipe, inception_score, load_classifier
 
 TINY = Recipe(name="tiny", width=2, epochs=1, steps=4, seed=0)
 DIGITS = {"data": "digits", "samples": 300}
@@ -216,8 +217,8 @@ def test_training_a_classifier_leaves_the_random_numbers_of_the_task_alone(
 def test_two_processes_that_want_a_classifier_end_with_one_file(empty_cache: Path) -> None:
     program = """
 import sys, torch
-from tasks.images import Images
-from tasks.inception import Recipe, load_classifier
+from pbt_flow.tasks.gan_images import Images
+from pbt_flow.tasks.gan_inception import Recipe, load_classifier
 pixels = torch.randint(256, (60, 1, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
 labels = torch.arange(60) % 3
 images = Images(name="", train=pixels, train_labels=labels, test=pixels, test_labels=labels)

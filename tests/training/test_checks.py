@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from pbt_flow.tasks.toy import Toy
 from sample_tasks import DrawsFromItsOwnGenerator, ForgetsMomentum, Regression
 from simulated import Counting, slowly, turns_of
 
@@ -18,7 +19,6 @@ from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan
 from pbt_flow.task import TaskSpec
 from pbt_flow.testing.simulation import simulate
-from tasks.toy import Toy
 
 HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
 

@@ -16,7 +16,8 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from pbt_flow.task import TaskError
-from tasks.environments import leaves, shown, where
+
+from .rl_environments import leaves, shown, where
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

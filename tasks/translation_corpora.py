@@ -36,10 +36,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pbt_flow.task import TaskError
-from tasks import scripts
-from tasks.columns import Pair, Reading, read_table, tidy
-from tasks.phrases import count, listed, shown
-from tasks.texts import CorpusError, read_text
+
+from . import translation_scripts as scripts
+from .phrases import count, listed, shown
+from .translation_columns import Pair, Reading, read_table, tidy
+from .translation_texts import CorpusError, read_text
 
 try:
     import sentencepiece

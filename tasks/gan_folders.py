@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pbt_flow.task import TaskError
-from tasks.phrases import count, counted, listed, shown
+
+from .phrases import count, counted, listed, shown
 
 LEAST = 10
 """Images that a class needs."""

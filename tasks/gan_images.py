@@ -41,10 +41,10 @@ from torch import Tensor
 from pbt_flow.task import TaskError
 
 try:
-    from tasks.folders import FLAT, read_folder
+    from .gan_folders import FLAT, read_folder
 except ModuleNotFoundError as error:
     raise TaskError(f"the gan task needs {error.name}: pip install 'pbt-flow[gan]'") from error
-from tasks.phrases import count, counted, listed
+from .phrases import count, counted, listed
 
 Arrays: TypeAlias = tuple[NDArray[np.uint8], NDArray[Any]]
 """Images, (N, channels, height, width), and their labels, (N,)."""

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pbt_flow.task import TaskError
-from tasks.images import Images, cache_folder, scale
+
+from .gan_images import Images, cache_folder, scale
 
 
 def inception_score(logits: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""tasks/corpora.py: readers of sentence pairs, splits without leaks, subwords, the cache."""
+"""Corpora of sentence pairs: readers, splits without leaks, subwords, the cache."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import pytest
 
 pytest.importorskip("sentencepiece")
 
-from tasks import corpora
-from tasks.columns import Pair
-from tasks.corpora import Splits, normalise
-from tasks.texts import CorpusError
+from pbt_flow.tasks import translation_corpora as corpora
+from pbt_flow.tasks.translation_columns import Pair
+from pbt_flow.tasks.translation_corpora import Splits, normalise
+from pbt_flow.tasks.translation_texts import CorpusError
 
 WORDS = ["eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn"]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
