@@ -19,11 +19,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from pbt_flow.tasks.quadratic import NoisyQuadratic
-from pbt_flow.tasks.toy import Toy
 
 from benchmarks.problems import Drift
 from pbt_flow.population.records import Plan, turn_to_json
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import Simulation, simulate
 
 PROBLEMS = (Toy, NoisyQuadratic, Drift)

@@ -39,12 +39,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pbt_flow.tasks import translation_corpora as corpora
-from pbt_flow.tasks import translation_scripts as scripts
-from pbt_flow.tasks.gan_images import Images, load_images
 from PIL import Image
 
 from pbt_flow.task import TaskError
+from pbt_flow.tasks import translation_corpora as corpora
+from pbt_flow.tasks import translation_scripts as scripts
+from pbt_flow.tasks.gan_images import Images, load_images
 
 Rng: TypeAlias = np.random.Generator
 SIZE = 8

@@ -20,8 +20,6 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 import numpy as np
-from pbt_flow.tasks.quadratic import NoisyQuadratic
-from pbt_flow.tasks.toy import Toy
 
 from benchmarks.problems import EXACT, Ceilings, Drift
 from pbt_flow.population.history import Candidate, Ranking
@@ -29,6 +27,8 @@ from pbt_flow.population.records import Donor, Member, Plan, Turn
 from pbt_flow.space import check_hparams
 from pbt_flow.strategies.exploit import is_sure_to_stay
 from pbt_flow.task import Task
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import Simulation, simulate
 from pbt_flow.training.controller import Controller
 

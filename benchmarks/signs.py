@@ -20,8 +20,6 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from optuna.distributions import FloatDistribution
-from pbt_flow.tasks.quadratic import NoisyQuadratic
-from pbt_flow.tasks.toy import Toy
 from scipy.special import betaincinv
 from scipy.stats import spearmanr
 
@@ -29,6 +27,8 @@ from pbt_flow import Task
 from pbt_flow.population.history import History
 from pbt_flow.population.lineage import founder_shares
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.training.diagnostics import Diagnostics
 

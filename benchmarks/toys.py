@@ -14,7 +14,6 @@ from typing import Any
 
 from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.tasks.toy import Toy
-
 from pbt_flow.testing.simulation import Simulation, simulate
 
 PAIR = [{"h0": 1.0, "h1": 0.0}, {"h0": 0.0, "h1": 1.0}]

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.distributions import FloatDistribution
-from pbt_flow.tasks.quadratic import NoisyQuadratic
 from sample_tasks import KeepsTheDonorsRate, Regression
 
 import pbt_flow
@@ -47,6 +46,7 @@ from pbt_flow.exceptions import (
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Member
 from pbt_flow.population.schedule import Schedule, Segment, schedule_of
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import MemoryStore, SimulatedEngine, simulate
 from pbt_flow.tracking.store import Store
 from pbt_flow.training.controller import Controller

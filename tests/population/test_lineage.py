@@ -6,7 +6,6 @@ import pytest
 from histories import begun, do
 from hypothesis import given
 from hypothesis import strategies as st
-from pbt_flow.tasks.quadratic import NoisyQuadratic
 
 from pbt_flow.population.lineage import (
     Node,
@@ -19,6 +18,7 @@ from pbt_flow.population.lineage import (
     node_of,
     weights_parent,
 )
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import Fault, simulate
 
 

@@ -10,11 +10,11 @@ import math
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from pbt_flow.tasks.quadratic import NoisyQuadratic
 
 from pbt_flow.exceptions import PBTError, ScheduleError
 from pbt_flow.population.lineage import ancestors
 from pbt_flow.population.schedule import Schedule, Segment, schedule_of
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import simulate
 
 SPACE = {

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from pbt_flow.tasks.toy import Toy
 from sample_tasks import Regression
 
 import pbt_flow
@@ -17,6 +16,7 @@ from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.result import Result
 from pbt_flow.reporting.comparison import Comparison, Entry, check_pair, page
 from pbt_flow.settings import Settings
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.utils.interval import Interval
 

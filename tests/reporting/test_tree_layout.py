@@ -8,11 +8,11 @@ import pytest
 from histories import begun, do
 from hypothesis import given
 from hypothesis import strategies as st
-from pbt_flow.tasks.quadratic import NoisyQuadratic
 
 from pbt_flow.population.history import History
 from pbt_flow.population.lineage import Node, ancestors, every_turn, node_of, weights_parent
 from pbt_flow.reporting.tree_layout import lay_out
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import simulate
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from pbt_flow.tasks import TASKS
 
 from pbt_flow.task import TaskError, bundled, find_task, is_same_task, name_task
+from pbt_flow.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 WATCHED = "open('executed', 'a').close()\n"

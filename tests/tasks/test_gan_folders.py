@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 pytest.importorskip("PIL")
 pytest.importorskip("sklearn")
 
-from pbt_flow.tasks import phrases
-from pbt_flow.tasks.gan import GAN
-from pbt_flow.tasks.gan_images import Images, _understand, load_images
 from PIL import Image
 
 from pbt_flow.task import TaskError
+from pbt_flow.tasks import phrases
+from pbt_flow.tasks.gan import GAN
+from pbt_flow.tasks.gan_images import Images, _understand, load_images
 
 
 @pytest.fixture(autouse=True)

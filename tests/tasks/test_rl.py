@@ -21,6 +21,7 @@ gym = pytest.importorskip("gymnasium")
 Image = pytest.importorskip("PIL.Image")
 
 from gymnasium.spaces import Box, Discrete  # noqa: E402
+
 from pbt_flow.tasks.rl import RL, ActorCritic, Episodes, Normaliser, gae  # noqa: E402
 from pbt_flow.tasks.rl_actions import Actions  # noqa: E402
 from pbt_flow.tasks.rl_environments import Recipe  # noqa: E402

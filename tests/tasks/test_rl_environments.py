@@ -27,6 +27,7 @@ pytest.importorskip("PIL.Image")
 
 from gymnasium import spaces  # noqa: E402
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple  # noqa: E402
+
 from pbt_flow.tasks.rl import RL, ActorCritic, Pixels  # noqa: E402
 from pbt_flow.tasks.rl_actions import Actions  # noqa: E402
 from pbt_flow.tasks.rl_environments import read_wrappers  # noqa: E402

@@ -5,9 +5,9 @@ from statistics import fmean, median
 
 import numpy as np
 import pytest
+
 from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.tasks.toy import Toy, figure
-
 from pbt_flow.testing import TaskContract
 from pbt_flow.testing.simulation import simulate
 

@@ -8,6 +8,7 @@ import io
 import random
 
 import pytest
+
 from pbt_flow.tasks import translation_columns as columns
 from pbt_flow.tasks.translation_columns import Pair, Reading, read_table, tidy
 from pbt_flow.tasks.translation_texts import CorpusError

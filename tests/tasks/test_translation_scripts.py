@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 
 import pytest
+
 from pbt_flow.tasks import translation_scripts as scripts
 from pbt_flow.tasks.translation_scripts import choose_tokenizer, shares
 

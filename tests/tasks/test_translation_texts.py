@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from pbt_flow.tasks.translation_texts import CorpusError, read_text
 
 LINES = ["ein schöner Tag\ta fine day", "日本語\tJapanese", "drei\tthree", "vier\tfour"]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
-from pbt_flow.tasks.toy import Toy
 from sample_tasks import DrawsFromItsOwnGenerator, ForgetsMomentum, Regression
 from simulated import Counting, slowly, turns_of
 
@@ -18,6 +17,7 @@ from pbt_flow.engines.worker import CheckNoise, CheckRestore, Worker, WorkerCont
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan
 from pbt_flow.task import TaskSpec
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 
 HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pbt_flow.tasks.toy import Toy
 from simulated import Counting, slowly, turns_of
 
 from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.reporting.series import time_spent
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 
 FAULTS = ["raises", "nan", "inf", "dies", "hangs"]

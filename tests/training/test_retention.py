@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pbt_flow.tasks.toy import Toy
 
 from pbt_flow.population.records import Checkpoint, Plan, Turn
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.retention import removable

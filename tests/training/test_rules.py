@@ -8,11 +8,11 @@ import math
 from statistics import fmean, stdev
 
 import pytest
-from pbt_flow.tasks.toy import Toy
 
 from benchmarks.problems import Drift
 from benchmarks.rules import DURATIONS, TIMES, outcomes
 from pbt_flow.task import Task
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.training.controller import Controller
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
-from pbt_flow.tasks import TASKS
 
 from pbt_flow.cli import _parser
 from pbt_flow.settings import Settings
 from pbt_flow.task import find_task
+from pbt_flow.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
