@@ -127,7 +127,7 @@ class Images:
         parts = (self.train, self.train_labels, self.test, self.test_labels)
         sha = hashlib.sha256(repr([tuple(part.shape) for part in parts]).encode())
         for part in parts:
-            sha.update(memoryview(part.numpy()))
+            sha.update(part.numpy().data)
         return sha.hexdigest()
 
 

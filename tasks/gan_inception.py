@@ -99,7 +99,7 @@ class Classifier:
 def _score(network: nn.Module, images: Tensor) -> float:
     if not images.isfinite().all():
         return math.nan
-    return inception_score(torch.cat([network(part) for part in images.split(100)]))
+    return inception_score(torch.cat([network(part) for part in torch.split(images, 100)]))
 
 
 def _classifier(
@@ -155,7 +155,14 @@ def _network(recipe: Recipe, images: Images) -> nn.Module:
             layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
         head = nn.Linear(4 * widths[-1], images.classes)
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), head)
-    return network.to(memory_format=torch.channels_last)  # A quarter faster on a CPU.
+    return in_channels_last(network)  # A quarter faster on a CPU.
+
+
+def in_channels_last(network: nn.Sequential) -> nn.Sequential:
+    """The same network with its weights laid out as convolutions are fast with."""
+    # torch takes this argument, but declares it for tensors only.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def _train(recipe: Recipe, images: Images, device: str) -> tuple[nn.Module, float]:
@@ -169,7 +176,7 @@ def _train(recipe: Recipe, images: Images, device: str) -> tuple[nn.Module, floa
     order = torch.cat([torch.randperm(count, generator=generator) for _ in range(epochs)])
     optimiser = torch.optim.AdamW(network.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=1e-2, total_steps=steps)
-    for rows in order.split(batch)[:steps]:
+    for rows in torch.split(order, batch)[:steps]:
         logits = network(scale(images.train[rows].to(device)))
         loss = F.cross_entropy(logits, images.train_labels[rows].to(device))
         optimiser.zero_grad()
@@ -178,9 +185,8 @@ def _train(recipe: Recipe, images: Images, device: str) -> tuple[nn.Module, floa
         schedule.step()
     network.eval()
     with torch.no_grad():
-        guesses = [
-            network(scale(part.to(device))).argmax(1).cpu() for part in images.test.split(500)
-        ]
+        parts = torch.split(images.test, 500)
+        guesses = [network(scale(part.to(device))).argmax(1).cpu() for part in parts]
     return network, float((torch.cat(guesses) == images.test_labels).float().mean())
 
 

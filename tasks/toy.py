@@ -82,7 +82,7 @@ def figure(path: str) -> None:
 
     start = [{"h0": 1.0, "h1": 0.0}, {"h0": 0.0, "h1": 1.0}]
     # Explore alone moves h where nobody copies: a member that copies its own kind of hparams only.
-    panels = {
+    panels: dict[str, dict[str, Any]] = {
         "grid search": {"exploit": "none"},
         "exploit only": {"exploit": "truncation:copies=weights,ties=true", "explore": "none"},
         "explore only": {"exploit": "truncation:copies=hparams,ties=true"},

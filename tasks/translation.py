@@ -41,7 +41,8 @@ from pbt_flow.space import Hparams, Space
 from pbt_flow.task import Task, TaskError
 
 from .phrases import count, shown
-from .translation_corpora import BOS, EOS, PAD, UNKNOWN, Corpus, Pair, load
+from .translation_columns import Pair
+from .translation_corpora import BOS, EOS, PAD, UNKNOWN, Corpus, load
 from .translation_network import (  # noqa: F401 - models that earlier versions logged name these
     Attention,
     Cache,
@@ -443,7 +444,7 @@ class Translation(Task):
                 label_smoothing=self.label_smoothing,
             )
             self.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimizer.step()
             loss_sum += loss.detach()

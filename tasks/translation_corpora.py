@@ -376,7 +376,7 @@ def make_phrases(count: int) -> list[Pair]:
     measures = ["duration-hour", "duration-minute", "duration-day", "length-meter", "mass-gram"]
 
     def quantity(locale: str, unit: str, number: int) -> str:
-        return units.format_unit(number, unit, locale=locale)
+        return str(units.format_unit(number, unit, locale=locale))
 
     def phrase() -> Pair:
         kind = rng.randrange(4)
@@ -384,21 +384,18 @@ def make_phrases(count: int) -> list[Pair]:
         first, second = rng.sample(measures, 2)
         many, few = rng.randrange(1, 1_000), rng.randrange(1, 100)
         span = datetime.timedelta(minutes=rng.choice([-1, 1]) * 5 ** rng.randrange(9) * few)
-        if kind == 0:
-            return tuple(dates.format_date(day, "full", locale) for locale in ("en", "de"))
-        if kind == 1:
-            return tuple(quantity(locale, first, many) for locale in ("en", "de"))
-        if kind == 2:
-            return tuple(
-                lists.format_list(
-                    [quantity(locale, first, few), quantity(locale, second, many)], locale=locale
-                )
-                for locale in ("en", "de")
-            )
-        return tuple(
-            dates.format_timedelta(span, threshold=5, add_direction=True, locale=locale)
-            for locale in ("en", "de")
-        )
+
+        def say(locale: str) -> str:
+            if kind == 0:
+                return str(dates.format_date(day, "full", locale))
+            if kind == 1:
+                return quantity(locale, first, many)
+            if kind == 2:
+                two = [quantity(locale, first, few), quantity(locale, second, many)]
+                return str(lists.format_list(two, locale=locale))
+            return str(dates.format_timedelta(span, threshold=5, add_direction=True, locale=locale))
+
+        return say("en"), say("de")
 
     return [phrase() for _ in range(count)]
 
