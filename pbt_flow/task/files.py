@@ -91,8 +91,8 @@ def _load_in_package(path: Path) -> ModuleType:
     taken = _place_of(top)
     if taken != root / top / "__init__.py":
         raise TaskError(
-            f"{path} cannot be imported: {top} is already {taken}; rename one of the two packages "
-            f"{top}, or train in a process of its own"
+            f"{path} cannot be imported: {top} is already {taken or 'another package'}; rename one "
+            f"of the two packages {top}, or train in a process of its own"
         )
     return importlib.import_module(name)
 
