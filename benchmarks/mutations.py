@@ -684,7 +684,9 @@ def main() -> int:
     survived = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "*cache*", "mlruns"))
+        shutil.copytree(
+            ROOT, copy, ignore=shutil.ignore_patterns(".git", "__pycache__", ".*cache", "mlruns")
+        )
         for one in MUTATIONS:
             if given.only in f"{one.promise} {one.file}":
                 failed = red(one, copy)
