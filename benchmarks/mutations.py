@@ -709,6 +709,62 @@ MUTATIONS = [
         "return float(plan.ends[-1])",
         "by the turns of those that are left",
     ),
+    Mutation(
+        "beside a user's `tasks`, an earlier name of ours means ours",
+        "task/test_bundled.py::not_executed",
+        "task/naming.py",
+        "    current = current_name(name)\n",
+        "    current = None\n",
+        "earlier names are imported as they stand",
+    ),
+    Mutation(
+        "a user's file at an earlier name of ours is theirs",
+        "task/test_bundled.py::earlier_name_of_ours or whole_folder",
+        "task/naming.py",
+        "        if file is not None and not is_in_some_copy(file):\n",
+        "        if False:\n",
+        "ours goes first",
+    ),
+    Mutation(
+        "a user's package `tasks` means the same to both commands",
+        "task/test_bundled.py::to_both_commands",
+        "task/naming.py",
+        "    if found is None or is_in_some_copy(Path(found)):\n",
+        "    if False:\n",
+        "nobody looks in the working folder",
+    ),
+    Mutation(
+        "a task of ours is one class under both of its names",
+        "task/test_bundled.py::one_module",
+        "task/bundled.py",
+        "    sys.modules[EARLIER] = package\n",
+        "",
+        "two names, two copies",
+    ),
+    Mutation(
+        "a download goes on where its connection broke",
+        "tasks/test_cache.py::comes_in_whole",
+        "../tasks/cache.py",
+        '        headers["Range"] = f"bytes={have}-"\n',
+        "        pass\n",
+        "it begins anew each time",
+    ),
+    Mutation(
+        "a file in the cache is what it should be",
+        "tasks/test_cache.py::leaves_nothing",
+        "../tasks/cache.py",
+        "            if not _is_whole(file, sha256):\n",
+        "            if False:\n",
+        "nobody compares digests",
+    ),
+    Mutation(
+        "several workers download a file once",
+        "tasks/test_cache.py::download_it_once",
+        "../tasks/cache.py",
+        "            fcntl.flock(opened, fcntl.LOCK_EX)\n",
+        "            pass\n",
+        "nobody waits",
+    ),
 ]
 
 
@@ -740,7 +796,9 @@ def main() -> int:
     survived = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, "copy")
-        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "*cache*", "mlruns"))
+        shutil.copytree(
+            ROOT, copy, ignore=shutil.ignore_patterns(".git", "__pycache__", ".*cache", "mlruns")
+        )
         for one in MUTATIONS:
             if given.only in f"{one.promise} {one.file}":
                 failed = red(one, copy)
