@@ -236,6 +236,7 @@ def test_no_run_goes_on_saying_that_it_is_running_whatever_ends_its_controller(
     assert mlflow.active_run() is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_in_a_worker_a_task_that_leaves_costs_no_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -125,6 +125,7 @@ def test_a_control_is_trained_beside_with_the_same_members_budget_and_seed():
     assert result.headline in Path(page).read_text()
 
 
+@pytest.mark.slow
 def test_a_population_that_is_there_can_be_the_control(capsys):
     known = train(exploit="none")
     command = ["run", "--task", "sample_tasks:Regression", "--engine", "inline", "--turns", "3"]
@@ -212,6 +213,7 @@ def test_a_bare_unequal_takes_no_run_id_for_its_value(capsys):
     assert main(["compare", *runs, "--unequal", "false"]) == 2
 
 
+@pytest.mark.slow
 def test_a_replay_is_no_control():
     whole, other = train(), train(exploit="none")
     MlflowClient().set_tag(other.run_id, "pbt.role", "replay")
