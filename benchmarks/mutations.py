@@ -281,8 +281,8 @@ MUTATIONS = [
         "what a remote store refuses is no failure of the task",
         "tracking/test_deletion.py::refuses_a_checkpoint",
         "engines/worker.py",
-        "        with _storage(what, root(plan.member), Exception):\n",
-        "        with _storage(what, root(plan.member), OSError):\n",
+        "        with _storage_errors(what, root, Exception):\n",
+        "        with _storage_errors(what, root, OSError):\n",
         "only errors of the system are trouble with storage",
     ),
     Mutation(
@@ -377,8 +377,9 @@ MUTATIONS = [
         "a task whose every run differs is not told that it forgets",
         "training/test_checks.py::leaves_something_out_is_found_and_no_other",
         "engines/restore_check.py",
-        "_differs(train_on()[1], warm) or _differs(train_restored(saved), cold)",
-        "False",
+        "    if _where_different(warm_again, warm):\n        return None\n"
+        "    if _where_different(train_restored(saved), cold):\n        return None\n",
+        "",
         "nothing is done again",
     ),
     Mutation(
@@ -401,8 +402,8 @@ MUTATIONS = [
         "what lies beside a turn was printed in it",
         "engines/test_engines.py::prints_in_a_turn",
         "engines/worker.py",
-        "        self.printed()  # between",
-        "        # between",
+        "        self.read_output()\n        try:\n",
+        "        try:\n",
         "and what was printed before it",
     ),
     Mutation(

@@ -80,12 +80,12 @@ class TaskLogging:
     """Leads to its member's run what a task logs in this process.
 
     Args:
-        lends: Whether the process is somebody else's, whose own active run, tracking store and
+        restores: Whether the process is somebody else's, whose own active run, tracking store and
             experiment are to be as before after each job.
     """
 
-    def __init__(self, *, lends: bool = False) -> None:
-        self._lends = lends
+    def __init__(self, *, restores: bool = False) -> None:
+        self._restores = restores
         self._runs: MemberRuns | None = None
         self._contexts: list[str] = []
         """Of each member what the runs say that processes of its task begin."""
@@ -134,7 +134,7 @@ class TaskLogging:
         runs = self._runs
         run_id = _NOWHERE if runs is None or member is None else runs.members[member]
         made = Job(runs=runs, member=run_id)
-        lent = _Lent() if self._lends else None
+        lent = _Lent() if self._restores else None
         try:
             if runs is not None and not self._is_set:
                 _set_variables(runs)
@@ -449,7 +449,7 @@ def _of_our_runs(ours: Callable[..., Any]) -> Callable[..., Any]:
 @contextlib.contextmanager
 def dropped() -> Iterator[None]:
     """Let what a task logs by itself go nowhere, in a process that only wants to look at it."""
-    logging = TaskLogging(lends=True)
+    logging = TaskLogging(restores=True)
     logging.install()
     try:
         with logging.job(None):
