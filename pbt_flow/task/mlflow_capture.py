@@ -447,7 +447,7 @@ def _of_our_runs(ours: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def dropped() -> Iterator[None]:
+def logging_dropped() -> Iterator[None]:
     """Let what a task logs by itself go nowhere, in a process that only wants to look at it."""
     logging = TaskLogging(restores=True)
     logging.install()
