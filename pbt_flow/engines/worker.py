@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 from pbt_flow.engines.restore_check import Difference, State, Trained, compare_restored
 from pbt_flow.exceptions import CheckpointError, Diverged, PBTError, StorageError, StoreError
 from pbt_flow.population.checkpoints import STATE, Folders, copy_state, load_state, save_state
+from pbt_flow.population.fresh_score import fresh_seed
 from pbt_flow.population.records import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
 from pbt_flow.space import Hparams, own_hparams
 from pbt_flow.task import Task, TaskSpec, declare
@@ -158,10 +159,32 @@ class NoiseChecked:
     """Why the check failed; empty if it did not."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateAfresh:
+    """A request to evaluate a checkpoint, `times` times, on data that no decision has seen."""
+
+    member: int
+    checkpoint: Checkpoint
+    first: int = 0
+    """The number of the first evaluation. Each number has data of its own, which are the same for
+    all checkpoints of a population."""
+    times: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedAfresh:
+    """The answer to an `EvaluateAfresh`."""
+
+    request: EvaluateAfresh
+    scores: tuple[float, ...] = ()
+    error: str = ""
+    """Why there are no scores; empty if there are."""
+
+
 Check: TypeAlias = CheckRestore | CheckNoise
 Checked: TypeAlias = RestoreChecked | NoiseChecked
-Job: TypeAlias = Plan | Retry | Look | Check | Probe | Describe
-Done: TypeAlias = Turn | Report | Checked | Probed | Described
+Job: TypeAlias = Plan | Retry | Look | EvaluateAfresh | Check | Probe | Describe
+Done: TypeAlias = Turn | Report | EvaluatedAfresh | Checked | Probed | Described
 
 
 def describe(job: Describe, reraise: tuple[type[BaseException], ...] = ()) -> Described:
@@ -238,6 +261,8 @@ class Worker:
             return self.check_restore(job)
         if isinstance(job, CheckNoise):
             return self.check_noise(job)
+        if isinstance(job, EvaluateAfresh):
+            return self.evaluate_afresh(job)
         if isinstance(job, Probe):
             return self.probe(job)
         return describe(job, self.reraise)
@@ -376,6 +401,17 @@ class Worker:
             return NoiseChecked(check=check, error=_printable(account_of(error)))
         return NoiseChecked(check=check, scores=scores)
 
+    def evaluate_afresh(self, request: EvaluateAfresh) -> EvaluatedAfresh:
+        """Evaluate a checkpoint on data that no decision has seen, and keep the model in memory."""
+        try:
+            task = self._take_task(request.member, request.checkpoint)
+            scores = evaluate_afresh(request, self.context.seed, task)
+        except BaseException as error:
+            self._raise_if_not_the_tasks(error)
+            return EvaluatedAfresh(request=request, error=_printable(account_of(error)))
+        self._keep_warm(request.member, request.checkpoint.digest, task)
+        return EvaluatedAfresh(request=request, scores=scores)
+
     def _raise_if_not_the_tasks(self, error: BaseException) -> None:
         """Raise an exception again if it is not the task's own."""
         if isinstance(error, self.reraise):
@@ -499,6 +535,22 @@ def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...
     for number in range(check.times):
         task.reseed(derive_seed(turn_seed, check.member, number))
         score, _ = read_score(task.evaluate())
+        scores.append(score)
+    return tuple(scores)
+
+
+def evaluate_afresh(request: EvaluateAfresh, seed: int, task: Task) -> tuple[float, ...]:
+    """The scores of `EvaluateAfresh`.
+
+    Args:
+        request: The request.
+        seed: The population's seed.
+        task: A task in the state of the request's checkpoint.
+    """
+    scores = []
+    for number in range(request.first, request.first + request.times):
+        task.reseed(fresh_seed(seed, number))
+        score, _ = read_score(task.evaluate_fresh())
         scores.append(score)
     return tuple(scores)
 
