@@ -408,7 +408,7 @@ def test_two_metrics_whose_names_are_written_alike_fail_the_turn_and_are_named()
         ("", "the name of the task is empty"),
         (
             type("Made", (Regression,), {}),
-            "there is no Made in module .*class statement",
+            "Made says that it is defined in module .* which has no .*class statement",
         ),
     ],
 )
