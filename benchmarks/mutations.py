@@ -353,8 +353,8 @@ MUTATIONS = [
         "methods are compared seed by seed",
         "reporting/test_comparison.py::paired_by_seed",
         "reporting/comparison.py",
-        "base.get(e.seed)",
-        "next(iter(base.values()))",
+        "base_values.get(entry.seed)",
+        "next(iter(base_values.values()))",
         "with the first of the control",
     ),
     Mutation(
