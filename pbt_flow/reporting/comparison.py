@@ -336,7 +336,7 @@ class Comparison:
         return all(is_same_effort(first, entry.result) for _, entry in self.entries)
 
     def better_direction(self, measure: str) -> Direction | None:
-        """Whether a greater or a smaller value of a measure is better; None if that is not known."""
+        """Which value of a measure is better, a greater or a smaller one; None if nobody says."""
         return self.report_direction if measure == "best report" else self.direction
 
     def title_of(self, measure: str) -> str:
@@ -449,7 +449,7 @@ class Comparison:
             )
 
     def describe_difference(self, method: str, measure: str) -> tuple[str, str, str]:
-        """A difference as people read it: the mean, its interval, and in how many pairs it is good."""
+        """A difference in words: its mean, its interval, and in how many pairs it is a gain."""
         differences = self.differences(method, measure)
         interval, pairs = Interval.of(differences), len(differences)
         if interval.bounds:
