@@ -301,7 +301,7 @@ def test_a_default_that_changes_in_the_code_changes_no_population_that_has_begun
     assert "not on record" not in capsys.readouterr().err
     _code_becomes(monkeypatch, ScaledWithout)
     with pytest.raises(
-        TaskError, match=r"option new, with which it was trained \(7\), is not taken"
+        TaskError, match=r"option new, with which the population was trained \(7\), is not taken"
     ):
         pbt_flow.resume(result.run_id, turns=5, **QUIET)
 
