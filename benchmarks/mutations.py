@@ -582,6 +582,30 @@ MUTATIONS = [
         "    if False:\n",
         "it says what Python says",
     ),
+    Mutation(
+        "a report that lacks the others' headline ends no replay",
+        "commands/test_replay.py::without_the_headline",
+        "commands/replay.py",
+        " for report in self.reports if self.metric in report]",
+        " for report in self.reports]",
+        "every report is taken to have it",
+    ),
+    Mutation(
+        "a store that was not told the end is named without its password",
+        "commands/test_frame.py::without_its_password",
+        "commands/frame.py",
+        "{hide_password(tracking_uri)}",
+        "{tracking_uri}",
+        "its address is told as it is",
+    ),
+    Mutation(
+        "founders of members that are behind have descendants",
+        "reporting/test_page.py::founders_of_members",
+        "reporting/series.py",
+        "    return {founder_of[Node(member.index, member.turn)] for member in living}\n",
+        "    return set(founder_shares(history)[-1])\n",
+        "only the members with the most turns count",
+    ),
 ]
 
 

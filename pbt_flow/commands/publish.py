@@ -101,6 +101,7 @@ def _errors_told(what: str, say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except (StoreUnavailable, KeyboardInterrupt):
+        # The caller tries again once the store is back; Ctrl-C is the user's.
         raise
     # Every exception, since the task builds the winner's model: it may call sys.exit, for instance.
     except BaseException as error:
