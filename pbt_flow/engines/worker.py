@@ -181,10 +181,40 @@ class EvaluatedAfresh:
     """Why there are no scores; empty if there are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateAverage:
+    """A request to average the weights of some checkpoints, and to evaluate the average afresh."""
+
+    member: int
+    parents: tuple[Checkpoint, ...]
+    first: int = 0
+    """The number of the first evaluation, as in `EvaluateAfresh`."""
+    times: int = 1
+    folder: str | None = None
+    """The folder to write the average's state into, whose report is then made too; None if neither
+    is wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageEvaluated:
+    """The answer to an `EvaluateAverage`."""
+
+    request: EvaluateAverage
+    scores: tuple[float, ...] = ()
+    """The scores of the average; empty if the task's states cannot be averaged."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the task's `report` returned for the average, if it was wanted."""
+    checkpoint: Checkpoint | None = None
+    """The average's state, if it was wanted."""
+    error: str = ""
+    """Why there are no scores; empty if there are."""
+
+
 Check: TypeAlias = CheckRestore | CheckNoise
 Checked: TypeAlias = RestoreChecked | NoiseChecked
-Job: TypeAlias = Plan | Retry | Look | EvaluateAfresh | Check | Probe | Describe
-Done: TypeAlias = Turn | Report | EvaluatedAfresh | Checked | Probed | Described
+Fresh: TypeAlias = EvaluateAfresh | EvaluateAverage
+Job: TypeAlias = Plan | Retry | Look | Fresh | Check | Probe | Describe
+Done: TypeAlias = Turn | Report | EvaluatedAfresh | AverageEvaluated | Checked | Probed | Described
 
 
 def describe(job: Describe, reraise: tuple[type[BaseException], ...] = ()) -> Described:
@@ -263,6 +293,8 @@ class Worker:
             return self.check_noise(job)
         if isinstance(job, EvaluateAfresh):
             return self.evaluate_afresh(job)
+        if isinstance(job, EvaluateAverage):
+            return self.evaluate_average(job)
         if isinstance(job, Probe):
             return self.probe(job)
         return describe(job, self.reraise)
@@ -412,6 +444,30 @@ class Worker:
         self._keep_warm(request.member, request.checkpoint.digest, task)
         return EvaluatedAfresh(request=request, scores=scores)
 
+    def evaluate_average(self, request: EvaluateAverage) -> AverageEvaluated:
+        """Average some checkpoints and evaluate the average; the model is dropped afterwards."""
+        lead, checkpoint = request.parents[0], None
+        metrics: Mapping[str, float] = {}
+        try:
+            task = self._take_task(request.member, lead)
+            state = task.average([self._load_state(parent) for parent in request.parents])
+            if state is None:
+                return AverageEvaluated(request=request)
+            task.load_state_dict(state)
+            scores = evaluate_afresh(request, self.context.seed, task)
+            if request.folder is not None:
+                task.reseed(report_seed(self.context.seed))
+                returned = task.report()
+                metrics = _read_metrics(_with_printable_names(returned, "report()"), "report()")
+                root = Path(request.folder)
+                checkpoint = save_state(state, lead.member, lead.turn, root)
+        except BaseException as error:
+            self._raise_if_not_the_tasks(error)
+            return AverageEvaluated(request=request, error=_printable(account_of(error)))
+        return AverageEvaluated(
+            request=request, scores=scores, metrics=metrics, checkpoint=checkpoint
+        )
+
     def _raise_if_not_the_tasks(self, error: BaseException) -> None:
         """Raise an exception again if it is not the task's own."""
         if isinstance(error, self.reraise):
@@ -539,13 +595,13 @@ def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...
     return tuple(scores)
 
 
-def evaluate_afresh(request: EvaluateAfresh, seed: int, task: Task) -> tuple[float, ...]:
-    """The scores of `EvaluateAfresh`.
+def evaluate_afresh(request: Fresh, seed: int, task: Task) -> tuple[float, ...]:
+    """The scores of the fresh evaluations that a request asks for.
 
     Args:
         request: The request.
         seed: The population's seed.
-        task: A task in the state of the request's checkpoint.
+        task: A task in the state that is to be evaluated.
     """
     scores = []
     for number in range(request.first, request.first + request.times):

@@ -67,15 +67,16 @@ class Entry:
         return next(iter(winner.report), "") if winner else ""
 
     def measures(self, metric: str) -> dict[str, float | None]:
-        """The population's mean score, the winner's score, and a metric of the winner's report.
+        """The population's mean score, the winner's score, and a metric of the report.
 
-        A number is None if it does not exist, or is not finite.
+        The report is on the winner, or on the average that is handed over in the winner's place. A
+        number is None if it does not exist, or is not finite.
         """
         winner = self.result.winner
         numbers = (
             self.result.mean_score,
             winner.score if winner else None,
-            winner.report.get(metric) if winner else None,
+            self.result.best.report.get(metric) if self.result.best else None,
         )
         found: dict[str, float | None] = {}
         for measure, value in zip(MEASURES, numbers, strict=True):
