@@ -130,8 +130,38 @@ def _are_equal(one: Any, other: Any) -> bool:
         return False
     # Asked like this, tensors and arrays are told without an import of torch.
     if hasattr(one, "dtype"):
+        parts, other_parts = _parts_of(one), _parts_of(other)
+        if parts or other_parts:
+            return not first_difference(parts, other_parts, "parts")
         if one.dtype != other.dtype or one.shape != other.shape:
             return False
         # Only NaN differs from itself.
         return bool(((one == other) | ((one != one) & (other != other))).all())
     return bool(one == other or (one != one and other != other))
+
+
+_SPARSE_PARTS = {
+    "torch.sparse_coo": ("indices", "values"),
+    "torch.sparse_csr": ("crow_indices", "col_indices", "values"),
+    "torch.sparse_bsr": ("crow_indices", "col_indices", "values"),
+    "torch.sparse_csc": ("ccol_indices", "row_indices", "values"),
+    "torch.sparse_bsc": ("ccol_indices", "row_indices", "values"),
+}
+"""For each sparse layout the methods that return the plain tensors of a sparse tensor."""
+
+
+def _parts_of(tensor: Any) -> list[Any]:
+    """The plain values that a nested or sparse tensor is made of; none for another tensor or array.
+
+    Torch compares neither nested nor sparse tensors with `==`.
+    """
+    if getattr(tensor, "is_nested", False):
+        return list(tensor.unbind())
+    layout = str(getattr(tensor, "layout", ""))
+    if layout not in _SPARSE_PARTS:
+        return []
+    if layout == "torch.sparse_coo":
+        # Otherwise torch does not tell the indices. This adds up the values of equal indices.
+        tensor = tensor.coalesce()
+    parts = [getattr(tensor, method)() for method in _SPARSE_PARTS[layout]]
+    return [layout, tuple(tensor.shape), *parts]
