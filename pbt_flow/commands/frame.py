@@ -103,6 +103,8 @@ def train(
         controller = Controller(settings, store, engine, history, watch(history), planner=planner)
         if lease.took_over:
             screen.say(lease.took_over)
+        if settings.stage_plan is not None:
+            screen.say(settings.stage_plan.describe())
         warning = None if resumed or planner is not None else settings.copies_warning()
         if warning is not None:
             screen.say(warning)
@@ -119,6 +121,8 @@ def train(
                 controller.tell_notes(turn)
         for turn in unlogged_turns:
             controller.log_queue.put(partial(controller.log_turn, turn))
+        # A killed controller may not have told it. To tell it twice changes nothing.
+        controller.tell_who_left(history.left)
         controller.find_checkpoints()
         if resumed:
             controller.round_samples.shown = store.artifacts.shown()
@@ -126,9 +130,9 @@ def train(
             controller.diagnostics.seen.update(store.warnings())
             controller.checks.made = store.checked()
             store.begin([member.index for member in controller.living])
-            store.change(settings.to_json())
+            store.change(settings.to_json(), began=stored.began.to_json())
             _say_if_nothing_is_left(controller, screen)
-        store.artifacts.save_view()
+        store.artifacts.save_view(staged=settings.stage_plan is not None)
         engine.open(store.folders, store.member_runs)
         status: Status = "finished"
         with screen, _signals_handled(controller), contextlib.closing(controller.round_samples):
@@ -190,18 +194,18 @@ def _new_sentences(now: Mapping[str, str], before: Mapping[str, str]) -> Iterato
 
 def _say_if_nothing_is_left(controller: Controller, screen: Screen) -> None:
     """Tell the user of a resume that has nothing to train, and how more could be trained."""
-    turns = controller.settings.turns
+    turns, last = controller.settings.turns, controller.settings.last_turn
     if controller.planner is not None:
-        if all(member.turn >= turns for member in controller.living):
+        if all(member.turn >= last for member in controller.living):
             screen.say("nothing is left to train: every model has ended")
     elif not controller.living:
         screen.say(
             "every member has failed too often; mend the task, and resume with --max-failures N, "
             "where N is more than the failures in a row of any member"
         )
-    elif all(member.turn >= turns for member in controller.living):
+    elif all(member.turn >= last for member in controller.living):
         screen.say(
-            f"nothing is left to train: every member has done turns={turns}; "
+            f"nothing is left to train: the budget of turns={turns} is spent; "
             "resume with a larger --turns to train more"
         )
 

@@ -33,6 +33,7 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Member, Plan, Turn, derive_seed
 from pbt_flow.population.result import Status
 from pbt_flow.population.schedule import Schedule
+from pbt_flow.population.stages import NOBODY
 from pbt_flow.settings import NONE, Settings
 from pbt_flow.space import Hparams, Space, check_hparams, space_to_json
 from pbt_flow.task import recorded_options
@@ -179,6 +180,7 @@ def settings_of(schedule: Schedule, arms: Sequence[Arm], **given: Any) -> Settin
             # with.
             "seed": schedule.seed + 1,
             "exploit": "none",
+            "stages": NOBODY,
             "initial": initial,
             "name": f"replay of {schedule.source[:8]}",
             # The task's defaults may end a population early, or ask for a model and samples. A

@@ -35,7 +35,12 @@ _MUST_AGREE = ("population", "interval")
 """Settings in which compared populations must agree, besides the task, its options and the budget.
 """
 _METHOD_SETTINGS = ("mode", "exploit", "explore", "init", "resample")
-"""Settings that make a method."""
+"""Settings that make a method, besides the stages."""
+_SHORT_NAMES = {
+    "Population Based Training": "PBT",
+    "Population Based Training in stages": "PBT in stages",
+}
+"""Short names of methods."""
 _ENOUGH_PAIRS = 6
 """With fewer pairs no sign-flip permutation test can reach 5%: with n pairs there are 2^n sign
 patterns, and the two most extreme ones, all + and all -, have a share of 2 / 2^n."""
@@ -66,6 +71,24 @@ class Entry:
         winner = self.result.winner
         return next(iter(winner.report), "") if winner else ""
 
+    @property
+    def scores_at_equal_age(self) -> list[float]:
+        """The scores at the age to which all members of a population without stages come.
+
+        With stages, only the members that have not left by then have such a score.
+        """
+        turns, number = self.result.history.turns.values(), self.settings.turns
+        at_age = [own[number - 1] for own in turns if len(own) >= number]
+        return [turn.score for turn in at_age if turn.score is not None]
+
+    @property
+    def mean_score(self) -> float:
+        """The mean score of the population; with stages, that of `scores_at_equal_age`, or NaN."""
+        if self.settings.stage_plan is None:
+            return self.result.mean_score
+        scores = self.scores_at_equal_age
+        return mean(scores) if scores else math.nan
+
     def measures(self, metric: str) -> dict[str, float | None]:
         """The population's mean score, the winner's score, and a metric of the report.
 
@@ -74,7 +97,7 @@ class Entry:
         """
         winner = self.result.winner
         numbers = (
-            self.result.mean_score,
+            self.mean_score,
             winner.score if winner else None,
             self.result.best.report.get(metric) if self.result.best else None,
         )
@@ -194,6 +217,12 @@ def check_pair(control: Entry, settings: Settings) -> None:
         ComparisonError: The control copies members, or began with another seed or other members.
     """
     theirs = control.settings
+    if theirs.stage_plan is not None:
+        raise ComparisonError(
+            f"population {control.run_id} is no control: its stages are {theirs.stages}, where "
+            "the members of a control all train to the end; compare methods with python -m "
+            "pbt_flow compare"
+        )
     if not theirs.is_control:
         raise ComparisonError(
             f"population {control.run_id} is no control: exploit is {theirs.exploit}, where a "
@@ -244,6 +273,8 @@ def _turns_done(entry: Entry) -> str:
     """How many turns the members of a population did on average, and why not more."""
     result, settings = entry.result, entry.settings
     text = f"{result.turns_each:.4g} of {settings.turns} turns each"
+    if settings.stage_plan is not None:
+        text = f"{result.turns} of {settings.all_turns} turns of all members together"
     if result.turns_each == settings.turns:
         return text
     why = result.reason.splitlines()[0] if result.reason else result.status
@@ -286,7 +317,7 @@ class Comparison:
             check_ended(entry)
             check_equal(first, entry, unequal=unequal)
         methods: dict[str, list[Entry]] = {}
-        for entry in sorted(entries, key=lambda entry: not entry.settings.is_control):
+        for entry in sorted(entries, key=_controls_first):
             methods.setdefault(_method_name(entry, entries), []).append(entry)
         if len(methods) < 2:
             raise ComparisonError(
@@ -405,11 +436,11 @@ class Comparison:
             if result.retired:
                 found.append(
                     f"{name}: {result.retired} of {result.members} members failed too often and "
-                    f"were retired; it did {result.turns} of "
-                    f"{result.members * entry.settings.turns} turns"
+                    f"were retired; it did {result.turns} of {entry.settings.all_turns} turns"
                 )
             if result.budget_note and not result.is_over_budget:
                 found.append(f"{name}: {result.budget_note}")
+            found += _notes_on_stages(name, entry)
         began = {(entry.settings.init, str(entry.settings.initial)) for _, entry in self.entries}
         if len(began) > 1:
             found.append(
@@ -607,15 +638,46 @@ def _population_name(method: str, entry: Entry) -> str:
     return f"{method}, seed {entry.seed} ({entry.run_id[:8]})"
 
 
+def _controls_first(entry: Entry) -> tuple[bool, bool]:
+    """A sort key: random search first, and then the other method that copies nobody."""
+    return not entry.settings.is_control, entry.settings.method != "successive halving"
+
+
+def _notes_on_stages(name: str, entry: Entry) -> Iterator[str]:
+    """What stages have to do with the numbers of a population; nothing if it has no stages."""
+    plan, settings = entry.settings.stage_plan, entry.settings
+    if plan is None:
+        return
+    left = len(entry.scores_at_equal_age)
+    if left:
+        mean_note = (
+            f"its mean score is that of the {left} members that were left after {settings.turns} "
+            "turns, the age of the others"
+        )
+    else:
+        mean_note = (
+            f"no member came to {settings.turns} turns, so that its mean score is not compared"
+        )
+    yield (
+        f"{name}: its stages {plan} share out the budget otherwise, so that its winner may train "
+        f"{plan.ends[-1]} turns where others train {settings.turns}; {mean_note}"
+    )
+    if plan.unspent and entry.result.turns_each == settings.turns:
+        yield (
+            f"{name}: its stages leave {plan.unspent} of the {plan.budget} turns of the budget over"
+        )
+
+
 def _method_name(entry: Entry, entries: Sequence[Entry]) -> str:
-    """The name of a population's method: the settings in which the methods differ."""
+    """The name of a population's method, with the settings that tell it from similar methods."""
     if entry.settings.is_control:
         return CONTROL
-    words = ["PBT"]
+    method = entry.settings.method
+    similar = [other.settings for other in entries if other.settings.method == method]
+    words = [_SHORT_NAMES.get(method, method)]
+    if len({settings.stages for settings in similar}) > 1:
+        words.append(entry.settings.stages)
     for name in _METHOD_SETTINGS:
-        values = {
-            getattr(other.settings, name) for other in entries if not other.settings.is_control
-        }
-        if len(values) > 1:
+        if len({getattr(settings, name) for settings in similar}) > 1:
             words.append(str(getattr(entry.settings, name)))
     return " ".join(words)

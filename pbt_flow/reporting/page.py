@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
 
-from pbt_flow.population.history import best_of_round
+from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.lineage import Node, founders, gifts
 from pbt_flow.population.records import Direction, Member
 from pbt_flow.population.result import Result, effort_note
@@ -66,16 +66,21 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     yield f"<header><p>{escape(subject.title)}</p>"
     yield f"<h1>{escape(subject.headline)}</h1>"
     yield (
-        f"<p>{size} members, {turns} of {size * settings.turns} turns of {settings.interval} "
+        f"<p>{size} members, {turns} of {settings.all_turns} turns of {settings.interval} "
         f"steps, {result.status}; a {better} score is better{_better_report(result)}. "
         f"Population <code>{escape(result.run_id)}</code></p></header>"
     )
+    if settings.stage_plan is not None:
+        yield f"<p>{escape(_sentence(settings.stage_plan.describe()))}</p>"
     yield from _warnings(subject)
     yield from _cards(subject)
     if shades is None:
         yield "<section><p>No turn has gone well yet, so there is nothing to draw.</p></section>"
         return
     yield "<section><h2>Scores</h2><p>What selection goes by: each member is a faint line."
+    if settings.stage_plan is not None:
+        yield "A stage ends at each dotted line, with the number of members that leave; the mean is"
+        yield "over the members that are left, all of one age."
     if subject.control is not None:
         note = effort_note(result, subject.control)
         budget = f": {note}" if note else ", which had the same budget"
@@ -94,7 +99,8 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     yield "</div></section>"
     yield (
         "<section><h2>Family tree</h2><p>Lines of descent from the founders, on the left, to the "
-        "present members. A line that ends early was given up for a copy of a better one.</p>"
+        "present members. A line that ends early was given up for a copy of a better one"
+        f"{', or left at the end of a stage' if settings.stage_plan is not None else ''}.</p>"
     )
     yield _legend(shades, tree=True)
     yield '<div class="chart" id="tree"></div></section>'
@@ -179,8 +185,13 @@ def _cards(subject: ReportData) -> Iterable[str]:
         cards.append((number(average.fresh.mean), title, explanation))
     if not math.isnan(result.mean_score):
         explanation = "of what the members stand on"
+        if result.left:
+            remaining = result.members - result.left
+            explanation = f"of what the {remaining} members stand on that are left"
         if control is not None:
             explanation += f"; the control's {number(control.mean_score)}"
+            if result.left:
+                explanation += ", of all its members"
         cards.append((number(result.mean_score), "mean score", explanation))
     survivors = series.surviving_founders(subject.history, subject.settings.max_failures)
     have = "has" if len(survivors) == 1 else "have"
@@ -231,12 +242,17 @@ def _table(subject: ReportData) -> Iterable[str]:
     history, settings, space = subject.history, subject.settings, subject.space
     gave, founder_of = gifts(history), founders(history)
     heads = ["member", "score", "turns", "step", "founder", "copied", "was copied", "failures"]
+    if history.stages is not None:
+        heads.append("left after stage")
     yield '<div class="table"><table><thead><tr>'
     yield "".join(f"<th>{escape(name)}</th>" for name in [*heads, *space]) + "</tr></thead><tbody>"
     sign = 1 if history.direction == "maximize" else -1
 
-    def rank(member: Member) -> tuple[float, int]:
-        return -math.inf if member.score is None else sign * member.score, -member.index
+    def rank(member: Member) -> tuple[float, float, int]:
+        # A member that has left is younger: its score says little beside those of the others.
+        stage = history.left.get(member.index, math.inf)
+        fitness = -math.inf if member.score is None else sign * member.score
+        return stage, fitness, -member.index
 
     winner = history.winner()
     for member in sorted(history.members.values(), key=rank, reverse=True):
@@ -250,11 +266,15 @@ def _table(subject: ReportData) -> Iterable[str]:
             str(sum(turn.plan.donor is not None for turn in turns)),
             str(gave[member.index]),
             str(sum(not turn.ok for turn in turns)),
-            *(number(member.hparams[name]) for name in space),
         ]
+        if history.stages is not None:
+            row.append(_stage_left(member.index, history))
+        row += [number(member.hparams[name]) for name in space]
         attributes = ""
         if winner is not None and winner.member == member.index:
             attributes = ' class="winner"'
+        elif member.index in history.left:
+            attributes = ' class="left" title="left at the end of a stage"'
         elif member.failures >= settings.max_failures:
             attributes = ' class="retired" title="failed too often and was retired"'
         cells = [f"<td>{escape(cell)}</td>" for cell in row]
@@ -263,3 +283,12 @@ def _table(subject: ReportData) -> Iterable[str]:
             cells[1] = f'<td data-key="{member.score!r}">{escape(row[1])}</td>'
         yield f"<tr{attributes}>{''.join(cells)}</tr>"
     yield "</tbody></table></div>"
+
+
+def _stage_left(member: int, history: History) -> str:
+    """The stage at whose end a member has left, from 1; empty if the member has not left."""
+    return str(history.left[member] + 1) if member in history.left else ""
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

@@ -80,14 +80,46 @@ def score_chart(subject: ReportData) -> Chart:
     for points in members.values():
         values += [point.value for point in points]
     log = spans_decades(values)
+    layout = frame(
+        420,
+        x="steps that a member has trained",
+        y="score (logarithmic)" if log else "score",
+        yaxis={"type": "log"} if log else {},
+    )
+    ends = series.stage_ends(subject.history)
+    if ends:
+        layout |= _stage_marks(ends)
+    return {"data": data, "layout": layout}
+
+
+def _stage_marks(ends: Sequence[series.Point]) -> Chart:
+    """A line across the chart where a stage ended, with the number of members that left."""
     return {
-        "data": data,
-        "layout": frame(
-            420,
-            x="steps that a member has trained",
-            y="score (logarithmic)" if log else "score",
-            yaxis={"type": "log"} if log else {},
-        ),
+        "shapes": [
+            {
+                "type": "line",
+                "x0": end.trained,
+                "x1": end.trained,
+                "y0": 0,
+                "y1": 1,
+                "yref": "paper",
+                "line": {"width": 1, "dash": "dot", "color": "var(--soft)"},
+            }
+            for end in ends
+        ],
+        "annotations": [
+            {
+                "x": end.trained,
+                "y": 0,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "xanchor": "left",
+                "showarrow": False,
+                "text": f"{end.value:.0f} leave",
+                "font": {"color": "var(--soft)"},
+            }
+            for end in ends
+        ],
     }
 
 
@@ -257,7 +289,7 @@ def founder_chart(subject: ReportData) -> Chart:
 def time_chart(subject: ReportData) -> Chart:
     """Where the workers' time went."""
     settings = subject.settings
-    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
+    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.founders)
     spent = series.time_spent(subject.history, slots)
     # Before any turn has taken time, the shares are 0 of 1.
     total = math.fsum(spent.values()) or 1.0

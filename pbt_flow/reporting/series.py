@@ -87,7 +87,11 @@ def scores(history: History) -> dict[int, list[Point]]:
 
 
 def best_and_mean(history: History) -> tuple[list[Point], list[Point]]:
-    """The best and the mean score of each round that at least half of the members have done."""
+    """The best and the mean score of each round that at least half of the members have done.
+
+    With stages it is half of the members of the round's stage. Each mean is over members of one
+    age.
+    """
     rounds: dict[int, list[float]] = defaultdict(list)
     trained: dict[int, int] = {}
     for turn in every_turn(history):
@@ -98,10 +102,29 @@ def best_and_mean(history: History) -> tuple[list[Point], list[Point]]:
     best: list[Point] = []
     mean: list[Point] = []
     for number, round_scores in rounds.items():
-        if 2 * len(round_scores) >= len(history.members):
+        if 2 * len(round_scores) >= _expected_members(history, number):
             best.append(Point(trained[number], choose_best(round_scores)))
             mean.append(Point(trained[number], average(round_scores)))
     return best, mean
+
+
+def _expected_members(history: History, round_number: int) -> int:
+    """How many members are to do a round."""
+    plan = history.stages
+    if plan is None or round_number > plan.ends[-1]:
+        return len(history.members)
+    return plan.stages[plan.stage_at(round_number)].members
+
+
+def stage_ends(history: History) -> list[Point]:
+    """The ends of the stages that are over: the steps of a member, and how many members left."""
+    ends = []
+    for stage in range(history.stage):
+        leaving = [member for member, at in history.left.items() if at == stage]
+        trained = max((history.members[member].trained for member in leaving), default=None)
+        if trained is not None:
+            ends.append(Point(trained, float(len(leaving))))
+    return ends
 
 
 # --- hyperparameters ------------------------------------------------------------------------------

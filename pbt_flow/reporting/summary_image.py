@@ -98,6 +98,8 @@ def _draw_scores(axes: Any, subject: ReportData) -> None:
         lines.append(("control, mean", mean, _CONTROL, ":"))
     for name, points, colour, style in lines:
         axes.plot(*_coordinates(points), style, color=colour, linewidth=2, label=name)
+    for end in series.stage_ends(subject.history):
+        axes.axvline(end.trained, color=_FAINT, linewidth=1, linestyle=":")
     if spans_decades(scores):
         axes.set_yscale("log")
     _style_axes(axes, xlabel="steps that a member has trained", ylabel="score")

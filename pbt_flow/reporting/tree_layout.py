@@ -77,7 +77,7 @@ def _find_threads(
     """The threads of a tree, by their first node."""
     alive = {
         Node(member.checkpoint.member, member.checkpoint.turn)
-        for member in history.members.values()
+        for member in history.present
         if member.checkpoint is not None
     }
     winner = history.winner()
