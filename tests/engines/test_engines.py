@@ -59,7 +59,7 @@ def wait(engine, count=1):
 
 def pids(engine):
     for process in engine._processes:
-        process.fork_server.settle()
+        process.fork_server.read_pids()
     return [process.pid for process in engine._processes]
 
 

@@ -110,10 +110,10 @@ class Leaves(Regression):
         return super().model()
 
 
-def worker(folder: Path, passes: tuple[type[BaseException], ...] = (), **options: str) -> Worker:
+def worker(folder: Path, reraise: tuple[type[BaseException], ...] = (), **options: str) -> Worker:
     made = Worker(
         WorkerContext(task=TaskSpec(name=f"{__name__}:Leaves", options=options), seed=3),
-        passes=passes,
+        reraise=reraise,
     )
     made.folders = LocalFolders({0: str(folder)})
     return made
