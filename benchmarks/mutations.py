@@ -39,7 +39,7 @@ MUTATIONS = [
         "a copy refers to a checkpoint that exists",
         "training/test_controller.py::straggler_copies_records",
         "population/history.py",
-        "return turn.ok and (turn.member, turn.number) not in self._gone",
+        "return turn.ok and (turn.member, turn.number) not in self._deleted",
         "return turn.ok",
         "forget which checkpoints were deleted",
     ),
@@ -128,8 +128,9 @@ MUTATIONS = [
         "one failed last turn does not throw the best member away",
         "population/test_history.py::throw_the_best_member",
         "population/history.py",
-        "for m in self.members.values() if (turn := self.standing(m)) is not None]",
-        "for m in self.members.values() if not m.failures and (turn := self.standing(m))]",
+        "        records = [self.standing(member) for member in self.members.values()]\n",
+        "        sound = [member for member in self.members.values() if not member.failures]\n"
+        "        records = [self.standing(member) for member in sound]\n",
         "who failed last does not win",
     ),
     Mutation(

@@ -14,7 +14,7 @@ from html import escape
 from importlib import resources
 
 from pbt_flow.population.history import best_of_round
-from pbt_flow.population.lineage import Node, founders, gifts
+from pbt_flow.population.lineage import Node, count_copies, founders
 from pbt_flow.population.records import Direction
 from pbt_flow.population.result import Result, effort_note
 from pbt_flow.reporting import series as figures
@@ -207,7 +207,7 @@ def _legend(shades: figures.Shades, *, tree: bool = False) -> str:
 
 def _table(subject: ReportData) -> Iterable[str]:
     history, settings, space = subject.history, subject.settings, subject.space
-    gave, of = gifts(history), founders(history)
+    gave, of = count_copies(history), founders(history)
     heads = ["member", "score", "turns", "step", "founder", "copied", "was copied", "failures"]
     yield '<div class="table"><table><thead><tr>'
     yield "".join(f"<th>{escape(name)}</th>" for name in [*heads, *space]) + "</tr></thead><tbody>"
