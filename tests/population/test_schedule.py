@@ -92,7 +92,9 @@ def test_a_failed_turn_has_no_schedule():
     history, winner, _ = simulated(faults={(2, 8): ["raises"]})
     settings = {"task": "", "options": {}, "space": {}, "source": "", "seed": 0}
     assert winner.member != 2
-    with pytest.raises(ScheduleError, match="turn 8 of member 2 has no schedule: it ended as failed"):
+    with pytest.raises(
+        ScheduleError, match="turn 8 of member 2 has no schedule: it ended as failed"
+    ):
         schedule_of(history.turns[2][-1], history, **settings)
 
 
