@@ -202,8 +202,8 @@ MUTATIONS = [
         "a killed attempt leaves nothing behind",
         "whole/test_crashes.py::name and generational",
         "population/checkpoints.py",
-        "        partial.unlink(missing_ok=True)\n\n\ndef _publish",
-        "        pass\n\n\ndef _publish",
+        "        partial.unlink(missing_ok=True)\n\n\ndef _rename_durably",
+        "        pass\n\n\ndef _rename_durably",
         "unfinished files stay",
     ),
     Mutation(
