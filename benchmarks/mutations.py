@@ -538,7 +538,7 @@ MUTATIONS = [
         "tensors that share numbers go on sharing them",
         "population/test_compact_state.py::written_apart",
         "population/compact_state.py",
-        "        group[root(one)] = root(other)\n",
+        "        parent[root(one)] = root(other)\n",
         "        pass\n",
         "each is written apart",
     ),
