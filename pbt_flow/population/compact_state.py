@@ -39,14 +39,14 @@ class _View(NamedTuple):
     stride: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def numbers(self) -> int:
         """How many numbers the view has."""
         return math.prod(self.size)
 
     @property
     def own_bytes(self) -> int:
         """How many bytes the numbers of the view take without gaps."""
-        return self.count * self.dtype.itemsize
+        return self.numbers * self.dtype.itemsize
 
     @property
     def first_byte(self) -> int:
@@ -56,7 +56,7 @@ class _View(NamedTuple):
     @property
     def end_byte(self) -> int:
         """The byte of the storage before which the view ends."""
-        if not self.count:
+        if not self.numbers:
             return self.first_byte
         last = sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         return self.first_byte + (last + 1) * self.dtype.itemsize
@@ -170,10 +170,10 @@ def _view_of(tensor: torch.Tensor) -> _View:
 
 def _clusters(views: set[_View]) -> Iterator[list[_View]]:
     """Yield the views of one storage in lists, with views whose byte ranges overlap in one list."""
-    yield from ([view] for view in views if not view.count)
+    yield from ([view] for view in views if not view.numbers)
     cluster: list[_View] = []
     end = 0
-    with_numbers = (view for view in views if view.count)
+    with_numbers = (view for view in views if view.numbers)
     for view in sorted(with_numbers, key=lambda view: (view.first_byte, view.end_byte)):
         if cluster and view.first_byte >= end:
             yield cluster
@@ -259,7 +259,7 @@ def _copy_group(storage: torch.UntypedStorage, group: list[_View]) -> dict[_View
 
     with torch.no_grad():
         view = group[0]
-        if not view.count:
+        if not view.numbers:
             empty = torch.empty(0, dtype=view.dtype, device=storage.device)
             return {view: _NewPlace(empty.untyped_storage(), view._replace(offset=0))}
         if _needed_bytes(group) < _range_bytes(group):

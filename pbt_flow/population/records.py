@@ -265,7 +265,7 @@ def turn_from_json(plain: Any) -> Turn:
         raise RecordError(
             f"the turn record has version {version!r}, and this program reads version 1"
         )
-    fields = {"notes": {}} | dict(plain)
+    fields: dict[str, Any] = {"notes": {}} | dict(plain)
     del fields["version"]
     turn: Turn = _read("turn", fields, Turn)
     if turn.ok != (turn.checkpoint is not None) or turn.ok != (turn.score is not None):
