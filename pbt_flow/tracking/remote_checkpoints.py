@@ -27,7 +27,7 @@ from pbt_flow.population.checkpoints import (
 )
 from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.tracking.client import is_away
-from pbt_flow.tracking.drivers import is_of_a_store, says
+from pbt_flow.tracking.drivers import is_store_error, store_message
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ def _patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
         try:
             return ask(MlflowClient(tracking_uri))
         except Exception as error:
-            if not is_of_a_store(error):
+            if not is_store_error(error):
                 raise
             if not is_away(error) or time.monotonic() > given_up:
-                raise StoreError(says(error)) from error
+                raise StoreError(store_message(error)) from error
         time.sleep(gap)
         gap = min(2 * gap, 30.0)

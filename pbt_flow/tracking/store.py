@@ -33,7 +33,7 @@ from pbt_flow.tracking.artifacts import Artifacts
 from pbt_flow.tracking.client import connect, is_away, local_path, missing_database, read_text
 from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import States
-from pbt_flow.tracking.drivers import hide_password, is_of_a_store, says
+from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
 from pbt_flow.tracking.lease import Lease, claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
@@ -114,7 +114,7 @@ class Store(PopulationRuns):
         except MlflowException as error:
             where = hide_password(uri)
             if is_away(error):
-                raise StoreError(f"{where} does not answer: {says(error)}") from None
+                raise StoreError(f"{where} does not answer: {store_message(error)}") from None
             raise StoreError(f"no run {run_id} at {where}: {error.message}") from None
         if (parent := run.data.tags.get("pbt.population")) is not None:
             raise StoreError(f"run {run_id} is a member; its population is {parent}")
@@ -123,7 +123,7 @@ class Store(PopulationRuns):
         except (ValueError, TypeError) as error:
             raise StoreError(f"run {run_id}: {MANIFEST} is not readable: {error}") from None
         except Exception as error:
-            if not is_of_a_store(error):
+            if not is_store_error(error):
                 raise
             raise _without_manifest(client, run, uri, error) from None
         members = [client.get_run(member) for member in manifest.members]
@@ -324,7 +324,9 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
         error = why  # of a download MLflow says no more than that it failed
     if MANIFEST in listed:
         place = hide_password(run.info.artifact_uri)
-        return StoreError(f"run {run_id}: cannot read {MANIFEST} at {place}: {says(error)}")
+        return StoreError(
+            f"run {run_id}: cannot read {MANIFEST} at {place}: {store_message(error)}"
+        )
     return StoreError(
         f"run {run_id} at {hide_password(uri)} is no population: it has no artifact {MANIFEST}"
     )
