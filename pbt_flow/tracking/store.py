@@ -32,7 +32,7 @@ from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
 from pbt_flow.tracking.client import connect, is_away, local_path, missing_database, read_text
 from pbt_flow.tracking.create import Manifest, create_population, member_name
-from pbt_flow.tracking.deletion import States
+from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
 from pbt_flow.tracking.lease import Lease, claim
 from pbt_flow.tracking.metric_names import MetricNames
@@ -57,7 +57,7 @@ class Store(PopulationRuns):
     folders: Folders
     charts: str
     """Where the saved view opens: what follows the address of the MLflow UI."""
-    states: States
+    states: StoredStates
     """The checkpoints' states, where they can be asked for and deleted."""
     names: MetricNames = field(default_factory=MetricNames)
     """What the task's metrics are called."""
@@ -148,7 +148,7 @@ class Store(PopulationRuns):
             cache = tempfile.mkdtemp(prefix="pbt_flow-")
             folders = RemoteFolders(uri, ids, cache)
         charts = view_address(members[0].info.experiment_id, run_id)
-        states = States(client, uri, run_id, manifest.members, folders)
+        states = StoredStates(client, uri, run_id, manifest.members, folders)
         store = cls(
             client=client,
             tracking_uri=uri,
