@@ -128,9 +128,8 @@ MUTATIONS = [
         "one failed last turn does not throw the best member away",
         "population/test_history.py::throw_the_best_member",
         "population/history.py",
-        "        records = [self.standing(member) for member in self.members.values()]\n",
-        "        sound = [member for member in self.members.values() if not member.failures]\n"
-        "        records = [self.standing(member) for member in sound]\n",
+        "[self.standing(member) for member in self.members.values()]",
+        "[self.standing(m) for m in self.members.values() if not m.failures]",
         "who failed last does not win",
     ),
     Mutation(
@@ -365,6 +364,22 @@ MUTATIONS = [
         "        self.seen.update(sign.name for sign in new)\n",
         "",
         "what was said is forgotten",
+    ),
+    Mutation(
+        "the winner is chosen by its fresh score",
+        "training/test_finalists.py::best_on_fresh_data",
+        "population/history.py",
+        "return max(judged or finalists, key=self._final_rank, default=None)",
+        "return finalists[0] if finalists else None",
+        "the best by its score wins",
+    ),
+    Mutation(
+        "no turn's data is fresh",
+        "training/test_finalists.py::that_of_no_turn",
+        "population/fresh_score.py",
+        "return derive_seed(report_seed(seed), 1, number)",
+        "return derive_seed(seed, 1, number)",
+        "fresh evaluations have the seeds of member 1",
     ),
     Mutation(
         "a sign is not said again by a resume",

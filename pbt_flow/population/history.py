@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pbt_flow.population.records import Direction, Member, Turn
+from pbt_flow.population.fresh_score import FreshScore
+from pbt_flow.population.records import Checkpoint, Direction, Member, Turn
 from pbt_flow.space import Hparams
 from pbt_flow.utils.means import difference
 
@@ -87,6 +88,8 @@ class History:
     """Every turn of each member, in order."""
     best_initial: Turn | None = None
     """The best turn of any initial configuration before PBT replaced that configuration."""
+    fresh: dict[Checkpoint, FreshScore] = field(default_factory=dict)
+    """The scores of finalists on data that no decision has seen, by their checkpoints."""
     _newest_scores: dict[int, dict[int, Candidate]] = field(
         default_factory=lambda: defaultdict(dict)
     )
@@ -172,15 +175,32 @@ class History:
     def winner(self) -> Turn | None:
         """Return the best of the records that the members stand on; None if no turn went well.
 
-        A member whose last turn failed takes part with the checkpoint that it still has. If scores
-        are equal, the record of the first member wins.
+        If some of these records have a fresh score, it is the best of those by their fresh scores,
+        whatever their scores are. A member whose last turn failed takes part with the checkpoint
+        that it still has. If two are equal, the record of the first member wins.
         """
-        records = [self.standing(member) for member in self.members.values()]
-        return max(
-            (record for record in records if record is not None),
+        finalists = self.finalists()
+        judged = [record for record in finalists if record.checkpoint in self.fresh]
+        return max(judged or finalists, key=self._final_rank, default=None)
+
+    def finalists(self) -> list[Turn]:
+        """Return the records that the members stand on, each once, from the best score down."""
+        standing = [self.standing(member) for member in self.members.values()]
+        # Two members may stand on one record, if one has copied it and then failed.
+        records = {record.checkpoint: record for record in standing if record is not None}
+        return sorted(
+            records.values(),
             key=lambda record: (self.fitness(record), -record.member, -record.number),
-            default=None,
+            reverse=True,
         )
+
+    def _final_rank(self, record: Turn) -> tuple[int, float, int, int]:
+        """Return the key by which the winner is chosen: a greater one is better."""
+        fresh = None if record.checkpoint is None else self.fresh.get(record.checkpoint)
+        readings, fitness = 0, self.fitness(record)
+        if fresh is not None:
+            readings, fitness = fresh.rank(self.direction)
+        return readings, fitness, -record.member, -record.number
 
     # --- who is comparable ---
 

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
+from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Direction, ReportDirection, Turn
 from pbt_flow.space import Hparams
@@ -40,6 +41,8 @@ class Finalist:
     report: Mapping[str, float]
     """What `Task.report` measured, on data that selection never saw; empty if it was not called."""
     hparams: Hparams
+    fresh: FreshScore | None = None
+    """The score on data that no decision has seen; None if it was not judged afresh."""
     revive: Callable[[str | None], Task] | None = field(default=None, repr=False, compare=False)
     """Builds the task on a device, in the state that the turn wrote."""
 
@@ -73,6 +76,7 @@ class Finalist:
             "score": self.score,
             "report": dict(self.report),
             "hparams": finite(dict(self.hparams)),
+            "fresh": None if self.fresh is None else vars(self.fresh),
         }
 
 
@@ -163,6 +167,7 @@ class Result:
                 score=turn.score,
                 report=reports.get(turn.checkpoint, {}),
                 hparams=turn.plan.hparams,
+                fresh=history.fresh.get(turn.checkpoint),
                 revive=None if revive is None else partial(revive, turn.checkpoint),
             )
 
@@ -303,6 +308,16 @@ class Result:
         first = None if self.winner is None else next(iter(self.winner.report), None)
         return declared if metric == first else None
 
+    def _judged_finalists(self) -> list[dict[str, Any]]:
+        """Return the finalists that were judged afresh, the best first, as plain JSON values."""
+        ranked = []
+        for checkpoint, fresh in self.history.fresh.items():
+            turn = self.history.turn(checkpoint.member, checkpoint.turn)
+            plain = {"member": turn.member, "turn": turn.number, "score": turn.score}
+            ranked.append((fresh.rank(self.history.direction), plain | vars(fresh)))
+        ranked.sort(key=lambda pair: pair[0], reverse=True)
+        return [plain for _, plain in ranked]
+
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain JSON values; a number that is not finite becomes null."""
         plain = {
@@ -312,6 +327,7 @@ class Result:
             "tracking_uri": self.tracking_uri,
             "winner": self.winner and self.winner.to_json(),
             "best_initial": self.best_initial and self.best_initial.to_json(),
+            "finalists": self._judged_finalists(),
             "mean_score": self.mean_score,
             "members": self.members,
             "retired": self.retired,

@@ -27,7 +27,16 @@ from pbt_flow.population.records import derive_seed
 from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, own_hparams
 from pbt_flow.task import Task, check_task
 
-LOOKS = ("evaluate", "understood", "metrics", "report", "samples", "example", "model")
+LOOKS = (
+    "evaluate",
+    "evaluate_fresh",
+    "understood",
+    "metrics",
+    "report",
+    "samples",
+    "example",
+    "model",
+)
 """The methods of a task that look at it; the model is used on the example."""
 
 
