@@ -246,7 +246,7 @@ MUTATIONS = [
         "infinity is a score",
     ),
     Mutation(
-        "a place for artifacts that deletes nothing is told of",
+        "an artifact store that deletes nothing is told of",
         "tracking/test_deletion.py::cannot_delete",
         "tracking/deletion.py",
         "            if not self.has(checkpoint):\n                return None\n",
