@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pbt_flow.exceptions import PBTError, PopulationError
 from pbt_flow.population.result import NO_WINNER, Finalist, Result, effort_note
+from pbt_flow.population.stages import NOBODY
 from pbt_flow.settings import NONE, Settings
 from pbt_flow.strategies.text import plugins
 from pbt_flow.utils.terminal import unbroken
@@ -92,7 +93,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             result = resume(given.pop("run_id"), **given)
         else:
             if command == "random_search":
-                given["exploit"] = "none"
+                # With stages it is successive halving, which is another control.
+                given = {"stages": NOBODY, **given, "exploit": "none"}
             if "task" not in given:
                 parser.error(f"{command}: --task is missing; for example --task rl")
             result = run(given.pop("task"), **given)
@@ -169,10 +171,14 @@ def summary(result: Result) -> str:
         f"\n{result.status}: {result.members} members, {result.turns} turns in "
         f"{duration(result.seconds)}" + (f" ({result.reason})" if told else "")
     ]
+    if result.left:
+        lines.append(f"{result.left} members left at the end of a stage, as planned")
     if result.retired:
         lines.append(f"{result.retired} members failed too often and were retired")
     if result.winner is not None:
         lines += _finalist("winner", result.winner)
+        if result.average is not None:
+            lines += _average(result.average)
         if result.budget_note and result.status != "running":
             lines.append(f"  {_budget(result)}")
         lines.append(f"  mean score of the population {number(result.mean_score)}")
@@ -234,6 +240,16 @@ def _finalist(what: str, one: Finalist, chosen: str = "what selection went by") 
         apart = ", on data that selection never saw" * ([*one.report.values()] != [one.score])
         lines.append(f"  report {values(one.report)}{apart}")
     lines.append(f"  {values(one.hparams)}")
+    return lines
+
+
+def _average(average: Finalist) -> list[str]:
+    """What is handed over in place of the winner, where it is better."""
+    lines = [f"handed over: the average of {len(average.parents)} finalists' weights"]
+    lines.append(f"  {average.parents_told}")
+    lines.append(f"  fresh score {average.fresh}, on data that no choice has seen")
+    if average.report:
+        lines.append(f"  report {values(average.report)}")
     return lines
 
 

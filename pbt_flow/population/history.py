@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.records import Checkpoint, Direction, Member, Turn
+from pbt_flow.population.stages import StagePlan
 from pbt_flow.space import Hparams
 from pbt_flow.utils.means import difference
 
@@ -82,10 +83,16 @@ class History:
     """The committed turns of one population."""
 
     direction: Direction
+    stages: StagePlan | None = None
+    """How many members go on, and for how long; None for all to the end."""
     members: dict[int, Member] = field(default_factory=dict)
     """Every member as it stands now."""
     turns: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Every turn of each member, in order."""
+    stage: int = 0
+    """The number of the stage that the living members are in, from 0."""
+    left: dict[int, int] = field(default_factory=dict)
+    """The members that have left, each with the number of the stage at whose end it left."""
     best_initial: Turn | None = None
     """The best turn of any initial configuration before PBT replaced that configuration."""
     fresh: dict[Checkpoint, FreshScore] = field(default_factory=dict)
@@ -160,9 +167,26 @@ class History:
 
     # --- who is in good health ---
 
+    def end_stage(self, left: Iterable[int]) -> None:
+        """Note that the present stage has ended, and which members left at its end.
+
+        `pbt_flow.population.leaving` decides who leaves.
+        """
+        self.left.update(dict.fromkeys(left, self.stage))
+        self.stage += 1
+
+    @property
+    def present(self) -> list[Member]:
+        """The members that have not left at the end of a stage."""
+        return [member for member in self.members.values() if member.index not in self.left]
+
     def living(self, max_failures: int) -> list[Member]:
-        """Return the members that are not retired: those with fewer failures in a row than this."""
-        return [member for member in self.members.values() if member.failures < max_failures]
+        """Return the members that train: they have neither left at the end of a stage nor retired.
+
+        Args:
+            max_failures: How many failures in a row retire a member.
+        """
+        return [member for member in self.present if member.failures < max_failures]
 
     def standing(self, member: Member) -> Turn | None:
         """Return the record whose checkpoint a member stands on; None while its model is fresh.
@@ -179,13 +203,20 @@ class History:
         whatever their scores are. A member whose last turn failed takes part with the checkpoint
         that it still has. If two are equal, the record of the first member wins.
         """
+        return next(iter(self.ranked_finalists()), None)
+
+    def ranked_finalists(self) -> list[Turn]:
+        """Return the records that a winner can be chosen from, the best first."""
         finalists = self.finalists()
         judged = [record for record in finalists if record.checkpoint in self.fresh]
-        return max(judged or finalists, key=self._final_rank, default=None)
+        return sorted(judged or finalists, key=self._final_rank, reverse=True)
 
     def finalists(self) -> list[Turn]:
-        """Return the records that the members stand on, each once, from the best score down."""
-        standing = [self.standing(member) for member in self.members.values()]
+        """Return the records that the members stand on, each once, from the best score down.
+
+        Members that have left at the end of a stage do not count.
+        """
+        standing = [self.standing(member) for member in self.present]
         # Two members may stand on one record, if one has copied it and then failed.
         records = {record.checkpoint: record for record in standing if record is not None}
         return sorted(

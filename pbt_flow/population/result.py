@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
-from pbt_flow.population.records import Checkpoint, Direction, ReportDirection, Turn
+from pbt_flow.population.records import Checkpoint, Direction, Member, ReportDirection, Turn
 from pbt_flow.space import Hparams
 from pbt_flow.utils.means import mean
 from pbt_flow.utils.values import finite
@@ -43,8 +43,17 @@ class Finalist:
     hparams: Hparams
     fresh: FreshScore | None = None
     """The score on data that no decision has seen; None if it was not judged afresh."""
+    parents: Sequence[tuple[int, int]] = ()
+    """For an average of weights: the records that it is the average of, as member and turn."""
+    checkpoint: Checkpoint | None = None
+    """The checkpoint with the state."""
     revive: Callable[[str | None], Task] | None = field(default=None, repr=False, compare=False)
     """Builds the task on a device, in the state that the turn wrote."""
+
+    @property
+    def parents_told(self) -> str:
+        """The records that this is the average of, in words; empty if it is a record itself."""
+        return ", ".join(f"member {member:02d} turn {turn}" for member, turn in self.parents)
 
     def task(self, device: str | None = None) -> Task:
         """Return a live task in the state that the turn wrote, to evaluate or to train on.
@@ -77,6 +86,9 @@ class Finalist:
             "report": dict(self.report),
             "hparams": finite(dict(self.hparams)),
             "fresh": None if self.fresh is None else vars(self.fresh),
+            "parents": [list(parent) for parent in self.parents],
+            "digest": None if self.checkpoint is None else self.checkpoint.digest,
+            "bytes": None if self.checkpoint is None else self.checkpoint.size,
         }
 
 
@@ -92,6 +104,11 @@ class Result:
     """Why the population ended; empty if it used its whole budget."""
     winner: Finalist | None
     """The best of the records that the members stand on; None if no turn went well."""
+    average: Finalist | None = None
+    """The average of some finalists' weights, if it is better than the winner.
+
+    The average is then handed over as the model. It has the member, turn and hyperparameters of the
+    winner, which is one of its parents."""
     best_initial: Finalist | None
     """The best turn of any initial configuration, before PBT replaced that configuration.
 
@@ -103,10 +120,15 @@ class Result:
     """How many members the population has."""
     retired: int
     """How many members were retired because they failed too often."""
+    left: int = 0
+    """How many members left at the end of a stage, as planned."""
     turns: int
     """How many turns all members did together."""
     turns_each: float
-    """How many turns a member that was not retired did on average; 0 if all were retired."""
+    """How many turns a member that was not retired did on average; 0 if all were retired.
+
+    With stages, it is the turns of a member in a population without stages that has done as many
+    turns in all."""
     seconds: float
     """Wall-clock seconds of the call that made this result."""
     history: History = field(repr=False, compare=False)
@@ -114,7 +136,9 @@ class Result:
     charts: str = ""
     """The part of the charts' address that follows the address of the MLflow UI."""
     budget: int | None = None
-    """How many steps a member may train: turns times interval. None if it is not known."""
+    """How many steps a member may train: turns times interval. None if it is not known.
+
+    With stages, it is the steps of a member that stays until their end."""
     report_direction: ReportDirection = None
     """Which direction of the reports' metrics is better, as the task declared it."""
     control: Result | None = None
@@ -168,10 +192,12 @@ class Result:
                 report=reports.get(turn.checkpoint, {}),
                 hparams=turn.plan.hparams,
                 fresh=history.fresh.get(turn.checkpoint),
+                checkpoint=turn.checkpoint,
                 revive=None if revive is None else partial(revive, turn.checkpoint),
             )
 
         living = history.living(max_failures)
+        retired = [member for member in history.present if member.failures >= max_failures]
         scores: list[float] = []
         for member in living:
             standing = history.standing(member)
@@ -186,15 +212,21 @@ class Result:
             best_initial=finalist(history.best_initial),
             mean_score=mean(scores) if scores else math.nan,
             members=len(history.members),
-            retired=len(history.members) - len(living),
+            retired=len(retired),
+            left=len(history.left),
             turns=sum(member.turn for member in history.members.values()),
-            turns_each=mean(member.turn for member in living) if living else 0.0,
+            turns_each=_turns_each(history, living),
             seconds=seconds,
             history=history,
             charts=charts,
             budget=budget,
             report_direction=report_direction,
         )
+
+    @property
+    def best(self) -> Finalist | None:
+        """The model that is handed over: the average of finalists if there is one, else the winner."""
+        return self.average or self.winner
 
     @property
     def headline(self) -> str:
@@ -204,18 +236,20 @@ class Result:
         there is no control, and says how many steps each has trained. It quotes the report if both
         have one. The winner's score would flatter it, being the best of many noisy scores.
         """
-        winner = self.winner
+        winner = self._quoted
         if winner is None:
             return "No member is in good health" if self.turns else "No turn is done yet"
-        control = self.control
-        if control is not None and control.status == "finished" and control.winner is not None:
-            return self._beside(winner, control, control.winner)
-        initial = self.best_initial
+        control, initial = self.control, self.best_initial
+        if control is not None and control.status == "finished":
+            control_winner = control._quoted
+            if control_winner is not None:
+                return self._beside(winner, control, control_winner)
         if initial is None:
-            return f"The winner reaches {_named_value(winner, _headline_metric(winner))}"
+            return f"{_who(winner)} reaches {_named_value(winner, _headline_metric(winner))}"
         metric = _headline_metric(winner, initial)
-        text = f"The winner reaches {_named_value(winner, metric)}"
-        if (initial.member, initial.turn) == (winner.member, winner.turn):
+        text = f"{_who(winner)} reaches {_named_value(winner, metric)}"
+        is_initial = (initial.member, initial.turn) == (winner.member, winner.turn)
+        if is_initial and not winner.parents:
             return f"{text}, with an initial setting that was never changed"
         if not self.has_copies:
             # If nobody copied, every setting is an initial one, and the winner is their best.
@@ -225,17 +259,26 @@ class Result:
             f"{_value(initial, metric)} after {initial.step:,}, {self.fate}"
         )
 
+    @property
+    def _quoted(self) -> Finalist | None:
+        """The finalist whose numbers the headline quotes: the average, if it has a report."""
+        if self.average is not None and self.average.report:
+            return self.average
+        return self.winner
+
     def _beside(self, winner: Finalist, control: Result, control_winner: Finalist) -> str:
         """The headline of a population that has a control."""
         metric = _headline_metric(winner, control_winner)
-        text = f"The winner reaches {_named_value(winner, metric)}"
-        other = _value(control_winner, metric)
+        text = f"{_who(winner)} reaches {_named_value(winner, metric)}"
+        other, who = _value(control_winner, metric), _who(control_winner).lower()
         if is_same_effort(self, control) and winner.step == control_winner.step:
-            return f"{text}, the winner of the control {other} with the same budget"
-        return (
-            f"{text} after {winner.step:,} steps, the winner of the control {other} after "
-            f"{control_winner.step:,}"
-        )
+            return f"{text}, {who} of the control {other} with the same budget"
+        text += f" after {winner.step:,} steps, {who} of the control {other} after "
+        text += f"{control_winner.step:,}"
+        # With stages, members train for different numbers of steps within one budget.
+        if is_same_effort(self, control) and self.history.stages is not None:
+            return f"{text}, with the same budget in all"
+        return text
 
     @property
     def has_copies(self) -> bool:
@@ -326,11 +369,13 @@ class Result:
             "population": self.run_id,
             "tracking_uri": self.tracking_uri,
             "winner": self.winner and self.winner.to_json(),
+            "average": self.average and self.average.to_json(),
             "best_initial": self.best_initial and self.best_initial.to_json(),
             "finalists": self._judged_finalists(),
             "mean_score": self.mean_score,
             "members": self.members,
             "retired": self.retired,
+            "left": self.left,
             "turns": self.turns,
             "budget": self.budget,
             "winner_step_over_budget": self.winner_share,
@@ -342,10 +387,24 @@ class Result:
         return without_nan
 
 
+def _turns_each(history: History, living: Sequence[Member]) -> float:
+    """Return the turns of a living member on average; with stages see `Result.turns_each`."""
+    if not living:
+        return 0.0
+    plan = history.stages
+    if plan is None:
+        return mean(member.turn for member in living)
+    if all(member.turn == plan.ends[-1] for member in living):
+        # The turns that retired members did not do count as done, as they do without stages.
+        return float(plan.turns)
+    return sum(member.turn for member in history.members.values()) / plan.population
+
+
 def is_same_effort(first: Result, second: Result) -> bool:
     """Whether the members of two populations have trained equally long, at the same interval.
 
-    Retired members do not count, since giving up on a member belongs to the method.
+    Retired members do not count, since giving up on a member belongs to the method. Stages divide
+    the same budget in another way, so for them the turns of all members count.
     """
     return first.turns_each == second.turns_each
 
@@ -367,6 +426,13 @@ def _headline_metric(first: Finalist, *others: Finalist) -> str:
     """Return the first metric of a report if all reports have it; otherwise "", for the score."""
     metric = next(iter(first.report), "")
     return metric if all(metric in other.report for other in others) else ""
+
+
+def _who(finalist: Finalist) -> str:
+    """Return what a headline calls a finalist."""
+    if finalist.parents:
+        return f"The average of {len(finalist.parents)} finalists"
+    return "The winner"
 
 
 def _value(finalist: Finalist, metric: str) -> str:

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from pbt_flow.population.records import Turn
 from pbt_flow.space import Space
-from pbt_flow.tracking.client import read_bytes
+from pbt_flow.tracking.client import local_path, read_bytes
 from pbt_flow.tracking.create import param_text, shorten_param
 from pbt_flow.tracking.models import ALIAS, log_model, register
 from pbt_flow.tracking.population_runs import PopulationRuns
@@ -19,6 +19,8 @@ from pbt_flow.tracking.saved_view import MOST, population_view, view_tag
 
 SAMPLES = "samples"
 """The folder of the samples among a run's artifacts."""
+AVERAGE = "average"
+"""The folder of the average of finalists among a run's artifacts."""
 _ROUND_PREFIX = "round-"
 """What the folder of a round's samples begins with; its number follows."""
 
@@ -35,13 +37,18 @@ class Artifacts:
         with self.runs.talk():
             self.runs.client.log_artifacts(self.runs.run_id, str(folder))
 
-    def save_view(self) -> None:
-        """Save a view of the population's charts for MLflow's UI, if the store takes it."""
+    def save_view(self, *, staged: bool = False) -> None:
+        """Save a view of the population's charts for MLflow's UI, if the store takes it.
+
+        Args:
+            staged: Whether members leave at the ends of stages.
+        """
         # A population can do without its view, so a store that refuses it ends nothing.
         with contextlib.suppress(MlflowException):
             run = self.runs.client.get_run(self.runs.run_id)
             name = f"{run.info.run_name} ({self.runs.run_id[:8]})"
-            view = population_view(self.runs.run_id, name, self.space, run.info.start_time / 1000)
+            began = run.info.start_time / 1000
+            view = population_view(self.runs.run_id, name, self.space, began, staged=staged)
             if len(view) <= MOST:
                 tag = view_tag(self.runs.run_id)
                 self.runs.client.set_experiment_tag(run.info.experiment_id, tag, view)
@@ -87,26 +94,41 @@ class Artifacts:
                     found[number] = read_bytes(self.runs.client, self.runs.run_id, names[0])
         return found
 
-    def keep_model(self, model: Any, example: Any, turn: Turn, register_as: str | None) -> str:
-        """Log the model of a turn's checkpoint with the population's run, and register it.
+    def keep_average(self, folder: Path) -> None:
+        """Put the state of an average of finalists on the population's run."""
+        with self.runs.talk():
+            self.runs.client.log_artifacts(self.runs.run_id, str(folder), AVERAGE)
+
+    def fetch_average(self) -> Path:
+        """The folder below which the state of the average now lies on this machine."""
+        with self.runs.talk():
+            place = local_path(self.runs.client.get_run(self.runs.run_id).info.artifact_uri)
+            if place is not None:
+                return Path(place, AVERAGE)
+            return Path(self.runs.client.download_artifacts(self.runs.run_id, AVERAGE))
+
+    def keep_model(
+        self, model: Any, example: Any, turn: Turn, digest: str, register_as: str | None
+    ) -> str:
+        """Log the winner's model with the population's run, and register it.
 
         Args:
             model: A torch module on the CPU, in evaluation mode.
             example: An input of the model as an array, or None.
-            turn: The turn whose checkpoint the model is in.
+            turn: The winner.
+            digest: The digest of the model's state: the winner's, or that of an average.
             register_as: The registered model that gets it as a version; None for no registration.
 
         Returns:
             The model's URI, as `mlflow.pytorch.load_model` takes it.
         """
-        assert turn.checkpoint is not None
         with self.runs.talk():
             model_id = log_model(
                 self.runs.client,
                 self.runs.run_id,
                 model,
                 example,
-                checkpoint=turn.checkpoint.digest,
+                checkpoint=digest,
                 params={
                     name: shorten_param(param_text(value))
                     for name, value in turn.plan.hparams.items()

@@ -141,6 +141,8 @@ def _parent_run(
 ) -> Run:
     """Return the population's own run: the one that was made for this process, or a new one."""
     method = "random search" if settings["exploit"] == "none" else "pbt"
+    if settings.get("stages", "none") != "none":
+        method = "successive halving" if settings["exploit"] == "none" else "pbt in stages"
     default_name = f"{Path(settings['task'].partition(':')[0]).stem} {method}"
     name = settings["name"] or default_name
     if launched is not None:

@@ -47,6 +47,11 @@ class Outcome:
             if winner.fresh is not None:
                 metrics["winner/fresh_score"] = winner.fresh.mean
             metrics |= self.names.named("winner", winner.report)
+        if (average := result.average) is not None:
+            tags["pbt.average"] = average.parents_told
+            if average.fresh is not None:
+                metrics["average/fresh_score"] = average.fresh.mean
+            metrics |= self.names.named("average", average.report)
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}
             metrics |= self.names.named("best_initial", initial.report)
@@ -155,6 +160,8 @@ def _description(result: Result) -> str:
     """Return the description for the population's page in the MLflow UI, as Markdown."""
     head = f"**{result.headline}**, {result.status}: {result.members} members, "
     head += f"{result.turns} turns"
+    if result.left:
+        head += f", {result.left} of which left at the end of a stage"
     if result.retired:
         head += f", {result.retired} retired"
     if result.reason:
@@ -166,6 +173,9 @@ def _description(result: Result) -> str:
     rows: list[str] = []
     if result.winner:
         rows.append(_table_row("winner", result.winner))
+    if result.average:
+        count = len(result.average.parents)
+        rows.append(_table_row(f"average of {count} finalists", result.average))
     if result.best_initial and result.has_copies:
         rows.append(_table_row(f"best initial setting, {result.fate}", result.best_initial))
     if not rows:

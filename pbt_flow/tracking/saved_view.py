@@ -41,7 +41,9 @@ def _view_key(run_id: str) -> str:
     return f"pbt-{run_id}"
 
 
-def population_view(run_id: str, name: str, space: Space, now: float) -> str:
+def population_view(
+    run_id: str, name: str, space: Space, now: float, *, staged: bool = False
+) -> str:
     """Return the saved view of a population: its members' scores, hyperparameters and lineage.
 
     Args:
@@ -49,6 +51,7 @@ def population_view(run_id: str, name: str, space: Space, now: float) -> str:
         name: The name of the view in MLflow's menu.
         space: The hyperparameters; a logarithmic one gets a logarithmic axis.
         now: When the view was made, in seconds since the epoch.
+        staged: Whether members leave at the ends of stages. A column then says when one left.
     """
     hparams: list[ChartLine] = []
     for hparam, dist in space.items():
@@ -62,11 +65,15 @@ def population_view(run_id: str, name: str, space: Space, now: float) -> str:
             ("step: the age of the weights", "step", "linear"),
         ],
     }
-    return _packed(name, _state(run_id, space, sections), int(now * 1000))
+    tags = ["pbt.copied", *(["pbt.left"] if staged else [])]
+    return _packed(name, _state(run_id, space, sections, tags), int(now * 1000))
 
 
 def _state(
-    run_id: str, space: Space, sections: Mapping[str, Sequence[ChartLine]]
+    run_id: str,
+    space: Space,
+    sections: Mapping[str, Sequence[ChartLine]],
+    tags: Sequence[str],
 ) -> dict[str, Any]:
     """Return the state of MLflow's chart view, with a section of charts for each title."""
     ui_sections: list[dict[str, Any]] = []
@@ -95,7 +102,10 @@ def _state(
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*(f"metrics.`{name}`" for name in columns), "tags.`pbt.copied`"],
+        "selectedColumns": [
+            *(f"metrics.`{name}`" for name in columns),
+            *(f"tags.`{name}`" for name in tags),
+        ],
         "columnOrder": [],
         "columnWidths": {},
         # The default draws only the first ten runs.

@@ -66,7 +66,8 @@ class Store(PopulationRuns):
     """The names of the task's metrics in MLflow."""
 
     def __post_init__(self) -> None:
-        self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
+        self.names.reserve("winner/score", "winner/fresh_score", "average/fresh_score")
+        self.names.reserve("best_initial/score")
 
     @property
     def outcome(self) -> Outcome:
@@ -300,13 +301,16 @@ class Store(PopulationRuns):
         except (ValueError, TypeError):
             raise StoreError(f"run {self.run_id}: the tag {CHANGED} is no JSON object") from None
 
-    def change(self, settings: Mapping[str, Any]) -> None:
+    def change(self, settings: Mapping[str, Any], *, began: Mapping[str, Any]) -> None:
         """Note the settings that differ from those that the population began with.
 
         An option that the population began with cannot change. Options that it has no record of,
         because the task got them since, are noted as well.
+
+        Args:
+            settings: The settings now.
+            began: The settings at the beginning, with defaults for those that did not exist then.
         """
-        began = self.manifest.settings
         new: dict[str, Any] = {}
         for name, value in settings.items():
             if name != "options" and value != began.get(name):
