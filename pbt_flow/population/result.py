@@ -225,7 +225,7 @@ class Result:
 
     @property
     def best(self) -> Finalist | None:
-        """The model that is handed over: the average of finalists if there is one, else the winner."""
+        """What is handed over: the average of finalists if there is one, else the winner."""
         return self.average or self.winner
 
     @property

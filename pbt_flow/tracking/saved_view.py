@@ -65,7 +65,7 @@ def population_view(
             ("step: the age of the weights", "step", "linear"),
         ],
     }
-    tags = ["pbt.copied", *(["pbt.left"] if staged else [])]
+    tags = ["pbt.copied", "pbt.left"] if staged else ["pbt.copied"]
     return _packed(name, _state(run_id, space, sections, tags), int(now * 1000))
 
 
