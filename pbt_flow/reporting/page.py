@@ -14,7 +14,7 @@ from html import escape
 from importlib import resources
 
 from pbt_flow.population.history import History, best_of_round
-from pbt_flow.population.lineage import Node, founders, gifts
+from pbt_flow.population.lineage import Node, count_copies, founders
 from pbt_flow.population.records import Direction, Member
 from pbt_flow.population.result import Result, effort_note
 from pbt_flow.reporting import series
@@ -240,7 +240,7 @@ def _legend(shades: series.Shades, *, tree: bool = False) -> str:
 def _table(subject: ReportData) -> Iterable[str]:
     """The table of the members, the best first."""
     history, settings, space = subject.history, subject.settings, subject.space
-    gave, founder_of = gifts(history), founders(history)
+    gave, founder_of = count_copies(history), founders(history)
     heads = ["member", "score", "turns", "step", "founder", "copied", "was copied", "failures"]
     if history.stages is not None:
         heads.append("left after stage")

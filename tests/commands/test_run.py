@@ -332,7 +332,7 @@ def test_a_controller_of_another_machine_that_is_silent_is_watched_and_then_repl
     result = run(turns=1)
     client(result).log_param(result.run_id, "lease/0002", "elsewhere:1:0-0-0:00000000")
     client(result).set_tag(result.run_id, "pbt.heartbeat", f"{time.time()}")
-    monkeypatch.setattr(lease, "_STALE", 1.0)
+    monkeypatch.setattr(lease, "_SILENCE_SECONDS", 1.0)
     assert pbt_flow.resume(result.run_id).turns == 4
     said = capfd.readouterr().err
     assert "last controller (elsewhere:1) may still be alive; this one listens for 1 s" in said

@@ -193,7 +193,7 @@ def test_a_control_that_ended_early_is_refused_before_anything_runs():
     # One that may end early itself is compared when it has ended, and its page says what came.
     beside = train(control=early.run_id, target=-1.0)
     made = Path(MlflowClient().download_artifacts(beside.run_id, "report/index.html")).read_text()
-    assert "the two had not the same budget" in made
+    assert "the two did not have the same budget" in made
 
 
 def test_a_control_that_has_not_ended_is_refused():

@@ -202,7 +202,7 @@ def test_of_two_processes_that_were_started_for_one_run_one_is_refused(monkeypat
     monkeypatch.setattr("pbt_flow.tracking.create.adopt", adopt_late)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     assert look(MlflowClient(), "").info.run_id == run_id
-    with pytest.raises(StoreError, match=f"{run_id}, into which another process writes"):
+    with pytest.raises(StoreError, match=f"{run_id}, into which another process is"):
         run()
     assert MlflowClient().get_run(run_id).info.status == "RUNNING"
     assert list(everything()) == [run_id]

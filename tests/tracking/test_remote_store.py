@@ -77,6 +77,9 @@ def test_what_a_turn_printed_is_on_its_run_before_the_turn_has_happened(tmp_path
     assert published == ["error.txt", "output.txt", "turn.json"]
     assert client.download_artifacts(run_id, "turns/000001/output.txt")
     assert folders.record(0, 1).error == "why"
+    for name in ("000002 (copy)", "backup"):  # which somebody has put beside the turns
+        client.log_artifacts(run_id, str(tmp_path / "cache/0/turns/000001"), f"turns/{name}")
+    assert folders.last(0) == 1
 
 
 def test_what_was_fetched_goes_with_the_last_who_can_ask_for_it(database, monkeypatch):

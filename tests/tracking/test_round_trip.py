@@ -236,12 +236,21 @@ def test_a_population_of_the_version_that_wrote_tuples_as_lists_is_read_and_goes
     assert pbt_flow.resume(result.run_id, turns=3, **QUIET).turns == 6
 
 
-def test_a_list_in_a_record_that_is_no_choice_is_refused_with_the_turn() -> None:
+@pytest.mark.parametrize(
+    ("hparams", "message"),
+    [
+        ({"betas": [1]}, r"'betas': \[1\] does not lie in"),
+        ({"gammas": [1]}, r"unknown hyperparameter 'gammas'; the space has \['betas'"),
+    ],
+)
+def test_a_list_in_a_record_that_is_no_choice_is_refused_with_the_turn(
+    hparams: dict[str, Any], message: str
+) -> None:
     from benchmarks.random_inputs import turn_of
     from pbt_flow.population.records import fitted_turn
 
-    turn: Turn = turn_of({"betas": [1]})
-    with pytest.raises(RecordError, match=r"turn 1 of member 0: .*'betas': \[1\] does not lie in"):
+    turn: Turn = turn_of(hparams)
+    with pytest.raises(RecordError, match=f"turn 1 of member 0: .*{message}"):
         fitted_turn(turn, Tuples.space)
 
 

@@ -41,7 +41,7 @@ from pbt_flow.strategies.exploit import welch_p
 from pbt_flow.strategies.samplers import OptunaSampler
 from pbt_flow.task import Task
 from pbt_flow.testing.simulation import Simulation, simulate
-from pbt_flow.tracking.outcome import _note
+from pbt_flow.tracking.outcome import _description
 from pbt_flow.training.diagnostics import Diagnostics
 from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.means import deviation, difference, in_reach, mean
@@ -114,7 +114,7 @@ def show_all(simulation: Simulation) -> Result:
     assert "<h1>" in page(subject)
     json.dumps(result.to_json(), allow_nan=False)
     assert result.headline
-    assert _note(result)
+    assert _description(result)
     assert cli.summary(result)
     study_of(history, SPACE, "study")
     shown = Progress(settings, "run", "store", quiet=True)
