@@ -25,7 +25,8 @@ from pbt_flow.engines.worker import (
 )
 from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.settings import Settings
-from pbt_flow.training.diagnostics import FEW, Diagnostics, Finding, same_age
+from pbt_flow.training.diagnostics import Diagnostics
+from pbt_flow.training.findings import FEW, Finding, same_age
 from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.utils.reasons import reason_in
 

@@ -44,7 +44,8 @@ from pbt_flow.space import Space
 from pbt_flow.strategies.advise import Outlook, advise, quorum_of, should_wait
 from pbt_flow.strategies.exploit import Exploit, in_stage
 from pbt_flow.training.checks import Checks
-from pbt_flow.training.diagnostics import Diagnostics, Finding
+from pbt_flow.training.diagnostics import Diagnostics
+from pbt_flow.training.findings import Finding
 from pbt_flow.training.log_queue import LogQueue
 from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.training.retention import removable
