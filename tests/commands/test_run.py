@@ -245,6 +245,7 @@ def test_of_two_populations_that_make_the_experiment_at_once_none_is_refused(mon
 # --- stopped and resumed --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_larger_budget_goes_on_as_if_it_had_been_so_from_the_start():
     whole = run(turns=6, mode="generational")
     part = run(turns=3, mode="generational")
@@ -587,6 +588,7 @@ class Hopeless(Regression):
         return math.nan
 
 
+@pytest.mark.slow
 def test_where_no_turn_went_well_the_population_has_failed_though_nobody_is_retired():
     result = run(Hopeless, turns=2)
     assert (result.status, result.reason) == ("failed", "no turn of any member went well")
@@ -629,6 +631,7 @@ def test_where_every_last_turn_failed_the_best_of_what_was_there_before_wins(cap
     assert "the winner is what turn 2 of member" in told
 
 
+@pytest.mark.slow
 def test_nobody_trains_beyond_the_budget_where_one_worker_is_far_behind_the_others(tmp_path):
     """A slow start of a worker: the others are done before the first turn of one member is."""
     orders = tmp_path / "orders"

@@ -175,6 +175,7 @@ def test_a_resume_goes_on_and_notes_nothing_on_a_run_that_is_something_else(monk
     assert "pbt.resumes" not in MlflowClient().get_run(result.run_id).data.tags
 
 
+@pytest.mark.slow
 def test_the_command_line_says_it_in_one_line_and_trains_once_the_variable_is_gone(
     monkeypatch, capsys
 ):

@@ -310,7 +310,7 @@ def test_a_default_that_changes_in_the_code_changes_no_population_that_has_begun
     assert "not on record" not in capsys.readouterr().err
     _code_becomes(monkeypatch, ScaledWithout)
     with pytest.raises(
-        TaskError, match=r"option new, with which it was trained \(7\), is not taken"
+        TaskError, match=r"option new, with which the population was trained \(7\), is not taken"
     ):
         pbt_flow.resume(result.run_id, turns=5, **QUIET)
 
@@ -410,14 +410,14 @@ def test_two_metrics_whose_names_are_written_alike_fail_the_turn_and_are_named()
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (Regression(seed=0), "given as its class, Regression, and not as an object of it"),
+        (Regression(seed=0), "given as its class, Regression, and not as an object of the class"),
         (None, r"a task is a subclass of pbt_flow.Task, or the name of one, got None"),
         (5, "a task is a subclass of pbt_flow.Task, or the name of one, got 5"),
         (dict, "a task is a subclass of pbt_flow.Task, .* got <class 'dict'>"),
         ("", "the name of the task is empty"),
         (
             type("Made", (Regression,), {}),
-            "there is no Made in module .*class statement",
+            "Made says that it is defined in module .* which has no .*class statement",
         ),
     ],
 )

@@ -78,6 +78,7 @@ def artifacts(run_id, place):
     return sorted(info.path for info in MlflowClient().list_artifacts(run_id, place))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_rounds_are_on_the_run_and_in_the_report_once_after_a_resume_too(tmp_path):
     result = pbt_flow.run(Drawing, samples="rounds", turns=3, engine="inline", quiet=True)

@@ -29,7 +29,7 @@ from pbt_flow.engines.worker import read_score
 from pbt_flow.population.history import Gain
 from pbt_flow.population.result import Result
 from pbt_flow.population.schedule import Schedule
-from pbt_flow.reporting import series as figures
+from pbt_flow.reporting import series
 from pbt_flow.reporting import summary_image as picture
 from pbt_flow.reporting.comparison import Comparison, Entry
 from pbt_flow.reporting.comparison import page as comparison_page
@@ -109,7 +109,7 @@ def show_all(simulation: Simulation) -> Result:
     history, settings = simulation.history, simulation.controller.settings
     result = result_of(simulation)
     subject = ReportData(result=result, settings=settings, space=SPACE, control=result)
-    for drawn in (charts(subject, shades) if (shades := figures.Shades.of(history)) else {},):
+    for drawn in (charts(subject, shades) if (shades := series.Shades.of(history)) else {},):
         json.dumps(drawn, allow_nan=False)
     assert "<h1>" in page(subject)
     json.dumps(result.to_json(), allow_nan=False)
