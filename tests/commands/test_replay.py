@@ -46,11 +46,11 @@ from pbt_flow.exceptions import (
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Member
 from pbt_flow.population.schedule import Schedule, Segment, schedule_of
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import MemoryStore, SimulatedEngine, simulate
 from pbt_flow.tracking.store import Store
 from pbt_flow.training.controller import Controller
 from pbt_flow.utils.interval import Interval
-from tasks.quadratic import NoisyQuadratic
 
 
 def schedule(*rates: float, steps: int = 5, **changes) -> Schedule:
@@ -544,6 +544,12 @@ def test_what_came_of_it_is_told_in_a_table():
     assert lines[1].split()[-3:] == ["1/2", "0.5", "0.75"]
     assert any("a model failed: no memory" in line for line in lines)
     assert note(made).splitlines()[3].startswith("| --- | ---")
+
+
+def test_a_report_without_the_headline_of_the_others_is_left_out_of_their_mean():
+    _, last, _ = arms_of(schedule(0.1, 0.2), 3)
+    last.reports.extend([{"loss": 0.5, "error": 1.0}, {"error": 2.0}, {"loss": 1.5}])
+    assert last.summary() == {"loss": Interval.of([0.5, 1.5])}
 
 
 def replay_of_nothing():

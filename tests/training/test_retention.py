@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt_flow.population.records import Checkpoint, Plan, Turn
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.retention import removable
-from tasks.toy import Toy
 
 
 def turn_of(member: int, number: int, step: int | None = None) -> Turn:
