@@ -302,7 +302,7 @@ def raced(task: type[Task], seeds: int = 12, **settings: Any) -> int:
 @pytest.mark.parametrize("task", [Growing, Sampled])
 def test_a_race_that_was_a_lottery_is_told(task):
     """The noise of a reading is far above all that members differ by; a sample shows it as well."""
-    assert raced(task, options={"noise": 1e6}) >= 7
+    assert raced(task, options={"noise": 1e6}) >= 5
     assert raced(task, options={"noise": 0.01}) == 0
 
 
