@@ -299,10 +299,10 @@ def raced(task: type[Task], seeds: int = 12, **settings: Any) -> int:
     return sum("race" in warned(task, seed=seed, **how) for seed in range(seeds))
 
 
-@pytest.mark.parametrize("task", [Growing, Sampled])
-def test_a_race_that_was_a_lottery_is_told(task):
+@pytest.mark.parametrize(("task", "least"), [(Growing, 7), (Sampled, 3)])
+def test_a_race_that_was_a_lottery_is_told(task, least):
     """The noise of a reading is far above all that members differ by; a sample shows it as well."""
-    assert raced(task, options={"noise": 1e6}) >= 5
+    assert raced(task, options={"noise": 1e6}) >= least
     assert raced(task, options={"noise": 0.01}) == 0
 
 
