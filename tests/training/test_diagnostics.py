@@ -79,7 +79,9 @@ def tags(task, mark, **settings):
     simulation = simulate(task, **settings)
     found = simulation.store.tags
     kept = [text for name, text in found.items() if name.startswith("pbt.warning/")]
-    assert sorted(text.removeprefix("warning: ") for text in simulation.said) == sorted(kept)
+    # What is said of the ends of stages is no warning.
+    said = [text for text in simulation.said if not text.startswith("stage ")]
+    assert sorted(text.removeprefix("warning: ") for text in said) == sorted(kept)
     return {k.removeprefix(mark): v for k, v in found.items() if k.startswith(mark)}
 
 
@@ -279,3 +281,53 @@ def test_scores_at_the_end_of_the_numbers_are_no_reason_to_fail():
         rounds.round((1.7e308 * np.sign(rng.normal(size=8))).tolist(), donors={0: 7})
     assert rounds.diagnostics.judge_noise([(1e308, -1e308, 1.7e308)] * 8) is None
     assert rounds.diagnostics.judge_noise(rng.normal(size=(8, 32)).tolist()) is None
+
+
+# --- the race of a stage --------------------------------------------------------------------------
+
+
+class Sampled(Growing):
+    """The score is the mean of ten readings."""
+
+    def evaluate(self) -> Any:
+        return [self.value + self.noise * x for x in self.rng.normal(size=10)]
+
+
+def raced(task: type[Task], seeds: int = 12, **settings: Any) -> int:
+    """In how many populations in stages it was said that a race was a lottery."""
+    how = {"stages": "wide", "workers": 2, **settings}
+    return sum("race" in warned(task, seed=seed, **how) for seed in range(seeds))
+
+
+@pytest.mark.parametrize(("task", "least"), [(Growing, 7), (Sampled, 3)])
+def test_a_race_that_was_a_lottery_is_told(task, least):
+    """The noise of a reading is far above all that members differ by; a sample shows it as well."""
+    assert raced(task, options={"noise": 1e6}) >= least
+    assert raced(task, options={"noise": 0.01}) == 0
+
+
+def test_halving_is_told_too_since_who_leaves_is_a_choice():
+    assert raced(Growing, options={"noise": 1e6}, exploit="none") >= 7
+
+
+def test_nothing_is_said_without_stages_or_of_few_members():
+    assert raced(Growing, options={"noise": 1e6}, stages="none") == 0
+    assert raced(Growing, options={"noise": 1e6}, population=3, turns=20) == 0
+
+
+def test_a_race_of_a_single_turn_is_judged_by_samples_alone():
+    short = {"turns": 6, "stages": "16x1:none,4x8:both"}
+    assert raced(Growing, options={"noise": 1e6}, **short) == 0
+    assert raced(Sampled, options={"noise": 1e6}, **short) >= 6
+    assert raced(Sampled, options={"noise": 0.01}, **short) == 0
+
+
+class Equal(Growing):
+    """Every score is the greatest that there is."""
+
+    def evaluate(self) -> float:
+        return 1.0
+
+
+def test_members_that_all_score_the_same_ran_no_lottery():
+    assert raced(Equal, seeds=3) == 0
