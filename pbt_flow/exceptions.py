@@ -14,10 +14,11 @@ PBTError
 |-- ScheduleError         a schedule that cannot be trusted or used
 |-- ComparisonError       populations that cannot be compared
 |-- EngineError           no worker can run turns any more
+|-- ReplayError           a replay that cannot go on, or that was not trained as it should be
 `-- PopulationError       a population that cannot begin or go on
-|-- ReplayError       the same of a replay
-`-- TakenOver         another controller has taken over
-Diverged                  raised by a task whose numbers are not finite any more
+    `-- TakenOver         another controller has taken over
+
+`Diverged` is raised by a task whose numbers are not finite any more; it is an outcome of a turn.
 """
 
 from __future__ import annotations
