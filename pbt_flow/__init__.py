@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pbt_flow.commands.replay import resume as resume_replay
     from pbt_flow.commands.run import compare, load, register, resume, run, to_study
     from pbt_flow.commands.run import make_report as report
+    from pbt_flow.joining import join
     from pbt_flow.population.checkpoints import CheckpointError
     from pbt_flow.population.result import Finalist, Result
     from pbt_flow.population.schedule import ScheduleError
@@ -50,6 +51,7 @@ __all__ = [
     "TaskError",
     "Turn",
     "compare",
+    "join",
     "load",
     "register",
     "replay",
@@ -69,6 +71,7 @@ _LATER = {
     "Result": ("pbt_flow.population.result", "Result"),
     "ScheduleError": ("pbt_flow.population.schedule", "ScheduleError"),
     "compare": (_RUN, "compare"),
+    "join": ("pbt_flow.joining", "join"),
     "load": (_RUN, "load"),
     "register": (_RUN, "register"),
     "replay": (_REPLAY, "replay"),

@@ -26,6 +26,7 @@ from typing import Any
 from pbt_flow.engines.base import Engine, EngineError, LostJob
 from pbt_flow.engines.forkserver import ANSWER, REQUEST
 from pbt_flow.engines.worker import Done, Job, WorkerContext
+from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.files import search_path
 from pbt_flow.task.mlflow_capture import MemberRuns
@@ -47,6 +48,8 @@ class _ForkServer:
         self._control, theirs = socket.socketpair()
         # A worker that inherited this variable would resume the population's run and finish it.
         environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
+        # Workers are killed in the end; what scripts leave there goes with the engine.
+        environment[SCRATCH] = str(log.parent)
         # For what counts its threads when it is imported, such as NumPy; a user's own number stays.
         for name in _THREADS:
             environment.setdefault(name, str(threads))

@@ -60,6 +60,8 @@ class Describe:
     """A request to find a task and to say what it declares."""
 
     task: str
+    options: Any = None
+    """Those that it is going to be built with, unchecked."""
     member: int = 0
 
 
@@ -179,7 +181,7 @@ def describe(job: Describe, passes: tuple[type[BaseException], ...] = ()) -> Des
         passes: Exceptions that are not the task's own, see `Worker`.
     """
     try:
-        return Described(declaration=pickle.dumps(declare(job.task)))
+        return Described(declaration=pickle.dumps(declare(job.task, job.options)))
     except BaseException as error:
         if isinstance(error, passes):
             raise

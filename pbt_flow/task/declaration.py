@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     pass
 
 from pbt_flow.task.base import Task
+from pbt_flow.task.construction import constructing
+from pbt_flow.task.joined_script import ScriptTask, with_options
 from pbt_flow.task.naming import find_task, name_task
 
 
@@ -53,15 +55,20 @@ class Declaration:
         return {name: one.default for name, one in self.options.items() if not one.required}
 
 
-def declare(task: str | type[Task]) -> Declaration:
+def declare(task: str | type[Task], options: Any = None) -> Declaration:
     """Read what a task declares.
+
+    Args:
+        task: The class, or its name.
+        options: Those that it is going to be built with. What a script declares may follow from its
+            own arguments.
 
     Raises:
         TaskError: The task is not found, or its declarations contradict each other.
     """
     if not isinstance(task, str):
         check_class(task)
-    kind = find_task(task) if isinstance(task, str) else task
+    kind = with_options(find_task(task) if isinstance(task, str) else task, options)
     check_task(kind)
     return Declaration(
         name=name_task(task),
@@ -104,7 +111,8 @@ def build_task(kind: type[Task], seed: int, device: str, options: Mapping[str, A
         arguments = arguments_of(kind, options)
     except OptionError as error:
         raise TaskError(f"task {kind.__name__}: {error}") from None
-    return kind(seed=seed, device=device, **arguments)
+    with constructing(kind.__name__):
+        return kind(seed=seed, device=device, **arguments)
 
 
 def check_class(task: Any) -> None:
@@ -130,6 +138,8 @@ def check_found(task: type[Task]) -> None:
     Raises:
         TaskError: Another process would not find it, or would find another class.
     """
+    if issubclass(task, ScriptTask):
+        return  # It is found by its file.
     there = getattr(sys.modules.get(task.__module__), task.__qualname__, None)
     if there is None:
         raise TaskError(

@@ -21,6 +21,7 @@ WINGS = (
     "space",
     "population",
     "strategies",
+    "joining",
     "task",
     "settings",
     "tracking",
@@ -39,6 +40,7 @@ STRANGERS = {
     "settings": {"tracking", "engines"},
     "tracking": {"strategies", "settings", "engines"},
     "engines": {"strategies", "settings", "tracking"},
+    "joining": {"strategies"},
     "reporting": {"tracking", "engines"},
     "training": {"tracking"},
 }
