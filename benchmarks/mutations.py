@@ -192,7 +192,7 @@ MUTATIONS = [
     Mutation(
         "no metric point is there twice",
         "whole/test_crashes.py::told and async",
-        "tracking/store.py",
+        "tracking/outcome.py",
         "        when = int(max(ended, default=0.0) * 1000)\n",
         "        when = int(max(ended, default=0.0) * 0 + __import__('time').time() * 1000)\n",
         "the end is logged with the time of day",
@@ -336,7 +336,7 @@ MUTATIONS = [
     Mutation(
         "a round is shown once, after a resume too",
         "training/test_round_samples.py::once_after_a_resume",
-        "tracking/store.py",
+        "tracking/artifacts.py",
         "return {int(path.rpartition(_ROUND)[2]): path for path in sorted(rounds)}",
         "return {}",
         "nobody knows what has been shown",
@@ -464,9 +464,9 @@ MUTATIONS = [
     Mutation(
         "a limit that a resume lifts stays lifted",
         "commands/test_resume.py::stays_lifted",
-        "commands/frame.py",
-        "    return Settings.from_json(store.manifest.settings).changed(store.changed())\n",
-        "    return Settings.from_json(store.manifest.settings).resumed(**store.changed())\n",
+        "commands/stored_population.py",
+        "settings=began.changed(store.changed()))\n",
+        "settings=began.resumed(**store.changed()))\n",
         "None is taken for not given",
     ),
     Mutation(

@@ -561,8 +561,8 @@ def check_run(
         PBTError: It is refused, before anything is written.
         Difference: Something came out other than it went in.
     """
+    from pbt_flow import register, report
     from pbt_flow.commands.replay import replay
-    from pbt_flow.commands.run import make_report, register
     from pbt_flow.tracking.store import Store
 
     kind = new_trial(space, told)
@@ -593,8 +593,8 @@ def check_run(
     seen = Counter(json.dumps(one, sort_keys=True) for one in kind.seen)
     if count - seen:
         raise Difference(f"the task saw other hyperparameters: {list(seen - count)!r:.300}")
-    make_report(result.run_id)
-    schedule = Schedule.from_json(Store.open(result.run_id).schedule())
+    report(result.run_id)
+    schedule = Schedule.from_json(Store.open(result.run_id).outcome.schedule())
     wanted = resumed.winner.hparams if resumed.winner else {}
     expect_same("the schedule's end", wanted, schedule.segments[-1].hparams)
     expect_same("the option", {"option": read_option(option)}, dict(schedule.options))

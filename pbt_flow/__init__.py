@@ -8,23 +8,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pbt_flow.exceptions import Diverged, PBTError, PopulationError, StoreError, TaskError
-from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, RecordError, Turn
-from pbt_flow.settings import Settings, SettingsError
-from pbt_flow.space import SpaceError
-from pbt_flow.strategies.text import StrategyError
+from pbt_flow.exceptions import (
+    CheckpointError,
+    ComparisonError,
+    Diverged,
+    EngineError,
+    OptionError,
+    PBTError,
+    PopulationError,
+    RecordError,
+    ReplayError,
+    ScheduleError,
+    SettingsError,
+    SpaceError,
+    StorageError,
+    StoreError,
+    StoreUnavailable,
+    StrategyError,
+    TakenOver,
+    TaskError,
+)
+from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
+from pbt_flow.settings import Settings
 from pbt_flow.task import Task
 
 if TYPE_CHECKING:
-    from pbt_flow.commands.replay import ReplayError, replay
+    from pbt_flow.commands.compare import compare
+    from pbt_flow.commands.load import load, to_study
+    from pbt_flow.commands.register import register
+    from pbt_flow.commands.replay import replay
     from pbt_flow.commands.replay import resume as resume_replay
-    from pbt_flow.commands.run import compare, load, register, resume, run, to_study
-    from pbt_flow.commands.run import make_report as report
+    from pbt_flow.commands.report import report
+    from pbt_flow.commands.run import resume, run
     from pbt_flow.joining import join
-    from pbt_flow.population.checkpoints import CheckpointError
     from pbt_flow.population.result import Finalist, Result
-    from pbt_flow.population.schedule import ScheduleError
-    from pbt_flow.reporting.comparison import ComparisonError
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,8 +50,10 @@ __all__ = [
     "ComparisonError",
     "Diverged",
     "Donor",
+    "EngineError",
     "Finalist",
     "Member",
+    "OptionError",
     "PBTError",
     "Plan",
     "PopulationError",
@@ -45,8 +64,11 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SpaceError",
+    "StorageError",
     "StoreError",
+    "StoreUnavailable",
     "StrategyError",
+    "TakenOver",
     "Task",
     "TaskError",
     "Turn",
@@ -62,24 +84,19 @@ __all__ = [
     "to_study",
 ]
 
-_RUN, _REPLAY = "pbt_flow.commands.run", "pbt_flow.commands.replay"
 _LATER = {
-    "CheckpointError": ("pbt_flow.population.checkpoints", "CheckpointError"),
-    "ComparisonError": ("pbt_flow.reporting.comparison", "ComparisonError"),
     "Finalist": ("pbt_flow.population.result", "Finalist"),
-    "ReplayError": (_REPLAY, "ReplayError"),
     "Result": ("pbt_flow.population.result", "Result"),
-    "ScheduleError": ("pbt_flow.population.schedule", "ScheduleError"),
-    "compare": (_RUN, "compare"),
+    "compare": ("pbt_flow.commands.compare", "compare"),
     "join": ("pbt_flow.joining", "join"),
-    "load": (_RUN, "load"),
-    "register": (_RUN, "register"),
-    "replay": (_REPLAY, "replay"),
-    "report": (_RUN, "make_report"),
-    "resume": (_RUN, "resume"),
-    "resume_replay": (_REPLAY, "resume"),
-    "run": (_RUN, "run"),
-    "to_study": (_RUN, "to_study"),
+    "load": ("pbt_flow.commands.load", "load"),
+    "register": ("pbt_flow.commands.register", "register"),
+    "replay": ("pbt_flow.commands.replay", "replay"),
+    "report": ("pbt_flow.commands.report", "report"),
+    "resume": ("pbt_flow.commands.run", "resume"),
+    "resume_replay": ("pbt_flow.commands.replay", "resume"),
+    "run": ("pbt_flow.commands.run", "run"),
+    "to_study": ("pbt_flow.commands.load", "to_study"),
 }
 
 

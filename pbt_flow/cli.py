@@ -69,12 +69,12 @@ def _main(arguments: Sequence[str] | None) -> int:
     for name, shown in _NEEDED.get(command, {}).items():
         if name not in given:
             parser.error(f"{command}: {shown} is missing")
-    from pbt_flow.commands.run import compare, is_replay, make_report, register, resume, run
+    from pbt_flow import compare, register, report, resume, run
 
     try:
         if command == "report":
             run_id = given.pop("run_id")
-            places = make_report(run_id, **given)
+            places = report(run_id, **given)
             if "out" not in given:
                 print(f"among the artifacts of run {run_id}:")
             print("\n".join(places))
@@ -91,7 +91,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             return 0
         if command == "replay":
             return _replay(given.pop("run_id"), as_json=as_json, **given)
-        if command == "resume" and is_replay(given["run_id"]):
+        if command == "resume" and _is_replay(given["run_id"]):
             return _resume_replay(given.pop("run_id"), as_json=as_json, **given)
         if command == "resume":
             result = resume(given.pop("run_id"), **given)
@@ -147,6 +147,14 @@ def _replay(source: str, *, as_json: bool, **given: Any) -> int:
 
     _tell_replay(replay(source, **given), as_json)
     return 0
+
+
+def _is_replay(run_id: str) -> bool:
+    from pbt_flow.commands.stored_population import StoredPopulation
+    from pbt_flow.tracking.client import short_requests
+
+    with short_requests():
+        return StoredPopulation.open(run_id).is_replay
 
 
 def _resume_replay(run_id: str, *, as_json: bool, **given: Any) -> int:

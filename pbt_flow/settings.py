@@ -12,9 +12,9 @@ from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import numpy as np
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import SettingsError, SpaceError, StrategyError
 from pbt_flow.population.history import Candidate
-from pbt_flow.space import Space, SpaceError, check_hparams, draw
+from pbt_flow.space import Space, check_hparams, draw
 from pbt_flow.strategies.exploit import (
     EXPLOITS,
     GOOD_COPIES,
@@ -25,7 +25,7 @@ from pbt_flow.strategies.exploit import (
 )
 from pbt_flow.strategies.explore import EXPLORES, Explore
 from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
-from pbt_flow.strategies.text import StrategyError, blaming, check_copies, parse, write
+from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
 from pbt_flow.utils.cores import count_cores
 
@@ -33,10 +33,6 @@ Mode = Literal["async", "generational"]
 NONE = "none"
 """Given for a setting that may be without a value, this word takes its value away. None cannot say
 that: it means that the setting is not given, and that the value from before stays."""
-
-
-class SettingsError(PBTError, ValueError):
-    """A setting that cannot be; the message names it, its rule and its value."""
 
 
 def _setting(default: Any, help: str, *, on_resume: bool = False) -> Any:

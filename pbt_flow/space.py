@@ -35,7 +35,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import SpaceError
 from pbt_flow.utils.values import (
     Value as Value,
 )
@@ -60,10 +60,6 @@ _LONGEST = 240
 """Characters of a name: MLflow's keys have 250, of which `hparam/` and `legend/` take some."""
 _MOST_STEPS = 2**53
 """Steps of a domain that a float can still tell apart."""
-
-
-class SpaceError(PBTError, ValueError):
-    """A space, or a value in it, that cannot be used; the message names the hyperparameter."""
 
 
 def check_space(space: Space) -> None:

@@ -53,6 +53,10 @@ def _store(name: str, nth: int, **how: Any) -> Point:
     return Point(owner="pbt_flow.tracking.store:Store", name=name, nth=nth, **how)
 
 
+def _artifacts(name: str, nth: int) -> Point:
+    return Point(owner="pbt_flow.tracking.artifacts:Artifacts", name=name, nth=nth)
+
+
 def _client(name: str, nth: int, **how: Any) -> Point:
     return Point(owner="mlflow.tracking:MlflowClient", name=name, nth=nth, **how)
 
@@ -94,13 +98,13 @@ IN_THE_CONTROLLER = {
     "a checkpoint is deleted": _store("delete_checkpoint", 3),
     "all turns are over": _controller("look", 1, before=True),
     "the winner is reported on": _controller("look", 1),
-    "the samples are there": _store("log_samples", 1),
+    "the samples are there": _artifacts("log_samples", 1),
     "the model is begun": _client("create_logged_model", 1),
     "the model is written and not ended": _client("finalize_logged_model", 1, before=True),
     "the model is not noted": _client("log_outputs", 1),
-    "the model is there": _store("keep_model", 1),
+    "the model is there": _artifacts("keep_model", 1),
     "the result is written and not told": _client("log_dict", 2),
-    "the result is told": _store("conclude", 1),
+    "the result is told": Point(owner="pbt_flow.tracking.outcome:Outcome", name="conclude", nth=1),
     "half of the runs have ended": _client("set_terminated", 2),
     "all members have ended and the population not": _client("set_terminated", 4),
     "all runs have ended": _store("finish", 1),

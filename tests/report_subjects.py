@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from pbt_flow.population.result import Result
 from pbt_flow.reporting.page import page
-from pbt_flow.reporting.report_data import Subject
+from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.settings import Settings
 from pbt_flow.testing.simulation import simulate
 from tasks.quadratic import NoisyQuadratic
@@ -27,7 +27,7 @@ class Rich(NoisyQuadratic):
     }
 
 
-def subject(control=False, warnings=(), faults=None, **settings) -> Subject:
+def subject(control=False, warnings=(), faults=None, **settings) -> ReportData:
     settings = {"turns": 6, "interval": 5, "options": {"dimensions": 3}, **settings}
 
     def result(**more):
@@ -43,7 +43,7 @@ def subject(control=False, warnings=(), faults=None, **settings) -> Subject:
         )
 
     made, _ = Settings.make(Rich, **settings)
-    return Subject(
+    return ReportData(
         result=result(),
         settings=made,
         space=Rich.space,
@@ -52,14 +52,14 @@ def subject(control=False, warnings=(), faults=None, **settings) -> Subject:
     )
 
 
-def text(one: Subject) -> str:
+def text(one: ReportData) -> str:
     """The page without plotly.js."""
     whole = page(one)
     scripts = re.findall(r"<script>.*?</script>", whole, re.DOTALL)
     return whole.replace(max(scripts, key=len), "")
 
 
-def drawn(one: Subject) -> dict:
+def drawn(one: ReportData) -> dict:
     """The charts as the page holds them."""
     (found,) = re.findall(r'id="charts">(.*?)</script>', text(one), re.DOTALL)
     return json.loads(found)

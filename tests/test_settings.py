@@ -18,13 +18,11 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from sample_tasks import Idle
 
-from pbt_flow.exceptions import PBTError
-from pbt_flow.settings import STRATEGIES, Settings, SettingsError, Strategies
-from pbt_flow.space import SpaceError
+from pbt_flow.exceptions import PBTError, SettingsError, SpaceError, StrategyError
+from pbt_flow.settings import STRATEGIES, Settings, Strategies
 from pbt_flow.strategies.exploit import BinaryTournament, NoExploit, Truncation, TTest
 from pbt_flow.strategies.explore import Gaussian, NoExplore, Perturb, Resample
 from pbt_flow.strategies.samplers import LatinHypercube, OptunaSampler, Sobol, Uniform
-from pbt_flow.strategies.text import StrategyError
 from pbt_flow.task import Task, TaskError, declare
 
 

@@ -19,9 +19,8 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import PBTError, SpaceError
 from pbt_flow.space import (
-    SpaceError,
     check_hparams,
     check_names,
     check_space,

@@ -45,12 +45,12 @@ def browser(started: Playwright) -> Browser:
 def shoot_report() -> None:
     """The report of a population on the noisy quadratic, as it opens in a browser."""
     import pbt_flow
-    from pbt_flow.commands.run import make_report
+    from pbt_flow import report
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         made = pbt_flow.run("quadratic", population=8, turns=30, interval=20)
-        make_report(made.run_id, out=folder)
+        report(made.run_id, out=folder)
         chromium = browser(started)
         page = chromium.new_page(viewport={"width": 1100, "height": 1950})
         page.goto(Path(folder, "report", "index.html").as_uri())

@@ -14,24 +14,22 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pbt_flow.engines import Engine, EngineError
-from pbt_flow.exceptions import PopulationError, StoreError
-from pbt_flow.population.history import History
-from pbt_flow.population.records import Member, RecordError, Turn
-from pbt_flow.population.result import Status
-from pbt_flow.settings import Settings
-from pbt_flow.space import check_hparams
-from pbt_flow.strategies.text import StrategyError
-from pbt_flow.training.controller import (
-    Controller,
-    Planner,
-    ProgressListener,
+from pbt_flow.engines import Engine
+from pbt_flow.exceptions import (
+    EngineError,
+    RecordError,
+    StoreError,
+    StrategyError,
     TakenOver,
-    count_turns,
 )
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Turn
+from pbt_flow.population.result import Status
+from pbt_flow.training.controller import Controller, Planner, ProgressListener, count_turns
 from pbt_flow.training.log_queue import Message
 
 if TYPE_CHECKING:
+    from pbt_flow.commands.stored_population import StoredPopulation
     from pbt_flow.tracking.lease import Lease
     from pbt_flow.tracking.store import Store
 
@@ -55,8 +53,7 @@ class Screen(Protocol):
 
 
 def train(
-    store: Store,
-    settings: Settings,
+    stored: StoredPopulation,
     engine: Engine,
     *,
     resumed: bool,
@@ -69,8 +66,7 @@ def train(
     """Train as the only controller until an end in order, and do then what is to be done.
 
     Args:
-        store: The population's runs.
-        settings: The population's settings.
+        stored: The population or the replay.
         engine: Where turns run; it has been started.
         resumed: Whether there may be turns already.
         screen: Where the user sees how it gets on.
@@ -84,6 +80,7 @@ def train(
         RecordError: A turn record cannot be trusted.
         PopulationError: Another controller has taken over.
     """
+    store, settings = stored.store, stored.settings
     try:
         lease = store.claim(screen.say)
     except BaseException as error:
@@ -93,7 +90,7 @@ def train(
         raise
     ending = False
     try:
-        history = read_history(store) if resumed else _no_history(store)
+        history = stored.read_history() if resumed else stored.new_history()
         known, unknown = list[Turn](), list[Turn]()
         for member, turns in history.turns.items():
             logged = store.projected(member, len(turns))
@@ -119,15 +116,15 @@ def train(
             controller.log_queue.put(partial(controller.log_turn, turn))
         controller.find_checkpoints()
         if resumed:
-            controller.round_samples.shown = store.shown()
+            controller.round_samples.shown = store.artifacts.shown()
             # The rounds are gone through again; what was said of them was said.
             controller.diagnostics.seen.update(store.warnings())
             controller.checks.made = store.checked()
             store.begin([member.index for member in controller.living])
             store.change(settings.to_json())
             _say_if_nothing_is_left(controller, screen)
-        store.show()
-        engine.open(store.folders, store.runs)
+        store.artifacts.save_view()
+        engine.open(store.folders, store.member_runs)
         status: Status = "finished"
         with screen, _signals(controller), contextlib.closing(controller.round_samples):
             try:
@@ -142,8 +139,8 @@ def train(
             status = "interrupted"
         ending = True
         return end(controller, status, lease)
-    except TakenOver as error:
-        raise PopulationError(str(error)) from None
+    except TakenOver:
+        raise
     except BaseException as error:
         # First: a turn under way could mark its member's run as running again.
         engine.close()
@@ -197,7 +194,7 @@ def _give_up(store: Store, error: BaseException) -> None:
     """What no rule foresees must not leave runs that say they are running."""
     status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
     with contextlib.suppress(StoreError):
-        store.finish(status, dict.fromkeys(range(len(store.manifest.members)), status))
+        store.finish(status, dict.fromkeys(range(len(store.members)), status))
 
 
 def check_claim(lease: Lease) -> None:
@@ -213,34 +210,6 @@ def tell_if_possible(messages: Iterable[Message], say: Callable[[str], None]) ->
             message()
     except StoreError as error:
         say(f"no report: {error}")
-
-
-def stored_settings(store: Store) -> Settings:
-    """The settings of a population as they are after its resumes.
-
-    Raises:
-        SettingsError: They are of another version, or a tag gives what cannot change.
-    """
-    return Settings.from_json(store.manifest.settings).changed(store.changed())
-
-
-def _no_history(store: Store) -> History:
-    """The history of a population that has not trained yet."""
-    history = History(direction=store.manifest.direction)
-    history.begin(
-        Member(index=index, hparams=check_hparams(point, store.space))
-        for index, point in enumerate(store.manifest.initial)
-    )
-    return history
-
-
-def read_history(store: Store) -> History:
-    """The history of a population, from its turn records."""
-    history = _no_history(store)
-    for member in list(history.members):
-        for turn in store.turns(member):
-            history.add(turn)
-    return history
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pbt_flow.engines import Engine, EngineError, InlineEngine, LostJob, ProcessEngine
+from pbt_flow.engines import Engine, InlineEngine, LostJob, ProcessEngine
 from pbt_flow.engines.worker import Described, Done, Probe, Probed, WorkerContext
-from pbt_flow.exceptions import PBTError, PopulationError
+from pbt_flow.exceptions import EngineError, PBTError, PopulationError
 from pbt_flow.settings import Settings
 from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, check_found, declare
 from pbt_flow.task.files import is_loading

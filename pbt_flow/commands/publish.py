@@ -10,11 +10,9 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from pbt_flow.exceptions import PopulationError, StoreUnavailable
 from pbt_flow.population.history import History
@@ -23,15 +21,13 @@ from pbt_flow.population.result import Result
 from pbt_flow.population.schedule import Schedule, schedule_of
 from pbt_flow.reporting import summary_image as picture
 from pbt_flow.reporting.page import page
-from pbt_flow.reporting.report_data import Subject
-from pbt_flow.settings import Settings
-from pbt_flow.space import Space
+from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.task.mlflow_capture import dropped
 from pbt_flow.training.controller import ProgressListener
 from pbt_flow.utils.reasons import reason_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pbt_flow.tracking.artifacts import Artifacts
 
 REPORT = "report/index.html"
 PICTURE = "report/summary.png"
@@ -41,55 +37,41 @@ _EVERY = 60.0
 _SHARE = 0.01
 
 
-class PublishTarget(Protocol):
-    """What publishing needs of a store."""
-
-    run_id: str
-    space: Space
-
-    def keep(self, folder: Path) -> None: ...
-
-    def warnings(self) -> Mapping[str, str]: ...
-
-    def understood(self) -> Mapping[str, str]: ...
-
-    def noted(self) -> Mapping[str, str]: ...
-
-    def pictures(self) -> Mapping[int, bytes]: ...
-
-    def keep_model(
-        self, model: nn.Module, example: NDArray[Any] | None, turn: Turn, register_as: str | None
-    ) -> str: ...
-
-
 def publish(
-    place: PublishTarget, settings: Settings, result: Result, say: Callable[[str], None]
+    report_data: Callable[[], ReportData],
+    keep: Callable[[Path], None],
+    say: Callable[[str], None],
 ) -> None:
     """Put the report, the picture and the winner's schedule on the population's run.
+
+    Args:
+        report_data: Asks the store what the report is about.
+        keep: Puts the files of a folder on the population's run.
+        say: Tells the user what went wrong.
 
     Raises:
         StoreUnavailable: The store does not answer; to be tried again.
     """
     with _or_say("report", say), tempfile.TemporaryDirectory() as folder:
-        write(_subject(place, settings, result), Path(folder))
-        place.keep(Path(folder))
+        write(report_data(), Path(folder))
+        keep(Path(folder))
 
 
 def publish_model(
-    place: PublishTarget, settings: Settings, result: Result, say: Callable[[str], None]
+    artifacts: Artifacts, result: Result, register_as: str | None, say: Callable[[str], None]
 ) -> None:
-    """Put the winner's model on the population's run, and register it if the settings say so.
+    """Put the winner's model on the population's run, and register it if there is a name for it.
 
     Raises:
         StoreUnavailable: The store does not answer; to be tried again.
     """
     with _or_say("model", say):
         if result.winner is not None:
-            address = keep_model(place, result, settings.register)
+            address = keep_model(artifacts, result, register_as)
             say(f'the winner\'s model: mlflow.pytorch.load_model("{address}")')
 
 
-def keep_model(place: PublishTarget, result: Result, register_as: str | None) -> str:
+def keep_model(artifacts: Artifacts, result: Result, register_as: str | None) -> str:
     """Put the winner's model on the population's run, and register it if there is a name for it.
 
     Returns:
@@ -106,7 +88,7 @@ def keep_model(place: PublishTarget, result: Result, register_as: str | None) ->
         if (model := task.model()) is None:
             raise PopulationError(f"task {type(task).__name__} keeps no model: it has no model()")
         example = task.example()
-    return place.keep_model(model.eval(), example, turn, register_as)
+    return artifacts.keep_model(model.eval(), example, turn, register_as)
 
 
 @contextlib.contextmanager
@@ -121,13 +103,26 @@ def _or_say(what: str, say: Callable[[str], None]) -> Iterator[None]:
         say(f"no {what}: {reason_of(error, with_module=False)}")
 
 
-def write(subject: Subject, folder: Path) -> list[Path]:
+@contextlib.contextmanager
+def writing_to(out: str) -> Iterator[None]:
+    """Write into a folder of the user's.
+
+    Raises:
+        PopulationError: It cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PopulationError(f"cannot write to the folder {out}: {error}") from None
+
+
+def write(data: ReportData, folder: Path) -> list[Path]:
     """Write the report, the picture and the winner's schedule below `folder`."""
     paths = [folder / REPORT, folder / PICTURE]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    paths[0].write_text(page(subject), encoding="utf-8")
-    picture.draw(subject, paths[1])
-    if (schedule := winners_schedule(subject)) is not None:
+    paths[0].write_text(page(data), encoding="utf-8")
+    picture.draw(data, paths[1])
+    if (schedule := winners_schedule(data)) is not None:
         paths += [folder / SCHEDULE, folder / TABLE]
         text = json.dumps(schedule.to_json(), indent=1)
         paths[2].write_text(text, encoding="utf-8")
@@ -135,30 +130,19 @@ def write(subject: Subject, folder: Path) -> list[Path]:
     return paths
 
 
-def winners_schedule(subject: Subject) -> Schedule | None:
+def winners_schedule(data: ReportData) -> Schedule | None:
     """What made the winner; None if there is no winner."""
-    winner, settings = subject.history.winner(), subject.settings
+    winner, settings = data.history.winner(), data.settings
     if winner is None:
         return None
     return schedule_of(
         winner,
-        subject.history,
+        data.history,
         task=settings.task,
         options=settings.options,
-        space=subject.space,
-        source=subject.result.run_id,
+        space=data.space,
+        source=data.result.run_id,
         seed=settings.seed,
-    )
-
-
-def _subject(place: PublishTarget, settings: Settings, result: Result) -> Subject:
-    return Subject(
-        result=result,
-        settings=settings,
-        space=place.space,
-        warnings=place.warnings(),
-        understood={**place.understood(), **place.noted()},
-        pictures=place.pictures(),
     )
 
 
@@ -167,22 +151,20 @@ class LiveReport:
 
     Args:
         inner: Who watches as well.
-        place: The population's store.
-        settings: The population's settings.
-        result: What has become of the population so far.
+        report_data: Asks the store what a report is about, as things stand.
+        keep: Puts the files of a folder on the population's run.
         clock: Seconds since any fixed moment.
     """
 
     def __init__(
         self,
         inner: ProgressListener,
-        place: PublishTarget,
-        settings: Settings,
-        result: Callable[[], Result],
+        report_data: Callable[[], ReportData],
+        keep: Callable[[Path], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inner, self._place, self._settings = inner, place, settings
-        self._result, self._clock = result, clock
+        self._inner, self._clock = inner, clock
+        self._report_data, self._keep = report_data, keep
         self._due = clock() + _EVERY
         self._news = False
 
@@ -203,9 +185,8 @@ class LiveReport:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, REPORT)
                 path.parent.mkdir()
-                subject = _subject(self._place, self._settings, self._result())
-                path.write_text(page(subject), encoding="utf-8")
-                self._place.keep(Path(folder))
+                path.write_text(page(self._report_data()), encoding="utf-8")
+                self._keep(Path(folder))
         except Exception as error:
             self._inner.say(f"no report for now: {reason_of(error, with_module=False)}")
         # The report of a large population takes seconds; it must not take a worker's time.

@@ -22,16 +22,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pbt_flow.commands.frame import check_claim, stored_settings, tell_if_possible, train
+from pbt_flow.commands.frame import check_claim, tell_if_possible, train
 from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, start
 from pbt_flow.engines import Engine
 from pbt_flow.engines.worker import Describe
-from pbt_flow.exceptions import PBTError, StoreError
+from pbt_flow.exceptions import PBTError, ReplayError, ScheduleError, SettingsError, StoreError
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Member, Plan, Turn, derive_seed
 from pbt_flow.population.result import Status
-from pbt_flow.population.schedule import Schedule, ScheduleError
-from pbt_flow.settings import NONE, Settings, SettingsError
+from pbt_flow.population.schedule import Schedule
+from pbt_flow.settings import NONE, Settings
 from pbt_flow.space import Hparams, Space, check_hparams, space_to_json
 from pbt_flow.task import recorded_options
 from pbt_flow.training.controller import Controller
@@ -40,6 +40,7 @@ from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.terminal import Unbroken
 
 if TYPE_CHECKING:
+    from pbt_flow.commands.stored_population import StoredPopulation
     from pbt_flow.tracking.lease import Lease
     from pbt_flow.tracking.store import Store
 
@@ -51,10 +52,6 @@ ARMS = {
     LAST: "its last hyperparameters, held constant",
     INITIAL: "the best initial setting, held constant",
 }
-
-
-class ReplayError(PBTError, RuntimeError):
-    """A replay that cannot go on, or that did not train what the schedule says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,15 +326,15 @@ def schedule_from(source: str) -> Schedule:
         except (OSError, ValueError) as error:
             raise ScheduleError(f"{source} cannot be read: {error}") from None
         return Schedule.from_json(plain)
-    from pbt_flow.tracking.store import Store
+    from pbt_flow.commands.stored_population import StoredPopulation
 
-    store = Store.open(source)
-    if store.role == "replay":
+    stored = StoredPopulation.open(source)
+    if stored.is_replay:
         raise ScheduleError(
             f"run {source} is a replay, which has no schedule of its own; replay the population "
             f"that it came from, or go on with it: python -m pbt_flow resume {source}"
         )
-    return Schedule.from_json(store.schedule())
+    return Schedule.from_json(stored.store.outcome.schedule())
 
 
 def replay(
@@ -363,6 +360,7 @@ def replay(
         raise ReplayError(f"seeds must be at least 1, got {seeds}")
     if isinstance(schedule, str):
         schedule = schedule_from(schedule)
+    from pbt_flow.commands.stored_population import StoredPopulation
     from pbt_flow.tracking.client import connect, short_requests
     from pbt_flow.tracking.create import Manifest
     from pbt_flow.tracking.store import Store
@@ -393,14 +391,13 @@ def replay(
             store = Store.create(client, uri, plan, tags=tags)
             made = Replay(run_id=store.run_id, tracking_uri=uri, schedule=schedule, arms=arms)
             with _ended_if_unmade(store):
-                store.log_arms(_arms_to_json(made))
+                store.outcome.log_arms(_arms_to_json(made))
                 for arm in arms:
                     for member in arm.members:
                         store.tag({"pbt.arm": arm.name, "pbt.role": "replay"}, member)
                         store.rename(arm.label(member), member)
-            return _train(
-                store, settings, engine, made, understood=understood, resumed=False, quiet=quiet
-            )
+            stored = StoredPopulation(store=store, settings=settings)
+            return _train(stored, engine, made, understood=understood, resumed=False, quiet=quiet)
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
@@ -419,14 +416,15 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         SettingsError: A setting was given that defines the replay.
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
+    from pbt_flow.commands.stored_population import StoredPopulation
     from pbt_flow.tracking.adoption import take_launched_run
     from pbt_flow.tracking.client import short_requests
-    from pbt_flow.tracking.store import Store
 
     with short_requests():
-        store = Store.open(run_id)
+        stored = StoredPopulation.open(run_id)
+        store = stored.store
         launched_for = take_launched_run(store.client)
-        if store.role != "replay":
+        if not stored.is_replay:
             raise ReplayError(f"run {run_id} is no replay; go on with pbt_flow.resume")
         if launched_for:
             store.client.set_tag(launched_for, "pbt.resumes", run_id)
@@ -435,8 +433,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
                 raise SettingsError(
                     f"{name} cannot change on the resume of a replay; what can: {list(CHANGES)}"
                 )
-        settings = stored_settings(store).resumed(**changes)
-        schedule, arms = _arms_from_json(store.arms(), run_id)
+        settings = stored.settings.resumed(**changes)
+        schedule, arms = _arms_from_json(store.outcome.arms(), run_id)
         made = Replay(run_id=run_id, tracking_uri=store.tracking_uri, schedule=schedule, arms=arms)
         with engine_for(settings.engine, settings.threads) as engine:
             engine.submit(Describe(task=settings.task, options=settings.options))
@@ -448,8 +446,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
             start(engine, settings)
             understood = check_buildable(engine, settings)
             return _train(
-                store,
-                settings,
+                dataclasses.replace(stored, settings=settings),
                 engine,
                 made,
                 understood=understood,
@@ -460,8 +457,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
 
 
 def _train(
-    store: Store,
-    settings: Settings,
+    stored: StoredPopulation,
     engine: Engine,
     made: Replay,
     *,
@@ -470,20 +466,20 @@ def _train(
     quiet: bool,
     notes: Sequence[str] = (),
 ) -> Replay:
+    settings = stored.settings
     planner = SchedulePlanner(schedule=made.schedule, arms=made.arms, seed=settings.seed)
     screen = ReplayScreen(planner, quiet=quiet)
     screen.say(f"replay {made.run_id}, {settings.population} models of {settings.turns} turns each")
     for note in notes:
         screen.say(note)
     status, reason = train(
-        store,
-        settings,
+        stored,
         engine,
         resumed=resumed,
         screen=screen,
         watch=screen.watch,
         understood=understood,
-        end=partial(_end, store, made, planner, screen),
+        end=partial(_end, stored.store, made, planner, screen),
         planner=planner,
     )
     again = f"go on with\n  python -m pbt_flow resume {made.run_id}"
@@ -520,7 +516,7 @@ def _end(
         for member, told in sorted(reports.items()):
             planner.arm_of(member).reports.append(told)
         when = max(turn.ended for turn in last)
-        left.append(partial(store.log_replay, made.to_json(), note(made), reports, when))
+        left.append(partial(store.outcome.log_replay, made.to_json(), note(made), reports, when))
     controller.engine.close()
     ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
     members = dict.fromkeys(history.members, ended)
@@ -548,7 +544,7 @@ def _ended_if_unmade(store: Store) -> Iterator[None]:
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         with contextlib.suppress(StoreError):
-            store.finish(status, dict.fromkeys(range(len(store.manifest.members)), status))
+            store.finish(status, dict.fromkeys(range(len(store.members)), status))
         raise
 
 

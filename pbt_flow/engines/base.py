@@ -10,10 +10,6 @@ from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.mlflow_capture import MemberRuns
 
 
-class EngineError(RuntimeError):
-    """The engine cannot run turns any more; the message says why."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class LostJob:
     """A job whose worker died or took too long: what it did is unknown."""

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from pbt_flow.engines.base import Engine, EngineError, LostJob
-from pbt_flow.engines.worker import (
-    Describe,
-    Done,
-    Job,
-    StorageError,
-    Worker,
-    WorkerContext,
-    describe,
-)
+from pbt_flow.engines.base import Engine, LostJob
+from pbt_flow.engines.worker import Describe, Done, Job, Worker, WorkerContext, describe
+from pbt_flow.exceptions import EngineError, StorageError
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
 

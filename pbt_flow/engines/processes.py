@@ -23,9 +23,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from pbt_flow.engines.base import Engine, EngineError, LostJob
+from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.forkserver import ANSWER, REQUEST
 from pbt_flow.engines.worker import Done, Job, WorkerContext
+from pbt_flow.exceptions import EngineError
 from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.files import search_path

@@ -20,25 +20,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from pbt_flow.engines.restore_check import Difference, State, Trained, compare_restored
-from pbt_flow.exceptions import Diverged, PBTError, StoreError
-from pbt_flow.population.checkpoints import (
-    STATE,
-    CheckpointError,
-    Folders,
-    copy_state,
-    load_state,
-    save_state,
-)
+from pbt_flow.exceptions import CheckpointError, Diverged, PBTError, StorageError, StoreError
+from pbt_flow.population.checkpoints import STATE, Folders, copy_state, load_state, save_state
 from pbt_flow.population.records import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
 from pbt_flow.space import Hparams, own_hparams
 from pbt_flow.task import Task, TaskSpec, declare
 from pbt_flow.task.mlflow_capture import TaskLogging
 from pbt_flow.utils.means import mean
 from pbt_flow.utils.reasons import account_of, in_short, message_of, reason_of
-
-
-class StorageError(RuntimeError):
-    """The place for checkpoints refuses to be written or read: no turn can be done any more."""
 
 
 @dataclass(frozen=True, kw_only=True)

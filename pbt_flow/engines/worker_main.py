@@ -30,7 +30,8 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             stream.reconfigure(line_buffering=True)
     import torch
 
-    from pbt_flow.engines.worker import StorageError, Worker, describe
+    from pbt_flow.engines.worker import Worker, describe
+    from pbt_flow.exceptions import StorageError
     from pbt_flow.task.mlflow_capture import TaskLogging
 
     logging = TaskLogging()

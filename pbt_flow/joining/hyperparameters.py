@@ -59,7 +59,7 @@ class Hyperparameters:
     def __init__(self, space: Space, label: str) -> None:
         self.space, self.label = space, label
         self.values: Hparams | None = None
-        """Those of the turn under way; None before the first turn, and where a script runs alone."""
+        """Those of the turn under way; None before the first, and where a script runs alone."""
         self._groups: list[GroupTarget] = []
         self._attributes: list[AttributeTarget] = []
         self._spread_by_script: set[str] = set()
@@ -103,8 +103,8 @@ class Hyperparameters:
         pairs = dict(named) or {name: name for name in self.space if _has(holder, name)}
         if not pairs:
             raise TaskError(
-                f"into(): a {type(holder).__name__} has no attribute called as a hyperparameter is, "
-                f"which are {', '.join(self.space)}; name one, as in into(holder, p='dropout')"
+                f"into(): a {type(holder).__name__} has no attribute that is called as one of the "
+                f"hyperparameters ({', '.join(self.space)}); name one, as in into(holder, p='drop')"
             )
         self._spread_by_script.update(named.values())
         self._attributes += [AttributeTarget(name, holder, at) for at, name in pairs.items()]
@@ -185,7 +185,7 @@ class Hyperparameters:
         return live
 
     def _targets(self, name: str) -> list[GroupTarget | AttributeTarget]:
-        both = [*self._groups, *self._attributes]
+        both: list[GroupTarget | AttributeTarget] = [*self._groups, *self._attributes]
         return [target for target in both if target.hyperparameter == name]
 
     def _check_unchanged(self, name: str, targets: list[GroupTarget | AttributeTarget]) -> None:

@@ -146,8 +146,8 @@ class Member:
         score = self.terms.evaluate()
         if score is None:
             raise TaskError(
-                f"{self.label}: {_name_of(self.terms.evaluate)}, given to join() to evaluate, returned "
-                "None; it must return the score"
+                f"{self.label}: {_name_of(self.terms.evaluate)}, given to join() to evaluate, "
+                "returned None; it must return the score"
             )
         return score, self._logged
 

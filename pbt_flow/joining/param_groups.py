@@ -1,7 +1,7 @@
 """A hyperparameter in the parameter groups of an optimiser: set there, and found there again.
 
-With the optimiser's scheduler among the objects of the script, the hyperparameter is the base of the
-learning rate, and the factor that the schedule has come to is kept.
+With the optimiser's scheduler among the objects of the script, the hyperparameter is the base of
+the learning rate, and the factor that the schedule has come to is kept.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def _scale_scheduler(
 
 def _put(group: dict[str, Any], key: str, value: Any) -> None:
     """Set a value as torch's schedulers do: a rate may be a tensor that a graph has captured."""
-    there = group.get(key)
+    there: Any = group.get(key)
     if hasattr(there, "fill_"):
         there.fill_(value)
     else:

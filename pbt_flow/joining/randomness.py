@@ -80,7 +80,7 @@ class OwnRandomness:
         self._outside.restore()
 
 
-class BuildingGreenlet(greenlet):
+class BuildingGreenlet(greenlet):  # type: ignore[misc]
     """A greenlet in which a script may be running up to its loop.
 
     While it does, the script's own seeding is replaced by `seed`: a script seeds itself with a

@@ -30,7 +30,7 @@ SCRATCH = "PBT_FLOW_SCRATCH"
 """The variable that names a folder in which the engine lets its workers keep files of members."""
 _IN_WORKER = "PBT_FLOW_WORKER"
 _QUOTED = 2000
-"""Characters of what a script wrote to stderr before it left, such as an argument parser's words."""
+"""Characters of what a script wrote to stderr before it left, as an argument parser does."""
 
 
 class ScriptGreenlet(BuildingGreenlet):
@@ -139,7 +139,7 @@ class Script:
         self._body.parent = getcurrent()
         return self._body.switch()
 
-    # --- what a script sees of its process ----------------------------------------------------------
+    # --- what a script sees of its process --------------------------------------------------------
 
     @contextlib.contextmanager
     def _surroundings(self) -> Iterator[None]:

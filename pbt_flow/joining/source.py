@@ -47,10 +47,9 @@ def _names(tree: ast.AST) -> tuple[set[str], set[str]]:
             for alias in node.names:
                 if alias.name.partition(".")[0] == "pbt_flow":
                     package.add(alias.asname or "pbt_flow")
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            if node.module in ("pbt_flow", "pbt_flow.joining"):
-                joins = [alias for alias in node.names if alias.name == "join"]
-                functions.update(alias.asname or alias.name for alias in joins)
+        elif isinstance(node, ast.ImportFrom) and node.module in ("pbt_flow", "pbt_flow.joining"):
+            joins = [alias for alias in node.names if alias.name == "join"]
+            functions.update(alias.asname or alias.name for alias in joins)
     return package, functions
 
 

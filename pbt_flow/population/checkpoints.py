@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import CheckpointError, RecordError
 from pbt_flow.population.compact_state import write_state
-from pbt_flow.population.records import Checkpoint, RecordError, Turn, turn_from_json, turn_to_json
+from pbt_flow.population.records import Checkpoint, Turn, turn_from_json, turn_to_json
 from pbt_flow.utils.reasons import reason_of
 
 STATE = "state.pt"
@@ -28,10 +28,6 @@ ERROR = "error.txt"
 """Why a turn went wrong, for people: the traceback, where there is one."""
 OUTPUT = "output.txt"
 """What the task printed during a turn, if it did and its worker could tell."""
-
-
-class CheckpointError(PBTError, RuntimeError):
-    """A checkpoint that is missing, altered, truncated, or that would run code when loaded."""
 
 
 def turn_folder(turn: int) -> str:

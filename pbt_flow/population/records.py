@@ -21,8 +21,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from pbt_flow.exceptions import PBTError
-from pbt_flow.space import Hparams, Space, SpaceError, fitted
+from pbt_flow.exceptions import RecordError, SpaceError
+from pbt_flow.space import Hparams, Space, fitted
 from pbt_flow.utils.reasons import reason_in
 from pbt_flow.utils.values import is_container
 
@@ -217,10 +217,6 @@ class Member:
 
 
 # --- turn.json ------------------------------------------------------------------------------------
-
-
-class RecordError(PBTError, ValueError):
-    """A turn record that cannot be trusted: altered, truncated, or of another version."""
 
 
 _METRICS = ("metrics", "evaluation")

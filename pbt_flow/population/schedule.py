@@ -13,22 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import ScheduleError, SpaceError
 from pbt_flow.population.history import History
 from pbt_flow.population.lineage import ancestors
 from pbt_flow.population.records import Direction, Turn
-from pbt_flow.space import (
-    Hparams,
-    Space,
-    SpaceError,
-    check_hparams,
-    space_from_json,
-    space_to_json,
-)
-
-
-class ScheduleError(PBTError, ValueError):
-    """A schedule that cannot be trusted or used; the message says what is wrong with it."""
+from pbt_flow.space import Hparams, Space, check_hparams, space_from_json, space_to_json
 
 
 @dataclass(frozen=True, kw_only=True)

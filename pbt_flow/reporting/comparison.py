@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.records import Direction
 from pbt_flow.population.result import Result, is_same_effort
 from pbt_flow.reporting.page import assemble
@@ -38,10 +38,6 @@ _ENOUGH = 6
 """Pairs below which no sign-flip permutation test can reach 5%: with n there are 2^n sign patterns,
 and the most telling two of them, all + and all -, have a share of 2 / 2^n."""
 _COLOURS = ("var(--best)", "var(--mean)", "var(--f2)", "var(--f3)", "var(--f4)")
-
-
-class ComparisonError(PBTError, ValueError):
-    """Populations that cannot be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)

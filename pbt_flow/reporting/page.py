@@ -19,14 +19,14 @@ from pbt_flow.population.records import Direction
 from pbt_flow.population.result import Result, effort_note
 from pbt_flow.reporting import series as figures
 from pbt_flow.reporting.plotly_charts import Chart, charts
-from pbt_flow.reporting.report_data import Subject
+from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.utils.text import number, values
 
 _BETTER: dict[Direction, str] = {"maximize": "greater", "minimize": "smaller"}
 _SAME_BUDGET = ", which had the same budget"
 
 
-def page(subject: Subject) -> str:
+def page(subject: ReportData) -> str:
     """The report as one HTML page."""
     shades = figures.Shades.of(subject.history)
     drawn = charts(subject, shades) if shades else {}
@@ -52,7 +52,7 @@ def assemble(title: str, body: Iterable[str], charts: Mapping[str, Chart]) -> st
     return "".join([*page, rest])
 
 
-def _body(subject: Subject, shades: figures.Shades | None) -> Iterable[str]:
+def _body(subject: ReportData, shades: figures.Shades | None) -> Iterable[str]:
     result, settings = subject.result, subject.settings
     size, turns = len(subject.history.members), result.turns
     better = _BETTER[subject.history.direction]
@@ -120,7 +120,7 @@ def _share(result: Result) -> str:
     return f", {share:.4g} times the {result.budget:,} that a member was given"
 
 
-def _warnings(subject: Subject) -> Iterable[str]:
+def _warnings(subject: ReportData) -> Iterable[str]:
     warnings = dict(subject.warnings)
     for what, one in (("budget", subject.result), ("budget of the control", subject.control)):
         if one is not None and one.is_over_budget:
@@ -133,7 +133,7 @@ def _warnings(subject: Subject) -> Iterable[str]:
     yield "</div>"
 
 
-def _understood(subject: Subject) -> Iterable[str]:
+def _understood(subject: ReportData) -> Iterable[str]:
     if not subject.understood:
         return
     yield "<section><h2>What the task understood</h2>"
@@ -142,7 +142,7 @@ def _understood(subject: Subject) -> Iterable[str]:
     yield "</section>"
 
 
-def _cards(subject: Subject) -> Iterable[str]:
+def _cards(subject: ReportData) -> Iterable[str]:
     result = subject.result
     cards: list[tuple[str, str, str]] = []
     finalists = [("winner", result.winner, _share(result))]
@@ -178,7 +178,7 @@ def _cards(subject: Subject) -> Iterable[str]:
     yield "</div>"
 
 
-def _pictures(subject: Subject) -> Iterable[str]:
+def _pictures(subject: ReportData) -> Iterable[str]:
     if not subject.pictures:
         return
     yield "<section><h2>Samples</h2><p>What the best member shows after each round.</p>"
@@ -205,7 +205,7 @@ def _legend(shades: figures.Shades, *, tree: bool = False) -> str:
     return text + "</div>"
 
 
-def _table(subject: Subject) -> Iterable[str]:
+def _table(subject: ReportData) -> Iterable[str]:
     history, settings, space = subject.history, subject.settings, subject.space
     gave, of = gifts(history), founders(history)
     heads = ["member", "score", "turns", "step", "founder", "copied", "was copied", "failures"]

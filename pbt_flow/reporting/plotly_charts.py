@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from pbt_flow.population.lineage import Node, founder_shares, node_of
 from pbt_flow.population.records import Turn
 from pbt_flow.reporting import series as figures
-from pbt_flow.reporting.report_data import Subject
+from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.reporting.tree_layout import Tree, lay_out
 from pbt_flow.space import index_of
 from pbt_flow.utils.text import duration, number
@@ -36,7 +36,7 @@ _PARTS = {
 Chart = dict[str, Any]
 
 
-def charts(subject: Subject, shades: figures.Shades) -> dict[str, Chart]:
+def charts(subject: ReportData, shades: figures.Shades) -> dict[str, Chart]:
     """Every figure by the id of its place on the page."""
     found = {"scores": score_chart(subject)}
     for index, name in enumerate(subject.space):
@@ -47,7 +47,7 @@ def charts(subject: Subject, shades: figures.Shades) -> dict[str, Chart]:
     return found
 
 
-def score_chart(subject: Subject) -> Chart:
+def score_chart(subject: ReportData) -> Chart:
     """Scores of all members, faint; the best and the mean of each round, bold."""
     members = figures.scores(subject.history)
     data = [
@@ -86,7 +86,7 @@ def score_chart(subject: Subject) -> Chart:
     }
 
 
-def hparam_chart(subject: Subject, name: str, shades: figures.Shades) -> Chart:
+def hparam_chart(subject: ReportData, name: str, shades: figures.Shades) -> Chart:
     """A hyperparameter over the step of the weights, coloured by score; the winner's path bold."""
     dist, size = subject.space[name], len(subject.history.members)
 
@@ -115,7 +115,7 @@ def hparam_chart(subject: Subject, name: str, shades: figures.Shades) -> Chart:
     return {"data": data, "layout": {**layout, "showlegend": False}}
 
 
-def tree_chart(subject: Subject, shades: figures.Shades) -> Chart:
+def tree_chart(subject: ReportData, shades: figures.Shades) -> Chart:
     """The family tree: a line of descent goes from left to right, and dies out or lives on."""
     history = subject.history
     tree = lay_out(history)
@@ -205,7 +205,7 @@ def _describe(turn: Turn) -> str:
     return "<br>".join(escape(line) for line in lines)
 
 
-def founder_chart(subject: Subject) -> Chart:
+def founder_chart(subject: ReportData) -> Chart:
     """How much of the population descends from each founder, over the turns."""
     lines = figures.shares(subject.history, _FOUNDERS)
     data = []
@@ -231,7 +231,7 @@ def founder_chart(subject: Subject) -> Chart:
     return {"data": data, "layout": layout}
 
 
-def time_chart(subject: Subject) -> Chart:
+def time_chart(subject: ReportData) -> Chart:
     """Where the workers' time went."""
     settings = subject.settings
     slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)

@@ -18,8 +18,8 @@ METHOD = "Population Based Training"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What a report is about."""
+class ReportData:
+    """A population, and what it is to be seen beside."""
 
     result: Result
     settings: Settings

@@ -12,14 +12,14 @@ from optuna.distributions import CategoricalDistribution
 from pbt_flow.population.lineage import Node, node_of
 from pbt_flow.reporting import series as figures
 from pbt_flow.reporting.plotly_charts import spans_decades
-from pbt_flow.reporting.report_data import Subject
+from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.reporting.tree_layout import lay_out
 from pbt_flow.space import index_of
 
 _BEST, _MEAN, _CONTROL, _FAINT, _INK = "#0072b2", "#d55e00", "#7a8794", "#7d8a9888", "#17202a"
 
 
-def draw(subject: Subject, path: Path) -> None:
+def draw(subject: ReportData, path: Path) -> None:
     """Draw scores, hyperparameters and the family tree into `path`."""
     # 0.5 s, and pictures of text on the screen are nobody's business here.
     import matplotlib
@@ -34,7 +34,7 @@ def draw(subject: Subject, path: Path) -> None:
         figure.savefig(path, dpi=100)
 
 
-def _figure(subject: Subject, make: Any) -> Any:
+def _figure(subject: ReportData, make: Any) -> Any:
     shades = figures.Shades.of(subject.history)
     names = list(subject.space)
     wide = 2 if len(names) == 4 else min(3, len(names))
@@ -80,7 +80,7 @@ def _bare(axes: Any, **labels: str) -> None:
     axes.margins(x=0.01)
 
 
-def _scores(axes: Any, subject: Subject) -> None:
+def _scores(axes: Any, subject: ReportData) -> None:
     members = figures.scores(subject.history)
     for points in members.values():
         axes.plot(*_columns(points), color=_FAINT, linewidth=0.7)
@@ -102,7 +102,7 @@ def _columns(points: list[figures.Point]) -> tuple[list[int], list[float]]:
     return [point.trained for point in points], [figures.drawn(point.value) for point in points]
 
 
-def _hparam(axes: Any, subject: Subject, name: str, shades: figures.Shades) -> None:
+def _hparam(axes: Any, subject: ReportData, name: str, shades: figures.Shades) -> None:
     from matplotlib.collections import LineCollection
 
     dist: Any = subject.space[name]
@@ -132,7 +132,7 @@ def _hparam(axes: Any, subject: Subject, name: str, shades: figures.Shades) -> N
     axes.set_title(name, fontsize=10)
 
 
-def _tree(axes: Any, subject: Subject, shades: figures.Shades) -> None:
+def _tree(axes: Any, subject: ReportData, shades: figures.Shades) -> None:
     from matplotlib.collections import LineCollection
 
     tree = lay_out(subject.history)

@@ -17,13 +17,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pbt_flow.exceptions import StrategyError
 from pbt_flow.population.history import Candidate, History, Ranking
 from pbt_flow.population.records import Donor, Member, Turn
 from pbt_flow.space import Space, check_hparams
 from pbt_flow.strategies.exploit import Exploit, is_sure_to_stay
 from pbt_flow.strategies.explore import Explore
 from pbt_flow.strategies.samplers import Sampler
-from pbt_flow.strategies.text import StrategyError, blaming
+from pbt_flow.strategies.text import blaming
 from pbt_flow.utils.values import Value
 
 if TYPE_CHECKING:

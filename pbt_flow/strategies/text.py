@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import UnionType
 from typing import Any
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import PBTError, StrategyError
 from pbt_flow.utils.reasons import reason_of
 
 GROUPS = {
@@ -28,10 +28,6 @@ GROUPS = {
     "resample": "pbt_flow.strategies.samplers",
 }
 """The groups of entry points in which packages announce strategies, by the setting."""
-
-
-class StrategyError(PBTError, ValueError):
-    """A strategy that does not exist or cannot have this setting; the message lists what can."""
 
 
 def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:

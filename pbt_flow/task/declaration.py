@@ -7,12 +7,12 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pbt_flow.exceptions import OptionError, SpaceError
 from pbt_flow.exceptions import TaskError as TaskError
 from pbt_flow.population.records import Direction, ReportDirection
-from pbt_flow.space import Space, SpaceError, check_space, plain_space
+from pbt_flow.space import Space, check_space, plain_space
 from pbt_flow.task.options import (
     Option,
-    OptionError,
     arguments_of,
     check_known,
     compare_with_code,

@@ -7,12 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pbt_flow.exceptions import TaskError
+from pbt_flow.exceptions import OptionError, TaskError
 from pbt_flow.joining import Member, Script, preserved
 from pbt_flow.space import Hparams
 from pbt_flow.task.base import Task
 from pbt_flow.task.files import add_siblings
-from pbt_flow.task.options import OptionError, options_of
+from pbt_flow.task.options import options_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -191,4 +191,4 @@ def _use(device: str) -> None:
 def _uses_accelerator() -> bool:
     import torch
 
-    return torch.cuda.is_initialized()
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

@@ -31,17 +31,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import numpy as np
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import OptionError
 from pbt_flow.utils.values import check_text
 
 OWN = ("seed", "device")
 """Arguments of every task that are settings of the population, and no options."""
 _NOTHING = ("none", "null")
 """Words that stand for no value, where an option may be without one and takes no text."""
-
-
-class OptionError(PBTError, ValueError):
-    """An option that cannot be; the message names it, what it takes, and the value."""
 
 
 class Unwritten:

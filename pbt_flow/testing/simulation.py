@@ -210,6 +210,10 @@ class MemoryStore:
     def folders(self) -> MemoryStore:
         return self
 
+    @property
+    def artifacts(self) -> MemoryStore:
+        return self
+
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
         return (checkpoint.member, checkpoint.turn) in self.engine.states
 

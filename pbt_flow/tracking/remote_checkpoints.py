@@ -14,19 +14,18 @@ from typing import Any, ClassVar
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
-from pbt_flow.exceptions import PATIENCE, StoreError
+from pbt_flow.exceptions import PATIENCE, CheckpointError, RecordError, StoreError
 from pbt_flow.population.checkpoints import (
     ERROR,
     OUTPUT,
     RECORD,
     STATE,
-    CheckpointError,
     file_digest,
     read_record,
     save_record,
     turn_folder,
 )
-from pbt_flow.population.records import Checkpoint, RecordError, Turn
+from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.tracking.client import is_away
 from pbt_flow.tracking.drivers import is_of_a_store, says
 

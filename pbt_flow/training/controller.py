@@ -33,7 +33,7 @@ from pbt_flow.engines.worker import (
     RestoreChecked,
     Retry,
 )
-from pbt_flow.exceptions import StoreUnavailable
+from pbt_flow.exceptions import StoreUnavailable, TakenOver
 from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.settings import Settings
@@ -66,11 +66,14 @@ class TurnStore(Protocol):
     def commit(self, turn: Turn) -> None: ...
 
 
-class PopulationStore(SampleStore, Protocol):
+class PopulationStore(Protocol):
     """What the controller needs of a store."""
 
     run_id: str
     space: Space
+
+    @property
+    def artifacts(self) -> SampleStore: ...
 
     @property
     def folders(self) -> TurnStore: ...
@@ -112,10 +115,6 @@ class Claim(Protocol):
     """The right to control the population."""
 
     lost: bool
-
-
-class TakenOver(RuntimeError):
-    """Another controller has taken over the population; this one must not touch it any more."""
 
 
 @dataclass
@@ -174,7 +173,7 @@ class Controller:
         self.diagnostics = Diagnostics(self.history, self.store.space)
         self.log_queue = LogQueue(say=self.progress.say, clock=self.clock, pause=self.pause)
         self.round_samples = RoundSamples(
-            self.store, self.member_index, self.log_queue, self.progress.say
+            self.store.artifacts, self.member_index, self.log_queue, self.progress.say
         )
         self.checks = Checks(
             self.settings, self.member_index, self.diagnostics, note=self._note, warn=self._warn

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from report_subjects import Rich, subject
+from report_subjects import subject
 
 import pbt_flow
-from pbt_flow import cli
+from pbt_flow import cli, report
 from pbt_flow.commands.publish import LiveReport, publish, write
-from pbt_flow.commands.run import make_report
 from pbt_flow.population.lineage import ancestors
 from pbt_flow.population.schedule import Schedule
 from pbt_flow.reporting.page import page
@@ -26,9 +25,6 @@ from pbt_flow.tracking.store import Store
 class Kept:
     """A place on the disk for what is published."""
 
-    run_id = "0123abcd"
-    space = Rich.space
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.times = 0
@@ -36,18 +32,6 @@ class Kept:
     def keep(self, folder: Path) -> None:
         self.times += 1
         shutil.copytree(folder, self.folder, dirs_exist_ok=True)
-
-    def warnings(self):
-        return {"plateau": "nothing has become better for 5 turns"}
-
-    def understood(self):
-        return {"data": "1,797 digits"}
-
-    def noted(self):
-        return {}
-
-    def pictures(self):
-        return {}
 
 
 class Full(Kept):
@@ -82,8 +66,9 @@ WHOLE = {"report/index.html", "report/summary.png", "schedule.json", "schedule.c
 
 
 def test_a_report_a_picture_and_the_winners_schedule_are_left(tmp_path):
-    one, place = subject(), Kept(tmp_path / "kept")
-    publish(place, one.settings, one.result, pytest.fail)
+    plateau = {"plateau": "nothing has become better for 5 turns"}
+    one, place = subject(warnings=plateau), Kept(tmp_path / "kept")
+    publish(lambda: one, place.keep, pytest.fail)
     assert files(place.folder) == WHOLE
     assert "nothing has become better" in (place.folder / "report/index.html").read_text()
     schedule = Schedule.from_json(json.loads((place.folder / "schedule.json").read_text()))
@@ -106,14 +91,14 @@ def test_a_population_without_a_winner_leaves_no_schedule(tmp_path):
 
 def test_what_cannot_be_published_is_said_and_fails_nothing(tmp_path):
     one, heard = subject(), Heard()
-    publish(Full(tmp_path), one.settings, one.result, heard.say)
+    publish(lambda: one, Full(tmp_path).keep, heard.say)
     assert heard.said == ["no report: OSError: no space left on device"]
 
 
 def live(place, clock, heard):
     one = subject()
     turn = one.path[0]
-    watch = LiveReport(heard, place, one.settings, lambda: one.result, clock=lambda: clock[0])
+    watch = LiveReport(heard, lambda: one, place.keep, clock=lambda: clock[0])
     return watch, lambda: watch.turn(turn, one.history)
 
 
@@ -194,7 +179,7 @@ def shown(text: str) -> str:
 def test_a_fresh_process_makes_the_same_report_from_mlflow_alone(result, tmp_path):
     client = MlflowClient()
     kept = Path(client.download_artifacts(result.run_id, "report/index.html")).read_text()
-    names = make_report(result.run_id, out=str(tmp_path / "out"))
+    names = report(result.run_id, out=str(tmp_path / "out"))
     assert set(names) == {str(tmp_path / "out" / name) for name in WHOLE}
     made = (tmp_path / "out/report/index.html").read_text()
     assert shown(made) == shown(kept)
@@ -233,7 +218,7 @@ def test_the_charts_of_the_population_are_saved_in_mlflow(result):
 def test_warnings_are_read_off_the_run(result):
     MlflowClient().set_tag(result.run_id, "pbt.warning/plateau", "nothing becomes better")
     assert Store.open(result.run_id).warnings() == {"plateau": "nothing becomes better"}
-    make_report(result.run_id)
+    report(result.run_id)
     made = MlflowClient().download_artifacts(result.run_id, "report/index.html")
     assert "nothing becomes better" in Path(made).read_text()
 
@@ -255,6 +240,6 @@ def test_a_name_that_looks_like_a_mark_of_the_template_stays_a_name():
 
 def test_a_report_that_draws_its_data_says_the_same_of_the_winner_that_came_back():
     small = {"population": 2, "turns": 2, "interval": 2, "engine": "inline"}
-    made = pbt_flow.run("tests.sample_tasks:DrawsItsReport", **small)
+    made = pbt_flow.run("sample_tasks:DrawsItsReport", **small)
     for result in (made, pbt_flow.load(made.run_id)):
         assert result.winner.task().report() == made.winner.report

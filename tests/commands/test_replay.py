@@ -20,12 +20,11 @@ from optuna.distributions import FloatDistribution
 from sample_tasks import KeepsTheDonorsRate, Regression
 
 import pbt_flow
-from pbt_flow import cli
+from pbt_flow import cli, report
 from pbt_flow.commands.replay import (
     INITIAL,
     LAST,
     SCHEDULE,
-    ReplayError,
     ReplayScreen,
     SchedulePlanner,
     arms_of,
@@ -35,13 +34,18 @@ from pbt_flow.commands.replay import (
     settings_of,
     summary,
 )
-from pbt_flow.commands.run import make_report
-from pbt_flow.exceptions import PopulationError, StoreError, StoreUnavailable
+from pbt_flow.exceptions import (
+    PopulationError,
+    ReplayError,
+    ScheduleError,
+    SettingsError,
+    SpaceError,
+    StoreError,
+    StoreUnavailable,
+)
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Member
-from pbt_flow.population.schedule import Schedule, ScheduleError, Segment, schedule_of
-from pbt_flow.settings import SettingsError
-from pbt_flow.space import SpaceError
+from pbt_flow.population.schedule import Schedule, Segment, schedule_of
 from pbt_flow.testing.simulation import MemoryStore, SimulatedEngine, simulate
 from pbt_flow.tracking.store import Store
 from pbt_flow.training.controller import Controller
@@ -460,7 +464,7 @@ def test_a_replay_is_resumed_as_a_replay_and_a_population_as_a_population(result
     assert pbt_flow.load(made.run_id).turns == 6
     # Nor is it taken for a population by those that show one, or take its schedule.
     with pytest.raises(PopulationError, match="is a replay, which has no report"):
-        make_report(made.run_id)
+        report(made.run_id)
     assert cli.main(["replay", made.run_id]) == 2
 
 

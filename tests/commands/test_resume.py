@@ -11,13 +11,9 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow import cli
-from pbt_flow.commands.run import compare, make_report
-from pbt_flow.exceptions import StoreError
+from pbt_flow import cli, compare, report
+from pbt_flow.exceptions import ComparisonError, RecordError, SettingsError, StoreError
 from pbt_flow.population.checkpoints import LocalFolders
-from pbt_flow.population.records import RecordError
-from pbt_flow.reporting.comparison import ComparisonError
-from pbt_flow.settings import SettingsError
 from pbt_flow.tracking.lease import claim
 from pbt_flow.tracking.store import Store
 
@@ -88,7 +84,7 @@ def test_budgets_are_compared_as_they_are_after_a_resume():
     with pytest.raises(ComparisonError, match="their turns is 3 and 2"):
         compare([longer.run_id, control.run_id])
     with pytest.raises(ComparisonError, match="their turns is 3 and 2"):
-        make_report(longer.run_id, control=control.run_id)
+        report(longer.run_id, control=control.run_id)
     with pytest.raises(ComparisonError, match="their interval is "):
         run(interval=7, control=control.run_id)
 
@@ -188,7 +184,7 @@ def test_a_report_that_is_no_number_comes_back_as_it_was():
     loaded = pbt_flow.load(result.run_id)
     assert math.isnan(loaded.winner.report["quality"])
     assert loaded.headline == result.headline
-    make_report(result.run_id)
+    report(result.run_id)
 
 
 def test_half_a_control_is_none(capsys):

@@ -17,10 +17,8 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Misbehaving, OneBlocked, Regression
 
 import pbt_flow
-from pbt_flow.exceptions import StoreError, StoreUnavailable
-from pbt_flow.population.records import RecordError
+from pbt_flow.exceptions import RecordError, SettingsError, StoreError, StoreUnavailable
 from pbt_flow.population.result import Result
-from pbt_flow.settings import SettingsError
 from pbt_flow.task import TaskError
 from pbt_flow.tracking import lease
 

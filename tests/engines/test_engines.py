@@ -12,8 +12,9 @@ import torch
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow.engines import EngineError, InlineEngine, LostJob, ProcessEngine
+from pbt_flow.engines import InlineEngine, LostJob, ProcessEngine
 from pbt_flow.engines.worker import Look, Probe, Probed, Retry, WorkerContext
+from pbt_flow.exceptions import EngineError
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan, Turn
 from pbt_flow.task import TaskSpec

@@ -18,8 +18,8 @@ from sample_tasks import Regression
 from single_turns import HPARAMS, plan, state, worker
 
 from pbt_flow.commands.launch import context_of
-from pbt_flow.engines.worker import Look, Probe, StorageError, Worker, WorkerContext, read_score
-from pbt_flow.exceptions import StoreError
+from pbt_flow.engines.worker import Look, Probe, Worker, WorkerContext, read_score
+from pbt_flow.exceptions import StorageError, StoreError
 from pbt_flow.population.checkpoints import LocalFolders, read_record
 from pbt_flow.population.records import Turn
 from pbt_flow.settings import Settings

@@ -22,11 +22,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbt_flow.exceptions import CheckpointError, RecordError
 from pbt_flow.population.checkpoints import (
     OUTPUT,
     RECORD,
     STATE,
-    CheckpointError,
     LocalFolders,
     file_digest,
     load_state,
@@ -35,7 +35,7 @@ from pbt_flow.population.checkpoints import (
     save_state,
     turn_folder,
 )
-from pbt_flow.population.records import Checkpoint, Plan, RecordError, Turn, turn_to_json
+from pbt_flow.population.records import Checkpoint, Plan, Turn, turn_to_json
 from pbt_flow.testing import assert_same
 
 STATE_AFTER: dict[str, Any] = {

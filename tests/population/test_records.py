@@ -14,13 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import PBTError, RecordError
 from pbt_flow.population.records import (
     Checkpoint,
     Donor,
     Member,
     Plan,
-    RecordError,
     Turn,
     derive_seed,
     turn_from_json,

@@ -16,9 +16,10 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.population.result import Result
 from pbt_flow.reporting.page import page
-from pbt_flow.reporting.report_data import Subject
+from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.settings import Settings
-from pbt_flow.tracking.store import Store, _note
+from pbt_flow.tracking.outcome import _note
+from pbt_flow.tracking.store import Store
 
 INTERVAL = 100
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,7 +158,7 @@ def over() -> History:
 
 def on_a_page(one: Result) -> str:
     settings, _ = Settings.make(Rich, population=2, turns=4, interval=INTERVAL)
-    whole = page(Subject(result=one, settings=settings, space=Rich.space))
+    whole = page(ReportData(result=one, settings=settings, space=Rich.space))
     return whole.split("</style>")[1].split("<script>")[0]
 
 

@@ -11,9 +11,9 @@ import math
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import PBTError, ScheduleError
 from pbt_flow.population.lineage import ancestors
-from pbt_flow.population.schedule import Schedule, ScheduleError, Segment, schedule_of
+from pbt_flow.population.schedule import Schedule, Segment, schedule_of
 from pbt_flow.testing.simulation import simulate
 from tasks.quadratic import NoisyQuadratic
 

@@ -10,10 +10,11 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
+from pbt_flow import compare, report
 from pbt_flow.cli import main
-from pbt_flow.commands.run import compare, make_report
+from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.result import Result
-from pbt_flow.reporting.comparison import Comparison, ComparisonError, Entry, check_pair, page
+from pbt_flow.reporting.comparison import Comparison, Entry, check_pair, page
 from pbt_flow.settings import Settings
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.utils.interval import Interval
@@ -152,7 +153,7 @@ def test_a_population_that_ended_early_is_not_compared_with_one_that_did_all_its
     with pytest.raises(ComparisonError, match=sentence):
         compare([whole.run_id, early.run_id])
     with pytest.raises(ComparisonError, match="--unequal"):
-        make_report(whole.run_id, control=early.run_id)
+        report(whole.run_id, control=early.run_id)
 
 
 def test_who_insists_on_unequal_budgets_reads_so_beside_the_numbers(capsys):
@@ -169,7 +170,7 @@ def test_who_insists_on_unequal_budgets_reads_so_beside_the_numbers(capsys):
     made = Path("there/comparison.html").read_text()
     assert "0.25 of 3 turns each" in made
     assert "same task and budget" not in made
-    make_report(whole.run_id, control=early.run_id, out="here", unequal=True)
+    report(whole.run_id, control=early.run_id, out="here", unequal=True)
     made = Path("here/report/index.html").read_text()
     assert "the members of the control did 0.25 turns each, and those of this population 3" in made
     assert "had the same budget" not in made
@@ -199,7 +200,7 @@ def test_a_control_that_has_not_ended_is_refused():
     MlflowClient().set_tag(control.run_id, "pbt.status", "running")
     MlflowClient().update_run(control.run_id, status="KILLED")
     with pytest.raises(ComparisonError, match="is not at its end: it is interrupted"):
-        make_report(whole.run_id, control=control.run_id)
+        report(whole.run_id, control=control.run_id)
 
 
 def test_a_bare_unequal_takes_no_run_id_for_its_value(capsys):
@@ -216,7 +217,7 @@ def test_a_replay_is_no_control():
     MlflowClient().set_tag(other.run_id, "pbt.role", "replay")
     for beside in (
         lambda: compare([whole.run_id, other.run_id]),
-        lambda: make_report(whole.run_id, control=other.run_id),
+        lambda: report(whole.run_id, control=other.run_id),
         lambda: train(control=other.run_id),
     ):
         with pytest.raises(ComparisonError, match="is a replay"):

@@ -19,7 +19,7 @@ from pbt_flow.reporting import series as figures
 from pbt_flow.reporting import summary_image as picture
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.plotly_charts import charts
-from pbt_flow.reporting.report_data import Subject
+from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.reporting.series import Shades
 from pbt_flow.settings import Settings
 from pbt_flow.tracking.saved_view import MOST, population_view, view_address, view_tag
@@ -130,7 +130,7 @@ def test_a_population_that_has_done_nothing_yet_has_a_page_too():
         max_failures=3,
         status="running",
     )
-    whole = page(Subject(result=result, settings=made, space=Rich.space))
+    whole = page(ReportData(result=result, settings=made, space=Rich.space))
     assert "No turn is done yet" in whole
     assert "nothing to draw" in whole
 

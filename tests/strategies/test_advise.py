@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
 
+from pbt_flow.exceptions import StrategyError
 from pbt_flow.population.history import Candidate, History
 from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.strategies.advise import Outlook, advise, quorum_of, rescuer, should_wait
 from pbt_flow.strategies.exploit import BinaryTournament, NoExploit, Truncation, TTest
 from pbt_flow.strategies.explore import NoExplore, Perturb
 from pbt_flow.strategies.samplers import Uniform
-from pbt_flow.strategies.text import StrategyError
 
 SPACE = {"lr": FloatDistribution(1e-4, 1.0, log=True)}
 INTERVAL = 10

@@ -19,7 +19,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from pbt_flow.space import SpaceError, Value, check_hparams, draw, from_unit, to_unit
+from pbt_flow.exceptions import SpaceError
+from pbt_flow.space import Value, check_hparams, draw, from_unit, to_unit
 from pbt_flow.strategies.explore import EXPLORES, Explore, Gaussian, NoExplore, Perturb, Resample
 
 SPACE: dict[str, BaseDistribution] = {

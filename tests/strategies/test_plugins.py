@@ -11,9 +11,9 @@ import pytest
 
 import pbt_flow
 from pbt_flow import cli
-from pbt_flow.settings import SettingsError
+from pbt_flow.exceptions import SettingsError, StrategyError
 from pbt_flow.strategies.exploit import EXPLOITS, Truncation
-from pbt_flow.strategies.text import StrategyError, parse
+from pbt_flow.strategies.text import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "docs" / "examples" / "plugin"

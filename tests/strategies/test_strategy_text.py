@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.exceptions import PBTError
+from pbt_flow.exceptions import PBTError, StrategyError
 from pbt_flow.strategies.exploit import EXPLOITS, BinaryTournament, NoExploit, Truncation, TTest
 from pbt_flow.strategies.explore import EXPLORES, Gaussian, NoExplore, Perturb, Resample
 from pbt_flow.strategies.samplers import SAMPLERS, OptunaSampler, Sobol, Uniform
-from pbt_flow.strategies.text import StrategyError, parse, write
+from pbt_flow.strategies.text import parse, write
 
 
 @dataclasses.dataclass(frozen=True)

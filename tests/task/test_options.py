@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from sample_tasks import Idle
 
+from pbt_flow.exceptions import OptionError
 from pbt_flow.task import Declaration, TaskError, check_options, complete_options, declare
-from pbt_flow.task.options import OptionError, arguments_of, compare_with_code, is_same, options_of
+from pbt_flow.task.options import arguments_of, compare_with_code, is_same, options_of
 
 if TYPE_CHECKING:
     from nowhere import Missing

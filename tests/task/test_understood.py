@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from sample_tasks import Regression
 
-from pbt_flow import Diverged, resume, run
-from pbt_flow.commands.run import make_report
+from pbt_flow import Diverged, report, resume, run
 from pbt_flow.engines.worker import Probe, Worker, WorkerContext
+from pbt_flow.exceptions import RecordError
 from pbt_flow.population.checkpoints import LocalFolders
-from pbt_flow.population.records import Plan, RecordError, turn_from_json, turn_to_json
+from pbt_flow.population.records import Plan, turn_from_json, turn_to_json
 from pbt_flow.task import TaskSpec
 from pbt_flow.tracking.store import Store
 
@@ -58,9 +58,7 @@ class RunsAway(Regression):
 
 
 def worker(task, folder: Path) -> Worker:
-    made = Worker(
-        WorkerContext(task=TaskSpec(name=f"tests.test_understood:{task.__name__}"), seed=0)
-    )
+    made = Worker(WorkerContext(task=TaskSpec(name=f"{task.__module__}:{task.__name__}"), seed=0))
     made.folders = LocalFolders({0: folder})
     return made
 
@@ -130,7 +128,7 @@ def test_the_user_reads_it_once_and_finds_it_on_the_run_and_in_the_report(capfd,
         "pbt.noted/episodes": "none ended",
     }
     assert tags_of(run_id) == before
-    make_report(run_id, out=str(tmp_path))
+    report(run_id, out=str(tmp_path))
     page = (tmp_path / "report" / "index.html").read_text("utf-8")
     assert f"<b>data</b>: {Says.data}" in page
     assert "<b>episodes</b>: none ended" in page

@@ -152,7 +152,7 @@ def test_a_run_that_is_something_already_is_not_written_into(odd, there, monkeyp
 def test_nor_does_a_comparison_or_a_replay_write_into_it(odd, there, monkeypatch, capsys):
     folder, *runs = there
     monkeypatch.chdir(folder)
-    schedule = Schedule.from_json(Store.open(runs[0]).schedule())
+    schedule = Schedule.from_json(Store.open(runs[0]).outcome.schedule())
     monkeypatch.setenv("MLFLOW_RUN_ID", ODD[odd][0](*runs))
     before = everything()
     assert main(["compare", *runs]) == 2

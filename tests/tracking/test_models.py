@@ -14,7 +14,7 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.cli import main
-from pbt_flow.settings import SettingsError
+from pbt_flow.exceptions import SettingsError
 
 pytestmark = pytest.mark.usefixtures("database")
 HERE = Path(__file__).parents[1]

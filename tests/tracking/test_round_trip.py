@@ -35,10 +35,10 @@ from benchmarks.random_inputs import (
     random_space,
 )
 from pbt_flow.cli import _parser
-from pbt_flow.commands import run as runner
-from pbt_flow.population.records import RecordError, Turn
+from pbt_flow.exceptions import RecordError, SpaceError
+from pbt_flow.population.records import Turn
 from pbt_flow.reporting import comparison as compare
-from pbt_flow.space import SpaceError, check_hparams, check_space, plain_space
+from pbt_flow.space import check_hparams, check_space, plain_space
 from pbt_flow.task import Task, TaskError
 from pbt_flow.tracking.client import local_path
 from pbt_flow.tracking.create import MANIFEST
@@ -220,7 +220,7 @@ def test_choices_that_are_tuples_and_lists_are_loaded_resumed_exported_and_compa
     # A control that is made with the tuple has the same members as one made with the list.
     control = {**point, "betas": (0.5, 0.9)}
     plain = pbt_flow.run(Tuples, initial=[control], seed=3, exploit="none", **{**SMALL, "turns": 3})
-    assert runner.make_report(result.run_id, control=plain.run_id)
+    assert pbt_flow.report(result.run_id, control=plain.run_id)
 
 
 @pytest.mark.usefixtures("database")

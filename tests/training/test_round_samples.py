@@ -10,7 +10,7 @@ from sample_tasks import Regression
 from simulated import Counting, slowly, turns_of
 
 import pbt_flow
-from pbt_flow.commands.run import make_report
+from pbt_flow import report
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.tracking.store import Store
 
@@ -81,7 +81,7 @@ def test_rounds_are_on_the_run_and_in_the_report_once_after_a_resume_too(tmp_pat
         text = MlflowClient().download_artifacts(result.run_id, f"{place}/bias.txt")
         best = min((own[number - 1] for own in result.history.turns.values()), key=score)
         assert float(Path(text).read_text()) == best.evaluation["bias"]
-    (page, *_) = make_report(result.run_id, out=str(tmp_path / "report"))
+    (page, *_) = report(result.run_id, out=str(tmp_path / "report"))
     captions = re.findall(r"<figcaption>round (\d): member (\d\d)", Path(page).read_text())
     best = [
         min(of_round, key=score) for of_round in zip(*result.history.turns.values(), strict=True)
@@ -93,8 +93,8 @@ def test_rounds_are_on_the_run_and_in_the_report_once_after_a_resume_too(tmp_pat
 def test_of_many_rounds_the_report_has_a_few_with_the_first_and_the_last():
     result = pbt_flow.run(Drawing, samples="rounds", turns=8, engine="inline", quiet=True)
     store = Store.open(result.run_id)
-    assert list(store.pictures(most=3)) == [1, 4, 8]
-    assert list(store.pictures()) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert list(store.artifacts.pictures(most=3)) == [1, 4, 8]
+    assert list(store.artifacts.pictures()) == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
 @pytest.mark.usefixtures("database")

@@ -22,10 +22,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from rich.console import Console
 
 import pbt_flow
-from pbt_flow import cli
+from pbt_flow import cli, compare
 from pbt_flow.commands.progress import Progress
 from pbt_flow.commands.replay import INITIAL, LAST, SCHEDULE, Arm, Replay, note, summary
-from pbt_flow.commands.run import compare
 from pbt_flow.engines.worker import read_score
 from pbt_flow.population.history import Gain
 from pbt_flow.population.result import Result
@@ -37,12 +36,12 @@ from pbt_flow.reporting.comparison import page as comparison_page
 from pbt_flow.reporting.optuna_study import study_of
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.plotly_charts import charts
-from pbt_flow.reporting.report_data import Subject
+from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.strategies.exploit import welch_p
 from pbt_flow.strategies.samplers import OptunaSampler
 from pbt_flow.task import Task
 from pbt_flow.testing.simulation import Simulation, simulate
-from pbt_flow.tracking.store import _note
+from pbt_flow.tracking.outcome import _note
 from pbt_flow.training.diagnostics import Diagnostics
 from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.means import deviation, difference, in_reach, mean
@@ -109,7 +108,7 @@ def show_all(simulation: Simulation) -> Result:
     """Everything that is computed of a population for people to look at."""
     history, settings = simulation.history, simulation.controller.settings
     result = result_of(simulation)
-    subject = Subject(result=result, settings=settings, space=SPACE, control=result)
+    subject = ReportData(result=result, settings=settings, space=SPACE, control=result)
     for drawn in (charts(subject, shades) if (shades := figures.Shades.of(history)) else {},):
         json.dumps(drawn, allow_nan=False)
     assert "<h1>" in page(subject)
@@ -191,7 +190,7 @@ def test_pictures_and_comparisons_of_them_can_be_drawn(scores, direction, tmp_pa
     json.dumps(made.to_json(), allow_nan=False)
     assert "<h1>" in comparison_page(made)
     settings = simulations[0].controller.settings
-    picture.draw(Subject(result=results[0], settings=settings, space=SPACE), tmp_path / "x.png")
+    picture.draw(ReportData(result=results[0], settings=settings, space=SPACE), tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -1,0 +1,201 @@
+"""A population as it is stored: what every command on one begins with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pbt_flow.commands.launch import spec_of
+from pbt_flow.exceptions import ComparisonError
+from pbt_flow.population.checkpoints import load_state
+from pbt_flow.population.history import History
+from pbt_flow.population.records import Checkpoint, Member, derive_seed, report_seed
+from pbt_flow.population.result import Result, Status
+from pbt_flow.reporting.comparison import Entry
+from pbt_flow.reporting.report_data import ReportData
+from pbt_flow.settings import Settings
+from pbt_flow.space import check_hparams
+from pbt_flow.task import Task
+from pbt_flow.tracking.store import Store
+
+CONTROL = "pbt.control"
+"""The tag that names a population's control."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPopulation:
+    """The runs of a population or of a replay, and the settings that it goes by.
+
+    Each command opens it once, does what it is for, and writes. What it asks the tracking store for
+    is not kept: a population may be training meanwhile.
+    """
+
+    store: Store
+    settings: Settings
+    """As they are after its resumes."""
+
+    @classmethod
+    def open(cls, run_id: str) -> StoredPopulation:
+        """Find a population or a replay by its run id.
+
+        Raises:
+            StoreError: There is no such run, or it is neither.
+            SettingsError: Its settings are of another version, or a tag gives what cannot change.
+        """
+        store = Store.open(run_id)
+        began = Settings.from_json(store.manifest.settings)
+        return cls(store=store, settings=began.changed(store.changed()))
+
+    @property
+    def run_id(self) -> str:
+        """The population's run."""
+        return self.store.run_id
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether it is a replay of a population, and not a population."""
+        return self.store.role == "replay"
+
+    # --- what it has done ---
+
+    def new_history(self) -> History:
+        """Its history before the first turn."""
+        history = History(direction=self.store.manifest.direction)
+        history.begin(
+            Member(index=index, hparams=check_hparams(point, self.store.space))
+            for index, point in enumerate(self.store.manifest.initial)
+        )
+        return history
+
+    def read_history(self) -> History:
+        """Its history so far, from its turn records.
+
+        Raises:
+            RecordError: A turn record cannot be trusted.
+        """
+        history = self.new_history()
+        for member in list(history.members):
+            for turn in self.store.turns(member):
+                history.add(turn)
+        return history
+
+    # --- what became of it ---
+
+    def result(self) -> Result:
+        """What has become of it so far, as MLflow and the turn records say.
+
+        Raises:
+            RecordError: A turn record cannot be trusted.
+        """
+        history, ended = self.read_history(), self.store.outcome.result()
+        reports = {}
+        for name, turn in (("winner", history.winner()), ("best_initial", history.best_initial)):
+            told = ended.get(name) or {}
+            same = turn and (told.get("member"), told.get("turn")) == (turn.member, turn.number)
+            if turn and turn.checkpoint and same:
+                # JSON has no number for what is none.
+                reports[turn.checkpoint] = {
+                    metric: math.nan if value is None else value
+                    for metric, value in told["report"].items()
+                }
+        result = self.result_of(
+            history,
+            reports,
+            status=ended.get("status", self.store.status),
+            reason=ended.get("reason", ""),
+            seconds=ended.get("seconds", 0.0),
+        )
+        control = self.store.tags().get(CONTROL)
+        if control is None:
+            return result
+        return replace(result, control=StoredPopulation.open(control).result())
+
+    def result_of(
+        self,
+        history: History,
+        reports: Mapping[Checkpoint, Mapping[str, float]],
+        *,
+        status: Status,
+        reason: str = "",
+        seconds: float,
+    ) -> Result:
+        """What a history of it comes to.
+
+        Args:
+            history: Its turns.
+            reports: What was measured of some checkpoints.
+            status: Whether it is running, or how it ended.
+            reason: Why it ended; empty if it ran to the end of its budget.
+            seconds: For how long it has trained.
+        """
+        return Result.of(
+            history,
+            run_id=self.store.run_id,
+            tracking_uri=self.store.tracking_uri,
+            member_runs=self.store.members,
+            reports=reports,
+            max_failures=self.settings.max_failures,
+            status=status,
+            reason=reason,
+            seconds=seconds,
+            charts=self.store.charts,
+            budget=self.settings.turns * self.settings.interval,
+            report_direction=self.store.manifest.report_direction,
+            revive=self.revive,
+        )
+
+    def revive(self, checkpoint: Checkpoint, device: str | None = None) -> Task:
+        """Its task in the state of a checkpoint, seeded as for a report.
+
+        Args:
+            checkpoint: Whose state.
+            device: Where to put it, as torch names it; by default where it was trained.
+
+        Raises:
+            CheckpointError: The state is gone, or is not the one that the turn wrote.
+        """
+        settings = self.settings
+        device = device or settings.device
+        task = spec_of(settings).build(derive_seed(settings.seed, checkpoint.member, 0), device)
+        task.load_state_dict(load_state(checkpoint, self.store.folders.fetch(checkpoint), device))
+        task.reseed(report_seed(settings.seed))
+        return task
+
+    # --- what it is shown as ---
+
+    def entry(self) -> Entry:
+        """It as a population that is to stand beside others.
+
+        Raises:
+            ComparisonError: It is a replay, whose members are no random search.
+            RecordError: A turn record cannot be trusted.
+        """
+        if self.is_replay:
+            raise ComparisonError(
+                f"run {self.run_id} is a replay, and no population that can be compared with "
+                "another"
+            )
+        return self.entry_of(self.result())
+
+    def entry_of(self, result: Result) -> Entry:
+        """The same, where what became of it is known already."""
+        defaults = self.store.manifest.option_defaults
+        return Entry(result=result, settings=self.settings, option_defaults=defaults)
+
+    def report_data(self, result: Result, control: Result | None = None) -> ReportData:
+        """What a report of it is about.
+
+        Args:
+            result: What has become of it.
+            control: The population to see it beside.
+        """
+        return ReportData(
+            result=result,
+            settings=self.settings,
+            space=self.store.space,
+            warnings=self.store.warnings(),
+            understood={**self.store.understood(), **self.store.noted()},
+            pictures=self.store.artifacts.pictures(),
+            control=control,
+        )

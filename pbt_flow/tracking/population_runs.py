@@ -1,0 +1,139 @@
+"""The runs of one population in MLflow: their tags, their names, and the state that each is in.
+
+Everything goes through `MlflowClient` with explicit run ids: MLflow's active run is global to the
+process, and it belongs to the user.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from mlflow.entities import RunTag
+from mlflow.tracking import MlflowClient
+
+from pbt_flow.population.result import Status
+from pbt_flow.task.mlflow_capture import INNER, MemberRuns
+from pbt_flow.tracking.client import talking
+from pbt_flow.tracking.lease import is_orphan
+
+_UNDERSTOOD = "pbt.understood/"
+_ON_RESUME = "pbt.understood-on-resume/"
+
+
+@dataclass(kw_only=True)
+class PopulationRuns:
+    """The population's run and those of its members."""
+
+    client: MlflowClient
+    tracking_uri: str
+    run_id: str
+    """The population's run."""
+    members: Sequence[str]
+    """The run of each member."""
+
+    def tag(self, tags: Mapping[str, str], member: int | None = None) -> None:
+        """Set tags on the population's run, or on a member's."""
+        run_id = self.run_id if member is None else self.members[member]
+        with self.talk():
+            self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+
+    def tags(self) -> dict[str, str]:
+        """The tags of the population's run."""
+        with self.talk():
+            return dict(self.client.get_run(self.run_id).data.tags)
+
+    def warnings(self) -> dict[str, str]:
+        """What the population warns of, by the name of the warning."""
+        return self._tagged("pbt.warning/")
+
+    def checked(self) -> set[str]:
+        """The checks that controllers of this population have made."""
+        return set(self._tagged("pbt.checked/"))
+
+    def log_understood(self, now: Mapping[str, str], before: Mapping[str, str]) -> None:
+        """Keep what the task understood; of a resume what is not as it was when it all began."""
+        changed = {topic for topic in now if topic in before and now[topic] != before[topic]}
+        tags = {f"{_UNDERSTOOD}{k}": v for k, v in now.items() if k not in before}
+        tags |= {f"{_ON_RESUME}{topic}": now[topic] for topic in changed}
+        if tags:
+            self.tag(tags)
+
+    def understood(self) -> dict[str, str]:
+        """What the task understood when the population began, by topic."""
+        return self._tagged(_UNDERSTOOD)
+
+    def noted(self) -> dict[str, str]:
+        """What showed only while the task trained, by topic."""
+        return self._tagged("pbt.noted/")
+
+    def _tagged(self, mark: str) -> dict[str, str]:
+        """The tags of the population's run whose keys begin with a mark, without it."""
+        return {k[len(mark) :]: text for k, text in self.tags().items() if k.startswith(mark)}
+
+    def rename(self, name: str, member: int) -> None:
+        """Call a member's run otherwise."""
+        with self.talk():
+            self.client.update_run(self.members[member], name=name)
+
+    def begin(self, living: Iterable[int]) -> None:
+        """Mark the population's run and those of its living members as running (again)."""
+        # What an earlier controller concluded does not hold any more, even if this one is killed.
+        # A replay concludes nothing: its run's own status says all.
+        if self.role != "replay":
+            self.tag({"pbt.status": "running"})
+        with self.talk():
+            for run_id in (self.run_id, *(self.members[index] for index in living)):
+                self.client.update_run(run_id, status="RUNNING")
+
+    def retire(self, member: int) -> None:
+        """End the run of a member that is given up."""
+        with self.talk():
+            self.client.set_terminated(self.members[member], status="FAILED")
+
+    def finish(self, status: str, members: Mapping[int, str]) -> None:
+        """End the members' runs and then the population's, with the status of each."""
+        with self.talk():
+            for index, member_status in members.items():
+                self.client.set_terminated(self.members[index], status=member_status)
+            # Runs that tasks began, in a worker that died before it could end them.
+            left = self.client.search_runs(
+                [self.member_runs.experiment_id],
+                f"tags.`pbt.population` = '{self.run_id}' AND tags.`pbt.role` = '{INNER}' "
+                "AND attributes.status = 'RUNNING'",
+            )
+            for run in left:
+                self.client.set_terminated(run.info.run_id, status="FAILED")
+            self.client.set_terminated(self.run_id, status=status)
+
+    @property
+    def status(self) -> Status:
+        """What MLflow says of the population's run, whether or not its controller concluded it."""
+        with self.talk():
+            run = self.client.get_run(self.run_id)
+        said = "KILLED" if run.info.status == "RUNNING" and is_orphan(run) else run.info.status
+        known: dict[str, Status] = {"FINISHED": "finished", "KILLED": "interrupted"}
+        return known.get(said, "failed" if said == "FAILED" else "running")
+
+    @property
+    def role(self) -> str:
+        """What the runs are: a `population`, or a `replay` of one."""
+        return self.tags().get("pbt.role", "population")
+
+    @functools.cached_property
+    def member_runs(self) -> MemberRuns:
+        """The members' runs, as workers need to know them."""
+        with self.talk():
+            experiment_id = self.client.get_run(self.run_id).info.experiment_id
+        return MemberRuns(
+            tracking_uri=self.tracking_uri,
+            experiment_id=experiment_id,
+            population=self.run_id,
+            members=tuple(self.members),
+        )
+
+    def talk(self) -> AbstractContextManager[None]:
+        """Make requests: what they raise names the store, and says how to go on."""
+        return talking(self.tracking_uri, self.run_id)
