@@ -12,12 +12,16 @@ from collections.abc import Iterator
 from typing import Any, NoReturn, SupportsIndex
 
 from pbt_flow.exceptions import TaskError
+from pbt_flow.utils.reasons import reason_of
 
 _WAY_OUT = (
     "an option belongs in the constructor's signature, as in `def __init__(self, *, seed, "
     'device="cpu", batch_size=64)`, and is given by --set batch_size=32, in Python by '
     'options={"batch_size": 32}'
 )
+
+_BAD_WORDS = 2
+"""The exit code of a program whose command line is wrong."""
 
 
 class _NoWords(list[str]):
@@ -50,16 +54,18 @@ def constructing(label: str) -> Iterator[None]:
         label: What the task is called in messages.
 
     Raises:
-        TaskError: The constructor read the command line, or left by `sys.exit`.
+        TaskError: The constructor read the command line, or left as a parser of it does.
     """
     words = sys.argv
     sys.argv = _NoWords(list(words), label)
     try:
         yield
     except SystemExit as error:
+        if error.code != _BAD_WORDS:
+            raise
         raise TaskError(
-            f"task {label}: its constructor called sys.exit({error.code!r}), as a parser of the "
-            f"command line does that misses a word; {_WAY_OUT}"
+            f"{reason_of(error)}, as a parser of the command line does that misses a word, in the "
+            f"constructor of task {label}; {_WAY_OUT}"
         ) from error
     finally:
         sys.argv = words

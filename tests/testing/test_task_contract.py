@@ -118,7 +118,7 @@ FINITE = "test_scores_are_finite_at_the_middle_of_the_space"
             ["state['net']['weight']", "`begins_anew = True`"],
         ),
         (sample_tasks.ReadsTheCommandLine, FINITE, ["argparse", "--set batch_size=32"]),
-        (sample_tasks.LeavesWhenBuilt, FINITE, ["sys.exit(2)", "--set batch_size=32"]),
+        (sample_tasks.LeavesWhenBuilt, FINITE, ["sys.exit: exit code 2", "--set batch_size=32"]),
         (
             sample_tasks.SavesAnObject,
             "test_the_state_holds_tensors_and_plain_values_only",
