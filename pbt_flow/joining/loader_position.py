@@ -32,6 +32,10 @@ class LoaderPosition:
     def load(self, state: dict[str, Any]) -> None:
         self._seed, self._done, self._batches = state["seed"], state["done"], None
 
+    def close(self) -> None:
+        """Let go of the loader's processes, if it has any."""
+        self._batches = None
+
     def next_batch(self, loader: Iterable[Any]) -> Any:
         """The next batch; where an epoch is over, the first of another one.
 

@@ -172,6 +172,12 @@ class Member:
         self.step = state["step"]
         self._position.load(state["loader"])
 
+    def close(self) -> None:
+        """Be told that nobody trains this any more."""
+        # The script's variables hold the member that holds them. A loader that is found only by a
+        # later collection waits 5 s for its processes.
+        self._position.close()
+
     def modules(self, *, inner: bool = False) -> Sequence[Any]:
         """The torch modules among the objects, and if `inner`, the parts of each as well."""
         from torch import nn

@@ -74,6 +74,7 @@ class Script:
         self._body.member = self.member
         seed_generators(seed)
         self._body.seed = None if keep_seed else seed
+        weakref.finalize(self, self.member.close)
         self._run_to_loop()
         self._body.seed = None
         self.seeded_by = self._body.seeded_by
