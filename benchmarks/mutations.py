@@ -128,8 +128,8 @@ MUTATIONS = [
         "one failed last turn does not throw the best member away",
         "population/test_history.py::throw_the_best_member",
         "population/history.py",
-        "for m in self.members.values() if (turn := self.standing(m)) is not None]",
-        "for m in self.members.values() if not m.failures and (turn := self.standing(m))]",
+        "[self.standing(member) for member in self.members.values()]",
+        "[self.standing(m) for m in self.members.values() if not m.failures]",
         "who failed last does not win",
     ),
     Mutation(
@@ -364,6 +364,22 @@ MUTATIONS = [
         "        self.seen.update(sign.name for sign in new)\n",
         "",
         "what was said is forgotten",
+    ),
+    Mutation(
+        "the winner is chosen by its fresh score",
+        "training/test_finalists.py::best_on_fresh_data",
+        "population/history.py",
+        "return max(judged or found, key=self._worth, default=None)",
+        "return max(found, key=self._worth, default=None) if not judged else found[0]",
+        "the best by its score wins",
+    ),
+    Mutation(
+        "no turn's data is fresh",
+        "training/test_finalists.py::that_of_no_turn",
+        "population/fresh_score.py",
+        "return derive_seed(report_seed(seed), 1, number)",
+        "return derive_seed(seed, 1, number)",
+        "fresh evaluations have the seeds of member 1",
     ),
     Mutation(
         "a sign is not said again by a resume",

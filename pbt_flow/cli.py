@@ -238,6 +238,8 @@ def _budget(result: Result) -> str:
 def _finalist(what: str, one: Finalist, chosen: str = "what selection went by") -> list[str]:
     lines = [f"{what}: member {one.member:02d} after turn {one.turn} (step {one.step})"]
     lines.append(f"  score {number(one.score)}, {chosen}")
+    if one.fresh is not None:
+        lines.append(f"  fresh score {one.fresh}, on data that no decision has seen")
     if one.report:
         # A task whose score is exact may report the score again.
         apart = ", on data that selection never saw" * ([*one.report.values()] != [one.score])

@@ -107,6 +107,12 @@ class Settings:
         "round those of its best member as well; none",
         on_resume=True,
     )
+    finalists: Literal["fresh", "none"] = _setting(
+        "fresh",
+        "how the winner is chosen: fresh, by evaluating the members' last records again on data "
+        "that no decision has seen, at most once for two turns; none, by its score",
+        on_resume=True,
+    )
     register: str | None = _setting(
         None,
         "the registered model of which the winner is to be a version, and the champion; none: of "

@@ -270,6 +270,16 @@ class GAN(Task):
         classifier = load_classifier(SELECTION, self.images, self.count, self.device)
         return classifier.score(self._generate(self.count, SELECTION_LATENTS))
 
+    def evaluate_fresh(self) -> float:
+        """The same of other images: those of latent vectors that `self.rng` draws."""
+        if not self._is_finite():
+            return math.nan
+        rng = copy.deepcopy(self.rng)  # Looking takes no random numbers away from training.
+        classifier = load_classifier(SELECTION, self.images, self.count, self.device)
+        return classifier.score(
+            self._generate(self.count, int(rng.integers(GRID_LATENTS + 1, 2**31)))
+        )
+
     def metrics(self) -> Mapping[str, float]:
         """What the score is to be seen beside: real images' own, and how good the classifier is.
 

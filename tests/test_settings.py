@@ -409,6 +409,7 @@ ON_RESUME: dict[str, Any] = {
     "max_failures": 9,
     "keep": 4,
     "samples": "rounds",
+    "finalists": "none",
     "register": "lander",
     "turn_timeout": 30.0,
     "threads": 2,

@@ -37,6 +37,7 @@ from pbt_flow.settings import Settings
 from pbt_flow.space import check_hparams, is_same_space, space_to_json
 from pbt_flow.task import Declaration, Task, recorded_options
 from pbt_flow.training.controller import Controller
+from pbt_flow.training.finalists import judge_finalists
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
@@ -283,6 +284,8 @@ def _end(
         status = "failed"
     elif status == "finished" and history.winner() is None:
         controller.stopping, status = NO_WINNER, "failed"
+    if status == "finished" and controller.settings.finalists == "fresh":
+        history.fresh.update(judge_finalists(history, controller.engine, controller.progress.say))
     if status == "finished":
         _tell_of_failed_ends(history, controller.progress.say)
     best, initial = history.winner(), history.best_initial

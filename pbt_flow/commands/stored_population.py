@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pbt_flow.commands.launch import spec_of
 from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.checkpoints import load_state
+from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, derive_seed, report_seed
 from pbt_flow.population.result import Result, Status
@@ -89,6 +91,7 @@ class StoredPopulation:
             RecordError: A turn record cannot be trusted.
         """
         history, ended = self.read_history(), self.store.outcome.result()
+        history.fresh.update(_read_fresh(ended.get("finalists", []), history))
         reports = {}
         for name, turn in (("winner", history.winner()), ("best_initial", history.best_initial)):
             told = ended.get(name) or {}
@@ -199,3 +202,15 @@ class StoredPopulation:
             pictures=self.store.artifacts.pictures(),
             control=control,
         )
+
+
+def _read_fresh(
+    plain: Sequence[Mapping[str, Any]], history: History
+) -> Iterator[tuple[Checkpoint, FreshScore]]:
+    """What finalists were worth, as `Result.to_json` wrote it."""
+    for one in plain:
+        checkpoint = history.turn(one["member"], one["turn"]).checkpoint
+        if checkpoint is not None:
+            # JSON has no number for what is none.
+            mean = math.nan if one["mean"] is None else one["mean"]
+            yield checkpoint, FreshScore(mean=mean, readings=one["readings"], error=one["error"])

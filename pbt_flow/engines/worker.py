@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 from pbt_flow.engines.restore_check import Difference, State, Trained, compare_restored
 from pbt_flow.exceptions import CheckpointError, Diverged, PBTError, StorageError, StoreError
 from pbt_flow.population.checkpoints import STATE, Folders, copy_state, load_state, save_state
+from pbt_flow.population.fresh_score import fresh_seed
 from pbt_flow.population.records import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
 from pbt_flow.space import Hparams, own_hparams
 from pbt_flow.task import Task, TaskSpec, declare
@@ -154,10 +155,32 @@ class NoiseChecked:
     """Why the check came to nothing; empty if it did not."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateAfresh:
+    """A request to evaluate a checkpoint on data that no decision has seen, some times."""
+
+    member: int
+    checkpoint: Checkpoint
+    first: int = 0
+    """The number of the first of these evaluations: each number has data of its own, the same for
+    all checkpoints of a population."""
+    times: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedAfresh:
+    """The answer to an `EvaluateAfresh`."""
+
+    request: EvaluateAfresh
+    scores: tuple[float, ...] = ()
+    error: str = ""
+    """Why there are no scores; empty if there are."""
+
+
 Check: TypeAlias = CheckRestore | CheckNoise
 Checked: TypeAlias = RestoreChecked | NoiseChecked
-Job: TypeAlias = Plan | Retry | Look | Check | Probe | Describe
-Done: TypeAlias = Turn | Report | Checked | Probed | Described
+Job: TypeAlias = Plan | Retry | Look | EvaluateAfresh | Check | Probe | Describe
+Done: TypeAlias = Turn | Report | EvaluatedAfresh | Checked | Probed | Described
 
 
 def describe(job: Describe, passes: tuple[type[BaseException], ...] = ()) -> Described:
@@ -230,6 +253,8 @@ class Worker:
             return self.check_restore(job)
         if isinstance(job, CheckNoise):
             return self.check_noise(job)
+        if isinstance(job, EvaluateAfresh):
+            return self.evaluate_afresh(job)
         return self.probe(job) if isinstance(job, Probe) else describe(job, self.passes)
 
     def probe(self, probe: Probe) -> Probed:
@@ -355,6 +380,17 @@ class Worker:
             return NoiseChecked(check=check, error=_account(error))
         return NoiseChecked(check=check, scores=scores)
 
+    def evaluate_afresh(self, request: EvaluateAfresh) -> EvaluatedAfresh:
+        """Evaluate a checkpoint on data that no decision has seen; its model stays in memory."""
+        try:
+            task = self._take(request.member, request.checkpoint)
+            scores = evaluate_afresh(request, self.context.seed, task)
+        except BaseException as error:
+            self._let_pass(error)
+            return EvaluatedAfresh(request=request, error=_account(error))
+        self._keep(request.member, request.checkpoint.digest, task)
+        return EvaluatedAfresh(request=request, scores=scores)
+
     def _let_pass(self, error: BaseException) -> None:
         """Raise an exception again that is not the task's own."""
         if isinstance(error, self.passes):
@@ -458,6 +494,15 @@ def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...
     for number in range(check.times):
         task.reseed(derive_seed(turn_seed, check.member, number))
         scores.append(read_score(task.evaluate())[0])
+    return tuple(scores)
+
+
+def evaluate_afresh(request: EvaluateAfresh, seed: int, task: Task) -> tuple[float, ...]:
+    """What `EvaluateAfresh` asks for, of a task in that state; `seed` is the population's."""
+    scores = []
+    for number in range(request.first, request.first + request.times):
+        task.reseed(fresh_seed(seed, number))
+        scores.append(read_score(task.evaluate_fresh())[0])
     return tuple(scores)
 
 

@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pbt_flow.population.records import Direction, Member, Turn
+from pbt_flow.population.fresh_score import FreshScore
+from pbt_flow.population.records import Checkpoint, Direction, Member, Turn
 from pbt_flow.space import Hparams
 from pbt_flow.utils.means import difference
 
@@ -86,6 +87,8 @@ class History:
     """Every turn of each member, in order."""
     best_initial: Turn | None = None
     """The best that an initial configuration came to, unchanged, before PBT replaced it."""
+    fresh: dict[Checkpoint, FreshScore] = field(default_factory=dict)
+    """What the finalists were worth on data that no decision has seen."""
     _at_age: dict[int, dict[int, Candidate]] = field(default_factory=lambda: defaultdict(dict))
     _ranked: dict[int, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
     _of_age: dict[int, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
@@ -153,11 +156,27 @@ class History:
     def winner(self) -> Turn | None:
         """The best of the records that the members stand on; None if no turn has gone well.
 
-        One bad last turn does not take a good checkpoint from its member. Of equal records the one
-        of the first member counts.
+        Where some of them were judged afresh, it is the best of those by what they were worth then,
+        whatever their scores are. One bad last turn does not take a good checkpoint from its
+        member. Of equal records the one of the first member counts.
         """
-        found = [turn for m in self.members.values() if (turn := self.standing(m)) is not None]
-        return max(found, key=lambda t: (self.fitness(t), -t.member, -t.number), default=None)
+        found = self.finalists()
+        judged = [turn for turn in found if turn.checkpoint in self.fresh]
+        return max(judged or found, key=self._worth, default=None)
+
+    def finalists(self) -> list[Turn]:
+        """The records that the members stand on, each once, the best by its score first."""
+        standing = [self.standing(member) for member in self.members.values()]
+        found = {turn.checkpoint: turn for turn in standing if turn is not None}
+        return sorted(
+            found.values(), key=lambda t: (self.fitness(t), -t.member, -t.number), reverse=True
+        )
+
+    def _worth(self, turn: Turn) -> tuple[int, float, int, int]:
+        """What the winner is chosen by: a greater one is better."""
+        known = self.fresh.get(turn.checkpoint) if turn.checkpoint else None
+        readings, worth = known.rank(self.direction) if known else (0, self.fitness(turn))
+        return readings, worth, -turn.member, -turn.number
 
     # --- who is comparable ---
 

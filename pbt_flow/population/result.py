@@ -9,6 +9,7 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
+from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Direction, ReportDirection, Turn
 from pbt_flow.space import Hparams
@@ -39,6 +40,8 @@ class Finalist:
     report: Mapping[str, float]
     """What `Task.report` measured on data that selection never saw; empty if it was not asked."""
     hparams: Hparams
+    fresh: FreshScore | None = None
+    """What it was worth on data that no decision has seen; None if it was not judged afresh."""
     revive: Callable[[str | None], Task] | None = field(default=None, repr=False, compare=False)
     """Builds the task again in this turn's state, on a device."""
 
@@ -67,6 +70,7 @@ class Finalist:
             "score": self.score,
             "report": dict(self.report),
             "hparams": finite(dict(self.hparams)),
+            "fresh": None if self.fresh is None else vars(self.fresh),
         }
 
 
@@ -139,6 +143,7 @@ class Result:
                 score=turn.score,
                 report=reports.get(turn.checkpoint, {}),
                 hparams=turn.plan.hparams,
+                fresh=history.fresh.get(turn.checkpoint),
                 revive=None if revive is None else partial(revive, turn.checkpoint),
             )
 
@@ -268,6 +273,16 @@ class Result:
         first = None if self.winner is None else next(iter(self.winner.report), None)
         return told if metric == first else None
 
+    def _judged(self) -> list[dict[str, Any]]:
+        """The finalists that were judged afresh, the best first."""
+        found = []
+        for checkpoint, fresh in self.history.fresh.items():
+            turn = self.history.turn(checkpoint.member, checkpoint.turn)
+            place = {"member": turn.member, "turn": turn.number, "score": turn.score}
+            found.append((fresh.rank(self.history.direction), place | vars(fresh)))
+        found.sort(key=lambda pair: pair[0], reverse=True)
+        return [plain for _, plain in found]
+
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON values, with null for what is not a finite number."""
         plain = {
@@ -277,6 +292,7 @@ class Result:
             "tracking_uri": self.tracking_uri,
             "winner": self.winner and self.winner.to_json(),
             "best_initial": self.best_initial and self.best_initial.to_json(),
+            "finalists": self._judged(),
             "mean_score": self.mean_score,
             "members": self.members,
             "retired": self.retired,

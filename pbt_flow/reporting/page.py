@@ -156,6 +156,8 @@ def _cards(subject: ReportData) -> Iterable[str]:
         if one is None:
             continue
         report = f"; report {values(one.report)}" if one.report else ""
+        if one.fresh is not None:
+            report = f"; on data that no decision has seen {one.fresh}{report}"
         where = f"member {one.member:02d}, turn {one.turn}, step {one.step:,}{more}{report}"
         cards.append((number(one.score), f"score of the {what}", where))
     if not math.isnan(result.mean_score):

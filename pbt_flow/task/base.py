@@ -28,10 +28,10 @@ class Task(abc.ABC):
     for a fresh model, nor where the worker still has the member in memory), `reseed`, `train`,
     `evaluate`, `metrics`, `state_dict`. What a turn computes must follow from the state, the
     hyperparameters, the seed and the steps alone, so that a turn can be run again on any machine.
-    Therefore looking (`evaluate`, `understood`, `metrics`, `report`, `samples`, `model`, `example`)
-    must change nothing that the next turn depends on: no weight, no running statistic, and no mode
-    that `train` does not set for itself. Inherit `pbt_flow.testing.TaskContract` in a test to check
-    all that.
+    Therefore looking (`evaluate`, `evaluate_fresh`, `understood`, `metrics`, `report`, `samples`,
+    `model`, `example`) must change nothing that the next turn depends on: no weight, no running
+    statistic, and no mode that `train` does not set for itself. Inherit
+    `pbt_flow.testing.TaskContract` in a test to check all that.
 
     A subclass gives `space`, a constructor and the four abstract methods; the rest is optional.
     """
@@ -132,6 +132,19 @@ class Task(abc.ABC):
         It is cheap, and changes nothing that the next turn depends on.
         """
         return {}
+
+    def evaluate_fresh(self) -> float | Sequence[float]:
+        """The score on data that no decision has seen, by which the winner is chosen at the end.
+
+        The task is reseeded before, with a seed that no turn has had. So an `evaluate` that draws
+        its data from `self.rng` is fresh as it stands, which is the default. A task whose
+        `evaluate` looks at the same drawn data each time (latent vectors, start states) draws
+        others here. One that has no others, since its data is a fixed split, need do nothing: it
+        gives the score that is known, and the winner is chosen by that.
+
+        It changes nothing that the next turn depends on.
+        """
+        return self.evaluate()
 
     def metrics(self) -> Mapping[str, float]:
         """What the last `evaluate` found beside the score, to record with it.

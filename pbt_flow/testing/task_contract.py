@@ -32,7 +32,16 @@ from pbt_flow.task import Task, check_task
 from pbt_flow.task.construction import constructing
 from pbt_flow.utils.reasons import message_of
 
-LOOKS = ("evaluate", "understood", "metrics", "report", "samples", "example", "model")
+LOOKS = (
+    "evaluate",
+    "evaluate_fresh",
+    "understood",
+    "metrics",
+    "report",
+    "samples",
+    "example",
+    "model",
+)
 """The methods of a task that look at it; the model is used on the example."""
 
 SEED = 0

@@ -41,6 +41,8 @@ class Outcome:
                 "pbt.winner_turn": str(winner.turn),
             }
             metrics |= {"winner/score": winner.score}
+            if winner.fresh is not None:
+                metrics["winner/fresh_score"] = winner.fresh.mean
             metrics |= self.names.named("winner", winner.report)
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}

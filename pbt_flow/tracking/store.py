@@ -63,7 +63,7 @@ class Store(PopulationRuns):
     """What the task's metrics are called."""
 
     def __post_init__(self) -> None:
-        self.names.reserve("winner/score", "best_initial/score")
+        self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
 
     @property
     def outcome(self) -> Outcome:

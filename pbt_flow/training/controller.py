@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from pbt_flow.engines import Engine, LostJob
+from pbt_flow.engines.batch import run_batch
 from pbt_flow.engines.worker import (
     CheckNoise,
     CheckRestore,
@@ -558,28 +559,22 @@ class Controller:
 
     def look(self, turns: list[Turn], samples: str | None) -> dict[Checkpoint, Mapping[str, float]]:
         """Reports on some turns' checkpoints, and samples of the first."""
-        engine, reports = self.engine, dict[Checkpoint, Mapping[str, float]]()
+        reports = dict[Checkpoint, Mapping[str, float]]()
         checkpoints = dict.fromkeys(
             turn.checkpoint for turn in turns if turn.checkpoint is not None
         )
-        waiting = [
+        looks = [
             Look(member=checkpoint.member, checkpoint=checkpoint, samples=None if n else samples)
             for n, checkpoint in enumerate(checkpoints)
         ]
-        under_way = 0
-        while waiting or under_way:
-            while waiting and under_way < engine.slots:
-                engine.submit(waiting.pop(0))
-                under_way += 1
-            for done in engine.wait():
-                under_way -= 1
-                error = ""
-                if isinstance(done, Report):
-                    reports[done.look.checkpoint], error = done.metrics, done.error.strip()
-                elif isinstance(done, LostJob):
-                    error = done.reason
-                if error:
-                    self.progress.say(f"no report: {reason_in(error)}")
+        for done in run_batch(self.engine, looks):
+            error = ""
+            if isinstance(done, Report):
+                reports[done.look.checkpoint], error = done.metrics, done.error.strip()
+            elif isinstance(done, LostJob):
+                error = done.reason
+            if error:
+                self.progress.say(f"no report: {reason_in(error)}")
         return reports
 
 

@@ -648,6 +648,18 @@ def latents_of_report(task: Task) -> int:
     return int(copy.deepcopy(task.rng).integers(4, 2**31))
 
 
+def test_fresh_scores_of_one_seed_are_of_the_same_latent_vectors_and_of_none_of_training() -> None:
+    one, two = (GAN(seed=seed, **DIGITS) for seed in (0, 1))
+    two.load_state_dict(through_checkpoint(one.state_dict()))
+    found = {one.evaluate()}
+    for seed in (5, 6):
+        for task in (one, two):
+            task.reseed(seed)
+        assert one.evaluate_fresh() == two.evaluate_fresh() == one.evaluate_fresh()
+        found.add(one.evaluate_fresh())
+    assert len(found) == 3
+
+
 def test_reports_of_one_seed_are_of_the_same_latent_vectors_and_of_another_of_others() -> None:
     one, two = (GAN(seed=seed, **DIGITS) for seed in (0, 1))
     two.load_state_dict(through_checkpoint(one.state_dict()))

@@ -450,6 +450,19 @@ def test_the_report_plays_the_episodes_of_its_seed_whoever_plays() -> None:
     assert reports[0] != reports[1]
 
 
+def test_a_fresh_score_plays_the_episodes_of_its_seed_whoever_plays() -> None:
+    ours, theirs = (make("CartPole-v1", seed=seed) for seed in (0, 1))
+    ours.train(GOOD, 512)  # What it played there does not count.
+    theirs.load_state_dict(copy.deepcopy(ours.state_dict()))
+    found = [ours.evaluate()]
+    for seed in (5, 6):
+        for task in (ours, theirs):
+            task.reseed(seed)
+        found.append(ours.evaluate_fresh())
+        assert theirs.evaluate_fresh() == found[-1]
+    assert found[0] != found[1] != found[2]
+
+
 def test_the_report_leaves_training_as_it_was() -> None:
     task, other = make("CartPole-v1"), make("CartPole-v1")
     task.train(GOOD, 512)

@@ -146,6 +146,8 @@ def check(result):
         assert max(Counter(step for step, _ in those).values()) == 1, f"{key} has a point twice"
     rounds = [(5 * (n + 1), min(t[n].score for t in history.turns.values())) for n in range(5)]
     assert recorded["population", "best_score"] == rounds
+    fresh = [(result.turns, result.winner.fresh.mean)]
+    assert recorded["population", "winner/fresh_score"] == fresh
     assert recorded["population", "winner/score"] == [(result.turns, result.winner.score)]
     # The files are those that the records name, and no others.
     client = MlflowClient()

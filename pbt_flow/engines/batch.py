@@ -1,0 +1,28 @@
+"""Jobs that are run together while the engine has nothing else to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pbt_flow.engines.base import Engine, LostJob
+from pbt_flow.engines.worker import Done, Job
+
+
+def run_batch(engine: Engine, jobs: Sequence[Job]) -> Iterator[Done | LostJob]:
+    """Run some jobs on all slots of an engine, and yield each outcome as it comes.
+
+    Args:
+        engine: It has been started, and no job is under way.
+        jobs: What is to be run; of several with one member, the first begins first.
+
+    Raises:
+        EngineError: No job can be run any more.
+    """
+    waiting, under_way = list(jobs), 0
+    while waiting or under_way:
+        while waiting and under_way < engine.slots:
+            engine.submit(waiting.pop(0))
+            under_way += 1
+        for done in engine.wait():
+            under_way -= 1
+            yield done
