@@ -1,5 +1,6 @@
 """Scripts as people have them, and the same after they have joined: few lines, the same output."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -37,14 +38,27 @@ def test_a_script_joins_by_few_lines_and_none_is_indented_anew(pair):
 
 
 @every_pair
-def test_alone_a_script_prints_what_it_printed_byte_for_byte(pair):
+def test_alone_a_script_prints_what_it_printed_byte_for_byte(pair, monkeypatch, capfdbinary):
     said = []
     for script in pair[:2]:
-        done = subprocess.run([sys.executable, str(script)], capture_output=True, check=True)
-        assert not done.stderr
-        said.append(done.stdout)
+        monkeypatch.setattr(sys, "argv", [str(script)])
+        runpy.run_path(str(script), run_name="__main__")
+        said.append(capfdbinary.readouterr())
     assert said[0] == said[1]
-    assert len(said[0].splitlines()) >= 4
+    assert len(said[0].out.splitlines()) >= 4
+    assert not said[0].err
+
+
+@pytest.mark.slow
+@every_pair
+def test_as_a_program_a_script_prints_what_it_printed_byte_for_byte(pair):
+    words = ["--lr", "0.5"] if pair is PAIRS["script"] else []
+    said = [
+        subprocess.run([sys.executable, str(script), *words], capture_output=True, check=True)
+        for script in pair[:2]
+    ]
+    assert said[0].stdout == said[1].stdout
+    assert not said[0].stderr + said[1].stderr
 
 
 class TestScriptContract(TaskContract):
