@@ -369,8 +369,8 @@ MUTATIONS = [
         "the winner is chosen by its fresh score",
         "training/test_finalists.py::best_on_fresh_data",
         "population/history.py",
-        "return max(judged or found, key=self._worth, default=None)",
-        "return max(found, key=self._worth, default=None) if not judged else found[0]",
+        "return sorted(judged or found, key=self._worth, reverse=True)",
+        "return found",
         "the best by its score wins",
     ),
     Mutation(
@@ -380,6 +380,22 @@ MUTATIONS = [
         "return derive_seed(report_seed(seed), 1, number)",
         "return derive_seed(seed, 1, number)",
         "fresh evaluations have the seeds of member 1",
+    ),
+    Mutation(
+        "whoever makes an average worse is left out",
+        "training/test_averaging.py::makes_the_average_worse",
+        "training/averaging.py",
+        "        if worth > best:\n",
+        "        if True:\n",
+        "everybody is taken in",
+    ),
+    Mutation(
+        "an average is worth what it is on data that no choice has seen",
+        "training/test_averaging.py::no_choice_has_seen",
+        "training/averaging.py",
+        "done = _try(engine, parents, times, times, say, folder)",
+        "done = _try(engine, parents, 0, times, say, folder)",
+        "it is judged on the data that chose its parents",
     ),
     Mutation(
         "a sign is not said again by a resume",

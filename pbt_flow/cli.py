@@ -184,6 +184,8 @@ def summary(result: Result) -> str:
         lines.append(f"{result.retired} members failed too often and were retired")
     if result.winner is not None:
         lines += _finalist("winner", result.winner)
+        if result.average is not None:
+            lines += _average(result.average)
         if result.budget_note and result.status != "running":
             lines.append(f"  {_budget(result)}")
         lines.append(f"  mean score of the population {number(result.mean_score)}")
@@ -245,6 +247,16 @@ def _finalist(what: str, one: Finalist, chosen: str = "what selection went by") 
         apart = ", on data that selection never saw" * ([*one.report.values()] != [one.score])
         lines.append(f"  report {values(one.report)}{apart}")
     lines.append(f"  {values(one.hparams)}")
+    return lines
+
+
+def _average(average: Finalist) -> list[str]:
+    """What is handed over in place of the winner, where it is better."""
+    lines = [f"handed over: the average of {len(average.parents)} finalists' weights"]
+    lines.append(f"  {average.parents_told}")
+    lines.append(f"  fresh score {average.fresh}, on data that no choice has seen")
+    if average.report:
+        lines.append(f"  report {values(average.report)}")
     return lines
 
 

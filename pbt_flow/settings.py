@@ -107,10 +107,11 @@ class Settings:
         "round those of its best member as well; none",
         on_resume=True,
     )
-    finalists: Literal["fresh", "none"] = _setting(
-        "fresh",
+    finalists: Literal["average", "fresh", "none"] = _setting(
+        "average",
         "how the winner is chosen: fresh, by evaluating the members' last records again on data "
-        "that no decision has seen, at most once for two turns; none, by its score",
+        "that no decision has seen, at most once for two turns; none, by its score; average: as "
+        "fresh, and the average of finalists' weights is handed over where it is better still",
         on_resume=True,
     )
     register: str | None = _setting(

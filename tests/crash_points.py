@@ -101,6 +101,9 @@ IN_THE_CONTROLLER = {
         owner="pbt_flow.engines.worker:Worker", name="evaluate_afresh", nth=3
     ),
     "all finalists are judged": Point(owner="pbt_flow.commands.run", name="judge_finalists", nth=1),
+    "averages of finalists were tried": Point(
+        owner="pbt_flow.commands.run", name="average_finalists", nth=1
+    ),
     "the winner is reported on": _controller("look", 1),
     "the samples are there": _artifacts("log_samples", 1),
     "the model is begun": _client("create_logged_model", 1),

@@ -80,15 +80,16 @@ def keep_model(artifacts: Artifacts, result: Result, register_as: str | None) ->
     Raises:
         PopulationError: There is no winner, or its task keeps no model.
     """
-    turn = result.history.winner()
-    if turn is None or result.winner is None:
+    turn, best = result.history.winner(), result.best
+    if turn is None or best is None or best.checkpoint is None:
         raise PopulationError(f"population {result.run_id} has no winner yet")
     with dropped():
-        task = result.winner.task(device="cpu")
+        task = best.task(device="cpu")
         if (model := task.model()) is None:
             raise PopulationError(f"task {type(task).__name__} keeps no model: it has no model()")
         example = task.example()
-    return artifacts.keep_model(model.eval(), example, turn, register_as)
+    digest = best.checkpoint.digest
+    return artifacts.keep_model(model.eval(), example, turn, digest, register_as)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from pbt_flow.reporting.comparison import (
 from pbt_flow.settings import Settings
 from pbt_flow.space import check_hparams, is_same_space, space_to_json
 from pbt_flow.task import Declaration, Task, recorded_options
+from pbt_flow.training.averaging import Averaged, average_finalists
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.finalists import judge_finalists
 
@@ -284,14 +285,19 @@ def _end(
         status = "failed"
     elif status == "finished" and history.winner() is None:
         controller.stopping, status = NO_WINNER, "failed"
-    if status == "finished" and controller.settings.finalists == "fresh":
-        history.fresh.update(judge_finalists(history, controller.engine, controller.progress.say))
+    engine, say = controller.engine, controller.progress.say
+    how = controller.settings.finalists
+    if status == "finished" and how != "none":
+        history.fresh.update(judge_finalists(history, engine, say))
     if status == "finished":
         _tell_of_failed_ends(history, controller.progress.say)
     best, initial = history.winner(), history.best_initial
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    averaged: Averaged | None = None
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as place:
         if status == "finished" and best is not None:
+            if how == "average":
+                averaged = average_finalists(history, engine, Path(place), say)
             # A task may take a minute for it, and nothing would move on the screen.
             controller.progress.say("reporting on the winner and on the best initial setting")
             wanted = None if controller.settings.samples == "none" else folder
@@ -306,10 +312,13 @@ def _end(
             reason=controller.stopping,
             seconds=time.monotonic() - began,
         )
+        if averaged is not None and result.winner is not None:
+            average = stored.average_of(result.winner, averaged)
+            result = dataclasses.replace(result, average=average)
+            log_queue.put(partial(artifacts.keep_average, Path(place)))
         living = {member.index for member in controller.living}
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
-        say = controller.progress.say
         ours = partial(check_claim, lease)
         told = partial(stored.report_data, result)
         left = [ours, partial(publish, told, artifacts.keep, say)]

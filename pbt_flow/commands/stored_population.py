@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pbt_flow.commands.launch import spec_of
@@ -13,13 +15,14 @@ from pbt_flow.population.checkpoints import load_state
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, derive_seed, report_seed
-from pbt_flow.population.result import Result, Status
+from pbt_flow.population.result import Finalist, Result, Status
 from pbt_flow.reporting.comparison import Entry
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.settings import Settings
 from pbt_flow.space import check_hparams
 from pbt_flow.task import Task
 from pbt_flow.tracking.store import Store
+from pbt_flow.training.averaging import Averaged
 
 CONTROL = "pbt.control"
 """The tag that names a population's control."""
@@ -97,11 +100,7 @@ class StoredPopulation:
             told = ended.get(name) or {}
             same = turn and (told.get("member"), told.get("turn")) == (turn.member, turn.number)
             if turn and turn.checkpoint and same:
-                # JSON has no number for what is none.
-                reports[turn.checkpoint] = {
-                    metric: math.nan if value is None else value
-                    for metric, value in told["report"].items()
-                }
+                reports[turn.checkpoint] = _read_report(told["report"])
         result = self.result_of(
             history,
             reports,
@@ -109,6 +108,9 @@ class StoredPopulation:
             reason=ended.get("reason", ""),
             seconds=ended.get("seconds", 0.0),
         )
+        average = ended.get("average")
+        if average is not None and result.winner is not None:
+            result = replace(result, average=self._read_average(average, result.winner))
         control = self.store.tags().get(CONTROL)
         if control is None:
             return result
@@ -158,12 +160,44 @@ class StoredPopulation:
         Raises:
             CheckpointError: The state is gone, or is not the one that the turn wrote.
         """
+        return self._in_state(checkpoint, self.store.folders.fetch(checkpoint), device)
+
+    def _in_state(self, checkpoint: Checkpoint, root: Path, device: str | None) -> Task:
+        """The task in the state of a checkpoint that lies below a folder."""
         settings = self.settings
         device = device or settings.device
         task = spec_of(settings).build(derive_seed(settings.seed, checkpoint.member, 0), device)
-        task.load_state_dict(load_state(checkpoint, self.store.folders.fetch(checkpoint), device))
+        task.load_state_dict(load_state(checkpoint, root, device))
         task.reseed(report_seed(settings.seed))
         return task
+
+    def average_of(self, winner: Finalist, averaged: Averaged) -> Finalist:
+        """An average of finalists, beside the winner."""
+        return replace(
+            winner,
+            report=averaged.report,
+            fresh=averaged.fresh,
+            parents=tuple((turn.member, turn.number) for turn in averaged.parents),
+            checkpoint=averaged.checkpoint,
+            revive=partial(self._revive_average, averaged.checkpoint),
+        )
+
+    def _read_average(self, plain: Mapping[str, Any], winner: Finalist) -> Finalist:
+        """The same, as `Result.to_json` wrote it."""
+        checkpoint = Checkpoint(
+            member=winner.member, turn=winner.turn, digest=plain["digest"], size=plain["bytes"]
+        )
+        return replace(
+            winner,
+            report=_read_report(plain["report"]),
+            fresh=FreshScore(**plain["fresh"]),
+            parents=tuple((member, turn) for member, turn in plain["parents"]),
+            checkpoint=checkpoint,
+            revive=partial(self._revive_average, checkpoint),
+        )
+
+    def _revive_average(self, checkpoint: Checkpoint, device: str | None = None) -> Task:
+        return self._in_state(checkpoint, self.store.artifacts.fetch_average(), device)
 
     # --- what it is shown as ---
 
@@ -202,6 +236,11 @@ class StoredPopulation:
             pictures=self.store.artifacts.pictures(),
             control=control,
         )
+
+
+def _read_report(plain: Mapping[str, float | None]) -> dict[str, float]:
+    """A report as `Result.to_json` wrote it: JSON has no number for what is none."""
+    return {name: math.nan if value is None else value for name, value in plain.items()}
 
 
 def _read_fresh(

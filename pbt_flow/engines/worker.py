@@ -177,10 +177,39 @@ class EvaluatedAfresh:
     """Why there are no scores; empty if there are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateAverage:
+    """A request to average the weights of some checkpoints, and to evaluate that afresh."""
+
+    member: int
+    parents: tuple[Checkpoint, ...]
+    first: int = 0
+    """The number of the first of these evaluations, as of `EvaluateAfresh`."""
+    times: int = 1
+    folder: str | None = None
+    """Where to write its state, if it is wanted; the task's report is made then as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageEvaluated:
+    """The answer to an `EvaluateAverage`."""
+
+    request: EvaluateAverage
+    scores: tuple[float, ...] = ()
+    """Empty where the states of the task have no mean."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the task's `report` measured, where it was wanted."""
+    checkpoint: Checkpoint | None = None
+    """Its state, where it was wanted."""
+    error: str = ""
+    """Why there are no scores; empty if there are."""
+
+
 Check: TypeAlias = CheckRestore | CheckNoise
 Checked: TypeAlias = RestoreChecked | NoiseChecked
-Job: TypeAlias = Plan | Retry | Look | EvaluateAfresh | Check | Probe | Describe
-Done: TypeAlias = Turn | Report | EvaluatedAfresh | Checked | Probed | Described
+Fresh: TypeAlias = EvaluateAfresh | EvaluateAverage
+Job: TypeAlias = Plan | Retry | Look | Fresh | Check | Probe | Describe
+Done: TypeAlias = Turn | Report | EvaluatedAfresh | AverageEvaluated | Checked | Probed | Described
 
 
 def describe(job: Describe, passes: tuple[type[BaseException], ...] = ()) -> Described:
@@ -255,6 +284,8 @@ class Worker:
             return self.check_noise(job)
         if isinstance(job, EvaluateAfresh):
             return self.evaluate_afresh(job)
+        if isinstance(job, EvaluateAverage):
+            return self.evaluate_average(job)
         return self.probe(job) if isinstance(job, Probe) else describe(job, self.passes)
 
     def probe(self, probe: Probe) -> Probed:
@@ -391,6 +422,29 @@ class Worker:
         self._keep(request.member, request.checkpoint.digest, task)
         return EvaluatedAfresh(request=request, scores=scores)
 
+    def evaluate_average(self, request: EvaluateAverage) -> AverageEvaluated:
+        """Average some checkpoints and evaluate the average; its model is dropped afterwards."""
+        lead, checkpoint = request.parents[0], None
+        metrics: Mapping[str, float] = {}
+        try:
+            task = self._take(request.member, lead)
+            state = task.average([self._load(parent) for parent in request.parents])
+            if state is None:
+                return AverageEvaluated(request=request)
+            task.load_state_dict(state)
+            scores = evaluate_afresh(request, self.context.seed, task)
+            if request.folder is not None:
+                task.reseed(report_seed(self.context.seed))
+                metrics = _read_metrics(_named(task.report(), "report()"), "report()")
+                root = Path(request.folder)
+                checkpoint = save_state(state, lead.member, lead.turn, root)
+        except BaseException as error:
+            self._let_pass(error)
+            return AverageEvaluated(request=request, error=_account(error))
+        return AverageEvaluated(
+            request=request, scores=scores, metrics=metrics, checkpoint=checkpoint
+        )
+
     def _let_pass(self, error: BaseException) -> None:
         """Raise an exception again that is not the task's own."""
         if isinstance(error, self.passes):
@@ -497,8 +551,11 @@ def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...
     return tuple(scores)
 
 
-def evaluate_afresh(request: EvaluateAfresh, seed: int, task: Task) -> tuple[float, ...]:
-    """What `EvaluateAfresh` asks for, of a task in that state; `seed` is the population's."""
+def evaluate_afresh(request: Fresh, seed: int, task: Task) -> tuple[float, ...]:
+    """The evaluations that a request asks for, of a task that is in the state to be evaluated.
+
+    `seed` is the population's.
+    """
     scores = []
     for number in range(request.first, request.first + request.times):
         task.reseed(fresh_seed(seed, number))

@@ -160,9 +160,13 @@ class History:
         whatever their scores are. One bad last turn does not take a good checkpoint from its
         member. Of equal records the one of the first member counts.
         """
+        return next(iter(self.ranked_finalists()), None)
+
+    def ranked_finalists(self) -> list[Turn]:
+        """The records that a winner can be chosen from, the best first."""
         found = self.finalists()
         judged = [turn for turn in found if turn.checkpoint in self.fresh]
-        return max(judged or found, key=self._worth, default=None)
+        return sorted(judged or found, key=self._worth, reverse=True)
 
     def finalists(self) -> list[Turn]:
         """The records that the members stand on, each once, the best by its score first."""

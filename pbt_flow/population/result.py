@@ -42,8 +42,17 @@ class Finalist:
     hparams: Hparams
     fresh: FreshScore | None = None
     """What it was worth on data that no decision has seen; None if it was not judged afresh."""
+    parents: Sequence[tuple[int, int]] = ()
+    """Where it is an average of weights: of which records, each as its member and its turn."""
+    checkpoint: Checkpoint | None = None
+    """Its state."""
     revive: Callable[[str | None], Task] | None = field(default=None, repr=False, compare=False)
     """Builds the task again in this turn's state, on a device."""
+
+    @property
+    def parents_told(self) -> str:
+        """The records that it is the average of, in words; empty where it is a record itself."""
+        return ", ".join(f"member {member:02d} turn {turn}" for member, turn in self.parents)
 
     def task(self, device: str | None = None) -> Task:
         """A live task in the state that this turn left: to evaluate, to look at, to train on.
@@ -71,6 +80,9 @@ class Finalist:
             "report": dict(self.report),
             "hparams": finite(dict(self.hparams)),
             "fresh": None if self.fresh is None else vars(self.fresh),
+            "parents": [list(parent) for parent in self.parents],
+            "digest": None if self.checkpoint is None else self.checkpoint.digest,
+            "bytes": None if self.checkpoint is None else self.checkpoint.size,
         }
 
 
@@ -86,6 +98,10 @@ class Result:
     """Why it ended; empty if it ran to the end of its budget."""
     winner: Finalist | None
     """The best of the records that the members stand on; None if no turn has gone well."""
+    average: Finalist | None = None
+    """The average of some finalists' weights, where it is better than the winner; then it is handed
+    over as the model. It has member, turn and hyperparameters of the winner, which is one of its
+    parents."""
     best_initial: Finalist | None
     """The best turn of any initial configuration while it was left alone, that is, until PBT
     replaced it: seldom after the whole budget. It is the best of all these turns, where the winner
@@ -144,6 +160,7 @@ class Result:
                 report=reports.get(turn.checkpoint, {}),
                 hparams=turn.plan.hparams,
                 fresh=history.fresh.get(turn.checkpoint),
+                checkpoint=turn.checkpoint,
                 revive=None if revive is None else partial(revive, turn.checkpoint),
             )
 
@@ -170,6 +187,11 @@ class Result:
         )
 
     @property
+    def best(self) -> Finalist | None:
+        """What is handed over: the average of finalists where there is one, and else the winner."""
+        return self.average or self.winner
+
+    @property
     def headline(self) -> str:
         """What came of it, in one sentence: the winner beside its control, or where there is none
         beside the best initial setting, with the steps that each trained.
@@ -177,18 +199,19 @@ class Result:
         Where both were reported on, it quotes the report and not the score: the winner's score is
         the greatest of many noisy ones.
         """
-        winner = self.winner
+        winner = self._quoted
         if winner is None:
             return "No member is in good health" if self.turns else "No turn is done yet"
-        control = self.control
-        if control is not None and control.status == "finished" and control.winner is not None:
-            return self._beside(winner, control, control.winner)
-        initial = self.best_initial
+        control, initial = self.control, self.best_initial
+        if control is not None and control.status == "finished":
+            its = control._quoted
+            if its is not None:
+                return self._beside(winner, control, its)
         if initial is None:
-            return f"The winner reaches {_told(winner, _headline_metric(winner))}"
+            return f"{_who(winner)} reaches {_told(winner, _headline_metric(winner))}"
         metric = _headline_metric(winner, initial)
-        text = f"The winner reaches {_told(winner, metric)}"
-        if (initial.member, initial.turn) == (winner.member, winner.turn):
+        text = f"{_who(winner)} reaches {_told(winner, metric)}"
+        if (initial.member, initial.turn) == (winner.member, winner.turn) and not winner.parents:
             return f"{text}, with an initial setting that was never changed"
         if not self.has_copies:
             return text  # Nobody copied: all settings are initial ones, and the winner is the best.
@@ -197,14 +220,21 @@ class Result:
             f"{_value(initial, metric)} after {initial.step:,}, {self.fate}"
         )
 
+    @property
+    def _quoted(self) -> Finalist | None:
+        """Whose numbers the headline quotes: what is handed over, if it was reported on."""
+        if self.average is not None and self.average.report:
+            return self.average
+        return self.winner
+
     def _beside(self, winner: Finalist, control: Result, its: Finalist) -> str:
         metric = _headline_metric(winner, its)
-        text, other = f"The winner reaches {_told(winner, metric)}", _value(its, metric)
+        text, other = f"{_who(winner)} reaches {_told(winner, metric)}", _value(its, metric)
+        who = _who(its).lower()
         if is_same_effort(self, control) and winner.step == its.step:
-            return f"{text}, the winner of the control {other} with the same budget"
+            return f"{text}, {who} of the control {other} with the same budget"
         return (
-            f"{text} after {winner.step:,} steps, the winner of the control {other} after "
-            f"{its.step:,}"
+            f"{text} after {winner.step:,} steps, {who} of the control {other} after {its.step:,}"
         )
 
     @property
@@ -291,6 +321,7 @@ class Result:
             "population": self.run_id,
             "tracking_uri": self.tracking_uri,
             "winner": self.winner and self.winner.to_json(),
+            "average": self.average and self.average.to_json(),
             "best_initial": self.best_initial and self.best_initial.to_json(),
             "finalists": self._judged(),
             "mean_score": self.mean_score,
@@ -331,6 +362,11 @@ def _headline_metric(*those: Finalist) -> str:
     """The headline of the reports, where all of them have it; else empty, for the score."""
     metric = next(iter(those[0].report), "")
     return metric if all(metric in one.report for one in those) else ""
+
+
+def _who(one: Finalist) -> str:
+    """What a headline calls it."""
+    return f"The average of {len(one.parents)} finalists" if one.parents else "The winner"
 
 
 def _value(one: Finalist, metric: str) -> str:

@@ -72,7 +72,7 @@ class Entry:
         told = (
             self.result.mean_score,
             winner.score if winner else None,
-            winner.report.get(metric) if winner else None,
+            self.result.best.report.get(metric) if self.result.best else None,
         )
         finite = (None if value is None or not math.isfinite(value) else value for value in told)
         return dict(zip(MEASURES, finite, strict=True))

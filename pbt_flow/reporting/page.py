@@ -160,6 +160,12 @@ def _cards(subject: ReportData) -> Iterable[str]:
             report = f"; on data that no decision has seen {one.fresh}{report}"
         where = f"member {one.member:02d}, turn {one.turn}, step {one.step:,}{more}{report}"
         cards.append((number(one.score), f"score of the {what}", where))
+    average = result.average
+    if average is not None and average.fresh is not None:
+        report = f"; report {values(average.report)}" if average.report else ""
+        where = f"handed over in place of the winner; of {average.parents_told}{report}"
+        what = f"fresh score of the average of {len(average.parents)} finalists"
+        cards.append((number(average.fresh.mean), what, where))
     if not math.isnan(result.mean_score):
         more = "of what the members stand on"
         if subject.control is not None:

@@ -146,6 +146,22 @@ class Task(abc.ABC):
         """
         return self.evaluate()
 
+    def average(self, states: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """The state whose weights are the mean of those of some states, the best of them first.
+
+        When training is over, averages of the finalists are tried, and one that is better than the
+        winner is handed over in its place. By default the tensors of `model()` are averaged, and
+        all else comes from the first state. The task's own state may be overwritten.
+
+        Returns:
+            The state; None if the states of this task have no mean.
+        """
+        if "torch" not in sys.modules:
+            return None  # Without torch no module is averaged.
+        from pbt_flow.task.averaging import average_models
+
+        return average_models(self, states)
+
     def metrics(self) -> Mapping[str, float]:
         """What the last `evaluate` found beside the score, to record with it.
 

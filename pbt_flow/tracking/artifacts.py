@@ -11,13 +11,14 @@ from mlflow.exceptions import MlflowException
 
 from pbt_flow.population.records import Turn
 from pbt_flow.space import Space
-from pbt_flow.tracking.client import read_bytes
+from pbt_flow.tracking.client import local_path, read_bytes
 from pbt_flow.tracking.create import shorten, text
 from pbt_flow.tracking.models import ALIAS, log_model, register
 from pbt_flow.tracking.population_runs import PopulationRuns
 from pbt_flow.tracking.saved_view import MOST, population_view, view_tag
 
 SAMPLES = "samples"
+AVERAGE = "average"
 _ROUND = "round-"
 
 
@@ -80,26 +81,41 @@ class Artifacts:
                     found[number] = read_bytes(self.runs.client, self.runs.run_id, names[0])
         return found
 
-    def keep_model(self, model: Any, example: Any, turn: Turn, register_as: str | None) -> str:
-        """Log the model of a turn's checkpoint with the population's run, and register it.
+    def keep_average(self, folder: Path) -> None:
+        """Put the state of an average of finalists on the population's run."""
+        with self.runs.talk():
+            self.runs.client.log_artifacts(self.runs.run_id, str(folder), AVERAGE)
+
+    def fetch_average(self) -> Path:
+        """The folder below which the state of the average now lies on this machine."""
+        with self.runs.talk():
+            place = local_path(self.runs.client.get_run(self.runs.run_id).info.artifact_uri)
+            if place is not None:
+                return Path(place, AVERAGE)
+            return Path(self.runs.client.download_artifacts(self.runs.run_id, AVERAGE))
+
+    def keep_model(
+        self, model: Any, example: Any, turn: Turn, digest: str, register_as: str | None
+    ) -> str:
+        """Log the winner's model with the population's run, and register it.
 
         Args:
             model: A torch module on the CPU, in evaluation mode.
             example: An input of it as an array, or None.
-            turn: What it comes from.
+            turn: The winner.
+            digest: Of the state that the model has: the winner's, or that of an average.
             register_as: The registered model to make it a version of, if any.
 
         Returns:
             Its address, as `mlflow.pytorch.load_model` takes it.
         """
-        assert turn.checkpoint is not None
         with self.runs.talk():
             model_id = log_model(
                 self.runs.client,
                 self.runs.run_id,
                 model,
                 example,
-                checkpoint=turn.checkpoint.digest,
+                checkpoint=digest,
                 params={name: shorten(text(v)) for name, v in turn.plan.hparams.items()},
                 step=turn.plan.trained,
             )

@@ -44,6 +44,11 @@ class Outcome:
             if winner.fresh is not None:
                 metrics["winner/fresh_score"] = winner.fresh.mean
             metrics |= self.names.named("winner", winner.report)
+        if (average := result.average) is not None:
+            tags["pbt.average"] = average.parents_told
+            if average.fresh is not None:
+                metrics["average/fresh_score"] = average.fresh.mean
+            metrics |= self.names.named("average", average.report)
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}
             metrics |= self.names.named("best_initial", initial.report)
@@ -156,6 +161,8 @@ def _note(result: Result) -> str:
         return f"| {what} | {where} | {one.score:.4g} | {report} | {hparams} |"
 
     rows = [row("winner", result.winner)] if result.winner else []
+    if result.average:
+        rows.append(row(f"average of {len(result.average.parents)} finalists", result.average))
     if result.best_initial and result.has_copies:
         rows.append(row(f"best initial setting, {result.fate}", result.best_initial))
     head = f"**{result.headline}**, {result.status}: {result.members} members, "

@@ -63,7 +63,8 @@ class Store(PopulationRuns):
     """What the task's metrics are called."""
 
     def __post_init__(self) -> None:
-        self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
+        self.names.reserve("winner/score", "winner/fresh_score", "average/fresh_score")
+        self.names.reserve("best_initial/score")
 
     @property
     def outcome(self) -> Outcome:

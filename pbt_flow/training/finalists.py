@@ -91,7 +91,7 @@ def judge_finalists(
     if not planned or _repeats_itself(finalists[0], engine):
         return {}
     total = sum(left * each for left, each in planned)
-    say(f"judging {len(finalists)} finalists on fresh data: {total} evaluations")
+    say(f"judging {len(finalists)} finalists by {total} evaluations on fresh data")
     readings: dict[Checkpoint, list[float]] = defaultdict(list)
     left = [turn.checkpoint for turn in finalists if turn.checkpoint is not None]
     first = 0

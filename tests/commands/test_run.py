@@ -150,7 +150,9 @@ def test_the_winner_is_named_reported_and_shown():
     assert parent.info.status == "FINISHED"
     assert {m.info.status for m in members(result)} == {"FINISHED"}
     artifacts = {a.path for a in client(result).list_artifacts(result.run_id)}
+    assert result.average is not None
     assert artifacts == {
+        "average",
         "population.json",
         "report",
         "result.json",

@@ -44,7 +44,7 @@ def test_populations_are_paired_by_seed_and_the_control_comes_first():
     expected = [results[n + 1].mean_score - results[n].mean_score for n in (0, 2, 4)]
     assert made.differences("PBT", "mean score") == expected
     assert made.gains()["PBT"]["mean score"] == Interval.of(expected)
-    reports = [next(iter(result.winner.report.values())) for result in results]
+    reports = [next(iter(result.best.report.values())) for result in results]
     assert made.differences("PBT", "best report") == [
         reports[n + 1] - reports[n] for n in (0, 2, 4)
     ]

@@ -117,6 +117,7 @@ def run(task=Regression, **settings):
         task,
         **{"experiment": "elsewhere", "turns": TURNS, "mode": "generational", **settings},
         engine="inline",
+        finalists="fresh",  # An average of them has a state of its own.
     )
 
 

@@ -69,7 +69,7 @@ def test_the_winners_model_is_logged_with_the_population():
     assert (model.source_run_id, model.status) == (result.run_id, "READY")
     assert model.params["lr"] == str(result.winner.hparams["lr"])
     loaded = mlflow.pytorch.load_model(f"models:/{model.model_id}")
-    assert answers(loaded) == answers(result.winner.task().model())
+    assert answers(loaded) == answers(result.best.task().model())
     info = mlflow.models.get_model_info(f"models:/{model.model_id}")
     assert info.signature.inputs.input_types() == [np.dtype("float32")]
     assert info.signature.outputs is not None
@@ -96,7 +96,7 @@ def test_a_resume_logs_no_model_twice_and_a_better_winner_becomes_the_champion()
     assert len(versions("line")) == 2
     assert MlflowClient().get_model_version_by_alias("line", "champion").version == 2
     champion = mlflow.pytorch.load_model("models:/line@champion")
-    assert answers(champion) == answers(better.winner.task().model())
+    assert answers(champion) == answers(better.best.task().model())
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_a_champion_loads_in_a_process_without_pbt_flow_where_its_class_is_torch
         "print(model(torch.eye(3)).tolist())\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == str(answers(result.winner.task().model()))
+    assert told.stdout.strip() == str(answers(result.best.task().model()))
 
 
 @pytest.mark.slow

@@ -148,7 +148,7 @@ def test_a_finalist_that_cannot_be_evaluated_is_out_and_it_is_said():
 
     history, said = finished(8, 10), []
     assert judged(history, Readings(read), said.append).member == 4
-    assert said[0] == "judging 8 finalists on fresh data: 40 evaluations"
+    assert said[0] == "judging 8 finalists by 40 evaluations on fresh data"
     assert sorted(said[1:]) == [
         "a finalist could not be evaluated: ValueError: no data",
         "a finalist could not be evaluated: the worker died",

@@ -1,0 +1,152 @@
+"""The mean of several finalists' weights: as a rule it is better than each of them.
+
+Finalists that descend from one founder lie in one valley of the loss, so that the mean of their
+weights lies there as well, and is less the chance of anybody's last steps. Whose weights go into it
+is decided greedily: it begins with the winner, and the next best finalist is taken in if that makes
+the average better on the fresh data of the judgement. The average is kept if it is better than the
+winner on data that none of these choices has seen.
+
+Source: Wortsman et al. 2022, Model soups (ICML; arXiv 2203.05482), greedy soup.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pbt_flow.engines import Engine, LostJob
+from pbt_flow.engines.batch import run_batch
+from pbt_flow.engines.worker import (
+    AverageEvaluated,
+    EvaluateAfresh,
+    EvaluateAverage,
+    EvaluatedAfresh,
+)
+from pbt_flow.population.fresh_score import FreshScore
+from pbt_flow.population.history import History
+from pbt_flow.population.lineage import founders, node_of
+from pbt_flow.population.records import Checkpoint, Turn
+from pbt_flow.training.finalists import SHARE
+from pbt_flow.utils.means import mean
+from pbt_flow.utils.reasons import reason_in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaged:
+    """An average of finalists that is better than the winner."""
+
+    parents: Sequence[Turn]
+    """Whose weights it is the mean of, the winner first."""
+    checkpoint: Checkpoint
+    """Its state, below the folder that it was written into."""
+    fresh: FreshScore
+    """On data that no choice of its parents has seen."""
+    report: Mapping[str, float]
+    """What `Task.report` measured of it."""
+
+
+def average_finalists(
+    history: History, engine: Engine, folder: Path, say: Callable[[str], None]
+) -> Averaged | None:
+    """Average the weights of finalists, as long as that makes them better.
+
+    Args:
+        history: The population's turns, and what the finalists are worth on fresh data.
+        engine: Where the averages are evaluated; it has nothing else to do.
+        folder: Where the state of the average is to be written.
+        say: Tells the user what is being done, and what went wrong.
+
+    Returns:
+        The average; None where none is better than the winner, and where there is none: the
+        finalists descend from different founders, or the task has no model that can be averaged.
+    """
+    related = _relatives_of_the_winner(history)
+    if len(related) < 2:
+        return None
+    sign = 1.0 if history.direction == "maximize" else -1.0
+    winner = related[0]
+    assert winner.checkpoint is not None
+    known = history.fresh.get(winner.checkpoint)
+    times = known.readings if known else 1
+    turns = sum(member.turn for member in history.members.values())
+    candidates = related[1 : 1 + max(1, int(SHARE * turns) // times)]
+    scores = _evaluate(engine, winner.checkpoint, 0, times)
+    if not scores:
+        return None
+    best, parents = sign * mean(scores), [winner]
+    for candidate in candidates:
+        done = _try(engine, [*parents, candidate], 0, times, say)
+        if done is None:
+            return None
+        worth = sign * mean(done.scores)
+        if worth > best:
+            best, parents = worth, [*parents, candidate]
+    if len(parents) == 1:
+        return None
+    # What was chosen on these data looks better on them than it is.
+    before = _evaluate(engine, winner.checkpoint, times, times)
+    done = _try(engine, parents, times, times, say, folder)
+    if done is None or done.checkpoint is None or not before:
+        return None
+    if not sign * mean(done.scores) > sign * mean(before):
+        return None
+    say(f"the average of {len(parents)} finalists is better than each of them")
+    return Averaged(
+        parents=parents,
+        checkpoint=done.checkpoint,
+        fresh=FreshScore.of(done.scores),
+        report=done.metrics,
+    )
+
+
+def _relatives_of_the_winner(history: History) -> list[Turn]:
+    """The winner, and the other finalists whose weights descend from its founder, best first."""
+    winner = history.winner()
+    if winner is None:
+        return []
+    founder_of = founders(history)
+    found = [winner]
+    for turn in history.ranked_finalists():
+        same = founder_of[node_of(turn)] == founder_of[node_of(winner)]
+        if same and turn != winner and math.isfinite(history.fitness(turn)):
+            found.append(turn)
+    return found
+
+
+def _try(
+    engine: Engine,
+    parents: Sequence[Turn],
+    first: int,
+    times: int,
+    say: Callable[[str], None],
+    folder: Path | None = None,
+) -> AverageEvaluated | None:
+    """Evaluate an average, alone: who goes into the next one depends on it.
+
+    Returns:
+        What came of it; None if it cannot be evaluated, or if the task's states have no mean.
+    """
+    job = EvaluateAverage(
+        member=parents[0].member,
+        parents=tuple(turn.checkpoint for turn in parents if turn.checkpoint is not None),
+        first=first,
+        times=times,
+        folder=None if folder is None else str(folder),
+    )
+    (done,) = run_batch(engine, [job])
+    error = done.reason if isinstance(done, LostJob) else ""
+    if isinstance(done, AverageEvaluated):
+        error = done.error.strip()
+        if not error:
+            return done if done.scores else None
+    say(f"no average of finalists: {reason_in(error)}")
+    return None
+
+
+def _evaluate(engine: Engine, checkpoint: Checkpoint, first: int, times: int) -> Sequence[float]:
+    """The scores of a checkpoint on the data of some numbers; empty if it cannot be evaluated."""
+    job = EvaluateAfresh(member=checkpoint.member, checkpoint=checkpoint, first=first, times=times)
+    (done,) = run_batch(engine, [job])
+    return done.scores if isinstance(done, EvaluatedAfresh) else ()

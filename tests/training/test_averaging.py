@@ -1,0 +1,264 @@
+"""The average of finalists: handed over where it is better than the winner, and only there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from histories import begun, do
+from mlflow.tracking import MlflowClient
+from optuna.distributions import FloatDistribution
+from sample_tasks import Regression
+
+import pbt_flow
+from pbt_flow import cli
+from pbt_flow.commands.stored_population import StoredPopulation
+from pbt_flow.engines import Engine, LostJob
+from pbt_flow.engines.worker import (
+    AverageEvaluated,
+    EvaluateAfresh,
+    EvaluateAverage,
+    EvaluatedAfresh,
+)
+from pbt_flow.population.records import Checkpoint
+from pbt_flow.task import Task
+from pbt_flow.training.averaging import average_finalists
+from pbt_flow.training.finalists import judge_finalists
+
+
+class Numbers(Engine):
+    """Models are one number each; an average has their mean, and a score is -(w - 1)^2."""
+
+    slots = 2
+
+    def __init__(self, *numbers: float, noise: float = 0.0, fails: bool = False) -> None:
+        self.numbers, self.noise, self.fails = numbers, noise, fails
+        self.tried: list[tuple[int, ...]] = []
+        self._done: list[Any] = []
+
+    def start(self, context: Any, *, slots: int = 1) -> None: ...
+
+    def open(self, folders: Any, runs: Any = None) -> None: ...
+
+    def close(self) -> None: ...
+
+    def submit(self, job: Any) -> None:
+        if isinstance(job, EvaluateAfresh):
+            scores = self._scores([job.checkpoint.member], job)
+            self._done.append(EvaluatedAfresh(request=job, scores=scores))
+            return
+        assert isinstance(job, EvaluateAverage)
+        members = [parent.member for parent in job.parents]
+        if self.fails:
+            self._done.append(LostJob(job=job, reason="the worker died"))
+            return
+        self.tried.append(tuple(members))
+        state = Checkpoint(member=members[0], turn=4, digest="average", size=1)
+        self._done.append(
+            AverageEvaluated(
+                request=job,
+                scores=self._scores(members, job),
+                metrics={} if job.folder is None else {"q": 1.0},
+                checkpoint=None if job.folder is None else state,
+            )
+        )
+
+    def _scores(self, members: list[int], job: Any) -> tuple[float, ...]:
+        weight = sum(self.numbers[member] for member in members) / len(members)
+        numbers = range(job.first, job.first + job.times)
+        return tuple(-((weight - 1) ** 2) + self.noise * number for number in numbers)
+
+    def wait(self, timeout: float | None = None) -> list[Any]:
+        return [self._done.pop()]
+
+
+def of_one_founder(members: int) -> Any:
+    """A history in which all descend from member 0."""
+    history = begun(members)
+    for member in range(members):
+        do(history, member)
+    for member in range(members):
+        do(history, member, copy=(0, 1) if member else None)
+    for _ in range(2):
+        for member in range(members):
+            do(history, member)
+    return history
+
+
+def averaged(history: Any, engine: Engine, say: Any = lambda text: None) -> Any:
+    history.fresh.update(judge_finalists(history, engine, say))
+    return average_finalists(history, engine, Path(), say)
+
+
+def test_whoever_makes_the_average_worse_is_left_out():
+    """The weights .7, 1.4 and 1.9 have the scores -.09, -.16 and -.81. The mean of the first two is
+    1.05 (-.0025); with the third it would be 1.33 (-.11).
+    """
+    history, engine = of_one_founder(3), Numbers(0.7, 1.4, 1.9)
+    found = averaged(history, engine)
+    assert [turn.member for turn in found.parents] == [0, 1]
+    assert engine.tried == [(0, 1), (0, 1, 2), (0, 1)]
+    assert found.fresh.mean == pytest.approx(-0.0025)
+    assert found.report == {"q": 1.0}
+
+
+def test_the_average_is_worth_what_it_is_on_data_that_no_choice_has_seen():
+    history, engine = of_one_founder(3), Numbers(0.7, 1.4, 1.9, noise=1.0)
+    found = averaged(history, engine)
+    times = history.fresh[history.winner().checkpoint].readings
+    later = sum(range(times, 2 * times)) / times
+    assert found.fresh.readings == times
+    assert found.fresh.mean == pytest.approx(-0.0025 + later)
+
+
+def test_an_average_that_is_no_better_is_not_handed_over():
+    assert averaged(of_one_founder(3), Numbers(1.0, 1.4, 1.9)) is None
+
+
+def test_finalists_of_different_founders_are_not_averaged():
+    history = begun(3)
+    for _ in range(4):
+        for member in range(3):
+            do(history, member)
+    engine = Numbers(0.7, 1.4, 1.9)
+    assert averaged(history, engine) is None
+    assert not engine.tried
+
+
+def test_a_worker_that_dies_of_an_average_costs_the_average_only():
+    said: list[str] = []
+    assert averaged(of_one_founder(3), Numbers(0.7, 1.4, 1.9, fails=True), said.append) is None
+    assert said[-1] == "no average of finalists: the worker died"
+
+
+# --- whole populations ----------------------------------------------------------------------------
+
+
+class Scattered(Regression):
+    """Every turn ends beside the best weights, in a direction of chance: the mean is better."""
+
+    space: ClassVar = {"lr": FloatDistribution(0.01, 0.02)}
+    defaults: ClassVar = {
+        "population": 4,
+        "turns": 8,
+        "interval": 1,
+        "exploit": "truncation:fraction=0.5",
+        "mode": "generational",
+    }
+
+    def train(self, hparams: Any, steps: int) -> dict[str, float]:
+        with torch.no_grad():
+            self.net.bias.zero_()
+            self.net.weight.copy_(1 + 0.3 * torch.randn(1, 3))
+        return {}
+
+    def report(self) -> dict[str, float]:
+        return {"distance": (self.net.weight - 1).norm().item()}
+
+
+def test_the_average_is_in_the_result_in_mlflow_and_in_the_registered_model(database):
+    result = pbt_flow.run(Scattered, engine="inline", quiet=True, register="mean", seed=1)
+    average, winner = result.average, result.winner
+    assert len(average.parents) > 1
+    assert average.parents[0] == (winner.member, winner.turn)
+    assert average.report["distance"] < winner.report["distance"]
+    assert result.best is average
+    # Its weights are the mean of its parents', in the result, after loading, and in the model.
+    stored = StoredPopulation.open(result.run_id)
+    loaded = pbt_flow.load(result.run_id)
+    assert loaded.average == average
+    parents = [result.history.turn(*parent).checkpoint for parent in average.parents]
+    weights = [stored.revive(parent).net.weight for parent in parents]
+    expected = torch.stack(weights).mean(0)
+    assert torch.equal(average.task().net.weight, expected)
+    assert torch.equal(loaded.best.task().net.weight, expected)
+    assert loaded.average.task().report() == average.report
+    import mlflow
+
+    model = mlflow.pytorch.load_model("models:/mean@champion")
+    assert torch.equal(model.weight, expected)
+    run = MlflowClient().get_run(result.run_id)
+    assert run.data.metrics["average/distance"] == average.report["distance"]
+    assert run.data.tags["pbt.average"] == average.parents_told
+    assert result.headline.startswith(f"The average of {len(parents)} finalists reaches distance")
+    assert "handed over: the average of" in cli.summary(result)
+    page = pbt_flow.report(result.run_id, out="made")[0]
+    assert average.parents_told in Path(page).read_text()
+
+
+def test_with_the_setting_fresh_nothing_is_averaged(database):
+    result = pbt_flow.run(Scattered, engine="inline", quiet=True, finalists="fresh", seed=1)
+    assert result.average is None
+    assert result.winner.fresh is not None
+    assert pbt_flow.load(result.run_id).average is None
+
+
+class OneCount(Task):
+    """Its model has a tensor of floats and one of integers."""
+
+    space: ClassVar = {"lr": FloatDistribution(0, 1)}
+
+    def __init__(self, *, seed: int, device: str = "cpu", live: bool = True) -> None:
+        super().__init__(seed=seed, device=device)
+        self.net, self.live = torch.nn.BatchNorm1d(2), live
+        self.moment = torch.zeros(1)
+
+    def train(self, hparams: Any, steps: int) -> dict[str, float]:
+        return {}
+
+    def evaluate(self) -> float:
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "net": {k: v.clone() for k, v in self.net.state_dict().items()},
+            "moment": self.moment.clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.moment = state["moment"].clone()
+
+    def model(self) -> torch.nn.Module:
+        if self.live:
+            return self.net
+        copy = torch.nn.BatchNorm1d(2)
+        copy.load_state_dict(self.net.state_dict())
+        return copy
+
+
+def state_of(weight: float, count: int, moment: float) -> dict[str, Any]:
+    task = OneCount(seed=0)
+    with torch.no_grad():
+        task.net.weight.fill_(weight)
+    task.net.num_batches_tracked.fill_(count)
+    task.moment.fill_(moment)
+    return task.state_dict()
+
+
+def test_floats_of_the_model_are_averaged_and_all_else_is_the_first_ones():
+    states = [state_of(1, 3, 5), state_of(2, 4, 6)]
+    made = OneCount(seed=0).average(states)
+    assert made["net"]["weight"].tolist() == [1.5, 1.5]
+    assert made["net"]["num_batches_tracked"].item() == 3
+    assert made["moment"].item() == 5
+    assert states[0]["net"]["weight"].tolist() == [1, 1]
+
+
+def test_a_model_that_is_a_copy_has_no_average():
+    states = [state_of(1, 3, 5), state_of(2, 4, 6)]
+    assert OneCount(seed=0, live=False).average(states) is None
+
+
+def test_a_task_without_a_model_has_no_average(database):
+    result = pbt_flow.run(
+        "tasks.quadratic:NoisyQuadratic",
+        engine="inline",
+        quiet=True,
+        population=4,
+        turns=4,
+        interval=5,
+    )
+    assert result.average is None
