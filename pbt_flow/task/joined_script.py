@@ -78,7 +78,11 @@ class ScriptTask(Task):
     @classmethod
     def told(cls) -> Mapping[str, Any]:
         """What the script declares, found out by running it up to its loop."""
-        return _told(cls.path, cls.told_with)
+        try:
+            changed = cls.path.stat().st_mtime_ns
+        except OSError as error:
+            raise TaskError(f"script {cls.path} cannot be read: {error}") from error
+        return _told(cls.path, cls.told_with, changed)
 
     @property
     def _member(self) -> Member:
@@ -161,8 +165,14 @@ def with_options(kind: type[Task], options: Any) -> type[Task]:
 
 
 @lru_cache(maxsize=64)
-def _told(path: Path, arguments: tuple[str, ...]) -> Mapping[str, Any]:
-    """What a script says of itself when it has come to its loop; its model is dropped."""
+def _told(path: Path, arguments: tuple[str, ...], changed: int) -> Mapping[str, Any]:
+    """What a script says of itself when it has come to its loop; its model is dropped.
+
+    Args:
+        path: The script.
+        arguments: Its own command line.
+        changed: When the file was written last: in a notebook it may be edited between two runs.
+    """
     add_siblings(path)
     with preserved():
         member = Script(path, arguments, seed=0).member

@@ -88,6 +88,14 @@ def test_a_script_that_joins_is_known_without_running_it(text, is_one, tmp_path)
     assert is_joining(tmp_path / "mine.py") == is_one
 
 
+def test_a_script_that_was_edited_declares_what_it_says_now(script):
+    text = 'pbt = pbt_flow.join({"lr": FloatDistribution(0.1, HIGH)}, score, net=net)\n'
+    for high in (0.5, 0.9):
+        kind = script(text.replace("HIGH", str(high)), loop=True)
+        os.utime(kind.path, ns=(0, int(high * 10)))
+        assert kind.space["lr"].high == high
+
+
 def test_what_a_script_declares_may_follow_from_its_own_arguments(script):
     kind = script("""
         parser = argparse.ArgumentParser()
