@@ -79,12 +79,16 @@ def as_if_installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test works in an empty folder: MLflow's default store is a file in the working one."""
     monkeypatch.chdir(tmp_path)
     for name in _MLFLOW:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    yield
+    # `mlflow.set_experiment` sets one, and a fixture of the next module would find it.
+    for name in _MLFLOW:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
