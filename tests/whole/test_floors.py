@@ -23,6 +23,7 @@ WINGS = (
     "strategies",
     "joining",
     "task",
+    "adapters",
     "settings",
     "tracking",
     "engines",
@@ -41,6 +42,7 @@ STRANGERS = {
     "tracking": {"strategies", "settings", "engines"},
     "engines": {"strategies", "settings", "tracking"},
     "joining": {"strategies"},
+    "adapters": {"strategies"},
     "reporting": {"tracking", "engines"},
     "training": {"tracking"},
 }
