@@ -29,6 +29,7 @@ from optuna.distributions import FloatDistribution
 
 import pbt_flow
 from pbt_flow import Task
+from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.population.checkpoints import file_digest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,11 +102,12 @@ class Chaos:
 
     def run(self) -> str:
         """Begin, kill as often as asked, let it end, and return the population's run."""
-        mode, workers = self.given.mode, self.given.workers
+        mode, workers, stages = self.given.mode, self.given.workers, self.given.stages
         self.start(
             *("run", "--task", f"{ROOT}/benchmarks/chaos.py:Walk", "--mode", mode, "--seed", 0),
             *("--set", f"log={Path.cwd()}/attempts", "--workers", workers),
             *("--population", self.given.population, "--turns", self.turns, "--interval", 100),
+            *("--stages", stages),
         )
         while not list(Path().rglob("turn.json")):
             self.check()
@@ -187,7 +189,8 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
     client, result = MlflowClient(), pbt_flow.load(run_id)
     history = result.history
     turns = [turn for own in history.turns.values() for turn in own]
-    expected = chaos.given.population * chaos.turns
+    settings = StoredPopulation.open(run_id).settings
+    expected = settings.all_turns
     attempts = len(Path("attempts").read_text())
     parent = client.get_run(run_id)
     runs = client.search_runs(
@@ -222,7 +225,7 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
         for name in ("turn.json", *(() if t.ok else ("error.txt",)))
     }
     states -= texts
-    for member in history.members.values():
+    for member in history.present:
         if (stands_on := member.checkpoint) is not None:
             path = places[stands_on.member] / f"turns/{stands_on.turn:06d}/state.pt"
             dangling += not path.is_file()
@@ -264,6 +267,8 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
             quiet=True,
             turns=chaos.turns,
             population=chaos.given.population,
+            # As it was: a resume with more turns has made the last stage longer.
+            stages=str(settings.stage_plan or "none"),
             engine="inline",
         )
         same = [
@@ -291,6 +296,7 @@ def main() -> int:
     parser.add_argument("--population", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--stages", default="none", help="as the setting of that name")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])

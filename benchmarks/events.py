@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks.problems import Drift
 from pbt_flow.population.records import Plan, turn_to_json
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import Simulation, simulate
-from tasks.quadratic import NoisyQuadratic
-from tasks.toy import Toy
 
 PROBLEMS = (Toy, NoisyQuadratic, Drift)
 MODES = ("async", "generational")

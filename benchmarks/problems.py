@@ -1,6 +1,6 @@
 """Cheap problems that a search can lose in different ways; their exact value is known.
 
-`Toy` and `NoisyQuadratic` come with the package. These two join them: each says in its `metrics`
+`Toy` and `NoisyQuadratic` come with the package. These join them: each says in its `metrics`
 what a score without noise would be, so that a method is judged by what it hands over and not by a
 lucky reading.
 """
@@ -15,6 +15,7 @@ from optuna.distributions import FloatDistribution
 
 from pbt_flow.space import Hparams, Space, to_unit
 from pbt_flow.task import Task
+from tasks.quadratic import NoisyQuadratic
 
 RATE = FloatDistribution(1e-4, 1e-2, log=True)
 EXACT = "exact"
@@ -94,3 +95,16 @@ class Ceilings(Task):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ceiling, self.speed, self.value = state["ceiling"], state["speed"], state["value"]
+
+
+class Misread(NoisyQuadratic):
+    """The noisy quadratic where each reading of the loss is off by a factor exp(N(0, 0.5))."""
+
+    def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
+        """Take `steps` steps of stochastic gradient descent."""
+        super().train(hparams, steps)
+        return {EXACT: super().evaluate()}
+
+    def evaluate(self) -> float:
+        """One reading of the loss."""
+        return super().evaluate() * math.exp(0.5 * float(self.rng.normal()))

@@ -42,8 +42,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pbt_flow.task import TaskError
-from tasks import corpora, scripts
-from tasks.images import Images, load_images
+from pbt_flow.tasks import translation_corpora as corpora
+from pbt_flow.tasks import translation_scripts as scripts
+from pbt_flow.tasks.gan_images import Images, load_images
 
 Rng: TypeAlias = np.random.Generator
 SIZE = 8

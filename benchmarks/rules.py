@@ -27,10 +27,10 @@ from pbt_flow.population.records import Donor, Member, Plan, Turn
 from pbt_flow.space import check_hparams
 from pbt_flow.strategies.exploit import is_sure_to_stay
 from pbt_flow.task import Task
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import Simulation, simulate
 from pbt_flow.training.controller import Controller
-from tasks.quadratic import NoisyQuadratic
-from tasks.toy import Toy
 
 SECONDS = 20.0
 """Of a usual turn: the controller looks around every half a second."""

@@ -27,10 +27,10 @@ from pbt_flow import Task
 from pbt_flow.population.history import History
 from pbt_flow.population.lineage import founder_shares
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.training.diagnostics import Diagnostics
-from tasks.quadratic import NoisyQuadratic
-from tasks.toy import Toy
 
 FIRST_SEED = 2000
 SIGNS = ("restores", "noise", "pinned", "overhead")

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median, stdev
 from typing import Any
 
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import Simulation, simulate
-from tasks.quadratic import NoisyQuadratic
-from tasks.toy import Toy
 
 PAIR = [{"h0": 1.0, "h1": 0.0}, {"h0": 0.0, "h1": 1.0}]
 MODES = ("generational", "async")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pbt_flow.exceptions import PBTError, PopulationError
 from pbt_flow.population.result import NO_WINNER, Finalist, Result, effort_note
+from pbt_flow.population.stages import NOBODY
 from pbt_flow.settings import NONE, Settings
 from pbt_flow.strategies.text import plugins
 from pbt_flow.utils.terminal import unbroken
@@ -97,7 +98,8 @@ def _main(arguments: Sequence[str] | None) -> int:
             result = resume(given.pop("run_id"), **given)
         else:
             if command == "random_search":
-                given["exploit"] = "none"
+                # With stages it is successive halving, which is another control.
+                given = {"stages": NOBODY, **given, "exploit": "none"}
             if "task" not in given:
                 parser.error(f"{command}: --task is missing; for example --task rl")
             result = run(given.pop("task"), **given)
@@ -180,6 +182,8 @@ def summary(result: Result) -> str:
         f"\n{result.status}: {result.members} members, {result.turns} turns in "
         f"{duration(result.seconds)}" + (f" ({result.reason})" if told else "")
     ]
+    if result.left:
+        lines.append(f"{result.left} members left at the end of a stage, as planned")
     if result.retired:
         lines.append(f"{result.retired} members failed too often and were retired")
     if result.winner is not None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from pbt_flow.exceptions import SettingsError, SpaceError, StrategyError
 from pbt_flow.population.history import Candidate
-from pbt_flow.space import Space, check_hparams, draw
+from pbt_flow.population.stages import NOBODY, StagePlan
+from pbt_flow.space import Hparams, Space, check_hparams, draw
 from pbt_flow.strategies.exploit import (
     EXPLOITS,
     GOOD_COPIES,
@@ -22,6 +23,7 @@ from pbt_flow.strategies.exploit import (
     Exploit,
     NoExploit,
     expected_copies,
+    in_stage,
 )
 from pbt_flow.strategies.explore import EXPLORES, Explore
 from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
@@ -69,6 +71,12 @@ class Settings:
     mode: Mode = _setting(
         "async",
         "async: who may have to copy waits for three quarters; generational: all wait for all",
+    )
+    stages: str = _setting(
+        NOBODY,
+        "how many members go on and for how long, within the same budget: none (all to the end), "
+        "narrow, wide (twice as many founders race, the best go on for longer), or a plan as in "
+        "16x2:none,8x4:hparams,4x8:hparams,2x32:both",
     )
     exploit: str = _setting(
         "truncation",
@@ -217,11 +225,72 @@ class Settings:
         for name, kinds in STRATEGIES.items():
             if not isinstance(values.get(name, ""), str):
                 values[name] = write(values[name], kinds)
+        if isinstance(values.get("stages"), StagePlan):
+            values["stages"] = str(values["stages"])
         settings = cls(task=kind.name, **values)
+        settings = dataclasses.replace(settings, stages=settings._planned_stages())
         settings._check()
         settings.check_model(kind)
         settings._try_strategies(kind.space)
         return settings, kind
+
+    def _planned_stages(self) -> str:
+        """The stages written out: a named plan depends on workers, and a resume may change those.
+
+        Raises:
+            SettingsError: They cannot be.
+        """
+        self._check_numbers()
+        plan = StagePlan.of(
+            self.stages, population=self.population, turns=self.turns, workers=self.workers
+        )
+        if plan is None:
+            return NOBODY
+        exploit = self.strategies().exploit
+        check_copies(exploit)
+        if exploit.copies is None:
+            # Successive halving: what the stages would let members copy is copied by nobody.
+            plan = plan.without_copies()
+        return str(plan)
+
+    @property
+    def stage_plan(self) -> StagePlan | None:
+        """The stages; None where all members train to the end.
+
+        Raises:
+            SettingsError: The budget has no turn for the last stage.
+        """
+        return StagePlan.resumed(self.stages, population=self.population, turns=self.turns)
+
+    @property
+    def founders(self) -> int:
+        """How many members begin."""
+        plan = self.stage_plan
+        return self.population if plan is None else plan.founders
+
+    @property
+    def last_turn(self) -> int:
+        """The turns of a member that trains to the end."""
+        plan = self.stage_plan
+        return self.turns if plan is None else plan.ends[-1]
+
+    @property
+    def all_turns(self) -> int:
+        """The turns of all members together."""
+        plan = self.stage_plan
+        return self.population * self.turns if plan is None else plan.total
+
+    def draw_founders(self, space: Space, rng: np.random.Generator) -> list[Hparams]:
+        """The first hyperparameters of every member.
+
+        Those of a population without stages come first, whatever the stages are, so that a control
+        with the same seed begins with the very same. What stages have more are drawn after them.
+        """
+        sampler, count = self.strategies().init, self.population - len(self.initial)
+        points = [*self.initial, *sampler.initial(space, count, rng)]
+        if (more := self.founders - self.population) > 0:
+            points += sampler.initial(space, more, rng)
+        return [check_hparams(point, space) for point in points[: self.founders]]
 
     def _try_strategies(self, space: Space) -> None:
         """Use each strategy once on the space: what could only fail later must fail now."""
@@ -239,6 +308,30 @@ class Settings:
             made.resample.fresh(space, [], rng)
 
     def _check(self) -> None:
+        self._check_numbers()
+        if self.seed < 0:
+            raise SettingsError(f"seed must not be negative, got {self.seed}")
+        for name in ("seconds", "turn_timeout"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise SettingsError(f"{name} must be above 0, got {value}")
+        if self.register is not None:
+            check_model_name(self.register)
+        if len(self.initial) > self.population:
+            raise SettingsError(
+                f"initial gives {len(self.initial)} members to a population of {self.population}"
+            )
+        exploit = self.strategies().exploit
+        if (plan := self.stage_plan) is not None:
+            _check_copies_in_stages(exploit, plan)
+
+    def _check_numbers(self) -> None:
+        """Refuse values of another type, and numbers that are too small.
+
+        Raises:
+            SettingsError: There is one.
+        """
+        if type(self.stages) is not str:
+            raise SettingsError(f"stages must be a text or a StagePlan, got {self.stages!r}")
         hints = get_type_hints(type(self))
         for f in dataclasses.fields(self):
             value, hint = getattr(self, f.name), hints[f.name]
@@ -265,18 +358,6 @@ class Settings:
         for name in ("workers", "turns", "interval", "max_failures", "keep", "warm", "threads"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
-        if self.seed < 0:
-            raise SettingsError(f"seed must not be negative, got {self.seed}")
-        for name in ("seconds", "turn_timeout"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise SettingsError(f"{name} must be above 0, got {value}")
-        if self.register is not None:
-            check_model_name(self.register)
-        if len(self.initial) > self.population:
-            raise SettingsError(
-                f"initial gives {len(self.initial)} members to a population of {self.population}"
-            )
-        self.strategies()
 
     def check_model(self, kind: Declaration) -> None:
         """Refuse to register the model of a task that keeps none.
@@ -309,11 +390,25 @@ class Settings:
 
     @property
     def is_control(self) -> bool:
-        """Whether nobody copies: random search."""
-        return isinstance(self.strategies().exploit, NoExploit)
+        """Whether nobody copies, and nobody leaves: random search."""
+        return self.stages == NOBODY and isinstance(self.strategies().exploit, NoExploit)
+
+    @property
+    def method(self) -> str:
+        """What the population does, in words."""
+        copies_nobody = isinstance(self.strategies().exploit, NoExploit)
+        if self.stages == NOBODY:
+            return "random search" if copies_nobody else "Population Based Training"
+        return "successive halving" if copies_nobody else "Population Based Training in stages"
 
     def copies_warning(self) -> str | None:
-        """What to tell the user where members would copy too often; None where they would not."""
+        """What to tell the user where members would copy too often; None where they would not.
+
+        Nothing is said of stages: of the two members of a last stage one copies the other at every
+        turn, which is meant.
+        """
+        if self.stages != NOBODY:
+            return None
         exploit = self.strategies().exploit
         copies = expected_copies(exploit, population=self.population, turns=self.turns)
         if copies is None or copies <= MOST_COPIES:
@@ -399,6 +494,24 @@ class Settings:
         settings = cls(**{**plain, "initial": tuple(plain.get("initial", ()))})
         settings._check()
         return settings
+
+
+def _check_copies_in_stages(exploit: Exploit, plan: StagePlan) -> None:
+    """Refuse an exploit that copies otherwise than the stages say.
+
+    Raises:
+        SettingsError: The exploit's own setting says what is copied, and so do the stages.
+        StrategyError: What it copies cannot be set.
+    """
+    check_copies(exploit)
+    if exploit.copies in ("weights", "hparams"):
+        raise SettingsError(
+            f"exploit {exploit} says what is copied, and each of the stages {plan} does so too; "
+            f"leave out copies={exploit.copies}, or write the stages out with "
+            f":{exploit.copies} behind those that are to copy only that"
+        )
+    for stage in plan.stages:
+        in_stage(exploit, stage.copies)
 
 
 def value_to_json(value: Any) -> Any:

@@ -37,8 +37,15 @@ from torch.nn.functional import pad, softplus
 
 from pbt_flow.space import Hparams, Space
 from pbt_flow.task import Task, TaskError
-from tasks.images import Images, load_images, scale
-from tasks.inception import REPORT, SELECTION, load_classifier, load_imagenet
+
+from .gan_images import Images, load_images, scale
+from .gan_inception import (
+    REPORT,
+    SELECTION,
+    in_channels_last,
+    load_classifier,
+    load_imagenet,
+)
 
 SELECTION_LATENTS, GRID_LATENTS = 1, 3
 """Seeds of the latent vectors that every member is judged and shown by; reports draw later ones."""
@@ -81,7 +88,7 @@ def make_generator(latent: int, width: int, channels: int, size: int) -> nn.Modu
             nn.ReLU(),
         ]
     layers += [nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1), nn.Tanh()]
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    return in_channels_last(nn.Sequential(*layers))
 
 
 def make_discriminator(width: int, channels: int, size: int) -> nn.Module:
@@ -109,7 +116,7 @@ def make_discriminator(width: int, channels: int, size: int) -> nn.Module:
             nn.LeakyReLU(0.2),
         ]
     layers += [nn.Flatten(), nn.Linear(widths[-1] * base**2, 1)]
-    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    return in_channels_last(nn.Sequential(*layers))
 
 
 def _halvings(size: int) -> tuple[int, int]:
@@ -168,7 +175,7 @@ class GAN(Task):
         Args:
             seed: Seeds their weights.
             device: As torch names it.
-            data: Which images; see `tasks/images.py`. Empty: Fashion-MNIST where it lies on this
+            data: Which images (see `gan_images.py`). Empty: Fashion-MNIST where it lies on this
                 machine, else digits.
             size: Pixels of a side, for `data=folder:...`; the other data have their own.
             width: Channels of the largest feature maps; those half the size have twice as many.
@@ -239,14 +246,14 @@ class GAN(Task):
                     + softplus(self.discriminator(fake)).mean()
                 )
                 self.discriminator_adam.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 self.discriminator_adam.step()
                 discriminator_loss = discriminator_loss + loss.detach() / (steps * self.k)
             # What the discriminator would learn here is not wanted: do not compute it.
             self.discriminator.requires_grad_(False)
             loss = softplus(-self.discriminator(self.generator(self._latents()))).mean()
             self.generator_adam.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.generator_adam.step()
             self.discriminator.requires_grad_(True)
             generator_loss = generator_loss + loss.detach() / steps
@@ -298,7 +305,8 @@ class GAN(Task):
         """Images of the generator from the latent vectors that belong to a seed."""
         latents = torch.randn(count, self.latent, generator=torch.Generator().manual_seed(seed))
         self.generator.eval()
-        return torch.cat([self.generator(part.to(self.device)) for part in latents.split(100)])
+        parts = torch.split(latents, 100)
+        return torch.cat([self.generator(part.to(self.device)) for part in parts])
 
     def state_dict(self) -> dict[str, Any]:
         return {name: part.state_dict() for name, part in self._parts().items()}

@@ -50,3 +50,12 @@ def counted(counts: Iterable[tuple[str, int]], most: int = 8) -> str:
     """
     ordered = sorted(counts, key=lambda pair: (-pair[1], pair[0]))
     return listed([f"{shown(name)} {number:,}" for name, number in ordered], most)
+
+
+def megabytes(size: int) -> str:
+    """A number of bytes in words.
+
+    >>> megabytes(26_421_880), megabytes(29_515)
+    ('26.4 MB', '0.03 MB')
+    """
+    return f"{size / 1e6:.3g} MB" if size >= 1e6 else f"{size / 1e6:.1g} MB"

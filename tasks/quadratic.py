@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 
 from pbt_flow.space import Hparams, Space
@@ -43,7 +44,7 @@ class NoisyQuadratic(Task):
         """Start at 3 in each of the `dimensions`."""
         super().__init__(seed=seed, device=device)
         self.curvature = 1 / np.arange(1, dimensions + 1)
-        self.theta = np.full(dimensions, 3.0)
+        self.theta: NDArray[np.float64] = np.full(dimensions, 3.0)
 
     def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
         """Take `steps` steps of stochastic gradient descent."""

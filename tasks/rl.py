@@ -9,7 +9,7 @@ r"""Reinforcement learning: proximal policy optimisation (PPO) on any Gymnasium 
     python -m pbt_flow run --task rl --set env=ALE/Pong-v5 --set hidden=256  # needs ale-py
     python -m pbt_flow run --task rl --quick     # seconds on CartPole, to see it work
 
-How environments, their arguments and their wrappers are named: `tasks/environments.py`.
+How environments, their arguments and their wrappers are named: `rl_environments.py`.
 Observations are images (a Box of three dimensions), or anything that Gymnasium can flatten to a
 vector: Box, Discrete, MultiDiscrete, MultiBinary, and Tuple and Dict of them. Actions are the same,
 with a bounded Box of integers as choices. As in the paper, PBT tunes the learning rate, the entropy
@@ -50,14 +50,14 @@ try:
     from gymnasium.vector import VectorEnv
     from PIL import Image
 
-    from tasks.actions import Actions, describe_actions, scale
-    from tasks.environments import (
+    from .rl_actions import Actions, describe_actions, scale
+    from .rl_environments import (
         declared_observations,
         describe_observations,
         episode_limit,
         read_recipe,
     )
-    from tasks.rl_network import (  # noqa: F401 - models that earlier versions logged name these
+    from .rl_network import (  # noqa: F401 - models that earlier versions logged name these
         Act,
         ActorCritic,
         Array,
@@ -275,7 +275,7 @@ class RL(Task):
     seen, but for 1,000 steps at least and 30,000 at most, and counts what it has got.
 
     Args:
-        env: The environment: an id, `module:id` or `module:Class` (see `tasks/environments.py`).
+        env: The environment: an id, `module:id` or `module:Class` (see `rl_environments.py`).
         env_options: Its arguments, as JSON: `'{"is_slippery": false}'`.
         wrappers: What is put around it, the first one innermost: `FlattenObservation`,
             `TimeLimit:max_episode_steps=100`, `module:Class`.
@@ -354,10 +354,11 @@ class RL(Task):
         self.recipe = read_recipe(env, env_options, wrappers, max_episode_steps)
         with contextlib.closing(self.recipe.make(1)) as probe:
             observations = probe.single_observation_space
+            assert isinstance(observations, Box)  # See `Checked`.
             self.actions = Actions(probe.single_action_space, f"environment {env!r}")
             self.metadata = probe.metadata  # about pictures: read only when one is wanted
             limit, shows = episode_limit(probe), _describe(declared_observations(probe))
-        size = math.prod(observations.shape) * observations.dtype.itemsize
+        size = math.prod(observations.shape) * np.dtype(observations.dtype).itemsize
         self.unroll_bytes = LONGEST_UNROLL * envs * size
         self.has_limit = limit is not None and limit <= PATIENCE
         self.report_patience = PATIENCE if self.has_limit else REPORT_PATIENCE
@@ -380,10 +381,11 @@ class RL(Task):
         self._end_turn()
 
     def train(self, hparams: Hparams, steps: int) -> dict[str, float]:
+        drawn: Mapping[str, Any] = hparams  # numbers all, as the space says
         for group in self.optimizer.param_groups:
-            group["lr"] = float(hparams["lr"])
+            group["lr"] = float(drawn["lr"])
         due = self.carry + steps
-        unrolls, length = divide(due, int(hparams["unroll"]), self.envs)
+        unrolls, length = divide(due, int(drawn["unroll"]), self.envs)
         self.carry = due - unrolls * length * self.envs
 
         turn = self.turn
@@ -392,8 +394,8 @@ class RL(Task):
         self._check_state("with which the turn began")
         measured = []
         for update in range(1, unrolls + 1):
-            unroll = self._play(turn, length, 1 - float(hparams["one_minus_gamma"]))
-            measured.append(self._learn(unroll, hparams))
+            unroll = self._play(turn, length, 1 - float(drawn["one_minus_gamma"]))
+            measured.append(self._learn(unroll, drawn))
             # Broken weights must not act: some environments crash on an action that is NaN.
             self._check_state(f"after update {update} of the turn, at step {turn.steps}")
         metrics = {"env_steps": float(len(measured) * length * self.envs), "unroll": float(length)}
@@ -410,7 +412,7 @@ class RL(Task):
         self._end_turn()
         seed = int(self.rng.integers(REPORT_SEED - self.envs))
         self.turn = Episodes(self.recipe.make(self.envs), seed)
-        self.trace = np.zeros(self.envs)
+        self.trace: Array = np.zeros(self.envs)
         return self.turn
 
     def _end_turn(self) -> None:
@@ -456,8 +458,14 @@ class RL(Task):
     def _play(self, turn: Episodes, length: int, discount: float) -> Unroll:
         policy = self.net.actor_of_now(self.rng)
         begun = turn.steps
-        obs, actions, rewards, terminated, ended, traces = [], [], [], [], [], []
-        cut, cut_obs = [], []
+        obs: list[Array] = []
+        actions: list[Array] = []
+        rewards: list[Array] = []
+        terminated: list[Array] = []
+        ended: list[Array] = []
+        traces: list[Array] = []
+        cut: list[tuple[int, int]] = []
+        cut_obs: list[Array] = []
 
         def check() -> None:
             shown = [(length - 1, copy, seen) for copy, seen in enumerate(turn.obs)]
@@ -496,13 +504,13 @@ class RL(Task):
             cut_obs=cut_obs,
         )
 
-    def _learn(self, unroll: Unroll, hparams: Hparams) -> dict[str, float]:
+    def _learn(self, unroll: Unroll, hparams: Mapping[str, Any]) -> dict[str, float]:
         """One update on one unroll (PPO, algorithm 1), and what happened in it."""
         net, shape = self.net, unroll.rewards.shape
         obs = self._tensor(unroll.obs.reshape(-1, *unroll.obs.shape[2:]))
         actions = self._tensor(unroll.actions.reshape(len(obs), *unroll.actions.shape[2:]))
         with torch.no_grad():
-            parts = [net(part) for part in obs.split(1024)]
+            parts = [net(part) for part in torch.split(obs, 1024)]
             head, value = (torch.cat(part) for part in zip(*parts, strict=True))
             old_log_probs, _ = net.log_prob_and_entropy(head, actions)
             after = np.stack([*unroll.next_obs, *unroll.cut_obs])
@@ -672,7 +680,8 @@ class RL(Task):
             episode, act = Episodes(env, REPORT_SEED), self._act(np.random.default_rng(REPORT_SEED))
             for t in range(self.report_patience):
                 if t % stride == 0:
-                    frames.append(_frame(env.render()[0] if renders else self._seen(episode.obs)))
+                    drawn: Any = env.render() if renders else [self._seen(episode.obs)]
+                    frames.append(_frame(drawn[0]))
                 if len(frames) > FRAMES:
                     frames, stride = frames[::2], 2 * stride
                 _, terminated, truncated, _ = episode.step(act(episode.obs))
@@ -721,8 +730,9 @@ def _describe(observations: gym.Space[Any]) -> str:
 def _frame_rate(metadata: Mapping[str, Any]) -> float:
     """Frames a second; 30 where what the environment says is no rate."""
     rate = metadata.get("render_fps")
-    is_rate = isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0
-    return float(rate) if is_rate else 30.0
+    if isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0:
+        return float(rate)
+    return 30.0
 
 
 def _frame(pixels: Any) -> Image.Image:

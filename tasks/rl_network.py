@@ -19,7 +19,7 @@ from pbt_flow.task import TaskError
 try:
     from gymnasium.spaces import Box, Discrete
 
-    from tasks.actions import Actions, span
+    from .rl_actions import Actions, span
 except ModuleNotFoundError as error:
     raise TaskError(f"the rl task needs {error.name}: pip install 'pbt-flow[rl]'") from error
 
@@ -245,7 +245,8 @@ class ActorCritic(nn.Module):
             x = np.minimum(np.maximum(x, -limit), limit)
             x = np.tanh(x @ first[0] + first[1])
             x = np.tanh(x @ second[0] + second[1])
-            return x @ last[0] + last[1]
+            out: Array = x @ last[0] + last[1]
+            return out
 
         return head
 
@@ -273,7 +274,7 @@ class Policy(nn.Module):
                 self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32))
 
     def forward(self, obs: Tensor) -> Tensor:
-        head, _ = self.net(obs)
+        head: Tensor = self.net(obs)[0]
         if self.net.discrete:
             return head.argmax(1) + self.first
         head = head.reshape(-1, *self.start.shape)
@@ -295,12 +296,12 @@ class ColumnsPolicy(nn.Module):
         self.net = net
         bounds = [actions.start, actions.stop, actions.low, actions.high]
         self.register_buffer("bounds", torch.from_numpy(np.stack(bounds)))
-        is_nested = actions.space.shape is None
-        self.shape = (len(actions.start),) if is_nested else actions.space.shape
+        shape = actions.space.shape
+        self.shape = (len(actions.start),) if shape is None else shape
         self.is_whole = not actions.numbers
 
     def forward(self, obs: Tensor) -> Tensor:
-        head, _ = self.net(obs)
+        head: Tensor = self.net(obs)[0]
         columns = self.net.columns
         assert columns is not None
         chosen = columns.choices(head)
@@ -310,11 +311,13 @@ class ColumnsPolicy(nn.Module):
         start, stop, low, high = self.bounds
         share = torch.where(columns.is_number, (actions + 1) / 2, actions)
         actions = (start + (stop - start) * share).clamp(low, high)
-        return (actions.round().long() if self.is_whole else actions).reshape(-1, *self.shape)
+        whole: Tensor = actions.round().long() if self.is_whole else actions
+        return whole.reshape(-1, *self.shape)
 
 
 def _orthogonal(layer: Layer, gain: float = math.sqrt(2)) -> Layer:
     nn.init.orthogonal_(layer.weight, gain)
+    assert layer.bias is not None
     nn.init.constant_(layer.bias, 0.0)
     return layer
 

@@ -1,7 +1,7 @@
 """The toy of the PBT paper, whose answer is known.
 
     python -m pbt_flow run --task toy
-    python -m tasks.toy figure2.png        # draws the paper's four panels
+    python -m pbt_flow.tasks.toy figure2.png        # draws the paper's four panels
 
 Source: Jaderberg et al. 2017, section 2 and Figure 2 (arXiv 1711.09846).
 """
@@ -82,7 +82,7 @@ def figure(path: str) -> None:
 
     start = [{"h0": 1.0, "h1": 0.0}, {"h0": 0.0, "h1": 1.0}]
     # Explore alone moves h where nobody copies: a member that copies its own kind of hparams only.
-    panels = {
+    panels: dict[str, dict[str, Any]] = {
         "grid search": {"exploit": "none"},
         "exploit only": {"exploit": "truncation:copies=weights,ties=true", "explore": "none"},
         "explore only": {"exploit": "truncation:copies=hparams,ties=true"},
@@ -111,5 +111,5 @@ def figure(path: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m tasks.toy FIGURE.png")
+        sys.exit("usage: python -m pbt_flow.tasks.toy FIGURE.png")
     figure(sys.argv[1])

@@ -39,10 +39,11 @@ from torch import nn
 
 from pbt_flow.space import Hparams, Space
 from pbt_flow.task import Task, TaskError
-from tasks.corpora import BOS, EOS, PAD, UNKNOWN, Corpus, Pair, load
-from tasks.phrases import count, shown
-from tasks.scripts import choose_tokenizer
-from tasks.translation_network import (  # noqa: F401 - models that earlier versions logged name these
+
+from .phrases import count, shown
+from .translation_columns import Pair
+from .translation_corpora import BOS, EOS, PAD, UNKNOWN, Corpus, load
+from .translation_network import (  # noqa: F401 - models that earlier versions logged name these
     Attention,
     Cache,
     Dropout,
@@ -55,6 +56,7 @@ from tasks.translation_network import (  # noqa: F401 - models that earlier vers
     pad,
     sinusoids,
 )
+from .translation_scripts import choose_tokenizer
 
 try:
     from sacrebleu.metrics.bleu import BLEU
@@ -126,7 +128,7 @@ def share_unknown(pieces: NDArray[np.int32]) -> float:
 
 @functools.lru_cache(maxsize=4)
 def prepare(**options: Any) -> tuple[Corpus, Encoded, Encoded]:
-    """The corpus (see `tasks.corpora.load`), and its train and dev split in pieces.
+    """The corpus (see `translation_corpora.load`), and its train and dev split in pieces.
 
     Kept for the process, since the members that train in one worker share it.
     """
@@ -327,12 +329,12 @@ class Translation(Task):
             seed: Seeds the initial weights.
             device: Where to put the model.
             data: Where the sentences come from: tatoeba, tsv:FILE, files:SRC,TGT,
-                hf:NAME[,CONFIG], or babel (see `tasks.corpora.SOURCES`).
+                hf:NAME[,CONFIG], or babel (see `translation_corpora.SOURCES`).
             swap: Translate from the second language to the first.
             max_words: The longest sentence to keep, in words between spaces, on either side.
             max_pairs: Read no more pairs than this.
             source_vocabulary: How many pieces the source language gets at most; characters where a
-                language has many of them (see `tasks.corpora.learn_subwords`).
+                language has many of them (see `translation_corpora.learn_subwords`).
             target_vocabulary: Likewise, for the target. It costs time: the output layer is a third
                 of the work.
             width: Of the residual stream.
@@ -343,7 +345,7 @@ class Translation(Task):
             label_smoothing: Of the training target, this share is spread evenly over the vocabulary
                 and the rest is on the right piece (Szegedy et al., 2016). The dev NLL has none.
             tokenize: The tokeniser of sacreBLEU: 13a, zh, ja-mecab, char, ... Empty: by the script
-                of the training targets (see `tasks.scripts.choose_tokenizer`).
+                of the training targets (see `translation_scripts.choose_tokenizer`).
 
         Raises:
             TaskError: An option cannot be used, or the data cannot be had or read.
@@ -442,7 +444,7 @@ class Translation(Task):
                 label_smoothing=self.label_smoothing,
             )
             self.optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimizer.step()
             loss_sum += loss.detach()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tasks.corpora import BOS, EOS, PAD
+from .translation_corpora import BOS, EOS, PAD
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -127,7 +127,8 @@ class Attention(nn.Module):
         if mask is not None:
             weights = weights.masked_fill(~mask, -math.inf)
         mixed = self.dropout(weights.softmax(-1)) @ value
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
 
 
 class Layer(nn.Module):
@@ -149,7 +150,8 @@ class Layer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         hidden = self.drop.relu(F.relu(self.feed_in(self.feed_norm(x))))
-        return x + self.drop.residual(self.feed_out(hidden))
+        out: Tensor = x + self.drop.residual(self.feed_out(hidden))
+        return out
 
     def encode(self, x: Tensor, mask: Tensor) -> Tensor:
         y = self.self_norm(x)
@@ -207,16 +209,19 @@ class Transformer(nn.Module):
         """Read the source sentences; what comes back is ready to decode from."""
         mask = (source != PAD)[:, None, None, :]
         x = self.embed(self.source_embedding, source, 0)
-        for layer in self.encoder:
+        for layer in _layers(self.encoder):
             x = layer.encode(x, mask)
         memory = self.encoder_norm(x)
-        return [Cache(layer.cross_attention.keys_values(memory), mask) for layer in self.decoder]
+        return [
+            Cache(layer.cross_attention.keys_values(memory), mask)
+            for layer in _layers(self.decoder)
+        ]
 
     def go_on(self, target: Tensor, caches: list[Cache], mask: Tensor | None = None) -> Tensor:
         """The logits of the pieces that follow each of `target`, the next in a cached decoding."""
         past = caches[0].past
         x = self.embed(self.target_embedding, target, 0 if past is None else past[0].shape[2])
-        for layer, cache in zip(self.decoder, caches, strict=True):
+        for layer, cache in zip(_layers(self.decoder), caches, strict=True):
             x = layer.decode(x, cache, mask)
         return F.linear(self.decoder_norm(x), self.target_embedding.weight)
 
@@ -224,7 +229,8 @@ class Transformer(nn.Module):
         x = embedding(pieces) * math.sqrt(self.width)
         end = first + pieces.shape[1]
         places = sinusoids(1 << end.bit_length(), self.width)[first:end]
-        return self.drop.residual(x + places.to(x))
+        out: Tensor = self.drop.residual(x + places.to(x))
+        return out
 
     @torch.no_grad()
     def greedy(self, source: Tensor, limit: int) -> list[list[int]]:
@@ -250,6 +256,13 @@ class Transformer(nn.Module):
                 for cache in caches:
                     cache.keep(chosen)
         return answers
+
+
+def _layers(stack: nn.ModuleList) -> Iterator[Layer]:
+    """The layers of an encoder or decoder; torch knows of its modules only that they are some."""
+    for layer in stack:
+        assert isinstance(layer, Layer)
+        yield layer
 
 
 @functools.lru_cache(maxsize=8)
@@ -278,7 +291,8 @@ class Translator(nn.Module):
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """See `Transformer.forward`."""
-        return self.network(source, target)
+        logits: Tensor = self.network(source, target)
+        return logits
 
     def translate(self, sentences: Sequence[str]) -> list[str]:
         """Greedy translations, in the order of `sentences`."""

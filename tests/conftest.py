@@ -7,13 +7,10 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
-
-from pbt_flow.task import GROUP
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,26 +52,14 @@ _MLFLOW = (
 
 
 @pytest.fixture(scope="session", autouse=True)
-def as_if_installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def as_if_installed() -> Iterator[None]:
     """The package and its tasks are found from any folder, by other processes too.
 
     After the README's first command they are not installed, and the second runs these tests.
     """
     with pytest.MonkeyPatch.context() as patch:
-        paths = [ROOT]
-        if not entry_points(group=GROUP):
-            site = tmp_path_factory.mktemp("site")
-            info = site / "pbt_flow-0.dist-info"
-            info.mkdir()
-            (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pbt-flow\nVersion: 0\n")
-            section = f'[project.entry-points."{GROUP}"]'
-            declared = (ROOT / "pyproject.toml").read_text().split(section)[1].split("\n[")[0]
-            plain = declared.replace('"', "")
-            (info / "entry_points.txt").write_text(f"[{GROUP}]{plain}")
-            paths.append(site)
-            patch.syspath_prepend(site)
         before = os.environ.get("PYTHONPATH", "")
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [*map(str, paths), before])))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), before])))
         yield
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from sample_tasks import Regression
 
 SETTINGS = {"turns": 5, "exploit": "tournament", "seed": 1}
+STAGES = {**SETTINGS, "stages": "8x1:none,4x2:hparams,2x2:both"}
+"""The same budget in stages: at turn 1 four members leave, at turn 3 two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,18 @@ IN_A_RESUME = {
     ),
 }
 BEFORE_ALL = {"the runs are being made": _client("log_dict", 1, before=True)}
-POINTS = BEFORE_ALL | IN_A_TURN | IN_THE_CONTROLLER | IN_A_RESUME
+IN_STAGES = {
+    "the last turn of a stage is there and its end not seen": _controller("accept", 8, before=True),
+    "the last turn of a stage is accepted": _controller("accept", 8),
+    "a stage has ended": _controller("_tell_of_stages", 8, before=True),
+    "nobody is told yet of who left": _store("leave", 1, before=True),
+    "a run says who left and has not ended": _client("set_terminated", 1, before=True),
+    "half of those that left are told": _store("leave", 2),
+    "the first turn of the next stage is planned": _controller("plan", 9),
+    "the first turn of the next stage is there": _controller("accept", 9, before=True),
+    "those that left the second stage are told": _store("leave", 6),
+}
+POINTS = BEFORE_ALL | IN_A_TURN | IN_THE_CONTROLLER | IN_A_RESUME | IN_STAGES
 
 
 def die() -> None:
@@ -143,7 +156,8 @@ def run_to(name: str, mode: str, folder: str, run_id: str | None = None) -> None
     import pbt_flow
 
     if run_id is None:
-        pbt_flow.run(Regression, mode=mode, engine="inline", quiet=True, **SETTINGS)
+        settings = STAGES if name in IN_STAGES else SETTINGS
+        pbt_flow.run(Regression, mode=mode, engine="inline", quiet=True, **settings)
     else:
         pbt_flow.resume(run_id, quiet=True)
 

@@ -12,8 +12,8 @@ from pbt_flow.population.result import Result
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.settings import Settings
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import simulate
-from tasks.quadratic import NoisyQuadratic
 
 
 class Rich(NoisyQuadratic):

@@ -599,3 +599,101 @@ def test_an_option_that_no_file_can_hold_is_refused() -> None:
 def test_an_option_that_is_taken_for_a_setting_is_shown_its_place() -> None:
     with pytest.raises(SettingsError, match=r"no setting 'width'; .*options=\{'width': \.\.\.\}"):
         made(width=3)
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+WIDE = "16x2:none,8x4:hparams,4x8:hparams,2x32:both"
+
+
+def staged(**given: Any) -> Settings:
+    return made(**{"population": 8, "turns": 20, "workers": 2, "stages": "wide", **given})
+
+
+def test_a_named_plan_is_written_out_since_a_resume_may_change_the_workers() -> None:
+    settings = staged()
+    assert settings.stages == WIDE
+    assert (settings.founders, settings.last_turn, settings.all_turns) == (16, 46, 160)
+    assert settings.resumed(workers=8).stage_plan == settings.stage_plan
+    assert Settings.from_json(settings.to_json()) == settings
+    assert staged(stages=settings.stage_plan) == settings
+
+
+def test_without_stages_all_members_train_to_the_end() -> None:
+    settings = staged(stages="none")
+    assert settings.stage_plan is None
+    assert (settings.founders, settings.last_turn, settings.all_turns) == (8, 20, 160)
+    plain = settings.to_json()
+    del plain["stages"]
+    assert Settings.from_json(plain) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "method"),
+    [
+        ({"stages": "none"}, "Population Based Training"),
+        ({"stages": "none", "exploit": "none"}, "random search"),
+        ({}, "Population Based Training in stages"),
+        ({"exploit": "none"}, "successive halving"),
+    ],
+)
+def test_a_method_is_called_by_what_it_does(given: dict[str, Any], method: str) -> None:
+    settings = staged(**given)
+    assert settings.method == method
+    assert settings.is_control == (method == "random search")
+
+
+def test_where_nobody_copies_the_written_plan_says_so() -> None:
+    assert staged(exploit="none").stages == "16x2:none,8x4:none,4x8:none,2x32:none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Greedy:
+    """Always copies both, and has no setting for it."""
+
+    @property
+    def copies(self) -> str:
+        return "both"
+
+    def __call__(self, me: Any, others: Any, rng: Any) -> int:
+        return int(others[-1].member)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"stages": "broad"}, "stages must be none, narrow, wide, or a list as in"),
+        ({"stages": 3}, "stages must be a text or a StagePlan, got 3"),
+        ({"stages": "16x2:none,8x4:both"}, "are 64 turns of all members together"),
+        ({"turns": 3}, "stages wide need at least turns=4 with population=8"),
+        (
+            {"exploit": "truncation:copies=weights"},
+            "says what is copied, and each of the stages .* leave out copies=weights, or",
+        ),
+        (
+            {"exploit": Greedy()},
+            "always copies both, and a stage is to copy hparams; make",
+        ),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises((SettingsError, StrategyError), match=message):
+        staged(**given)
+
+
+def test_a_strategy_that_always_copies_the_same_may_be_used_where_stages_copy_just_that() -> None:
+    assert staged(exploit=Greedy(), stages="8x10:none,4x20:both").stage_plan is not None
+
+
+def test_the_stages_of_a_population_that_has_begun_do_not_change_but_their_last_may_grow() -> None:
+    with pytest.raises(SettingsError, match="stages cannot change on resume"):
+        staged().resumed(stages="narrow")
+    assert str(staged().resumed(turns=25).stage_plan).endswith("4x8:hparams,2x52:both")
+    with pytest.raises(SettingsError, match="leave no turn for the last 2 members"):
+        staged().resumed(turns=12)
+
+
+def test_nothing_is_said_of_the_copies_of_a_last_stage_of_two() -> None:
+    assert staged(turns=100).copies_warning() is None
+    assert staged(turns=100, stages="none").copies_warning() is not None

@@ -99,6 +99,8 @@ def train(
         controller = Controller(settings, store, engine, history, watch(history), planner=planner)
         if lease.took_over:
             screen.say(lease.took_over)
+        if settings.stage_plan is not None:
+            screen.say(settings.stage_plan.describe())
         warning = None if resumed or planner is not None else settings.copies_warning()
         if warning is not None:
             screen.say(warning)
@@ -114,6 +116,8 @@ def train(
                 controller.tell_notes(turn)
         for turn in unknown:
             controller.log_queue.put(partial(controller.log_turn, turn))
+        # The same again changes nothing, and a kill may have come before it was told.
+        controller.tell_who_left(history.left)
         controller.find_checkpoints()
         if resumed:
             controller.round_samples.shown = store.artifacts.shown()
@@ -121,9 +125,9 @@ def train(
             controller.diagnostics.seen.update(store.warnings())
             controller.checks.made = store.checked()
             store.begin([member.index for member in controller.living])
-            store.change(settings.to_json())
+            store.change(settings.to_json(), began=stored.began.to_json())
             _say_if_nothing_is_left(controller, screen)
-        store.artifacts.save_view()
+        store.artifacts.save_view(staged=settings.stage_plan is not None)
         engine.open(store.folders, store.member_runs)
         status: Status = "finished"
         with screen, _signals(controller), contextlib.closing(controller.round_samples):
@@ -174,18 +178,18 @@ def _understood_anew(now: Mapping[str, str], before: Mapping[str, str]) -> Itera
 
 
 def _say_if_nothing_is_left(controller: Controller, screen: Screen) -> None:
-    turns = controller.settings.turns
+    turns, last = controller.settings.turns, controller.settings.last_turn
     if controller.planner is not None:
-        if all(member.turn >= turns for member in controller.living):
+        if all(member.turn >= last for member in controller.living):
             screen.say("nothing is left to train: every model has ended")
     elif not controller.living:
         screen.say(
             "every member has failed too often; once the task is mended, they go on with "
             "--max-failures N, more than there have been"
         )
-    elif all(member.turn >= turns for member in controller.living):
+    elif all(member.turn >= last for member in controller.living):
         screen.say(
-            f"nothing is left to train: every member has done turns={turns}; "
+            f"nothing is left to train: the budget of turns={turns} is spent; "
             "with a larger --turns it goes on"
         )
 

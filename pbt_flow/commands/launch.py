@@ -91,7 +91,7 @@ def _own_lines(error: BaseException) -> str:
 
 def context_of(settings: Settings, slots: int) -> WorkerContext:
     """What all turns of a population share, where so many run at once."""
-    share = -(-settings.population // slots)
+    share = -(-settings.founders // slots)
     # Memory of a GPU is scarce, and what the task takes of it is not known.
     usual = share if settings.device == "cpu" else 1
     return WorkerContext(
@@ -104,7 +104,7 @@ def context_of(settings: Settings, slots: int) -> WorkerContext:
 
 def start(engine: Engine, settings: Settings) -> None:
     """Let the engine get ready, and build the task's first model."""
-    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
+    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.founders)
     engine.start(context_of(settings, slots), slots=slots)
     engine.submit(Probe())
 

@@ -25,7 +25,7 @@ _BESIDE_ROWS = 6
 
 
 def live_table(history: History, title: str, *, width: int, height: int) -> Table:
-    """The members, best first, in a table that fits.
+    """The members, best first, in a table that fits; those that have left are counted below it.
 
     Args:
         history: What they have done.
@@ -33,7 +33,7 @@ def live_table(history: History, title: str, *, width: int, height: int) -> Tabl
         width: Characters of a line of the terminal.
         height: Lines of the terminal.
     """
-    members = sorted(history.members.values(), key=lambda member: _rank(member, history))
+    members = sorted(history.present, key=lambda member: _rank(member, history))
     rows = members[: max(_LEAST_ROWS, height - _BESIDE_ROWS)]
     names = list(members[0].hparams)
     cells = {name: [_cell(member, name) for member in rows] for name in _ORDER}
@@ -44,7 +44,9 @@ def live_table(history: History, title: str, *, width: int, height: int) -> Tabl
         table.add_column(_head(column), justify="right", no_wrap=True)
     for row in range(len(rows)):
         table.add_row(*(cells[column][row] for column in cells if column in shown))
-    table.caption = _caption(len(members) - len(rows), len(cells) - len(shown)) or None
+    table.caption = (
+        _caption(len(members) - len(rows), len(cells) - len(shown), len(history.left)) or None
+    )
     return table
 
 
@@ -89,11 +91,13 @@ def _fitting(cells: dict[str, list[str]], wanted: Sequence[str], width: int) -> 
     return shown
 
 
-def _caption(members: int, columns: int) -> str:
-    """What there was no room for."""
+def _caption(members: int, columns: int, left: int) -> str:
+    """What there was no room for, and how many members have left at the end of a stage."""
     left_out = []
     if members:
         left_out.append(f"{members} more members")
     if columns:
         left_out.append(f"{columns} more column{'s' if columns > 1 else ''} in a wider terminal")
+    if left:
+        left_out.append(f"{left} members that left")
     return f"and {', '.join(left_out)}" if left_out else ""

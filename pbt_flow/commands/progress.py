@@ -80,7 +80,7 @@ class Progress:
                 f"turn {turn.number} of member {turn.member} {turn.status}: {turn.reason}{where}"
             )
         if self._live is None and turn.ok:
-            done, budget = self._done(history), self._settings.population * self._settings.turns
+            done, budget = self._done(history), self._settings.all_turns
             copied = f" from member {turn.plan.donor.member:02d}" if turn.plan.donor else ""
             self.say(
                 f"[{done}/{budget}{self._left(history)}] member {turn.member:02d} "
@@ -99,8 +99,8 @@ class Progress:
     def _left(self, history: History) -> str:
         done = self._done(history)
         fresh = done - (self._done_before or 0)
-        budget = self._settings.population * self._settings.turns
-        if fresh < self._settings.population or done >= budget:
+        budget = self._settings.all_turns
+        if fresh < self._settings.founders or done >= budget:
             return ""
         left = (time.monotonic() - self._began) / fresh * (budget - done)
         return f", {duration(left)} left"
@@ -110,11 +110,17 @@ class Progress:
         if self._live is None or self._history is None:
             return
         history, settings = self._history, self._settings
-        done, budget = self._done(history), settings.population * settings.turns
+        done, budget = self._done(history), settings.all_turns
         table = live_table(
             history,
-            f"{self._title}: {done} of {budget} turns{self._left(history)}",
+            f"{self._title}: {done} of {budget} turns{_stage(history)}{self._left(history)}",
             width=self._console.width,
             height=self._console.height,
         )
         self._live.update(table, refresh=True)
+
+
+def _stage(history: History) -> str:
+    """The stage that the population is in; nothing where there are none."""
+    plan = history.stages
+    return "" if plan is None else f", stage {history.stage + 1} of {len(plan.stages)}"

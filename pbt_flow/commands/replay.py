@@ -31,6 +31,7 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Member, Plan, Turn, derive_seed
 from pbt_flow.population.result import Status
 from pbt_flow.population.schedule import Schedule
+from pbt_flow.population.stages import NOBODY
 from pbt_flow.settings import NONE, Settings
 from pbt_flow.space import Hparams, Space, check_hparams, space_to_json
 from pbt_flow.task import recorded_options
@@ -160,6 +161,7 @@ def settings_of(schedule: Schedule, arms: Sequence[Arm], **given: Any) -> Settin
             # Not the population's own seed: its models are those that the schedule was found with.
             "seed": schedule.seed + 1,
             "exploit": "none",
+            "stages": NOBODY,
             "initial": [arm.hparams or first.hparams for arm in arms for _ in arm.members],
             "name": f"replay of {schedule.source[:8]}",
             # Whatever the task would have of a population: models are trained to the end.

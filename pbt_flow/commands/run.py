@@ -29,12 +29,13 @@ from pbt_flow.exceptions import PopulationError, SettingsError
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint
 from pbt_flow.population.result import NO_WINNER, Result, Status
+from pbt_flow.population.stages import NOBODY
 from pbt_flow.reporting.comparison import (
     Entry,
     check_control,
 )
 from pbt_flow.settings import Settings
-from pbt_flow.space import check_hparams, is_same_space, space_to_json
+from pbt_flow.space import is_same_space, space_to_json
 from pbt_flow.task import Declaration, Task, recorded_options
 from pbt_flow.training.averaging import Averaged, average_finalists
 from pbt_flow.training.controller import Controller
@@ -70,7 +71,8 @@ def run(
         return _beside(result, known.result)
     if control and result.status == "finished":
         name = settings.get("name")
-        settings |= {"exploit": "none", "register": None, "name": name and f"{name}, control"}
+        settings |= {"exploit": "none", "stages": NOBODY, "register": None}
+        settings |= {"name": name and f"{name}, control"}
         return _beside(result, _new(task, quiet=quiet, **settings))
     return result
 
@@ -94,8 +96,7 @@ def _new(
             check_control(control, made, defaults=kind.option_defaults)
         strategies = made.strategies()
         rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
-        drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
-        initial = [check_hparams(point, kind.space) for point in [*made.initial, *drawn]]
+        initial = made.draw_founders(kind.space, rng)
         start(engine, made)
         with short_requests():
             client, uri = connect()  # a new database takes seconds, while the model is built
@@ -185,10 +186,11 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
     made = stored.settings.resumed(**changes)
     if made.turns < stored.settings.turns:
         done = max(member.turn for member in stored.read_history().members.values())
-        if made.turns < done:
+        if made.last_turn < done:
+            stages = f" (stages that end after {made.last_turn})" if made.stage_plan else ""
             raise SettingsError(
-                f"turns={made.turns} is less than what was done: a member of population {run_id} "
-                f"has done {done}"
+                f"turns={made.turns}{stages} is less than what was done: a member of population "
+                f"{run_id} has done {done}"
             )
     with (
         engine_for(engine=made.engine, threads=made.threads) as engine,
@@ -319,6 +321,8 @@ def _end(
         living = {member.index for member in controller.living}
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
+        # Who has left has done what it was to, and its run has ended.
+        members = {m: status for m, status in members.items() if m not in history.left}
         ours = partial(check_claim, lease)
         told = partial(stored.report_data, result)
         left = [ours, partial(publish, told, artifacts.keep, say)]

@@ -14,6 +14,7 @@ from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.checkpoints import load_state
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
+from pbt_flow.population.leaving import end_stages
 from pbt_flow.population.records import Checkpoint, Member, derive_seed, report_seed
 from pbt_flow.population.result import Finalist, Result, Status
 from pbt_flow.reporting.comparison import Entry
@@ -53,6 +54,11 @@ class StoredPopulation:
         return cls(store=store, settings=began.changed(store.changed()))
 
     @property
+    def began(self) -> Settings:
+        """The settings that it began with."""
+        return Settings.from_json(self.store.manifest.settings)
+
+    @property
     def run_id(self) -> str:
         """The population's run."""
         return self.store.run_id
@@ -66,7 +72,7 @@ class StoredPopulation:
 
     def new_history(self) -> History:
         """Its history before the first turn."""
-        history = History(direction=self.store.manifest.direction)
+        history = History(direction=self.store.manifest.direction, stages=self.settings.stage_plan)
         history.begin(
             Member(index=index, hparams=check_hparams(point, self.store.space))
             for index, point in enumerate(self.store.manifest.initial)
@@ -83,6 +89,7 @@ class StoredPopulation:
         for member in list(history.members):
             for turn in self.store.turns(member):
                 history.add(turn)
+        end_stages(history, max_failures=self.settings.max_failures)
         return history
 
     # --- what became of it ---
@@ -145,7 +152,7 @@ class StoredPopulation:
             reason=reason,
             seconds=seconds,
             charts=self.store.charts,
-            budget=self.settings.turns * self.settings.interval,
+            budget=self.settings.last_turn * self.settings.interval,
             report_direction=self.store.manifest.report_direction,
             revive=self.revive,
         )

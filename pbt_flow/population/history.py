@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.records import Checkpoint, Direction, Member, Turn
+from pbt_flow.population.stages import StagePlan
 from pbt_flow.space import Hparams
 from pbt_flow.utils.means import difference
 
@@ -81,10 +82,16 @@ class History:
     """The committed turns of one population."""
 
     direction: Direction
+    stages: StagePlan | None = None
+    """How many members go on, and for how long; None for all to the end."""
     members: dict[int, Member] = field(default_factory=dict)
     """Every member as it stands now."""
     turns: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Every turn of each member, in order."""
+    stage: int = 0
+    """The stage that the living members are in; the first is 0."""
+    left: dict[int, int] = field(default_factory=dict)
+    """The members that have left, each with the stage at whose end it did; the first is 0."""
     best_initial: Turn | None = None
     """The best that an initial configuration came to, unchanged, before PBT replaced it."""
     fresh: dict[Checkpoint, FreshScore] = field(default_factory=dict)
@@ -141,9 +148,24 @@ class History:
 
     # --- who is in good health ---
 
+    def end_stage(self, left: Iterable[int]) -> None:
+        """Enter that the present stage has ended, and who has left at its end.
+
+        `pbt_flow.population.leaving` says who does.
+        """
+        self.left.update(dict.fromkeys(left, self.stage))
+        self.stage += 1
+
+    @property
+    def present(self) -> list[Member]:
+        """The members that have not left at the end of a stage."""
+        return [member for member in self.members.values() if member.index not in self.left]
+
     def living(self, max_failures: int) -> list[Member]:
-        """The members that have not failed so often in a row that they are retired."""
-        return [m for m in self.members.values() if m.failures < max_failures]
+        """The members that train: they have not left at the end of a stage, nor failed so often in
+        a row that they are retired.
+        """
+        return [member for member in self.present if member.failures < max_failures]
 
     def standing(self, member: Member) -> Turn | None:
         """The record whose checkpoint a member stands on; None while it has a fresh model.
@@ -169,8 +191,11 @@ class History:
         return sorted(judged or found, key=self._worth, reverse=True)
 
     def finalists(self) -> list[Turn]:
-        """The records that the members stand on, each once, the best by its score first."""
-        standing = [self.standing(member) for member in self.members.values()]
+        """The records that the members stand on, each once, the best by its score first.
+
+        Who has left at the end of a stage stands on nothing any more.
+        """
+        standing = [self.standing(member) for member in self.present]
         found = {turn.checkpoint: turn for turn in standing if turn is not None}
         return sorted(
             found.values(), key=lambda t: (self.fitness(t), -t.member, -t.number), reverse=True

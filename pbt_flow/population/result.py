@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
-from pbt_flow.population.records import Checkpoint, Direction, ReportDirection, Turn
+from pbt_flow.population.records import Checkpoint, Direction, Member, ReportDirection, Turn
 from pbt_flow.space import Hparams
 from pbt_flow.utils.means import mean
 from pbt_flow.utils.values import finite
@@ -111,10 +111,13 @@ class Result:
     members: int
     retired: int
     """Members that failed too often and were given up."""
+    left: int = 0
+    """Members that left at the end of a stage, as planned."""
     turns: int
     """Turns of all members together."""
     turns_each: float
-    """Turns of a member that was not retired, on average; 0 if all were."""
+    """Turns of a member that was not retired, on average; 0 if all were. With stages: the turns of
+    a member of the population without stages that has done as many turns in all."""
     seconds: float
     """Wall-clock seconds of the call that made this result."""
     history: History = field(repr=False, compare=False)
@@ -122,7 +125,8 @@ class Result:
     charts: str = ""
     """Where its charts are in MLflow's UI: what follows the address of the UI."""
     budget: int | None = None
-    """Steps that a member was given to train: turns times interval. None where nobody said."""
+    """Steps that a member was given to train: turns times interval, and with stages what a member
+    is given that gets to their end. None where nobody said."""
     report_direction: ReportDirection = None
     """Which way the reports are better, as the task declared it."""
     control: Result | None = None
@@ -165,6 +169,7 @@ class Result:
             )
 
         living = history.living(max_failures)
+        retired = [member for member in history.present if member.failures >= max_failures]
         standing = [turn for member in living if (turn := history.standing(member)) is not None]
         scores = [turn.score for turn in standing if turn.score is not None]
         return cls(
@@ -176,9 +181,10 @@ class Result:
             best_initial=finalist(history.best_initial),
             mean_score=mean(scores) if scores else math.nan,
             members=len(history.members),
-            retired=len(history.members) - len(living),
+            retired=len(retired),
+            left=len(history.left),
             turns=sum(member.turn for member in history.members.values()),
-            turns_each=mean(member.turn for member in living) if living else 0.0,
+            turns_each=_turns_each(history, living),
             seconds=seconds,
             history=history,
             charts=charts,
@@ -233,9 +239,10 @@ class Result:
         who = _who(its).lower()
         if is_same_effort(self, control) and winner.step == its.step:
             return f"{text}, {who} of the control {other} with the same budget"
-        return (
-            f"{text} after {winner.step:,} steps, {who} of the control {other} after {its.step:,}"
-        )
+        steps = f"{text} after {winner.step:,} steps, {who} of the control {other} after "
+        if is_same_effort(self, control) and self.history.stages is not None:
+            return f"{steps}{its.step:,}, with the same budget in all"
+        return f"{steps}{its.step:,}"
 
     @property
     def has_copies(self) -> bool:
@@ -327,6 +334,7 @@ class Result:
             "mean_score": self.mean_score,
             "members": self.members,
             "retired": self.retired,
+            "left": self.left,
             "turns": self.turns,
             "budget": self.budget,
             "winner_step_over_budget": self.winner_share,
@@ -338,10 +346,24 @@ class Result:
         return finite
 
 
+def _turns_each(history: History, living: Sequence[Member]) -> float:
+    """Turns of a living member, on average; with stages see `Result.turns_each`."""
+    if not living:
+        return 0.0
+    plan = history.stages
+    if plan is None:
+        return mean(member.turn for member in living)
+    if all(member.turn == plan.ends[-1] for member in living):
+        # As without stages: what retired members did not do belongs to the method.
+        return float(plan.turns)
+    return sum(member.turn for member in history.members.values()) / plan.population
+
+
 def is_same_effort(first: Result, second: Result) -> bool:
     """Whether the members of two populations of one interval have trained equally long.
 
-    Members that were retired do not count: what becomes of them belongs to the method.
+    Members that were retired do not count: what becomes of them belongs to the method. Stages share
+    out the same total otherwise, so that of them the total counts.
     """
     return first.turns_each == second.turns_each
 

@@ -33,7 +33,12 @@ _SAME = ("population", "interval")
 """Settings in which compared populations must agree, besides the task, its options and the budget.
 """
 _METHOD = ("mode", "exploit", "explore", "init", "resample")
-"""Settings that make a method."""
+"""Settings that make a method, besides the stages."""
+_METHODS = {
+    "Population Based Training": "PBT",
+    "Population Based Training in stages": "PBT in stages",
+}
+"""Short names of methods."""
 _ENOUGH = 6
 """Pairs below which no sign-flip permutation test can reach 5%: with n there are 2^n sign patterns,
 and the most telling two of them, all + and all -, have a share of 2 / 2^n."""
@@ -63,6 +68,23 @@ class Entry:
         winner = self.result.winner
         return next(iter(winner.report), "") if winner else ""
 
+    @property
+    def at_equal_age(self) -> list[float]:
+        """With stages: the scores at the age to which all members come without stages. Only those
+        that were left by then have one.
+        """
+        turns, number = self.result.history.turns.values(), self.settings.turns
+        there = [own[number - 1] for own in turns if len(own) >= number]
+        return [turn.score for turn in there if turn.score is not None]
+
+    @property
+    def mean_score(self) -> float:
+        """The mean score of the population; with stages at the age of one without them, or NaN."""
+        if self.settings.stage_plan is None:
+            return self.result.mean_score
+        scores = self.at_equal_age
+        return mean(scores) if scores else math.nan
+
     def measures(self, metric: str) -> dict[str, float | None]:
         """The mean score of the population, and of its winner the score and a metric of the report.
 
@@ -70,7 +92,7 @@ class Entry:
         """
         winner = self.result.winner
         told = (
-            self.result.mean_score,
+            self.mean_score,
             winner.score if winner else None,
             self.result.best.report.get(metric) if self.result.best else None,
         )
@@ -178,6 +200,12 @@ def check_pair(control: Entry, settings: Settings) -> None:
         ComparisonError: It copies, or has another seed or other initial members.
     """
     theirs = control.settings
+    if theirs.stage_plan is not None:
+        raise ComparisonError(
+            f"population {control.run_id} is no control: its stages are {theirs.stages}, where "
+            "the members of a control all train to the end; compare methods with python -m "
+            "pbt_flow compare"
+        )
     if not theirs.is_control:
         raise ComparisonError(
             f"population {control.run_id} is no control: exploit is {theirs.exploit}, where a "
@@ -227,6 +255,8 @@ def _turns(entry: Entry) -> str:
     """How many turns its members did, and why not more."""
     result, settings = entry.result, entry.settings
     text = f"{result.turns_each:.4g} of {settings.turns} turns each"
+    if settings.stage_plan is not None:
+        text = f"{result.turns} of {settings.all_turns} turns of all members together"
     why = result.reason.splitlines()[0] if result.reason else result.status
     return text if result.turns_each == settings.turns else f"{text} ({why})"
 
@@ -265,7 +295,7 @@ class Comparison:
             check_ended(entry)
             check_equal(first, entry, unequal=unequal)
         methods: dict[str, list[Entry]] = {}
-        for entry in sorted(entries, key=lambda e: not e.settings.is_control):
+        for entry in sorted(entries, key=_controls_first):
             methods.setdefault(_label(entry, entries), []).append(entry)
         if len(methods) < 2:
             raise ComparisonError(
@@ -369,10 +399,11 @@ class Comparison:
                 said.append(
                     f"{_place(method, entry)}: {result.retired} of {result.members} members failed "
                     f"too often and were retired; it did {result.turns} of "
-                    f"{result.members * entry.settings.turns} turns"
+                    f"{entry.settings.all_turns} turns"
                 )
             if result.budget_note and not result.is_over_budget:
                 said.append(f"{_place(method, entry)}: {result.budget_note}")
+            said += _about_stages(method, entry)
         began = {(entry.settings.init, str(entry.settings.initial)) for _, entry in self.entries}
         if len(began) > 1:
             said.append(
@@ -551,12 +582,43 @@ def _place(method: str, entry: Entry) -> str:
     return f"{method}, seed {entry.seed} ({entry.run_id[:8]})"
 
 
+def _controls_first(entry: Entry) -> tuple[bool, bool]:
+    """Random search before all others, then what copies nobody either."""
+    return not entry.settings.is_control, entry.settings.method != "successive halving"
+
+
+def _about_stages(method: str, entry: Entry) -> Iterator[str]:
+    """What stages have to do with the numbers of a population; nothing where it has none."""
+    plan, settings = entry.settings.stage_plan, entry.settings
+    if plan is None:
+        return
+    left = len(entry.at_equal_age)
+    yield (
+        f"{_place(method, entry)}: its stages {plan} share out the budget otherwise, so that its "
+        f"winner may train {plan.ends[-1]} turns where others train {settings.turns}; "
+        + (
+            f"its mean score is that of the {left} members that were left after {settings.turns} "
+            "turns, the age of the others"
+            if left
+            else f"no member came to {settings.turns} turns, so that its mean score is not compared"
+        )
+    )
+    if plan.unspent and entry.result.turns_each == settings.turns:
+        yield (
+            f"{_place(method, entry)}: its stages leave {plan.unspent} of the {plan.budget} turns "
+            "of the budget over"
+        )
+
+
 def _label(entry: Entry, entries: Sequence[Entry]) -> str:
     """What a method is called: what tells it from the others."""
     if entry.settings.is_control:
         return CONTROL
-    pbt = [other for other in entries if not other.settings.is_control]
+    alike = [other for other in entries if other.settings.method == entry.settings.method]
     telling = [
-        name for name in _METHOD if len({getattr(other.settings, name) for other in pbt}) > 1
+        name for name in _METHOD if len({getattr(other.settings, name) for other in alike}) > 1
     ]
-    return " ".join(["PBT", *(str(getattr(entry.settings, name)) for name in telling)])
+    words = [_METHODS.get(entry.settings.method, entry.settings.method)]
+    if len({other.settings.stages for other in alike}) > 1:
+        words.append(entry.settings.stages)
+    return " ".join([*words, *(str(getattr(entry.settings, name)) for name in telling)])

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
 
-from pbt_flow.population.history import best_of_round
+from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.lineage import Node, founders, gifts
 from pbt_flow.population.records import Direction
 from pbt_flow.population.result import Result, effort_note
@@ -59,16 +59,21 @@ def _body(subject: ReportData, shades: figures.Shades | None) -> Iterable[str]:
     yield f"<header><p>{escape(subject.title)}</p>"
     yield f"<h1>{escape(subject.headline)}</h1>"
     yield (
-        f"<p>{size} members, {turns} of {size * settings.turns} turns of {settings.interval} "
+        f"<p>{size} members, {turns} of {settings.all_turns} turns of {settings.interval} "
         f"steps, {result.status}; a {better} score is better{_of_report(result)}. "
         f"Population <code>{escape(result.run_id)}</code></p></header>"
     )
+    if settings.stage_plan is not None:
+        yield f"<p>{escape(_sentence(settings.stage_plan.describe()))}</p>"
     yield from _warnings(subject)
     yield from _cards(subject)
     if shades is None:
         yield "<section><p>No turn has gone well yet, so there is nothing to draw.</p></section>"
         return
     yield "<section><h2>Scores</h2><p>What selection goes by: each member is a faint line."
+    if settings.stage_plan is not None:
+        yield "At a dotted line a stage ends, and as many members leave as stand there; a mean is"
+        yield "that of the members which are left, all of one age."
     if subject.control is not None:
         note = effort_note(result, subject.control)
         yield f"The broken lines are the control{f': {note}' if note else _SAME_BUDGET}."
@@ -86,7 +91,8 @@ def _body(subject: ReportData, shades: figures.Shades | None) -> Iterable[str]:
     yield "</div></section>"
     yield (
         "<section><h2>Family tree</h2><p>Lines of descent from the founders, on the left, to the "
-        "present members. A line that ends early was given up for a copy of a better one.</p>"
+        "present members. A line that ends early was given up for a copy of a better one"
+        f"{', or left at the end of a stage' if settings.stage_plan is not None else ''}.</p>"
     )
     yield _legend(shades, tree=True)
     yield '<div class="chart" id="tree"></div></section>'
@@ -168,8 +174,11 @@ def _cards(subject: ReportData) -> Iterable[str]:
         cards.append((number(average.fresh.mean), what, where))
     if not math.isnan(result.mean_score):
         more = "of what the members stand on"
+        if result.left:
+            more = f"of what the {result.members - result.left} members stand on that are left"
         if subject.control is not None:
             more += f"; the control's {number(subject.control.mean_score)}"
+            more += ", of all its members" if result.left else ""
         cards.append((number(result.mean_score), "mean score", more))
     copies = figures.copies(subject.history)
     alive = sum(1 for share in figures.shares(subject.history, 10**6).values() if share[-1])
@@ -217,12 +226,19 @@ def _table(subject: ReportData) -> Iterable[str]:
     history, settings, space = subject.history, subject.settings, subject.space
     gave, of = gifts(history), founders(history)
     heads = ["member", "score", "turns", "step", "founder", "copied", "was copied", "failures"]
+    if history.stages is not None:
+        heads.append("left after stage")
     yield '<div class="table"><table><thead><tr>'
     yield "".join(f"<th>{escape(name)}</th>" for name in [*heads, *space]) + "</tr></thead><tbody>"
     sign = 1 if history.direction == "maximize" else -1
     best_first = sorted(
         history.members.values(),
-        key=lambda m: (-math.inf if m.score is None else sign * m.score, -m.index),
+        key=lambda m: (
+            # Who has left is younger: its score says little beside those of the others.
+            history.left.get(m.index, math.inf),
+            -math.inf if m.score is None else sign * m.score,
+            -m.index,
+        ),
         reverse=True,
     )
     winner = history.winner()
@@ -237,11 +253,14 @@ def _table(subject: ReportData) -> Iterable[str]:
             str(sum(turn.plan.donor is not None for turn in turns)),
             str(gave[member.index]),
             str(sum(not turn.ok for turn in turns)),
+            *([_left(member.index, history)] if history.stages is not None else []),
             *(number(member.hparams[name]) for name in space),
         ]
         kind = ""
         if winner is not None and winner.member == member.index:
             kind = ' class="winner"'
+        elif member.index in history.left:
+            kind = ' class="left" title="left at the end of a stage"'
         elif member.failures >= settings.max_failures:
             kind = ' class="retired" title="failed too often and was retired"'
         key = "" if member.score is None else f' data-key="{member.score!r}"'
@@ -250,3 +269,12 @@ def _table(subject: ReportData) -> Iterable[str]:
         ]
         yield f"<tr{kind}>{''.join(cells)}</tr>"
     yield "</tbody></table></div>"
+
+
+def _left(member: int, history: History) -> str:
+    """The stage at whose end a member has left, from 1; empty where it has not."""
+    return str(history.left[member] + 1) if member in history.left else ""
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

@@ -75,14 +75,45 @@ def score_chart(subject: ReportData) -> Chart:
     ]
     every = [point.value for points in members.values() for point in points]
     log = spans_decades(every)
+    layout = frame(
+        420,
+        x="steps that a member has trained",
+        y="score (logarithmic)" if log else "score",
+        yaxis={"type": "log"} if log else {},
+    )
+    if ends := figures.stage_ends(subject.history):
+        layout |= _marks(ends)
+    return {"data": data, "layout": layout}
+
+
+def _marks(ends: Sequence[figures.Point]) -> Chart:
+    """A line across the figure where a stage ended, with how many members left."""
     return {
-        "data": data,
-        "layout": frame(
-            420,
-            x="steps that a member has trained",
-            y="score (logarithmic)" if log else "score",
-            yaxis={"type": "log"} if log else {},
-        ),
+        "shapes": [
+            {
+                "type": "line",
+                "x0": end.trained,
+                "x1": end.trained,
+                "y0": 0,
+                "y1": 1,
+                "yref": "paper",
+                "line": {"width": 1, "dash": "dot", "color": "var(--soft)"},
+            }
+            for end in ends
+        ],
+        "annotations": [
+            {
+                "x": end.trained,
+                "y": 0,
+                "yref": "paper",
+                "yanchor": "bottom",
+                "xanchor": "left",
+                "showarrow": False,
+                "text": f"{end.value:.0f} leave",
+                "font": {"color": "var(--soft)"},
+            }
+            for end in ends
+        ],
     }
 
 
@@ -234,7 +265,7 @@ def founder_chart(subject: ReportData) -> Chart:
 def time_chart(subject: ReportData) -> Chart:
     """Where the workers' time went."""
     settings = subject.settings
-    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.population)
+    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.founders)
     spent = figures.time_spent(subject.history, slots)
     total = math.fsum(spent.values()) or 1.0
     names = [*(part for part in _PARTS if part in spent), *sorted(spent.keys() - _PARTS.keys())]

@@ -14,8 +14,6 @@ from pbt_flow.population.result import Result
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
 
-METHOD = "Population Based Training"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
@@ -57,4 +55,4 @@ class ReportData:
             return settings.name
         place, _, attribute = settings.task.partition(":")
         task = attribute or Path(place).stem
-        return f"{task}: {'random search' if settings.is_control else METHOD}"
+        return f"{task}: {settings.method}"

@@ -80,18 +80,40 @@ def scores(history: History) -> dict[int, list[Point]]:
 
 
 def best_and_mean(history: History) -> tuple[list[Point], list[Point]]:
-    """The best and the mean score of each round that at least half of the members have done."""
+    """The best and the mean score of each round that at least half of the members have done.
+
+    With stages it is half of those that were still there: a mean is always of members of one age.
+    """
     rounds: dict[int, list[float]] = defaultdict(list)
     trained: dict[int, int] = {}
     for turn in every_turn(history):
         if turn.score is not None:
             rounds[turn.number].append(turn.score)
             trained[turn.number] = turn.plan.trained
-    enough = {n: there for n, there in rounds.items() if 2 * len(there) >= len(history.members)}
+    enough = {n: there for n, there in rounds.items() if 2 * len(there) >= _expected(history, n)}
     choose = max if history.direction == "maximize" else min
     best = [Point(trained[n], choose(there)) for n, there in enough.items()]
     mean = [Point(trained[n], average(there)) for n, there in enough.items()]
     return best, mean
+
+
+def _expected(history: History, round_number: int) -> int:
+    """How many members are to do a round."""
+    plan = history.stages
+    if plan is None or round_number > plan.ends[-1]:
+        return len(history.members)
+    return plan.stages[plan.stage_at(round_number)].members
+
+
+def stage_ends(history: History) -> list[Point]:
+    """The stages that are over: what a member had trained by then, and how many have left."""
+    ends = []
+    for stage in range(history.stage):
+        leaving = [member for member, at in history.left.items() if at == stage]
+        trained = max((history.members[member].trained for member in leaving), default=None)
+        if trained is not None:
+            ends.append(Point(trained, float(len(leaving))))
+    return ends
 
 
 # --- hyperparameters ------------------------------------------------------------------------------

@@ -92,6 +92,8 @@ def _scores(axes: Any, subject: ReportData) -> None:
         curves = zip((best, mean), figures.best_and_mean(history), colours, styles, strict=True)
         for name, points, colour, style in curves:
             axes.plot(*_columns(points), style, color=colour, linewidth=2, label=name)
+    for end in figures.stage_ends(subject.history):
+        axes.axvline(end.trained, color=_FAINT, linewidth=1, linestyle=":")
     if spans_decades([point.value for points in members.values() for point in points]):
         axes.set_yscale("log")
     _bare(axes, xlabel="steps that a member has trained", ylabel="score")

@@ -70,7 +70,7 @@ def _threads(
     """The threads by their first node, those that begin last first."""
     alive = {
         Node(m.checkpoint.member, m.checkpoint.turn)
-        for m in history.members.values()
+        for m in history.present
         if m.checkpoint is not None
     }
     winner = history.winner()

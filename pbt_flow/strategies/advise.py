@@ -54,8 +54,8 @@ def advise(
     Args:
         member: The member that is ready for its next turn.
         history: What the population has done so far.
-        living: How many members are not retired.
-        retired: Those that are. What they scored is compared, and makes no quorum.
+        living: How many members train: they are not retired, and have not left at a stage's end.
+        retired: The others. What they scored is compared, and makes no quorum.
         turns: Look at the first so many turns of each member only, as a generation must.
         space: The distributions of the hyperparameters.
         exploit: Decides whom it copies.
@@ -121,9 +121,9 @@ class Outlook:
     """What can still be expected of the scores of one age."""
 
     living: int
-    """How many members are not retired."""
+    """How many members train: they are not retired, and have not left at a stage's end."""
     retired: Collection[int] = ()
-    """Those that are."""
+    """The others."""
     behind: int
     """How many living members are younger and will train on."""
     is_arriving: bool = False

@@ -23,9 +23,12 @@ from pathlib import Path
 from types import ModuleType
 
 from pbt_flow.exceptions import TaskError
+from pbt_flow.task.bundled import module_of
 
 __path__: list[str] = []  # Python asks the finders for submodules only of what has a path.
 
+_NO_PACKAGE = "attempted relative import with no known parent package"
+"""What Python says to `from .beside import ...` in a file by itself."""
 _LOADING = ContextVar("loading", default=False)
 _LOADED: set[str] = set()
 """The modules that were loaded as a task's file; a note on `sys.modules`, and as global."""
@@ -44,6 +47,8 @@ def load_file(path: Path) -> ModuleType:
         raise TaskError(f"there is no file {path} to take a task from")
     token = _LOADING.set(True)
     try:
+        if (ours := module_of(path)) is not None:
+            return importlib.import_module(ours)
         # A file inside a package is imported as part of it, so that its own imports work.
         if (path.parent / "__init__.py").is_file():
             return _load_in_package(path)
@@ -73,6 +78,8 @@ def is_nameless(module: str) -> bool:
     """Whether a process that has not been told where to look cannot import a module by its name."""
     if module == "__main__" or module in _LOADED:
         return True
+    if module.partition(".")[0] == "pbt_flow":
+        return False
     file = getattr(sys.modules.get(module), "__file__", None)
     # A module beside a task's file is found through the folder that was added for that.
     return file is not None and str(_package_root(Path(file).resolve())) in _FOLDERS
@@ -85,18 +92,19 @@ def search_path() -> list[str]:
 
 def _load_in_package(path: Path) -> ModuleType:
     root = _package_root(path)
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
     name = ".".join(path.relative_to(root).with_suffix("").parts)
+    top = name.partition(".")[0]
     importlib.invalidate_caches()
-    found = importlib.import_module(name)
-    if not _is_file_of(found, path):
-        top = name.partition(".")[0]
+    # Another package of this name may come before: a clone's `tasks` before a user's.
+    if top not in sys.modules and _place_of(top) != root / top / "__init__.py":
+        sys.path.insert(0, str(root))
+    taken = _place_of(top)
+    if taken != root / top / "__init__.py":
         raise TaskError(
-            f"{path} cannot be imported: {name} is already {found.__file__}; rename one of the two "
-            f"packages {top}, or train in a process of its own"
+            f"{path} cannot be imported: {top} is already {taken or 'another package'}; rename one "
+            f"of the two packages {top}, or train in a process of its own"
         )
-    return found
+    return importlib.import_module(name)
 
 
 def _load_alone(path: Path) -> ModuleType:
@@ -106,16 +114,28 @@ def _load_alone(path: Path) -> ModuleType:
         module = importlib.import_module(
             path.stem if _stem_means(path) else f"{__name__}.{_submodule_of(path)}"
         )
-    except BaseException:
+    except BaseException as error:
         if added:
             sys.path.remove(str(path.parent))
             _FOLDERS.remove(str(path.parent))
+        if isinstance(error, ImportError) and _is_relative(error):
+            raise TaskError(
+                f"{path} has a relative import (`from .module import ...`) and lies in no package; "
+                "write whose module it is, in a copy of one of our tasks `from "
+                "pbt_flow.tasks.module import ...`"
+            ) from error
         raise
     _LOADED.add(module.__name__)
     # Pickles of earlier versions know the file by this name.
     digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     sys.modules.setdefault(f"pbt_flow_task_{path.stem}_{digest}", module)
     return module
+
+
+def _is_relative(error: ImportError) -> bool:
+    """Whether an import failed because it is relative, in a file by itself."""
+    # A file whose stem means another module is loaded as a submodule of this one.
+    return _NO_PACKAGE in str(error) or (error.name or "").startswith(f"{__name__}.")
 
 
 def _add_folder(folder: str) -> bool:

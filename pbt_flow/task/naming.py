@@ -9,17 +9,20 @@ import sys
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pbt_flow.exceptions import TaskError as TaskError
 from pbt_flow.joining import is_joining
-from pbt_flow.task.files import is_nameless, load_file
-
-if TYPE_CHECKING:
-    pass
-
 from pbt_flow.task.base import Task
-from pbt_flow.task.joined_script import ScriptTask, task_of
+from pbt_flow.task.bundled import (
+    PACKAGE,
+    bundled_tasks,
+    current_name,
+    is_in_some_copy,
+    module_of,
+)
+from pbt_flow.task.files import is_nameless, load_file
+from pbt_flow.task.joined_script import task_of
 
 GROUP = "pbt_flow.tasks"
 """The group of entry points in which packages announce tasks."""
@@ -29,15 +32,15 @@ def find_task(name: str) -> type[Task]:
     """The task class that `name` means.
 
     Args:
-        name: An entry point of the group `pbt_flow.tasks` (`rl`), `module:Class`,
-            `path/to/file.py:Class` (the class may be left out where the file has just one),
-            `path/to/script.py` that calls `pbt_flow.join`, or the name of a file in the folder
-            `tasks` of the working folder.
+        name: A task that comes along (`rl`) or an entry point of the group `pbt_flow.tasks`,
+            `module:Class`, `path/to/file.py:Class` (the class may be left out where the file has
+            just one), `path/to/script.py` that calls `pbt_flow.join`, or the name of a file in the
+            folder `tasks` of the working folder.
 
     Raises:
         TaskError: There is no such task; the message lists what there is.
     """
-    place, _, attribute = name.partition(":")
+    place, _, attribute = _now(name).partition(":")
     if place.endswith(".py"):
         if not attribute and is_joining(Path(place)):
             return task_of(Path(place).resolve())
@@ -48,7 +51,7 @@ def find_task(name: str) -> type[Task]:
         known = _registered()
         local = Path("tasks", f"{name}.py")
         if name in known:
-            place, _, attribute = known[name].partition(":")
+            place, _, attribute = _now(known[name]).partition(":")
             found = _import(place)
         elif name.isidentifier() and is_joining(local):
             return task_of(local.resolve())
@@ -66,12 +69,44 @@ def find_task(name: str) -> type[Task]:
 
 
 def _registered() -> dict[str, str]:
-    return {point.name: point.value for point in entry_points(group=GROUP)}
+    """The names of tasks that stand for `module:Class`; those that come along go first."""
+    announced = {point.name: point.value for point in entry_points(group=GROUP)}
+    return {**announced, **bundled_tasks()}
+
+
+def _now(name: str) -> str:
+    """A name as it is written now, if it is one that an earlier version gave to a task of ours.
+
+    `tasks.rl:RL` is now `pbt_flow.tasks.rl:RL`. But it means a user's file where they have one at
+    that place, which is found without importing anything of theirs.
+    """
+    current = current_name(name)
+    if current is None:
+        return name
+    module, _, attribute = name.partition(":")
+    found = _file_of(module)
+    for file in (_local_file(module), None if found is None else Path(found)):
+        if file is not None and not is_in_some_copy(file):
+            return f"{file}:{attribute}"
+    return current
+
+
+def _local_file(module: str) -> Path | None:
+    """The file of a module in the working folder, where only `python -m` looks by itself."""
+    path = Path(*module.split(".")).resolve()
+    files = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None)
 
 
 def _import(module: str) -> Any:
     if not all(part.isidentifier() for part in module.split(".")):
         raise TaskError(f"{module!r} is no module's name to take a task from")
+    # The folder of a clone is found as `tasks`, and would hide a `tasks` of the user's.
+    found = _file_of(module)
+    if found is None or is_in_some_copy(Path(found)):
+        local = _local_file(module)
+        if local is not None and not is_in_some_copy(local):
+            return load_file(local)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -109,21 +144,24 @@ def name_task(task: str | type[Task]) -> str:
         TaskError: The class is defined where no other process can find it.
     """
     if isinstance(task, str):
-        place, colon, attribute = task.partition(":")
+        place, colon, attribute = _now(task).partition(":")
         if not colon and place.isidentifier() and place not in _registered():
             place = str(Path("tasks", f"{place}.py"))
+        if not place.endswith(".py"):
+            return f"{place}{colon}{attribute}"
         # A path is made absolute, so that a resume from another folder finds the same file.
-        return f"{Path(place).resolve()}{colon}{attribute}" if place.endswith(".py") else task
-    if issubclass(task, ScriptTask):
-        return str(task.path)
+        return _name_of_file(Path(place).resolve(), attribute)
     if "." in task.__qualname__:
         inside = "function" if "<locals>" in task.__qualname__ else "class"
         raise TaskError(
             f"{task.__qualname__} is defined inside a {inside}; move it to the top of a file"
         )
     module = sys.modules.get(task.__module__)
-    if not is_nameless(task.__module__):
-        return f"{task.__module__}:{task.__qualname__}"
+    name = f"{task.__module__}:{task.__qualname__}"
+    # A user's class may be called like one of ours was by an earlier version: then its file is
+    # named, which means nothing else.
+    if not is_nameless(task.__module__) and current_name(name) is None:
+        return name
     source = getattr(module, "__file__", None)
     if source is None:
         raise TaskError(f"{task.__qualname__} is defined at a prompt; move it to a file")
@@ -141,11 +179,24 @@ def name_task(task: str | type[Task]) -> str:
     return f"{path}:{task.__qualname__}"
 
 
+def _name_of_file(file: Path, attribute: str) -> str:
+    """The name of a class in a file: its path, unless it is one of the tasks that come along.
+
+    The name of such a task means the same in another clone, and in a wheel.
+    """
+    module = module_of(file)
+    for place in bundled_tasks().values():
+        if place == f"{module}:{attribute}" or (place.startswith(f"{module}:") and not attribute):
+            return place
+    return f"{file}:{attribute}" if attribute else str(file)
+
+
 def is_same_task(first: str, second: str) -> bool:
     """Whether two names of tasks (see `name_task`) mean one class.
 
-    `rl` and `tasks.rl:RL` do, and so does the path of that file. Nothing is imported to find out,
-    since a task's libraries may take seconds, or may not be here.
+    `rl` and `pbt_flow.tasks.rl:RL` do, `tasks.rl:RL` as an earlier version has it, and the path of
+    that file in any copy of pbt_flow. Nothing is imported to find out, since a task's libraries may
+    take seconds, or may not be here.
     """
     if first == second:
         return True
@@ -156,10 +207,13 @@ def is_same_task(first: str, second: str) -> bool:
 
 def _locate(name: str) -> tuple[str, str]:
     """Where the class that a name means is written: its file, or else its module; and the class."""
-    place, _, attribute = _registered().get(name, name).partition(":")
-    if place.endswith(".py"):
-        return str(Path(place).resolve()), attribute
-    return _file_of(place) or place, attribute
+    place, _, attribute = _now(_registered().get(name, name)).partition(":")
+    file = str(Path(place).resolve()) if place.endswith(".py") else _file_of(place)
+    if file is None:
+        return place, attribute
+    module = f"{PACKAGE}.{Path(file).stem}"
+    ours = {known.partition(":")[0] for known in bundled_tasks().values()}
+    return module if module in ours and is_in_some_copy(Path(file)) else file, attribute
 
 
 def _file_of(module: str) -> str | None:
@@ -171,7 +225,12 @@ def _file_of(module: str) -> str | None:
             if spec is None or spec.submodule_search_locations is None:
                 return None
             inner = ".".join([top, *rest[: depth + 1]])
-            spec = PathFinder.find_spec(inner, list(spec.submodule_search_locations))
+            # In a clone, no folder of pbt_flow holds its tasks.
+            spec = (
+                importlib.util.find_spec(inner)
+                if inner == PACKAGE
+                else PathFinder.find_spec(inner, list(spec.submodule_search_locations))
+            )
     except (ImportError, ValueError):  # ValueError: what is loaded under that name has no spec.
         return None
     return None if spec is None or spec.origin is None else str(Path(spec.origin).resolve())

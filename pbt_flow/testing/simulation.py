@@ -11,6 +11,7 @@ import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +39,7 @@ from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed
 from pbt_flow.settings import Settings
-from pbt_flow.space import Space, check_hparams, own_hparams
+from pbt_flow.space import Space, own_hparams
 from pbt_flow.task import Task
 from pbt_flow.task.mlflow_capture import MemberRuns
 from pbt_flow.task.options import arguments_of
@@ -67,6 +68,8 @@ class SimulatedEngine(Engine):
     """The greatest number of them that ever existed at once."""
     log: list[tuple[float, str, int, int]] = field(default_factory=list)
     """What happened: time, event, member, turn."""
+    committed: list[Turn] = field(default_factory=list)
+    """The turns that have a record, in the order in which they ended."""
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(np.random.SeedSequence([self.seed, 10**6]))
@@ -96,8 +99,7 @@ class SimulatedEngine(Engine):
             return
         plan, lost = (job.plan, job.lost) if isinstance(job, Retry) else (job, 0.0)
         assert isinstance(plan, Plan), "a simulation runs turns, looks at checkpoints and checks"
-        faults = self._faults.get((plan.member, plan.turn), [])
-        fault = faults.pop(0) if faults else None
+        fault = next(iter(self._faults.get((plan.member, plan.turn), [])), None)
         took = self.duration(plan, self._rng)
         if fault == "hangs" and self.turn_timeout is not None:
             took = self.turn_timeout
@@ -118,6 +120,9 @@ class SimulatedEngine(Engine):
         plan = done.job if isinstance(done, LostJob) else getattr(done, "plan", None)
         if isinstance(plan, Retry):
             plan = plan.plan
+        if isinstance(plan, Plan):
+            # This attempt is over; one that was lost with its controller would be made again.
+            del self._faults.get((plan.member, plan.turn), [])[:1]
         if isinstance(plan, Plan) and plan.start is not None:
             # Until now the turn might have had to be run again, by a worker that has to restore.
             self._see(plan.start, "a turn")
@@ -126,6 +131,7 @@ class SimulatedEngine(Engine):
         if isinstance(done, RestoreChecked | NoiseChecked):
             self._see(done.check.checkpoint, "a check")
         if isinstance(done, Turn):
+            self.committed.append(done)
             self.log.append((self.now, done.status, done.member, done.number))
         return [done]
 
@@ -149,6 +155,13 @@ class SimulatedEngine(Engine):
     def _see(self, checkpoint: Checkpoint, what: str) -> None:
         place = checkpoint.member, checkpoint.turn
         assert place in self.states, f"{place} was deleted during {what} that needs it"
+
+    def forget_turns_under_way(self) -> None:
+        """Lose what no controller has been told of, with the states that it left."""
+        for _, _, done in self._pending:
+            if isinstance(done, Turn):
+                self.states.pop((done.member, done.number), None)
+        self._pending.clear()
 
     def pass_time(self, seconds: float) -> None:
         """Let the simulated clock run on."""
@@ -190,12 +203,16 @@ class MemoryStore:
     space: Space
     engine: SimulatedEngine
     run_id: str = "simulation"
+    founders: Sequence[Member] = ()
+    """The members as they were before they trained."""
     outages: Sequence[tuple[float, float]] = ()
     """When the store does not answer: from and until, in simulated seconds."""
     told: list[Turn] = field(default_factory=list)
     """The turns that were logged, in that order."""
     retired: list[int] = field(default_factory=list)
     """The members whose runs were ended."""
+    left: dict[int, str] = field(default_factory=dict)
+    """The members that have left at the end of a stage, with what their runs say of it."""
     tags: dict[str, str] = field(default_factory=dict)
     """The tags of the population's run."""
     shown: list[Turn] = field(default_factory=list)
@@ -223,7 +240,7 @@ class MemoryStore:
         return None
 
     def commit(self, turn: Turn) -> None:
-        pass
+        self.engine.committed.append(turn)
 
     def log_turn(self, turn: Turn) -> None:
         self._answer()
@@ -235,6 +252,10 @@ class MemoryStore:
     def retire(self, member: int) -> None:
         self._answer()
         self.retired.append(member)
+
+    def leave(self, member: int, why: str, when: float) -> None:
+        self._answer()
+        self.left[member] = why
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self._answer()
@@ -258,8 +279,8 @@ class _Silence:
 
     lost = False
 
-    def __init__(self) -> None:
-        self.said: list[str] = []
+    def __init__(self, said: list[str] | None = None) -> None:
+        self.said: list[str] = [] if said is None else said
 
     def turn(self, turn: Turn, history: History) -> None:
         pass
@@ -273,7 +294,7 @@ class _Silence:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What came of a simulated population."""
+    """A simulated population, and what came of it."""
 
     history: History
     engine: SimulatedEngine
@@ -288,8 +309,62 @@ class Simulation:
         winner = self.history.winner()
         return math.nan if winner is None or winner.score is None else winner.score
 
+    def go(self) -> Simulation:
+        """Train to the end."""
+        self.controller.go(_Silence())
+        self.controller.log_queue.drain()
+        return self
 
-def simulate(
+    def resumed(self, controller: type[Controller] | None = None) -> Simulation:
+        """The same population under another controller, which knows what was committed.
+
+        As after a kill: turns under way are lost, and so is all that the controller had in mind.
+
+        Args:
+            controller: Who decides from now on; by default the like of the one before.
+        """
+        before, history = self.controller, self.history
+        anew = History(direction=history.direction, stages=history.stages)
+        anew.begin(self.store.founders)
+        for turn in sorted(self.engine.committed, key=lambda turn: (turn.member, turn.number)):
+            anew.add(turn)
+        self.engine.forget_turns_under_way()
+        made = _controlled(
+            before.settings, self.store, self.engine, anew, controller or type(before), self.said
+        )
+        for turn in self.engine.committed:
+            if turn not in self.store.told:
+                made.log_queue.put(partial(made.log_turn, turn))
+        made.tell_who_left(anew.left)
+        made.find_checkpoints()
+        return Simulation(anew, self.engine, self.store, made, self.said)
+
+
+def _controlled(
+    settings: Settings,
+    store: MemoryStore,
+    engine: SimulatedEngine,
+    history: History,
+    controller: type[Controller],
+    said: list[str],
+) -> Controller:
+    return controller(
+        settings,
+        store,
+        engine,
+        history,
+        _Silence(said),
+        clock=lambda: engine.now,
+        pause=engine.pass_time,
+    )
+
+
+def simulate(task: type[Task], **how: Any) -> Simulation:
+    """Train a simulated population; the arguments are those of `prepare`."""
+    return prepare(task, **how).go()
+
+
+def prepare(
     task: type[Task],
     *,
     slots: int | None = 2,
@@ -299,7 +374,7 @@ def simulate(
     controller: type[Controller] = Controller,
     **settings: Any,
 ) -> Simulation:
-    """Train a simulated population.
+    """A simulated population that has not trained yet.
 
     Args:
         task: The task class; its turns are really trained.
@@ -311,25 +386,21 @@ def simulate(
         settings: Fields of `pbt_flow.Settings`.
     """
     made, kind = Settings.make(task, **settings)
-    strategies = made.strategies()
     rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
-    drawn = strategies.init.initial(kind.space, made.population - len(made.initial), rng)
-    history = History(direction=kind.direction)
-    history.begin(
-        Member(index=index, hparams=check_hparams(point, kind.space))
-        for index, point in enumerate([*made.initial, *drawn])
-    )
+    founders = [
+        Member(index=index, hparams=hparams)
+        for index, hparams in enumerate(made.draw_founders(kind.space, rng))
+    ]
+    history = History(direction=kind.direction, stages=made.stage_plan)
+    history.begin(founders)
     engine = SimulatedEngine(
         task=lambda seed: task(seed=seed, **arguments_of(task, made.options)),
         seed=made.seed,
-        slots=made.population if slots is None else slots,
+        slots=made.founders if slots is None else slots,
         duration=duration,
         faults=faults or {},
     )
-    store, silence = MemoryStore(kind.space, engine, outages=outages), _Silence()
-    made_by = controller(
-        made, store, engine, history, silence, clock=lambda: engine.now, pause=engine.pass_time
-    )
-    made_by.go(silence)
-    made_by.log_queue.drain()
-    return Simulation(history, engine, store, made_by, silence.said)
+    store = MemoryStore(kind.space, engine, outages=outages, founders=founders)
+    said = list[str]()
+    made_by = _controlled(made, store, engine, history, controller, said)
+    return Simulation(history, engine, store, made_by, said)

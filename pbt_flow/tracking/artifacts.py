@@ -34,12 +34,17 @@ class Artifacts:
         with self.runs.talk():
             self.runs.client.log_artifacts(self.runs.run_id, str(folder))
 
-    def save_view(self) -> None:
-        """Save a view of the population's charts for MLflow's UI. A comfort, never a condition."""
+    def save_view(self, *, staged: bool = False) -> None:
+        """Save a view of the population's charts for MLflow's UI. A comfort, never a condition.
+
+        Args:
+            staged: Whether members leave at the ends of stages.
+        """
         with contextlib.suppress(MlflowException):
             run = self.runs.client.get_run(self.runs.run_id)
             name = f"{run.info.run_name} ({self.runs.run_id[:8]})"
-            view = population_view(self.runs.run_id, name, self.space, run.info.start_time / 1000)
+            began = run.info.start_time / 1000
+            view = population_view(self.runs.run_id, name, self.space, began, staged=staged)
             if len(view) <= MOST:
                 tag = view_tag(self.runs.run_id)
                 self.runs.client.set_experiment_tag(run.info.experiment_id, tag, view)

@@ -128,6 +128,8 @@ def _parent_run(
     """The population's own run: the one that was made for this process, or a new one."""
     # What runs are called in MLflow's table when nobody named them tells nothing apart.
     method = "random search" if settings["exploit"] == "none" else "pbt"
+    if settings.get("stages", "none") != "none":
+        method = "successive halving" if settings["exploit"] == "none" else "pbt in stages"
     plain = f"{Path(settings['task'].partition(':')[0]).stem} {method}"
     if launched is not None:
         adopt(client, launched, tags[FOUNDING])

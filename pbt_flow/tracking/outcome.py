@@ -167,6 +167,8 @@ def _note(result: Result) -> str:
         rows.append(row(f"best initial setting, {result.fate}", result.best_initial))
     head = f"**{result.headline}**, {result.status}: {result.members} members, "
     head += f"{result.turns} turns"
+    if result.left:
+        head += f", {result.left} of which left at the end of a stage"
     if result.retired:
         head += f", {result.retired} retired"
     if result.reason:

@@ -21,6 +21,8 @@ from pbt_flow.tracking.lease import is_orphan
 
 _UNDERSTOOD = "pbt.understood/"
 _ON_RESUME = "pbt.understood-on-resume/"
+LEFT = "pbt.left"
+"""The tag of a member that has left, which says at which stage."""
 
 
 @dataclass(kw_only=True)
@@ -92,6 +94,20 @@ class PopulationRuns:
         """End the run of a member that is given up."""
         with self.talk():
             self.client.set_terminated(self.members[member], status="FAILED")
+
+    def leave(self, member: int, why: str, when: float) -> None:
+        """End the run of a member that has left at the end of a stage: it has done what it was to.
+
+        Args:
+            member: Who has left.
+            why: At which stage.
+            when: The end of its last turn, and not now: what is said twice must change nothing.
+        """
+        self.tag({LEFT: why}, member)
+        with self.talk():
+            self.client.set_terminated(
+                self.members[member], status="FINISHED", end_time=int(when * 1000)
+            )
 
     def finish(self, status: str, members: Mapping[int, str]) -> None:
         """End the members' runs and then the population's, with the status of each."""

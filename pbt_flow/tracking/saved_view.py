@@ -39,7 +39,9 @@ def _key(run_id: str) -> str:
     return f"pbt-{run_id}"
 
 
-def population_view(run_id: str, name: str, space: Space, now: float) -> str:
+def population_view(
+    run_id: str, name: str, space: Space, now: float, *, staged: bool = False
+) -> str:
     """The saved view of a population: its members' scores, hyperparameters and lineage.
 
     Args:
@@ -47,6 +49,7 @@ def population_view(run_id: str, name: str, space: Space, now: float) -> str:
         name: What the view is called in MLflow's menu.
         space: The hyperparameters; a logarithmic one gets a logarithmic axis.
         now: Seconds since the epoch.
+        staged: Whether members leave at the ends of stages: a column then says when one did.
     """
     sections: dict[str, list[tuple[str, str, Scale]]] = {
         "Score": [("score", "score", "linear")],
@@ -59,11 +62,15 @@ def population_view(run_id: str, name: str, space: Space, now: float) -> str:
             ("step: the age of the weights", "step", "linear"),
         ],
     }
-    return _packed(name, _state(run_id, space, sections), int(now * 1000))
+    tags = ["pbt.copied", *(["pbt.left"] if staged else [])]
+    return _packed(name, _state(run_id, space, sections, tags), int(now * 1000))
 
 
 def _state(
-    run_id: str, space: Space, sections: Mapping[str, Sequence[tuple[str, str, Scale]]]
+    run_id: str,
+    space: Space,
+    sections: Mapping[str, Sequence[tuple[str, str, Scale]]],
+    tags: Sequence[str],
 ) -> dict[str, Any]:
     places = [
         {
@@ -90,7 +97,10 @@ def _state(
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*(f"metrics.`{name}`" for name in columns), "tags.`pbt.copied`"],
+        "selectedColumns": [
+            *(f"metrics.`{name}`" for name in columns),
+            *(f"tags.`{name}`" for name in tags),
+        ],
         "columnOrder": [],
         "columnWidths": {},
         # Without it only the first ten runs are drawn.

@@ -290,12 +290,15 @@ class Store(PopulationRuns):
         except (ValueError, TypeError):
             raise StoreError(f"run {self.run_id}: the tag {CHANGED} is no JSON object") from None
 
-    def change(self, settings: Mapping[str, Any]) -> None:
+    def change(self, settings: Mapping[str, Any], *, began: Mapping[str, Any]) -> None:
         """Note which settings are not those that the population began with.
 
         Of the options those that it has recorded stay as they are, and others may come to them.
+
+        Args:
+            settings: The settings now.
+            began: Those of its beginning, with the defaults of settings that came later.
         """
-        began = self.manifest.settings
         new = {k: v for k, v in settings.items() if k != "options" and v != began.get(k)}
         others = {k: v for k, v in settings["options"].items() if k not in began["options"]}
         if others and len(json.dumps(new | {"options": others})) <= _LONGEST_TAG:

@@ -85,7 +85,7 @@ class Checks:
         """
         settings = self.settings
         # Random search never copies a state, and never ranks.
-        small = settings.population * settings.turns < _LEAST_TURNS
+        small = settings.all_turns < _LEAST_TURNS
         if settings.is_control or small or not turns:
             return
         if self._is_new("restores"):
@@ -167,7 +167,7 @@ def _restoring(turn: Turn, settings: Settings) -> CheckRestore:
     assert turn.checkpoint is not None
     return CheckRestore(
         member=turn.member,
-        other=(turn.member + 1) % settings.population,
+        other=(turn.member + 1) % settings.founders,
         checkpoint=turn.checkpoint,
         hparams=turn.plan.hparams,
         steps=max(1, settings.interval // _SHARE),
@@ -183,7 +183,7 @@ def _evaluating(turns: Sequence[Turn], settings: Settings) -> list[CheckNoise]:
     evaluating = fmean(turn.seconds.get("evaluate", 0.0) for turn in chosen)
     if evaluating > 0:
         whole = fmean(sum(turn.seconds.values()) for turn in chosen)
-        affordable = _COSTS * whole * settings.population * settings.turns / evaluating
+        affordable = _COSTS * whole * settings.all_turns / evaluating
         times = min(times, int(affordable / len(chosen)))
     if times < 2:
         return []

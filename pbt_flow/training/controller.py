@@ -5,7 +5,8 @@
         turn = engine runs it                     # restore, train, evaluate, checkpoint, record
         history.add(turn); store.log_turn(turn)
 
-Asynchronous and generational populations differ in `Controller.ready` alone.
+Asynchronous and generational populations differ in `Controller.ready` alone. At the end of a stage
+some members leave; between those ends a population in stages is like any other.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import math
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Protocol
@@ -36,10 +37,12 @@ from pbt_flow.engines.worker import (
 )
 from pbt_flow.exceptions import StoreUnavailable, TakenOver
 from pbt_flow.population.history import History, best_of_round
+from pbt_flow.population.leaving import StageEnd, end_stages
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
 from pbt_flow.strategies.advise import Outlook, advise, quorum_of, should_wait
+from pbt_flow.strategies.exploit import Exploit, in_stage
 from pbt_flow.training.checks import Checks
 from pbt_flow.training.diagnostics import Diagnostics, Finding
 from pbt_flow.training.log_queue import LogQueue
@@ -88,6 +91,8 @@ class PopulationStore(Protocol):
     def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None: ...
 
     def retire(self, member: int) -> None: ...
+
+    def leave(self, member: int, why: str, when: float) -> None: ...
 
     def tag(self, tags: Mapping[str, str]) -> None: ...
 
@@ -154,19 +159,24 @@ class Controller:
     """The topics of turns' notes that the user has been told."""
     touched: set[int] = field(default_factory=set)
     """Members of whose checkpoints one may have become superfluous."""
+    stages_over: list[StageEnd] = field(default_factory=list)
+    """Stages that have ended, of which nobody has been told yet."""
 
     def __post_init__(self) -> None:
+        # Of a population that goes on: what its turns say of stages that are over.
+        end_stages(self.history, max_failures=self.settings.max_failures)
         self.member_index = MemberIndex(
-            self.settings.turns,
+            self._turns_to_do,
             self.settings.max_failures,
             # A worker then goes on with the member that it has in memory.
             longest_first=self.planner is not None,
         )
-        self.member_index.begin(self.history.members.values())
+        self.member_index.begin(self.history.members.values(), self.history.left)
         self.pinned: Checkpoint | None = None
         self._pin()
         self.undecided = self.member_index.undecided()
         self.strategies = self.settings.strategies()
+        self.exploit = self._exploit_of_stage()
         newest = [t for turns in self.history.turns.values() for t in turns[-1:] if t.ok]
         self.durations.extend(turn.took for turn in newest)
         self._set_deadline()
@@ -196,7 +206,7 @@ class Controller:
 
     @property
     def living(self) -> list[Member]:
-        """The members that are not retired."""
+        """The members that train: they are not retired, and have not left."""
         return self.history.living(self.settings.max_failures)
 
     def ready(self) -> Member | None:
@@ -206,25 +216,25 @@ class Controller:
         outlooks: dict[int, Outlook] = {}
         for index in self.member_index.idle():
             member = self.history.members[index]
-            if self.planner is not None:
+            if self.planner is not None or self._begins_a_stage(member):
                 return member
             if member.age not in outlooks:
                 outlooks[member.age] = self._outlook(member.age)
-            if not should_wait(member, self.history, self.strategies.exploit, outlooks[member.age]):
+            if not should_wait(member, self.history, self.exploit, outlooks[member.age]):
                 return member
         return None
 
     def _outlook(self, age: int) -> Outlook:
         """What can still be expected of an age, in an asynchronous population."""
-        living, retired = self.member_index.alive, self.member_index.retired
+        living, out = self.member_index.alive, self.member_index.out
         now, waited = self.clock(), 0.0
-        if self.history.at(age).count(retired) >= quorum_of(living):
+        if self.history.at(age).count(out) >= quorum_of(living):
             since = now - self.quorum_since.setdefault(age, now)
             turn = median(self.durations) if self.durations else 0.0
             waited = since / turn if turn else math.inf
         return Outlook(
             living=living,
-            retired=retired,
+            retired=out,
             behind=self.member_index.behind(age),
             is_arriving=self.member_index.is_target(age),
             waited=waited,
@@ -238,7 +248,9 @@ class Controller:
         member, late = self.history.members[index], self._late()
         # Half of the population does not wait for the rest that hangs: whoever is late joins the
         # next generation.
-        waited = self.in_flight.keys() - (late if 2 * len(late) <= self.member_index.alive else ())
+        waited = self.in_flight.keys() - self.member_index.left
+        if 2 * len(late) <= self.member_index.alive:
+            waited -= late
         generation = min((self.in_flight[m].turn for m in waited), default=sys.maxsize)
         return member if member.turn < generation else None
 
@@ -275,27 +287,100 @@ class Controller:
 
     def decide(self, member: Member) -> Member:
         """How a member goes on."""
+        if self._begins_a_stage(member):
+            return replace(member, donor=None, compared_at=None)
         seed = np.random.SeedSequence([self.settings.seed, member.index, member.turn])
-        turns, retired = None, self.member_index.retired
+        turns, out = None, self.member_index.out
         if self.settings.mode == "generational":
             # Nor may it matter who has been retired in this generation before others began it.
             turns = member.turn
-            retired = {index for index in retired if self.history.members[index].turn <= turns}
+            out = {index for index in out if self.history.members[index].turn <= turns}
         return advise(
             member,
             self.history,
-            living=len(self.history.members) - len(retired),
-            retired=retired,
+            living=len(self.history.members) - len(out),
+            retired=out,
             turns=turns,
             space=self.store.space,
-            exploit=self.strategies.exploit,
+            exploit=self.exploit,
             explore=self.strategies.explore,
             sampler=self.strategies.resample,
             rng=np.random.default_rng(seed),
         )
 
+    # --- stages ---
+
+    @property
+    def _turns_to_do(self) -> int:
+        """The turns that a living member will have done when its stage ends, or else at the end."""
+        plan = self.history.stages
+        return self.settings.turns if plan is None else plan.ends[self.history.stage]
+
+    def _exploit_of_stage(self) -> Exploit:
+        """The exploit strategy with what may be copied in the present stage."""
+        plan, exploit = self.history.stages, self.strategies.exploit
+        if plan is None:
+            return exploit
+        return in_stage(exploit, plan.stages[self.history.stage].copies)
+
+    def _begins_a_stage(self, member: Member) -> bool:
+        """Whether a member's next turn is the first of a stage: it copies nobody then, since who
+        was worse has left.
+        """
+        plan = self.history.stages
+        return plan is not None and member.turn == plan.begins(self.history.stage)
+
+    def _end_stage(self, late: Collection[int] = ()) -> None:
+        """End the present stage if it is over: some members leave, the others have more to do.
+
+        Args:
+            late: Members that nobody waits for, beside those whose turns are past the deadline.
+        """
+        plan, index = self.history.stages, self.member_index
+        if plan is None or self.history.stage == len(plan.stages) - 1:
+            return
+        late = self._late().union(late)
+        # Every member is looked at only where that may come to something.
+        if index.fewest_turns() < index.budget and not late:
+            return
+        ended = end_stages(self.history, max_failures=self.settings.max_failures, late=late)
+        if not ended:
+            return
+        left = [member for end in ended for member in end.left]
+        there = [*self.history.present, *(self.history.members[index] for index in left)]
+        self.member_index.begin_stage(self._turns_to_do, there, left, busy=self.in_flight)
+        self.exploit = self._exploit_of_stage()
+        self.stages_over += ended
+        # Nobody stands on their checkpoints any more.
+        self.touched.update(left)
+
+    def tell_who_left(self, members: Iterable[int]) -> None:
+        """Have the runs of members end that have left."""
+        plan = self.history.stages
+        for member in members:
+            assert plan is not None, "only where there are stages a member leaves"
+            stage = self.history.left[member]
+            why = f"stage {stage + 1} of {len(plan.stages)}, after {count_turns(plan.ends[stage])}"
+            last = self.history.turns[member][-1]
+            self.log_queue.put(partial(self.store.leave, member, why, last.ended))
+
+    def _tell_of_stages(self) -> None:
+        """Say which stages have ended, and have the runs of those end that have left."""
+        plan = self.history.stages
+        for end in self.stages_over:
+            assert plan is not None
+            self.tell_who_left(end.left)
+            next_stage = plan.stages[end.stage + 1]
+            leave = f"{len(end.left)} members leave" if end.left else "nobody leaves"
+            self.progress.say(
+                f"stage {end.stage + 1} of {len(plan.stages)} is over: {leave}, the others do "
+                f"{count_turns(next_stage.turns)} more"
+            )
+        self.stages_over.clear()
+
     def dispatch(self) -> None:
         """Begin turns on the free slots, and before them what rounds are to show."""
+        self._end_stage()
         if self.stopping:
             self.touched.update(self.checks.give_up())
         while len(self.in_flight) + self._beside_turns < self.engine.slots:
@@ -343,6 +428,8 @@ class Controller:
             for turn in turns:
                 self.log_queue.put(partial(self.log_turn, turn))
                 self.progress.turn(turn, self.history)
+            # After their last turns: a run that has ended gets nothing more.
+            self._tell_of_stages()
             self._say_now()
             if finished:
                 self.log_rounds()
@@ -377,6 +464,9 @@ class Controller:
             # The worker may have died after its commit: then the turn has happened.
             turn = self.store.folders.record(plan.member, plan.turn)
             turn = turn and fitted_turn(turn, self.store.space)
+            if turn is None and self._leaves_without(plan):
+                self._forget_turn(plan)
+                return None
             if turn is None:
                 self.deaths[plan.member, plan.turn] += 1
                 began = self.begun[plan.member]
@@ -402,6 +492,23 @@ class Controller:
         self._enter(turn)
         return turn
 
+    def _leaves_without(self, plan: Plan) -> bool:
+        """Whether a turn that was lost need not be run again, since its member has left, or leaves
+        now: a straggler past its deadline counts as last.
+        """
+        limit = self.engine.turn_timeout
+        if limit is not None and self.clock() - self.begun[plan.member] >= limit:
+            self._end_stage(late={plan.member})
+        return plan.member in self.member_index.left
+
+    def _forget_turn(self, plan: Plan) -> None:
+        """Give up a turn of a member that has left meanwhile: it is not run again."""
+        self.in_flight.pop(plan.member, None)
+        self.member_index.arrive(plan.start_step + plan.steps)
+        self.member_index.use(plan.start, -1)
+        if plan.start is not None:
+            self.touched.add(plan.start.member)
+
     def _enter(self, turn: Turn) -> None:
         """Move a member on, and note whose checkpoints that may make superfluous."""
         before = self.history.members[turn.member]
@@ -419,7 +526,8 @@ class Controller:
             self.held[turn.member].append(turn)
             self.durations.append(turn.took)
             self._set_deadline()
-        if member.failures == self.settings.max_failures:
+        is_present = member.index not in self.member_index.left
+        if is_present and member.failures == self.settings.max_failures:
             self.soon.append(
                 f"member {member.index} has failed {count_turns(member.failures)} in a row and is "
                 f"retired; the last: {turn.reason}"
@@ -531,6 +639,7 @@ class Controller:
             needed=self.member_index.needs,
             is_best=lambda turn: self.planner is None and turn == self.history.best_at(turn.step),
             keep=self.keep,
+            left=self.member_index.left,
         )
         for turn in unneeded:
             assert turn.checkpoint is not None

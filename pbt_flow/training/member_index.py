@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -23,15 +23,19 @@ class MemberIndex:
     """The members of a population as they stand between their turns."""
 
     budget: int
-    """Turns of each member."""
+    """Turns of each living member until it has nothing more to do, or until its stage ends."""
     max_failures: int
     """Turns in a row that may fail before a member is retired."""
     longest_first: bool = False
     """Whether the idle member with the most turns goes first, and not the one with the fewest."""
     alive: int = 0
-    """How many members are not retired."""
+    """How many members train: they are not retired, and have not left."""
     retired: set[int] = field(default_factory=set)
     """Those that are."""
+    left: set[int] = field(default_factory=set)
+    """Those that have left at the end of a stage."""
+    out: set[int] = field(default_factory=set)
+    """Those that are retired or have left: what they scored is compared, and makes no quorum."""
     _turns: Counter[int] = field(default_factory=Counter)
     """How many living members have done so many turns."""
     _ages: Counter[int] = field(default_factory=Counter)
@@ -46,11 +50,36 @@ class MemberIndex:
     _targets: Counter[int] = field(default_factory=Counter)
     """How many turns under way end at an age."""
 
-    def begin(self, members: Iterable[Member]) -> None:
-        """Enter members that are all idle."""
+    def begin(self, members: Iterable[Member], left: Iterable[int] = ()) -> None:
+        """Enter members that are all idle, some of which have left."""
+        self.left.update(left)
+        self.out.update(self.left)
         for member in members:
             self.enter(member)
             self.rest(member)
+
+    def begin_stage(
+        self, budget: int, members: Iterable[Member], left: Iterable[int], busy: Container[int]
+    ) -> None:
+        """Let some members leave, and the others have more turns to do.
+
+        Args:
+            budget: Turns that a member will have done at the end of the next stage.
+            members: Those that have not left before.
+            left: Those of them that leave.
+            busy: Those of them that are in the middle of a turn.
+        """
+        there = list(members)
+        for member in there:
+            self.leave(member)
+        self.budget = budget
+        self._idle.clear()
+        self.left.update(left)
+        self.out.update(self.left)
+        for member in there:
+            self.enter(member)
+            if member.index not in busy:
+                self.rest(member)
 
     def enter(self, member: Member) -> None:
         """Count a member as it stands now."""
@@ -61,12 +90,16 @@ class MemberIndex:
         self._count(member, -1)
 
     def _count(self, member: Member, one: int) -> None:
+        if member.index in self.left:
+            return  # Nobody stands on its checkpoint any more.
         self.use(member.checkpoint, one)
         if member.failures >= self.max_failures:
             if one > 0:
                 self.retired.add(member.index)
+                self.out.add(member.index)
             else:
                 self.retired.discard(member.index)
+                self.out.discard(member.index)
         else:
             self.alive += one
             _add(self._turns, member.turn, one)
@@ -78,7 +111,8 @@ class MemberIndex:
 
     def rest(self, member: Member) -> None:
         """Note that a member has nothing to do."""
-        if member.failures < self.max_failures and member.turn < self.budget:
+        goes_on = member.failures < self.max_failures and member.index not in self.left
+        if goes_on and member.turn < self.budget:
             bisect.insort(self._idle, self._place(member))
 
     def idle(self) -> Iterator[int]:

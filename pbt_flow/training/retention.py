@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from pbt_flow.population.records import Checkpoint, Turn
 
@@ -14,6 +14,7 @@ def removable(
     needed: Callable[[Checkpoint], bool],
     is_best: Callable[[Turn], bool],
     keep: int,
+    left: Container[int] = (),
 ) -> list[Turn]:
     """The turns among `held` whose checkpoints can be deleted.
 
@@ -30,13 +31,17 @@ def removable(
             names it.
         is_best: Whether a turn is the best of its age whose checkpoint exists.
         keep: How many checkpoints of a member are kept for stragglers at most, beside the best.
+        left: Members that have left at the end of a stage: nobody copies them any more.
     """
-    return [
-        turn
-        for turns in held.values()
-        # The newest stays in any case: it is what the member came to.
-        for place, turn in enumerate(turns[:-1])
-        if turn.checkpoint is not None
-        and not needed(turn.checkpoint)
-        and (turn.step < undecided or (len(turns) - place > keep and not is_best(turn)))
-    ]
+    unneeded = []
+    for member, turns in held.items():
+        # The newest of a member stays in any case, unless it has left: it is what it came to.
+        candidates = turns if member in left else turns[:-1]
+        for place, turn in enumerate(candidates):
+            if turn.checkpoint is None or needed(turn.checkpoint):
+                continue
+            passed = turn.step < undecided
+            superfluous = len(turns) - place > keep and not is_best(turn)
+            if member in left or passed or superfluous:
+                unneeded.append(turn)
+    return unneeded

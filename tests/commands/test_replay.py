@@ -46,11 +46,11 @@ from pbt_flow.exceptions import (
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Member
 from pbt_flow.population.schedule import Schedule, Segment, schedule_of
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import MemoryStore, SimulatedEngine, simulate
 from pbt_flow.tracking.store import Store
 from pbt_flow.training.controller import Controller
 from pbt_flow.utils.interval import Interval
-from tasks.quadratic import NoisyQuadratic
 
 
 def schedule(*rates: float, steps: int = 5, **changes) -> Schedule:

@@ -18,8 +18,8 @@ from pbt_flow.population.lineage import (
     node_of,
     weights_parent,
 )
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import Fault, simulate
-from tasks.quadratic import NoisyQuadratic
 
 
 @pytest.mark.parametrize(

@@ -238,10 +238,13 @@ def test_a_population_of_the_first_version_says_nothing_and_can_be_read(database
     made = run()
     store = Store.open(made.run_id)
     plain = store.manifest.to_json()
-    del plain["report_direction"]
+    del plain["report_direction"], plain["settings"]["stages"]
     store.client.log_dict(made.run_id, plain, "population.json")
     for one in (pbt_flow.load(made.run_id), pbt_flow.resume(made.run_id, turns=3, quiet=True)):
         assert one.report_better("accuracy") is None
+    # A setting that it did not know is none that the resume has changed.
+    assert json.loads(Store.open(made.run_id).tags()["pbt.settings"]) == {"turns": 3}
+    assert pbt_flow.load(made.run_id).left == 0
 
 
 def test_each_task_that_comes_along_says_which_way_its_report_is_better():

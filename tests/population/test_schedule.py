@@ -14,8 +14,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pbt_flow.exceptions import PBTError, ScheduleError
 from pbt_flow.population.lineage import ancestors
 from pbt_flow.population.schedule import Schedule, Segment, schedule_of
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import simulate
-from tasks.quadratic import NoisyQuadratic
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1.0, log=True),

@@ -16,9 +16,9 @@ from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.result import Result
 from pbt_flow.reporting.comparison import Comparison, Entry, check_pair, page
 from pbt_flow.settings import Settings
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.utils.interval import Interval
-from tasks.toy import Toy
 
 pytestmark = pytest.mark.usefixtures("database")
 SMALL = {"engine": "inline", "turns": 3, "interval": 4, "quiet": True}
@@ -411,4 +411,4 @@ def test_a_task_by_its_name_and_by_its_class_is_one_task():
         "toy", turns=2, population=2, engine="inline", quiet=True, exploit="none"
     )
     made = compare([by_class.run_id, by_name.run_id])
-    assert {entry.settings.task for _, entry in made.entries} == {"toy", "tasks.toy:Toy"}
+    assert {entry.settings.task for _, entry in made.entries} == {"toy", "pbt_flow.tasks.toy:Toy"}

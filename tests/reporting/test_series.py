@@ -10,8 +10,8 @@ from histories import begun, do
 from pbt_flow.population.history import History
 from pbt_flow.reporting import series as figures
 from pbt_flow.reporting.series import SHADES, Point, Shades
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import simulate
-from tasks.quadratic import NoisyQuadratic
 
 
 def scored(history: History, member: int, score: float, **more) -> None:

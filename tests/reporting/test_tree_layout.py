@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pbt_flow.population.history import History
 from pbt_flow.population.lineage import Node, ancestors, every_turn, node_of, weights_parent
 from pbt_flow.reporting.tree_layout import lay_out
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 from pbt_flow.testing.simulation import simulate
-from tasks.quadratic import NoisyQuadratic
 
 
 def population(seed: int, turns: int = 8, **settings) -> History:

@@ -1,24 +1,28 @@
-"""tasks/gan.py with tasks/images.py and tasks/inception.py: data, scores, training."""
+"""tasks/gan.py with tasks/gan_images.py and tasks/gan_inception.py: data, scores, training."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import gzip
 import hashlib
+import io
 import json
 import math
 import pickle
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from file_server import Answer, Server, serving, well
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,11 +33,12 @@ from PIL import Image
 
 from pbt_flow.settings import Settings
 from pbt_flow.task import Task, TaskError
+from pbt_flow.tasks import gan_images as images
+from pbt_flow.tasks import gan_inception as inception
+from pbt_flow.tasks.gan import GAN, make_discriminator, make_generator
+from pbt_flow.tasks.gan_images import Images, load_images, scale
+from pbt_flow.tasks.gan_inception import Recipe, inception_score, load_classifier
 from pbt_flow.testing import TaskContract, assert_same, middle, through_checkpoint
-from tasks import images, inception
-from tasks.gan import GAN, make_discriminator, make_generator
-from tasks.images import Images, load_images, scale
-from tasks.inception import Recipe, inception_score, load_classifier
 
 TINY = Recipe(name="tiny", width=2, epochs=1, steps=4, seed=0)
 DIGITS = {"data": "digits", "samples": 300}
@@ -216,8 +221,8 @@ def test_training_a_classifier_leaves_the_random_numbers_of_the_task_alone(
 def test_two_processes_that_want_a_classifier_end_with_one_file(empty_cache: Path) -> None:
     program = """
 import sys, torch
-from tasks.images import Images
-from tasks.inception import Recipe, load_classifier
+from pbt_flow.tasks.gan_images import Images
+from pbt_flow.tasks.gan_inception import Recipe, load_classifier
 pixels = torch.randint(256, (60, 1, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
 labels = torch.arange(60) % 3
 images = Images(name="", train=pixels, train_labels=labels, test=pixels, test_labels=labels)
@@ -251,14 +256,6 @@ print([weight.tolist() for weight in classifier.network.parameters()])
     written = [weights[name].tolist() for name in weights if weights[name].is_floating_point()]
     assert answers[0] == answers[1]
     assert all(weight in written for weight in json.loads(answers[0]))
-
-
-def test_the_first_file_stays_when_a_second_process_finishes(tmp_path: Path) -> None:
-    file = tmp_path / "classifiers" / "x.pt"
-    inception._publish({"accuracy": 1.0}, file)
-    inception._publish({"accuracy": 2.0}, file)
-    assert torch.load(file, weights_only=True) == {"accuracy": 1.0}
-    assert list(file.parent.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("content", [b"", b"no classifier", pickle.dumps(print)])
@@ -473,17 +470,94 @@ def test_a_bad_folder_of_images_is_told(tmp_path: Path) -> None:
         ("idx:nowhere", "there is no folder 'nowhere'"),
         ("folder:", "there is no folder ''"),
         ("cifar10:.", "there is no data_batch_1.bin or data_batch_1"),
-        ("cifar10", "a download takes torchvision .* or name a folder"),
-        ("fashion-mnist", "a download takes torchvision .* or name a folder"),
+        ("cifar10", "cannot be downloaded: 404 .*: --set data=cifar10:FOLDER"),
+        ("fashion-mnist", "cannot be downloaded: 404 .*: --set data=idx:FOLDER"),
     ],
 )
 def test_data_that_are_not_there_are_told(
-    data: str, complaint: str, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+    data: str, complaint: str, empty_cache: Path, downloads: Server
 ) -> None:
-    monkeypatch.setattr(images, "DEBIAN", Path("nowhere"))
-    monkeypatch.setitem(sys.modules, "torchvision", None)  # As if it were not installed.
+    downloads.answers = [lambda handler, first: handler.begin(404, 0)]
     with pytest.raises(TaskError, match=complaint):
         load_images(data)
+
+
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server in the place of those of the data sets, and no data set on this machine."""
+    monkeypatch.setattr(images, "DEBIAN", Path("nowhere"))
+    with serving() as server:
+        monkeypatch.setattr(images, "FASHION_MNIST", server.url)
+        monkeypatch.setattr(images, "CIFAR10", f"{server.url}/cifar-10-binary.tar.gz")
+        yield server
+
+
+def one_after_another(contents: Iterable[bytes]) -> list[Answer]:
+    return [functools.partial(well, content=content) for content in contents]
+
+
+def test_fashion_mnist_is_downloaded_once_and_a_download_that_broke_goes_on(
+    empty_cache: Path, tmp_path: Path, downloads: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_idx(tmp_path / "shelf", size=28)
+    files = {}
+    for name in images.FASHION_MNIST_FILES:
+        plain = tmp_path / "shelf" / name.removesuffix(".gz")
+        packed = tmp_path / "shelf" / name
+        files[name] = packed.read_bytes() if packed.is_file() else gzip.compress(plain.read_bytes())
+    known = {name: (len(raw), hashlib.sha256(raw).hexdigest()) for name, raw in files.items()}
+    monkeypatch.setattr(images, "FASHION_MNIST_FILES", known)
+    first, second, *others = files.values()
+    downloads.answers = one_after_another([first, second, b"an error in words", *others])
+    with pytest.raises(TaskError, match=r"SHA-256 differs.*--set data=idx:FOLDER"):
+        load_images("fashion-mnist")
+    # Half of a data set is none, and what came before the error need not come again.
+    assert load_images().size == 8
+    load_images.cache_clear()
+    assert load_images("fashion-mnist").size == 28
+    assert len(downloads.asked) == 5
+    load_images.cache_clear()
+    assert load_images().size == 28
+    assert len(downloads.asked) == 5
+
+
+def test_cifar10_is_downloaded_once_and_read_out_of_its_archive(
+    empty_cache: Path, downloads: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [np.arange(30_730, dtype=np.uint16).astype(np.uint8) + batch for batch in range(6)]
+    for batch in rows:
+        batch[::3073] = np.arange(10)  # the labels
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for name, row in zip(images.CIFAR10_BATCHES, rows, strict=True):
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            member.size = row.size
+            tar.addfile(member, io.BytesIO(row.tobytes()))
+    raw = archive.getvalue()
+    monkeypatch.setattr(images, "CIFAR10_SIZE", len(raw))
+    monkeypatch.setattr(images, "CIFAR10_SHA256", hashlib.sha256(raw).hexdigest())
+    downloads.answers = one_after_another([raw])
+    for _ in range(2):
+        read = load_images("cifar10")
+        assert (read.train.shape, read.test.shape) == ((50, 3, 32, 32), (10, 3, 32, 32))
+        assert read.test_labels.tolist() == list(range(10))
+        assert read.test[0].flatten().tolist() == rows[5][1:3073].tolist()
+        load_images.cache_clear()
+    assert len(downloads.asked) == 1
+    # The same from a folder, and what is in the cache from an earlier version.
+    with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+        tar.extractall(empty_cache / "CIFAR10", filter="data")
+    assert torch.equal(load_images(f"cifar10:{empty_cache}/CIFAR10").train, read.train)
+    (empty_cache / "cifar-10-binary.tar.gz").unlink()
+    assert torch.equal(load_images("cifar10").train, read.train)
+    assert len(downloads.asked) == 1
+
+
+def test_a_damaged_archive_of_cifar10_is_named(tmp_path: Path) -> None:
+    for content in (b"no archive", gzip.compress(b"nor this")):
+        (tmp_path / "cifar.tar.gz").write_bytes(content)
+        with pytest.raises(TaskError, match=r"cifar.tar.gz cannot be read"):
+            images._cifar10_archive(tmp_path / "cifar.tar.gz")
 
 
 # --- networks -------------------------------------------------------------------------------------
@@ -730,6 +804,25 @@ def test_without_torch_fidelity_the_imagenet_score_says_what_to_install(
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)  # As if it were not installed.
     with pytest.raises(TaskError, match=r"needs torch-fidelity .*pip install torch-fidelity"):
         inception.load_imagenet("download", some_images(), 4)
+
+
+def test_the_weights_of_imagenet_are_downloaded_once_and_taken_from_torch_fidelity_first(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    with serving() as server:
+        monkeypatch.setattr(inception, "IMAGENET", f"{server.url}/weights-2015-{digest[:8]}.pth")
+        server.answers = one_after_another([b"others", b"weights"])
+        with pytest.raises(TaskError, match=r"SHA-256 differs.*--set imagenet=FILE"):
+            inception._download_imagenet()
+        for _ in range(2):
+            assert inception._download_imagenet().read_bytes() == b"weights"
+        assert len(server.asked) == 2
+        theirs = Path(torch.hub.get_dir(), "checkpoints", f"weights-2015-{digest[:8]}.pth")
+        theirs.parent.mkdir(parents=True)
+        theirs.write_bytes(b"theirs")
+        assert inception._download_imagenet() == theirs
 
 
 @pytest.mark.slow

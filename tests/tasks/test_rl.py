@@ -22,9 +22,9 @@ Image = pytest.importorskip("PIL.Image")
 
 from gymnasium.spaces import Box, Discrete  # noqa: E402
 
-from tasks.actions import Actions  # noqa: E402
-from tasks.environments import Recipe  # noqa: E402
-from tasks.rl import RL, ActorCritic, Episodes, Normaliser, gae  # noqa: E402
+from pbt_flow.tasks.rl import RL, ActorCritic, Episodes, Normaliser, gae  # noqa: E402
+from pbt_flow.tasks.rl_actions import Actions  # noqa: E402
+from pbt_flow.tasks.rl_environments import Recipe  # noqa: E402
 
 
 class Corridor(gym.Env[Any, Any]):
@@ -529,6 +529,6 @@ def test_an_option_that_cannot_work_is_refused(options: dict[str, Any], message:
     "name", ["ActorCritic", "Columns", "ColumnsPolicy", "Normaliser", "Pixels", "Policy"]
 )
 def test_what_models_of_earlier_versions_name_is_found_where_they_name_it(name: str) -> None:
-    import tasks.rl
+    from pbt_flow.tasks import rl
 
-    assert getattr(tasks.rl, name).__module__ == "tasks.rl_network"
+    assert getattr(rl, name).__module__ == "pbt_flow.tasks.rl_network"

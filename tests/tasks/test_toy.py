@@ -6,10 +6,10 @@ from statistics import fmean, median
 import numpy as np
 import pytest
 
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy, figure
 from pbt_flow.testing import TaskContract
 from pbt_flow.testing.simulation import simulate
-from tasks.quadratic import NoisyQuadratic
-from tasks.toy import Toy, figure
 
 HALVES = [{"h0": 1.0, "h1": 0.0}] * 4 + [{"h0": 0.0, "h1": 1.0}] * 4
 PAIR = [HALVES[0], HALVES[-1]]

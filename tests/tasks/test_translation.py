@@ -28,9 +28,9 @@ sacrebleu = pytest.importorskip("sacrebleu")
 pytest.importorskip("sentencepiece")
 pytest.importorskip("babel")
 
-from tasks import corpora, translation  # noqa: E402
-from tasks.corpora import BOS, EOS, PAD  # noqa: E402
-from tasks.translation import (  # noqa: E402
+from pbt_flow.tasks import translation  # noqa: E402
+from pbt_flow.tasks import translation_corpora as corpora  # noqa: E402
+from pbt_flow.tasks.translation import (  # noqa: E402
     Dropout,
     Encoded,
     Transformer,
@@ -41,6 +41,7 @@ from tasks.translation import (  # noqa: E402
     prepare,
     score,
 )
+from pbt_flow.tasks.translation_corpora import BOS, EOS, PAD  # noqa: E402
 
 SMALL: dict[str, Any] = dict(Translation.quick["options"])
 GOOD = {"lr": 5e-3, "residual_dropout": 0.0, "attention_dropout": 0.0, "relu_dropout": 0.0}
@@ -503,6 +504,6 @@ def test_options_that_cannot_be_used_are_refused(option: dict[str, Any], message
     "name", ["Attention", "Dropout", "Dropouts", "Layer", "Transformer", "Translator"]
 )
 def test_what_models_of_earlier_versions_name_is_found_where_they_name_it(name: str) -> None:
-    import tasks.translation
+    from pbt_flow.tasks import translation
 
-    assert getattr(tasks.translation, name).__module__ == "tasks.translation_network"
+    assert getattr(translation, name).__module__ == "pbt_flow.tasks.translation_network"

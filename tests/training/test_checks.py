@@ -17,8 +17,8 @@ from pbt_flow.engines.worker import CheckNoise, CheckRestore, Worker, WorkerCont
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan
 from pbt_flow.task import TaskSpec
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
-from tasks.toy import Toy
 
 HPARAMS = {"lr": 0.01, "batch": 4, "loss": "l2"}
 

@@ -11,8 +11,8 @@ from simulated import Counting, slowly, turns_of
 
 from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.reporting.series import time_spent
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
-from tasks.toy import Toy
 
 FAULTS = ["raises", "nan", "inf", "dies", "hangs"]
 

@@ -10,10 +10,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.task import Task
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.training.diagnostics import Diagnostics
-from tasks.quadratic import NoisyQuadratic
-from tasks.toy import Toy
 
 SPACE = {
     "lr": FloatDistribution(1e-4, 1, log=True),

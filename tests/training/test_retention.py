@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pbt_flow.population.records import Checkpoint, Plan, Turn
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.retention import removable
-from tasks.toy import Toy
 
 
 def turn_of(member: int, number: int, step: int | None = None) -> Turn:
@@ -41,6 +41,7 @@ def removed(
     needed: Collection[Checkpoint | None] = (),
     best: Collection[Turn] = (),
     keep: int = 100,
+    left: Collection[int] = (),
 ) -> list[tuple[int, int]]:
     by_member = defaultdict[int, list[Turn]](list)
     for turn in sorted(held, key=lambda turn: turn.number):
@@ -51,6 +52,7 @@ def removed(
         needed=set(needed).__contains__,
         is_best=list(best).__contains__,
         keep=keep,
+        left=left,
     )
     return sorted((turn.member, turn.number) for turn in found)
 
@@ -198,3 +200,14 @@ def test_what_is_looked_at_after_a_turn_is_all_that_the_turn_made_superfluous(
         **settings,
     )
     assert isinstance(simulation.controller, Watched)
+
+
+def test_of_a_member_that_has_left_all_goes_at_once_but_what_somebody_needs():
+    """Others have still to pass the age of its checkpoints, and its newest is the best of its age:
+    nobody copies it any more.
+    """
+    stays = turn_of(1, 1)
+    pinned = FIVE[2].checkpoint
+    how = {"undecided": 10, "needed": [pinned], "best": [FIVE[-1]]}
+    assert removed([*FIVE, stays], **how) == []
+    assert removed([*FIVE, stays], **how, left={0}) == [(0, 1), (0, 2), (0, 4), (0, 5)]

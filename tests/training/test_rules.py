@@ -12,8 +12,8 @@ import pytest
 from benchmarks.problems import Drift
 from benchmarks.rules import DURATIONS, TIMES, outcomes
 from pbt_flow.task import Task
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.training.controller import Controller
-from tasks.toy import Toy
 
 
 def differences(task: type[Task], duration: str, seeds: int) -> dict[float, list[float]]:

@@ -5,6 +5,7 @@ that the resume has. Generational populations must end as if nothing had happene
 asynchronous ones must conserve every turn, lineage edge, checkpoint and metric point.
 """
 
+import contextlib
 import functools
 import multiprocessing.forkserver
 import os
@@ -12,10 +13,19 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
-from crash_points import IN_A_RESUME, IN_A_TURN, IN_THE_CONTROLLER, SETTINGS, run_to
+from crash_points import (
+    IN_A_RESUME,
+    IN_A_TURN,
+    IN_STAGES,
+    IN_THE_CONTROLLER,
+    SETTINGS,
+    STAGES,
+    run_to,
+)
 from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
@@ -29,7 +39,7 @@ MODES = ["generational", "async"]
 QUICK = {
     ("its state is there", "generational"),
     ("a member is to copy", "async"),
-    ("the result is told", "async"),
+    ("half of those that left are told", "generational"),
 }
 
 
@@ -38,7 +48,7 @@ def cases(points):
         marks = () if (name, mode) in QUICK else pytest.mark.slow
         return pytest.param(name, mode, marks=marks, id=f"{mode}: {name}")
 
-    return [case(name, mode) for name in points for mode in MODES]
+    return [case(name, mode) for name, mode in points]
 
 
 @functools.cache
@@ -71,17 +81,36 @@ def population():
     return run.info.run_id
 
 
+@contextlib.contextmanager
+def beside(migrated_database, folder):
+    """In a folder of its own with an empty store."""
+    before = Path.cwd()
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    os.chdir(folder)
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(migrated_database, tmp_path_factory):
     """What an undisturbed generational population comes to."""
-    folder, before = tmp_path_factory.mktemp("undisturbed"), Path.cwd()
-    shutil.copy(migrated_database, folder / "mlflow.db")
-    os.chdir(folder)
-    result = pbt_flow.run(Regression, mode="generational", engine="inline", quiet=True, **SETTINGS)
-    check(result)
-    outcome = essence(result), points(result)
-    os.chdir(before)
-    return outcome
+    with beside(migrated_database, tmp_path_factory.mktemp("undisturbed")):
+        result = pbt_flow.run(
+            Regression, mode="generational", engine="inline", quiet=True, **SETTINGS
+        )
+        check(result)
+        return essence(result), points(result)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_in_stages(migrated_database, tmp_path_factory):
+    """What an undisturbed generational population in stages comes to."""
+    with beside(migrated_database, tmp_path_factory.mktemp("stages")):
+        result = pbt_flow.run(
+            Regression, mode="generational", engine="inline", quiet=True, **STAGES
+        )
+        check_stages(result)
+        return essence(result), points(result), who_left(result)
 
 
 def essence(result):
@@ -181,6 +210,38 @@ def check(result):
     assert model.tags["pbt.checkpoint"] == result.best.checkpoint.digest
 
 
+def who_left(result):
+    """Of each member when it left, as its run says it, and whether its run has ended so."""
+    return [(run.data.tags.get("pbt.left"), run.info.status) for run in members(result)]
+
+
+def check_stages(result):
+    """Everything that must hold of any population in stages, disturbed or not."""
+    history = result.history
+    assert result.status == "finished"
+    assert sorted(map(len, history.turns.values())) == [1, 1, 1, 1, 3, 3, 5, 5]
+    told = [
+        {1: "stage 1 of 3, after 1 turn", 3: "stage 2 of 3, after 3 turns"}.get(len(turns))
+        for _, turns in sorted(history.turns.items())
+    ]
+    assert who_left(result) == [(text, "FINISHED") for text in told]
+    for run in members(result):
+        own = history.turns[int(run.data.tags["pbt.member"])]
+        if len(own) < 5:
+            assert run.info.end_time == int(own[-1].ended * 1000)
+    for key, those in points(result).items():
+        assert max(Counter(step for step, _ in those).values()) == 1, f"{key} has a point twice"
+    # Of who left no checkpoint is kept, but for one that the report at the end looked at.
+    kept = {(own[-1].member, own[-1].number) for own in history.turns.values() if len(own) == 5}
+    kept.add((result.best_initial.member, result.best_initial.turn))
+    found = {
+        (int(run.data.tags["pbt.member"]), int(path.parent.name))
+        for run in members(result)
+        for path in Path(run.info.artifact_uri).rglob("state.pt")
+    }
+    assert found == kept
+
+
 def compare(result, mode, undisturbed):
     check(pbt_flow.load(result.run_id))
     if mode == "generational":
@@ -188,7 +249,7 @@ def compare(result, mode, undisturbed):
         assert points(result) == undisturbed[1]
 
 
-@pytest.mark.parametrize(("name", "mode"), cases(IN_A_TURN | IN_THE_CONTROLLER))
+@pytest.mark.parametrize(("name", "mode"), cases(product(IN_A_TURN | IN_THE_CONTROLLER, MODES)))
 def test_a_population_that_is_killed_at_any_event_ends_as_if_it_had_not_been(
     name, mode, undisturbed, tmp_path
 ):
@@ -196,7 +257,26 @@ def test_a_population_that_is_killed_at_any_event_ends_as_if_it_had_not_been(
     compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
 
 
-@pytest.mark.parametrize(("name", "mode"), cases(IN_A_RESUME))
+STAGED = [
+    *((name, "generational") for name in IN_STAGES),
+    ("a stage has ended", "async"),
+    ("the first turn of the next stage is there", "async"),
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(STAGED))
+def test_one_in_stages_that_is_killed_at_the_end_of_one_has_the_same_stages_and_winner(
+    name, mode, undisturbed_in_stages, tmp_path
+):
+    killed(name, mode, str(tmp_path))
+    result = pbt_flow.resume(population(), quiet=True)
+    for one in (result, pbt_flow.load(result.run_id)):
+        check_stages(one)
+    if mode == "generational":
+        assert (essence(result), points(result), who_left(result)) == undisturbed_in_stages
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(product(IN_A_RESUME, MODES)))
 def test_so_does_one_whose_resume_is_killed(name, mode, undisturbed, tmp_path):
     killed("a turn is accepted", mode, str(tmp_path))
     killed(name, mode, str(tmp_path), population())

@@ -117,10 +117,12 @@ def test_the_code_of_a_document_runs_as_it_stands(document, population, tmp_path
     assert said.getvalue()
 
 
-@pytest.mark.parametrize("task", ["actions", "environments", "inception", "quadratic", "rl"])
+@pytest.mark.parametrize(
+    "task", ["gan_inception", "quadratic", "rl", "rl_actions", "rl_environments"]
+)
 def test_the_examples_in_the_docstrings_of_the_tasks_are_true(task):
     try:
-        module = importlib.import_module(f"tasks.{task}")
+        module = importlib.import_module(f"pbt_flow.tasks.{task}")
     except TaskError as error:
         pytest.skip(str(error))
     found = doctest.testmod(module)  # those of translation: see test_translation.py
@@ -154,7 +156,7 @@ def is_command(words: list[str]) -> bool:
         assert all(f'"{option}"' in script for option in options), words
     else:
         known = [["python", "-m", "pytest"], ["pip", "install"], ["mlflow", "ui"]]
-        modules = ["python", "-m", "tasks.toy"]
+        modules = ["python", "-m", "pbt_flow.tasks.toy"]
         return any(words[: len(one)] == one for one in [*known, modules, ["mlflow", "server"]])
     return True
 

@@ -154,8 +154,25 @@ def test_one_wing_alone_imports_mlflow(path: Path) -> None:
 
 @every_file
 def test_nothing_in_the_package_imports_the_tasks(path: Path) -> None:
-    roots = {name.split(".")[0] for name in imports(path, typing=True)}
-    assert not roots & {"tasks", "tests", "benchmarks"}
+    names = set(imports(path, typing=True))
+    assert not {name.split(".")[0] for name in names} & {"tasks", "tests", "benchmarks"}
+    assert not {name for name in names if f"{name}.".startswith("pbt_flow.tasks.")}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE.parent / "tasks").glob("*.py")), ids=lambda path: path.name
+)
+def test_tasks_import_each_other_relatively_and_of_the_package_what_users_have(path: Path) -> None:
+    """So that they are the same modules in a clone and in a wheel, and can be copied."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module))
+    assert not {name for name in names if name.partition(".")[0] == "tasks"}
+    ours = {name.split(".")[1] for name in names if name.startswith("pbt_flow.")}
+    assert ours <= {"exceptions", "space", "task", "testing"}
 
 
 @every_file

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from pbt_flow.cli import _parser
 from pbt_flow.settings import Settings
 from pbt_flow.task import find_task
+from pbt_flow.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -51,15 +52,20 @@ def test_the_environment_lists_third_parties_only():
         assert not line or line.startswith("#") or re.fullmatch(r"[\w\-\[\],]+==[\w.]+", line)
 
 
-def test_a_clone_that_was_not_installed_knows_the_same_tasks(monkeypatch):
-    """`mlflow run` installs third parties only: there a task is the file of its name."""
-    installed = dict(re.findall(r'^(\w+) = "(tasks\..+:.+)"$', PYPROJECT, re.MULTILINE))
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("pbt_flow.task.naming._registered", dict)
-    assert len(installed) == 5
-    for name, place in installed.items():
-        found = find_task(name)
-        assert f"{found.__module__}:{found.__name__}" == place
+def test_a_wheel_has_every_package_and_nothing_beside_pbt_flow():
+    """A list in pyproject.toml says so; a wing that is missing there is missing in the wheel."""
+    folders = {path.parent for path in (ROOT / "pbt_flow").rglob("*.py")}
+    names = {".".join(path.relative_to(ROOT).parts) for path in folders}
+    (listed,) = re.findall(r"^packages = \[\n(.*?)^\]$", PYPROJECT, re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r'"(.+)"', listed)) == names | {"pbt_flow.tasks"}
+    assert 'package-dir = { "pbt_flow.tasks" = "tasks" }' in PYPROJECT
+    assert not [path for path in (ROOT / "tasks").rglob("*.py") if path.parent != ROOT / "tasks"]
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_task_that_comes_along_is_found_by_its_name(name):
+    found = find_task(name)
+    assert f"{found.__module__}:{found.__name__}" == f"pbt_flow.tasks.{TASKS[name]}"
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pbt_flow.task import TaskError
-from tasks.phrases import count, counted, listed, shown
+
+from .phrases import count, counted, listed, shown
 
 LEAST = 10
 """Images that a class needs."""
@@ -554,6 +555,7 @@ def _to_arrays(pictures: Sequence[_Picture], size: int) -> tuple[NDArray[np.uint
     deep, said_of_deep = _scale_deep(pictures)
     grey = all(picture.pixels.ndim == 2 for picture in pictures)
     images = np.empty((len(pictures), 1 if grey else 3, size, size), np.uint8)
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
     for row, picture in enumerate(pictures):
         if row in deep:
             pixels = deep[row]
@@ -613,7 +615,7 @@ def _scale_deep(pictures: Sequence[_Picture]) -> tuple[dict[int, NDArray[np.uint
             continue
         least = min(pictures[row].levels[0] for row in rows)
         greatest = max(pictures[row].levels[1] for row in rows)
-        values = np.stack([pictures[row].pixels for row in rows])
+        values = np.stack([pictures[row].pixels.astype(np.float32, copy=False) for row in rows])
         low, high = _range(values, least, greatest, floats)
         scaled = (values - low) * (255 / (high - low))
         for row, pixels in zip(rows, np.rint(scaled.clip(0, 255)).astype(np.uint8), strict=True):

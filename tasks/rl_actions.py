@@ -9,14 +9,15 @@ of the space.
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
 from pbt_flow.task import TaskError
-from tasks.environments import leaves, shown, where
+
+from .rl_environments import leaves, shown, where
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -49,7 +50,7 @@ class Actions:
         """
         self.space = space
         is_number: list[bool] = []
-        bounds: list[list[Any]] = []  # start, stop, low and high of each column
+        bounds: list[tuple[Any, ...]] = []  # start, stop, low and high of each column
         for path, part in leaves(space):
             if _is_number(part):
                 rows = [*span(part), part.low, part.high]
@@ -68,7 +69,7 @@ class Actions:
         if not bounds:
             raise TaskError(f"{who} takes {shown(space)}, which leaves nothing to choose")
         self.is_number = np.array(is_number)
-        self.sizes = tuple(
+        self.sizes: tuple[int, ...] = tuple(
             high - low + 1
             for (_, _, low, high), number in zip(bounds, is_number, strict=True)
             if not number
@@ -93,7 +94,7 @@ class Actions:
 
     def to_env(self, columns: Array) -> Any:
         """Actions [B, columns], for B copies of the environment that step together."""
-        ends = np.cumsum([math.prod(part.shape) for _, part in leaves(self.space)])
+        ends = np.cumsum([math.prod(part.shape or ()) for _, part in leaves(self.space)])
         parts = iter(np.split(columns, ends, axis=1))
 
         def fill(space: gym.Space[Any]) -> Any:
@@ -101,9 +102,10 @@ class Actions:
                 return {key: fill(inner) for key, inner in space.spaces.items()}
             if isinstance(space, Tuple):
                 return tuple(fill(inner) for inner in space.spaces)
-            part = next(parts).reshape(-1, *space.shape)
+            part = next(parts).reshape(-1, *(space.shape or ()))
             if _is_number(space):
                 return scale(part, space)
+            assert isinstance(space, (Discrete, MultiDiscrete, MultiBinary, Box))
             low, _ = _choices(space)
             return (part.astype(np.int64) + low.astype(np.int64)).astype(space.dtype)
 
@@ -114,7 +116,8 @@ def scale(actions: Array, space: Box) -> Array:
     """Numbers of the policy [B, ...] as the environment takes them."""
     start, stop = span(space)
     scaled = start + (stop - start) * (actions + 1) / 2
-    return np.clip(scaled, space.low, space.high).astype(space.dtype)
+    taken: Array = np.clip(scaled, space.low, space.high).astype(space.dtype)
+    return taken
 
 
 def span(actions: Box) -> tuple[Array, Array]:
@@ -125,7 +128,7 @@ def span(actions: Box) -> tuple[Array, Array]:
     return np.where(bounded, actions.low, -1.0), np.where(bounded, actions.high, 1.0)
 
 
-def _is_number(space: gym.Space[Any]) -> bool:
+def _is_number(space: gym.Space[Any]) -> TypeGuard[Box]:
     return isinstance(space, Box) and bool(np.issubdtype(space.dtype, np.floating))
 
 

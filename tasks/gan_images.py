@@ -3,9 +3,9 @@
 =====================  =============================================================================
 `digits`               1,797 grey digits of 8 x 8 pixels that scikit-learn brings along
 `fashion-mnist`        70,000 grey clothes of 28 x 28: Debian's package `dataset-fashion-mnist`,
-                       or else torchvision's download
+                       or else downloaded once, 31 MB
 `idx:FOLDER`           four IDX files named like those of MNIST, plain or gzip
-`cifar10`              60,000 colour images of 32 x 32: torchvision's download
+`cifar10`              60,000 colour images of 32 x 32: downloaded once, 170 MB
 `cifar10:FOLDER`       the same from a folder, in the binary or in the Python version
 `folder:FOLDER`        one folder of image files per class, cut and scaled to `size` pixels; also
                        inside of folders called train, val and test, which then are the splits
@@ -15,17 +15,14 @@ nothing                `fashion-mnist` where it lies on this machine, else `digi
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gzip
 import hashlib
 import io
 import itertools
 import math
-import os
 import pickle
-import sys
-import tempfile
+import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -40,16 +37,42 @@ from torch import Tensor
 
 from pbt_flow.task import TaskError
 
+from .cache import CacheError, cache_folder, download
+from .phrases import count, counted, listed
+
 try:
-    from tasks.folders import FLAT, read_folder
+    from .gan_folders import FLAT, read_folder
 except ModuleNotFoundError as error:
     raise TaskError(f"the gan task needs {error.name}: pip install 'pbt-flow[gan]'") from error
-from tasks.phrases import count, counted, listed
 
 Arrays: TypeAlias = tuple[NDArray[np.uint8], NDArray[Any]]
 """Images, (N, channels, height, width), and their labels, (N,)."""
 
+CIFAR10_BATCHES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+FASHION_MNIST = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+FASHION_MNIST_FILES = {
+    "train-images-idx3-ubyte.gz": (
+        26_421_880,
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        29_515,
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        4_422_102,
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        5_148,
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    ),
+}
+"""Size and SHA-256 of each file: nothing but the digest vouches for what came over plain HTTP."""
+CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR10_SIZE = 170_052_171
+CIFAR10_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +127,7 @@ class Images:
         parts = (self.train, self.train_labels, self.test, self.test_labels)
         sha = hashlib.sha256(repr([tuple(part.shape) for part in parts]).encode())
         for part in parts:
-            sha.update(memoryview(part.numpy()))
+            sha.update(part.numpy().data)
         return sha.hexdigest()
 
 
@@ -124,9 +147,9 @@ def load_images(data: str = "", size: int = 32) -> Images:
     folder = Path(place).expanduser()
     readers: dict[str, Callable[[], tuple[Arrays, Arrays]]] = {
         "digits": _digits,
-        "fashion-mnist": lambda: _idx(_fashion_mnist() or _download("FashionMNIST")),
+        "fashion-mnist": lambda: _idx(_fashion_mnist() or _download_fashion_mnist()),
         "idx:": lambda: _idx(folder),
-        "cifar10": lambda: _cifar10(_download("CIFAR10")),
+        "cifar10": _downloaded_cifar10,
         "cifar10:": lambda: _cifar10(folder),
     }
     title, chosen = data, kind + colon
@@ -171,19 +194,6 @@ def _from_folder(data: str, folder: Path, size: int) -> Images:
     if found.changes:
         told["images"] = found.changes
     return replace(images, understood=told, passed_over=found.passed_over)
-
-
-def cache_folder() -> Path:
-    """Where downloads and trained classifiers are kept: PBT_FLOW_CACHE, or the user's cache."""
-    if own := os.environ.get("PBT_FLOW_CACHE"):
-        return Path(own).expanduser()
-    if sys.platform == "win32":
-        user = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        user = Path.home() / "Library" / "Caches"
-    else:
-        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return user / "pbt-flow"
 
 
 # --- what was understood --------------------------------------------------------------------------
@@ -328,28 +338,49 @@ def _idx(folder: Path) -> tuple[Arrays, Arrays]:
 
 def _cifar10(folder: Path) -> tuple[Arrays, Arrays]:
     """CIFAR-10 from the folder of its files or the one above it, binary or Python version."""
-    for inner, ending, read in (
+    for inner, ending, batch in (
         ("cifar-10-batches-bin", ".bin", _binary_batch),
         ("cifar-10-batches-py", "", _pickled_batch),
     ):
         for place in (folder, folder / inner):
             if (place / f"data_batch_1{ending}").is_file():
-                batches = [read(place / f"data_batch_{n}{ending}") for n in range(1, 6)]
-                images, labels = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-                return (images, labels), read(place / f"test_batch{ending}")
+                files = [place / f"{name}{ending}" for name in CIFAR10_BATCHES]
+                return _join_batches([batch(_read(file), file) for file in files])
     raise TaskError(f"there is no data_batch_1.bin or data_batch_1 of CIFAR-10 in {folder}")
 
 
-def _binary_batch(file: Path) -> Arrays:
-    raw = np.frombuffer(_read(file), np.uint8)
+def _cifar10_archive(archive: Path) -> tuple[Arrays, Arrays]:
+    """CIFAR-10 from the archive of its binary version, out of which nothing is unpacked."""
+    batches: list[Arrays] = []
+    try:
+        with tarfile.open(archive) as tar:
+            for name in CIFAR10_BATCHES:
+                member = tar.extractfile(f"cifar-10-batches-bin/{name}.bin")
+                if member is None:
+                    raise TaskError(f"{archive} holds no file {name}.bin")
+                batches.append(_binary_batch(bytearray(member.read()), archive))
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
+        raise TaskError(f"{archive} cannot be read: {error}") from None
+    return _join_batches(batches)
+
+
+def _join_batches(batches: Sequence[Arrays]) -> tuple[Arrays, Arrays]:
+    """The batches to train on as one, and the last one, which is held out."""
+    *train, test = batches
+    images = np.concatenate([images for images, _ in train])
+    labels = np.concatenate([labels for _, labels in train])
+    return (images, labels), test
+
+
+def _binary_batch(raw: bytearray, file: Path) -> Arrays:
     if len(raw) % 3073:
         raise TaskError(f"{file} is no batch of CIFAR-10: {len(raw)} bytes, no multiple of 3073")
-    rows = raw.reshape(-1, 3073)  # A label, then 32 x 32 bytes of red, of green and of blue.
+    # A label, then 32 x 32 bytes of red, of green and of blue.
+    rows = np.frombuffer(raw, np.uint8).reshape(-1, 3073)
     return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0]
 
 
-def _pickled_batch(file: Path) -> Arrays:
-    raw = _read(file)
+def _pickled_batch(raw: bytearray, file: Path) -> Arrays:
     try:
         batch = _ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load()
         images = np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32)
@@ -363,9 +394,7 @@ def _pickled_batch(file: Path) -> Arrays:
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads plain values and numpy arrays, and nothing else.
 
-    An ordinary unpickler runs any code that a file asks for. torchvision guards CIFAR-10 by the
-    checksums of its files; this needs no torchvision to read a folder that is already there, and
-    trusts no file.
+    An ordinary unpickler runs any code that a file asks for, and this trusts no file.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -399,32 +428,36 @@ def _matching(images: NDArray[np.uint8], labels: NDArray[Any], where: Path) -> A
 
 def _fashion_mnist() -> Path | None:
     """Where Fashion-MNIST lies on this machine, if anywhere."""
-    places = (DEBIAN, cache_folder() / "FashionMNIST")
-    return next((place for place in places if place.is_dir()), None)
+    for place in (DEBIAN, cache_folder() / "FashionMNIST"):
+        names = [place / name for name in FASHION_MNIST_FILES]
+        # Plain or packed; torchvision, which earlier versions downloaded with, leaves both.
+        if all(name.is_file() or name.with_suffix("").is_file() for name in names):
+            return place
+    return None
 
 
-def _download(name: str) -> Path:
-    """The folder with what torchvision has downloaded of a data set, now or on an earlier day."""
-    folder = cache_folder() / name
-    if folder.is_dir():
-        return folder
-    try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:  # RuntimeError: it was built for another torch.
-        raise TaskError(
-            f"{name} is not on this machine, and a download takes torchvision ({error}): "
-            "pip install torch torchvision, or name a folder that holds the files"
-        ) from None
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        try:
-            # It compares checksums, so that what arrives is the data set or an error.
-            made = getattr(datasets, name)(root=temporary, download=True)
-        except (OSError, RuntimeError) as error:
-            raise TaskError(
-                f"{name} could not be downloaded ({error}); name a folder that holds the files"
-            ) from None
-        files = Path(getattr(made, "raw_folder", temporary))
-        with contextlib.suppress(OSError):  # Another worker was faster: its copy is as good.
-            os.rename(files, folder)
+def _download_fashion_mnist() -> Path:
+    folder = cache_folder() / "FashionMNIST"
+    for name, (size, sha256) in FASHION_MNIST_FILES.items():
+        _download(f"{FASHION_MNIST}/{name}", folder / name, sha256, size, "idx:FOLDER")
     return folder
+
+
+def _downloaded_cifar10() -> tuple[Arrays, Arrays]:
+    folder = cache_folder() / "CIFAR10"
+    if folder.is_dir():  # Earlier versions left the Python version here, unpacked.
+        return _cifar10(folder)
+    archive = cache_folder() / CIFAR10.rpartition("/")[2]
+    return _cifar10_archive(
+        _download(CIFAR10, archive, CIFAR10_SHA256, CIFAR10_SIZE, "cifar10:FOLDER")
+    )
+
+
+def _download(url: str, path: Path, sha256: str, size: int, instead: str) -> Path:
+    try:
+        return download(url, path, sha256=sha256, size=size)
+    except CacheError as error:
+        raise TaskError(
+            f"{error}; to go on without it, name a folder that holds the files: "
+            f"--set data={instead}"
+        ) from None

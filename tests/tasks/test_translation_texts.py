@@ -1,4 +1,4 @@
-"""tasks/texts.py: the lines of a text, whatever the file holds, and what is no text."""
+"""tasks/translation_texts.py: the lines of a text, whatever the file holds, and what is no text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.texts import CorpusError, read_text
+from pbt_flow.tasks.translation_texts import CorpusError, read_text
 
 LINES = ["ein schöner Tag\ta fine day", "日本語\tJapanese", "drei\tthree", "vier\tfour"]
 TEXT = "".join(f"{line}\n" for line in LINES)

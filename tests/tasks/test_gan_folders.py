@@ -1,4 +1,4 @@
-"""tasks/folders.py: what counts as a picture of a class, and what is said of the rest."""
+"""tasks/gan_folders.py: what counts as a picture of a class, and what is said of the rest."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ pytest.importorskip("sklearn")
 from PIL import Image
 
 from pbt_flow.task import TaskError
-from tasks import phrases
-from tasks.gan import GAN
-from tasks.images import Images, _understand, load_images
+from pbt_flow.tasks import phrases
+from pbt_flow.tasks.gan import GAN
+from pbt_flow.tasks.gan_images import Images, _understand, load_images
 
 
 @pytest.fixture(autouse=True)

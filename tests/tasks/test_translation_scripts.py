@@ -1,4 +1,4 @@
-"""tasks/scripts.py: which writing a text is in, and the tokeniser that suits it."""
+"""tasks/translation_scripts.py: which writing a text is in, and the tokeniser that suits it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import doctest
 
 import pytest
 
-from tasks import scripts
-from tasks.scripts import choose_tokenizer, shares
+from pbt_flow.tasks import translation_scripts as scripts
+from pbt_flow.tasks.translation_scripts import choose_tokenizer, shares
 
 ENGLISH = "Let us try something else today."
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pbt_flow.task import TaskError
-from tasks.phrases import listed, shown
+
+from .phrases import listed, shown
 
 
 class CorpusError(TaskError):

@@ -1,4 +1,4 @@
-"""tasks/environments.py and tasks/actions.py: environments of any kind, some of them odd."""
+"""tasks/rl_environments.py and tasks/rl_actions.py: environments of any kind, some of them odd."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ pytest.importorskip("PIL.Image")
 from gymnasium import spaces  # noqa: E402
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple  # noqa: E402
 
-from tasks.actions import Actions  # noqa: E402
-from tasks.environments import read_wrappers  # noqa: E402
-from tasks.rl import RL, ActorCritic, Pixels  # noqa: E402
+from pbt_flow.tasks.rl import RL, ActorCritic, Pixels  # noqa: E402
+from pbt_flow.tasks.rl_actions import Actions  # noqa: E402
+from pbt_flow.tasks.rl_environments import read_wrappers  # noqa: E402
 
 UNIT = Box(-1.0, 1.0, (2,), np.float32)
 ODD = f"{__name__}:Odd"

@@ -1,4 +1,4 @@
-"""tasks/columns.py: which columns are the sentences, headers, and quotes of a spreadsheet."""
+"""Which columns of a table are the sentences, headers, and quotes of a spreadsheet."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import random
 
 import pytest
 
-from tasks import columns
-from tasks.columns import Pair, Reading, read_table, tidy
-from tasks.texts import CorpusError
+from pbt_flow.tasks import translation_columns as columns
+from pbt_flow.tasks.translation_columns import Pair, Reading, read_table, tidy
+from pbt_flow.tasks.translation_texts import CorpusError
 
 PAIRS = [(f"satz {n} hier", f"sentence {n} here") for n in range(40)]
 

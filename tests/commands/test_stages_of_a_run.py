@@ -1,0 +1,79 @@
+"""A population in stages in MLflow: its runs, and what every command on it makes of them."""
+
+from __future__ import annotations
+
+import pytest
+from mlflow.tracking import MlflowClient
+from sample_tasks import Regression
+
+import pbt_flow
+from pbt_flow import cli
+from pbt_flow.commands.stored_population import StoredPopulation
+
+pytestmark = pytest.mark.usefixtures("database")
+PLAN = "4x1:none,2x2:both"
+
+
+def run(**settings):
+    return pbt_flow.run(
+        Regression,
+        engine="inline",
+        quiet=True,
+        population=4,
+        turns=2,
+        stages=PLAN,
+        **settings,
+    )
+
+
+def runs_of(result):
+    client = MlflowClient()
+    return [client.get_run(run_id) for run_id in StoredPopulation.open(result.run_id).store.members]
+
+
+def test_all_that_is_made_of_a_population_in_stages_knows_who_left(capsys):
+    result = run(control=True)
+    history = result.history
+    assert sorted(map(len, history.turns.values())) == [1, 1, 3, 3]
+    assert (result.members, result.left, result.retired, result.turns) == (4, 2, 0, 8)
+    # Its winner has trained for longer than a member without stages, within what it was given.
+    assert result.winner.step == 3 * 5
+    assert result.winner_share == 1
+    assert result.control.turns == result.turns
+    assert result.headline.endswith("with the same budget in all")
+    left = [run.data.tags.get("pbt.left") for run in runs_of(result)]
+    expected = ["stage 1 of 2, after 1 turn" if m in history.left else None for m in range(4)]
+    assert left == expected
+    assert {run.info.status for run in runs_of(result)} == {"FINISHED"}
+    # From the records alone the same follows.
+    again = pbt_flow.load(result.run_id)
+    assert (again.history.left, again.winner, again.headline) == (
+        history.left,
+        result.winner,
+        result.headline,
+    )
+    assert len(pbt_flow.to_study(result.run_id).trials) == 8
+    assert "2 members left at the end of a stage, as planned" in cli.summary(result)
+    # The schedule follows the winner's path, which is longer than `turns`.
+    replayed = pbt_flow.replay(result.run_id, seeds=1, engine="inline", quiet=True)
+    assert [segment.end for segment in replayed.schedule.segments] == [5, 10, 15]
+    assert all(len(arm.scores) == 1 for arm in replayed.arms)
+    assert cli.main(["compare", result.run_id, result.control.run_id]) == 0
+    assert "PBT in stages against random search" in capsys.readouterr().out
+
+
+def test_a_resume_with_more_turns_goes_on_with_those_that_are_left():
+    result = run()
+    more = pbt_flow.resume(result.run_id, turns=3, quiet=True)
+    assert sorted(map(len, more.history.turns.values())) == [1, 1, 5, 5]
+    assert (more.history.left, more.turns) == (result.history.left, 12)
+    with pytest.raises(pbt_flow.SettingsError, match=r"turns=2 \(stages that end after 3\) is"):
+        pbt_flow.resume(result.run_id, turns=2, quiet=True)
+
+
+def test_the_first_lines_say_the_plan(capfd):
+    pbt_flow.run(Regression, engine="inline", population=4, turns=2, stages=PLAN)
+    said = capfd.readouterr().err
+    assert "stages: 4 members for 1 turn (nobody copies), then the best 2 for 2 turns" in said
+    assert "stage 1 of 2 is over: 2 members leave, the others do 2 turns more" in said
+    assert "[8/8" in said
