@@ -46,7 +46,7 @@ for number in pbt.steps(range(1, 9)):
 def script(tmp_path):
     """Makes a task of a script that begins as `SCRIPT` does."""
 
-    def made(text, *, name="mine.py", loop=False):
+    def made(text, *, name="joined.py", loop=False):
         path = tmp_path / name
         path.write_text(SCRIPT + textwrap.dedent(text) + (LOOP if loop else ""))
         return find_task(str(path))
@@ -84,8 +84,8 @@ def group(task, name="optimizer"):
     ],
 )
 def test_a_script_that_joins_is_known_without_running_it(text, is_one, tmp_path):
-    (tmp_path / "mine.py").write_text(text)
-    assert is_joining(tmp_path / "mine.py") == is_one
+    (tmp_path / "joined.py").write_text(text)
+    assert is_joining(tmp_path / "joined.py") == is_one
 
 
 def test_a_script_that_was_edited_declares_what_it_says_now(script):
@@ -116,7 +116,7 @@ def test_what_a_script_declares_may_follow_from_its_own_arguments(script):
         "keep_seed": False,
         "keep_folder": False,
     }
-    with pytest.raises(TaskError, match=r"(?s)mine.py left before its loop.*required: --most.*--"):
+    with pytest.raises(TaskError, match=r"(?s)joined.py left before its loop.*required: --most.*--"):
         declare(str(kind.path))
 
 
@@ -492,7 +492,7 @@ def test_a_members_loop_has_a_folder_of_its_own_that_is_empty_when_a_turn_begins
     del first, second, task
     gc.collect()
     assert not list((tmp_path / "scratch").iterdir())
-    missing = script(FILES.replace("{missing}", "data/train.csv"), name="other.py")
+    missing = script(FILES.replace("{missing}", "data/train.csv"), name="joined_other.py")
     with pytest.raises(TaskError, match=r"no file data/train.csv in the .*own folder.*keep_folder"):
         turn(build(missing), {"x": 0.5}, steps=1)
     kept = build(missing, keep_folder=True)
@@ -529,15 +529,15 @@ def test_a_members_loop_has_a_folder_of_its_own_that_is_empty_when_a_turn_begins
     ],
 )
 def test_a_script_that_cannot_be_a_member_is_told_why_when_it_is_built(tmp_path, text, said):
-    (tmp_path / "mine.py").write_text(SCRIPT + text)
+    (tmp_path / "joined.py").write_text(SCRIPT + text)
     with pytest.raises(TaskError, match=f"(?s){said}"):
-        task_of(tmp_path / "mine.py")(seed=0)
+        task_of(tmp_path / "joined.py")(seed=0)
 
 
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("break", "mine.py left its loop"),
+        ("break", "joined.py left its loop"),
         ("1 / 0", "division by zero"),
         ("for n in pbt.steps(): pass", "one loop"),
     ],
