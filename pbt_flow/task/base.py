@@ -53,9 +53,10 @@ class Task(abc.ABC):
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)
         for name, value in vars(cls).items():
-            # Only what Python binds to an object can be called as its method.
-            is_bound = callable(value) and hasattr(type(value), "__get__")
-            if not (is_bound or isinstance(value, staticmethod | classmethod)):
+            # What Python binds to an object can be called as its method, and so can a function.
+            is_method = callable(value) and hasattr(type(value), "__get__")
+            is_wrapped = isinstance(value, staticmethod | classmethod)
+            if not (is_method or is_wrapped or inspect.isroutine(value)):
                 _check_attribute(cls, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
