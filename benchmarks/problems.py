@@ -15,7 +15,7 @@ from optuna.distributions import FloatDistribution
 
 from pbt_flow.space import Hparams, Space, to_unit
 from pbt_flow.task import Task
-from tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.quadratic import NoisyQuadratic
 
 RATE = FloatDistribution(1e-4, 1e-2, log=True)
 EXACT = "exact"

@@ -25,9 +25,9 @@ from benchmarks.problems import EXACT, Ceilings, Drift, Misread
 from pbt_flow.population.records import Plan
 from pbt_flow.space import Hparams
 from pbt_flow.task import Task
+from pbt_flow.tasks.quadratic import NoisyQuadratic
+from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import Simulation, simulate
-from tasks.quadratic import NoisyQuadratic
-from tasks.toy import Toy
 
 SLOTS = 2
 """Turns that run at once: fewer than members."""

@@ -397,6 +397,46 @@ def one_founder(runs: int) -> None:
     print()
 
 
+class Sampled(Related):
+    """The same, where a score is the mean of ten readings."""
+
+    def evaluate(self) -> list[float]:  # type: ignore[override]
+        """Ten readings; the variance of their mean is 1."""
+        share = self.lasts / 0.9
+        noise = self.rng.normal(size=10) * math.sqrt(10 * (1 - share))
+        return [math.sqrt(share) * self.value + float(one) for one in noise]
+
+
+def races(runs: int) -> None:
+    """Print in how many populations in stages the sign came that a race was a lottery."""
+    print("| task | stages | sign `race` came in |\n|---|---|---|")
+    measured = {"measured": True}
+    tasks: list[tuple[str, type[Task], dict[str, Any]]] = [
+        ("toy", Toy, {}),
+        ("quadratic, 8 members", ShortQuadratic, {}),
+        ("the same, read with 10% noise", NoisyScore, {}),
+        ("progress by h, noise .1", Progress, {"options": {"noise": 0.1}}),
+        ("best inside, 6 idle hyperparameters", Inside, {"options": {"noise": 0.1}}),
+        ("ranks last by .7, the rest is noise", Related, {"options": {"lasts": 0.7, **measured}}),
+        ("ranks last by .6, the rest is noise", Related, {"options": {"lasts": 0.6, **measured}}),
+        ("the same, ten readings", Sampled, {"options": {"lasts": 0.6, **measured}}),
+        ("broken: a score of pure noise", PureNoise, {}),
+        ("broken: noise over progress that all make", PureNoise, {"options": {"progress": 1.0}}),
+        ("broken: ten readings of pure noise", Sampled, {"options": {"lasts": 0.0, **measured}}),
+    ]
+    for label, task, settings in tasks:
+        for stages in ("wide", "narrow"):
+            came = 0
+            for seed in range(FIRST_SEED, FIRST_SEED + runs):
+                made = simulate(task, seed=seed, stages=stages, workers=2, **settings)
+                came += "pbt.warning/race" in made.store.tags
+            low, high = bounds(came, runs)
+            print(
+                f"| {label} | {stages} | {came} of {runs} ({low:.1f}% to {high:.1f}%) |", flush=True
+            )
+    print()
+
+
 def lasting(runs: int) -> None:
     """Print by how much ranks last in a population, where a copy makes two members alike."""
     for lasts in (0.3, 0.6):
@@ -426,8 +466,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=200, help="of each healthy task")
     parser.add_argument("--broken", type=int, default=50, help="of each broken task")
-    parser.add_argument("--only", choices=["healthy", "broken"], help="one of the tables")
+    parser.add_argument("--only", choices=["healthy", "broken", "races"], help="one of the tables")
     given = parser.parse_args()
+    if given.only in (None, "races"):
+        races(given.runs)
+    if given.only == "races":
+        return
     if given.only != "broken":
         false_alarms(given.runs)
     if given.only != "healthy":

@@ -1,8 +1,12 @@
-"""The domains of hyperparameters: what may be drawn, how a value moves, how it is written down.
+"""The domains of hyperparameters: their values, how a value is drawn and moved, and their JSON.
 
-A *space* maps each hyperparameter's name to one of Optuna's distributions, and that is the only
-vocabulary for domains in this project. Everything that depends on the kind of a distribution is in
-this file, one function for each thing that can be done with a value.
+A *space* maps the name of each hyperparameter to one of Optuna's distributions, which is its
+domain. Everything that depends on the kind of a distribution is in this file, with one function for
+each operation on a value.
+
+Each domain has a scale of its own from 0 to 1, linear or logarithmic. Values are drawn uniformly on
+this scale, and a move is a distance on it. A stepped domain (integers, ordered choices) gives each
+of its values a *part* of the scale.
 
 >>> import numpy as np
 >>> from optuna.distributions import FloatDistribution, IntDistribution
@@ -54,37 +58,38 @@ if TYPE_CHECKING:
 Space: TypeAlias = Mapping[str, BaseDistribution]
 Hparams: TypeAlias = Mapping[str, Value]
 
-# What MLflow takes as the key of a metric, less the separators that would change its grouping.
-_NAME = re.compile(r"\w[\w.\- ]*")
-_LONGEST = 240
-"""Characters of a name: MLflow's keys have 250, of which `hparam/` and `legend/` take some."""
-_MOST_STEPS = 2**53
-"""Steps of a domain that a float can still tell apart."""
+# MLflow also takes slashes and colons in the name of a metric, but they would change its grouping.
+_VALID_NAME = re.compile(r"\w[\w.\- ]*")
+_MAX_NAME_LENGTH = 240
+"""The most characters of a name. MLflow's keys have 250, and `hparam/` or `legend/` precede it."""
+_MAX_STEPS = 2**53
+"""The most steps of a domain. Beyond them, floats cannot tell neighbouring steps apart."""
 
 
 def check_space(space: Space) -> None:
-    """Refuse a space that could not be searched.
+    """Refuse a space that cannot be searched.
 
     Raises:
         SpaceError: The space is empty, a name cannot be the name of a metric, a domain is not one
-            of Optuna's three distributions, or no hyperparameter has more than one value. A choice
-            cannot be written down, or a bound cannot be computed with.
+            of Optuna's three distributions, or no hyperparameter has more than one value. Or JSON
+            cannot hold a choice, or the bounds of a domain are too far apart for floats.
     """
     plain_space(space)
 
 
 def plain_space(space: Space) -> dict[str, BaseDistribution]:
-    """The same space with choices in Python's own types, where they are NumPy's.
+    """Return the space with choices in Python's own types instead of NumPy's.
 
     Raises:
         SpaceError: See `check_space`.
     """
     _check_kinds(space)
     for name, dist in space.items():
-        if len(name) > _LONGEST:
+        if len(name) > _MAX_NAME_LENGTH:
             raise SpaceError(
-                f"hyperparameter {name[:40]!r}...: a name has at most {_LONGEST} characters, since "
-                f"it becomes the name of an MLflow metric, and this one has {len(name)}"
+                f"hyperparameter {name[:40]!r}...: a name has at most {_MAX_NAME_LENGTH} "
+                "characters, since it becomes the name of an MLflow metric, and this one has "
+                f"{len(name)}"
             )
         try:
             _check_domain(dist)
@@ -96,11 +101,11 @@ def plain_space(space: Space) -> dict[str, BaseDistribution]:
 
 
 def _check_kinds(space: Space) -> None:
-    """Refuse what is no space at all, whoever wrote it."""
+    """Refuse a wrong kind of name or domain, also in a space that was read from a store."""
     if not isinstance(space, Mapping) or not space:
         raise SpaceError(f"a space maps at least one name to an Optuna distribution, got {space!r}")
     for name, dist in space.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _VALID_NAME.fullmatch(name):
             raise SpaceError(
                 f"hyperparameter {name!r}: a name consists of letters and digits of any script, "
                 "'_', '-', '.' and spaces, since it becomes the name of an MLflow metric"
@@ -114,13 +119,13 @@ def _check_kinds(space: Space) -> None:
 
 @singledispatch
 def _check_domain(dist: BaseDistribution) -> None:
-    """Refuse a domain whose values could not be computed with, or could not be written down."""
+    """Refuse a domain whose values are too great or too close for floats, or not for JSON."""
     raise TypeError(f"not a distribution of a space: {dist!r}")
 
 
 @_check_domain.register
 def _(dist: FloatDistribution) -> None:
-    # Half a step is added at either end of a domain.
+    # The scale of a stepped domain reaches half a step beyond its bounds (see `_edges`).
     half = dist.step / 2 if dist.step is not None else 0.0
     if not math.isfinite((dist.high + half) - (dist.low - half)):
         raise ValueError(
@@ -129,8 +134,8 @@ def _(dist: FloatDistribution) -> None:
         )
     if dist.step is None:
         return
-    last = max(abs(dist.low), abs(dist.high))
-    if (dist.high - dist.low) / dist.step > _MOST_STEPS or dist.step < 2 * math.ulp(last):
+    greatest = max(abs(dist.low), abs(dist.high))
+    if (dist.high - dist.low) / dist.step > _MAX_STEPS or dist.step < 2 * math.ulp(greatest):
         raise ValueError(
             f"its step {dist.step!r} is too small to tell values between {dist.low!r} and "
             f"{dist.high!r} apart; give a greater step, or none"
@@ -139,16 +144,17 @@ def _(dist: FloatDistribution) -> None:
 
 @_check_domain.register
 def _(dist: IntDistribution) -> None:
-    # Samplers and MLflow know numbers as floats.
-    most = max(abs(dist.low), abs(dist.high))
-    if most > _MOST_STEPS and (dist.step != 1 or not all(map(_is_float, (dist.low, dist.high)))):
+    # Samplers and MLflow take integers as floats, which hold every integer only up to 2**53.
+    greatest = max(abs(dist.low), abs(dist.high))
+    is_exact = _fits_float(dist.low) and _fits_float(dist.high)
+    if greatest > _MAX_STEPS and (dist.step != 1 or not is_exact):
         raise ValueError(
             f"its bounds {dist.low} and {dist.high} are too great to be computed with exactly; "
             "they may reach 2**53, or any power of two with step 1"
         )
 
 
-def _is_float(number: int) -> bool:
+def _fits_float(number: int) -> bool:
     """Whether a float holds an integer exactly."""
     try:
         return float(number) == number
@@ -161,19 +167,19 @@ def _(dist: CategoricalDistribution) -> None:
     seen: dict[Any, Any] = {}
     for choice in dist.choices:
         try:
-            made = plain(choice)
+            plain_choice = plain(choice)
         except ValueError as error:
             raise ValueError(f"the choice {_short(choice)} cannot be: {error}") from None
-        other = seen.setdefault(identity(made), made)
-        if with_tuples(other) != with_tuples(made):
+        other = seen.setdefault(identity(plain_choice), plain_choice)
+        if with_tuples(other) != with_tuples(plain_choice):
             raise ValueError(
-                f"the choices {_short(other)} and {_short(made)} are the same in JSON, which has "
-                "one form for tuples and lists; leave one of them out"
+                f"the choices {_short(other)} and {_short(plain_choice)} are the same in JSON, "
+                "which has one form for tuples and lists; leave one of them out"
             )
 
 
 def _short(value: Any, most: int = 80) -> str:
-    """A value in a message: choices may be long, and what is printed of an object too."""
+    """Return a value as a message shows it: its repr, cut to some characters."""
     try:
         text = repr(value)
     except Exception:
@@ -182,15 +188,15 @@ def _short(value: Any, most: int = 80) -> str:
 
 
 def _plain_domain(dist: BaseDistribution) -> BaseDistribution:
-    """The domain without NumPy's types, and with containers that nobody else can change."""
-    made = copy.copy(dist)
-    # Not through the constructor, which would warn of each tuple a second time.
-    if isinstance(made, CategoricalDistribution):
-        choices = tuple(plain(choice) for choice in made.choices)
-        made.choices = choices  # type: ignore[assignment]
-    elif isinstance(made, FloatDistribution | IntDistribution):
-        made.log = bool(made.log)
-    return made
+    """Return the domain without NumPy's types, and with choices that nobody else can change."""
+    # A copy, since Optuna's constructor would warn of each tuple a second time.
+    copied = copy.copy(dist)
+    if isinstance(copied, CategoricalDistribution):
+        choices = tuple(plain(choice) for choice in copied.choices)
+        copied.choices = choices  # type: ignore[assignment]
+    elif isinstance(copied, FloatDistribution | IntDistribution):
+        copied.log = bool(copied.log)
+    return copied
 
 
 def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
@@ -220,11 +226,11 @@ def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
 
 
 def _is_near(value: Any, inside: Any, dist: BaseDistribution) -> bool:
-    """Whether a value is a number, and the one of its domain that is nearest to it."""
+    """Whether a value is a number that lies in its domain; `inside` is the nearest that does."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     if isinstance(dist, FloatDistribution) and dist.step is not None:
-        # A sampler of Optuna writes 3 x 0.1 as 0.30000000000000004.
+        # A sampler of Optuna proposes 3 * 0.1, which is 0.30000000000000004, for 0.3.
         return math.isclose(inside, value, rel_tol=1e-12, abs_tol=1e-12)
     return bool(inside == value)
 
@@ -239,27 +245,29 @@ def _snap(dist: BaseDistribution, value: Any) -> Value:
 
 @_snap.register
 def _(dist: FloatDistribution, value: Any) -> Value:
-    if dist.step is not None:
-        last = math.floor((dist.high - dist.low) / dist.step + 1e-9)
-        nearest = min(max(round((float(value) - dist.low) / dist.step), 0), last)
-        # 0.1 + 2 * 0.1 is 0.30000000000000004; where a short decimal is as near, it is meant.
-        exact = dist.low + nearest * dist.step
-        short = round(exact, 12)
-        error = 4 * math.ulp(max(abs(dist.low), abs(dist.high)))
-        near = abs(short - exact) <= error and dist.low <= short <= dist.high
-        return short if near else min(exact, dist.high)
-    return min(max(float(value), dist.low), dist.high)
+    if dist.step is None:
+        return min(max(float(value), dist.low), dist.high)
+    # 1e-9: the quotient of a range that is a whole number of steps may lie just below that number.
+    last_step = math.floor((dist.high - dist.low) / dist.step + 1e-9)
+    nearest_step = min(max(round((float(value) - dist.low) / dist.step), 0), last_step)
+    exact = dist.low + nearest_step * dist.step
+    # 0.1 + 2 * 0.1 is 0.30000000000000004. If a short decimal is that near, the user means it.
+    short = round(exact, 12)
+    rounding_error = 4 * math.ulp(max(abs(dist.low), abs(dist.high)))
+    is_near = abs(short - exact) <= rounding_error and dist.low <= short <= dist.high
+    return short if is_near else min(exact, dist.high)
 
 
 @_snap.register
 def _(dist: IntDistribution, value: Any) -> Value:
-    last = (dist.high - dist.low) // dist.step
+    last_step = (dist.high - dist.low) // dist.step
     if isinstance(value, int):
+        # An integer stays an integer here, since a float does not hold every great one.
         steps, rest = divmod(value - dist.low, dist.step)
-        if not rest:  # A float would not hold each great integer.
-            return dist.low + min(max(steps, 0), last) * dist.step
-    nearest = min(max(round((float(value) - dist.low) / dist.step), 0), last)
-    return dist.low + nearest * dist.step
+        if not rest:
+            return dist.low + min(max(steps, 0), last_step) * dist.step
+    nearest_step = min(max(round((float(value) - dist.low) / dist.step), 0), last_step)
+    return dist.low + nearest_step * dist.step
 
 
 @_snap.register
@@ -268,7 +276,7 @@ def _(dist: CategoricalDistribution, value: Any) -> Value:
 
 
 def snap(value: Any, dist: BaseDistribution) -> Value:
-    """The value of `dist` nearest to `value`, with the type of the distribution.
+    """Return the value of `dist` that is nearest to `value`, with the type of the distribution.
 
     >>> snap(0.37, FloatDistribution(0.0, 1.0, step=0.25)), snap(9, IntDistribution(1, 8))
     (0.25, 8)
@@ -277,10 +285,13 @@ def snap(value: Any, dist: BaseDistribution) -> Value:
 
 
 def index_of(value: Any, dist: CategoricalDistribution) -> int:
-    """The place of `value` among the choices.
+    """Return the index of `value` among the choices.
 
-    1, 1.0 and True are different choices. A list is found at a tuple of the same values, since
-    JSON has lists only, and a number of NumPy's at the same number of Python's.
+    1, 1.0 and True are different choices. A list counts as the tuple with the same values, since
+    JSON has only lists, and a NumPy number as the Python number of the same value.
+
+    Raises:
+        ValueError: The value is not among the choices.
     """
     wanted = identity(value)
     for index, choice in enumerate(dist.choices):
@@ -290,7 +301,8 @@ def index_of(value: Any, dist: CategoricalDistribution) -> int:
 
 
 def _edges(dist: FloatDistribution | IntDistribution) -> tuple[float, float]:
-    """The ends of a domain on its own scale, half a step out, so that each value gets one share."""
+    """Return the ends of a domain's scale, as numbers or, for a log domain, their logarithms."""
+    # Half a step beyond the bounds, so that the first and last value get a whole part, too.
     half = dist.step / 2 if dist.step is not None else 0.0
     low, high = dist.low - half, float(_snap(dist, dist.high)) + half  # type: ignore[arg-type]
     return (math.log(low), math.log(high)) if dist.log else (low, high)
@@ -305,8 +317,10 @@ def _to_unit(dist: BaseDistribution, value: Any) -> float:
 @_to_unit.register(IntDistribution)
 def _(dist: FloatDistribution | IntDistribution, value: Any) -> float:
     low, high = _edges(dist)
+    if high == low:
+        return 0.5
     place = math.log(value) if dist.log else float(value)
-    return 0.5 if high == low else min(max((place - low) / (high - low), 0.0), 1.0)
+    return min(max((place - low) / (high - low), 0.0), 1.0)
 
 
 @_to_unit.register
@@ -315,7 +329,7 @@ def _(dist: CategoricalDistribution, value: Any) -> float:
 
 
 def to_unit(value: Any, dist: BaseDistribution) -> float:
-    """Where `value` lies in its domain, from 0 to 1, on the domain's own (perhaps log) scale."""
+    """Return the place of `value` on its domain's own (perhaps log) scale, from 0 to 1."""
     return _to_unit(dist, value)
 
 
@@ -338,7 +352,10 @@ def _(dist: CategoricalDistribution, unit: float) -> Value:
 
 
 def from_unit(unit: float, dist: BaseDistribution) -> Value:
-    """The inverse of `to_unit`; a number outside [0, 1] counts as the nearer end."""
+    """Return the value at a place of its domain's scale; a place outside [0, 1] is its nearer end.
+
+    It is the inverse of `to_unit`.
+    """
     return _from_unit(dist, min(max(float(unit), 0.0), 1.0))
 
 
@@ -352,41 +369,47 @@ def shift(
 ) -> Value:
     """Move `value` by a share of its domain, on the domain's own (perhaps log) scale.
 
-    Each value of a stepped domain (integers, ordered choices) has a part of that scale to itself,
-    and where in its part a value lies is drawn. So a move rounds up as often as it rounds down, and
-    values that are moved again and again without selection stay spread as `draw` spreads them.
+    Each value of a stepped domain (integers, ordered choices) has a part of the scale, and the
+    place of a value in its part is drawn. A move therefore rounds up as often as it rounds down,
+    and values that are moved again and again without selection stay spread as `draw` spreads them.
 
-    Where a part is wider than the move, the value goes to its neighbour all the same. It does so
-    with certainty if the neighbour's part is as wide, as it is on a linear scale. If that part is
-    narrower (2 has less of a log scale than 1), the value sometimes stays: otherwise it would go
-    there more often than come back.
+    If a part is wider than the move, the value could stay where it is for ever. It then goes to its
+    neighbour. If the neighbour's part is as wide, as on a linear scale, it always does. If that
+    part is narrower (2 has less of a log scale than 1), the value sometimes stays; otherwise it
+    would go there more often than it comes back.
 
     Args:
         value: The value to move.
-        dist: Its domain, an ordered one (see `is_ordered`).
-        share: How far, in widths of the domain.
-        rng: Decides where a stepped value lies in its part, and whether it goes to its neighbour.
-        reflect: Whether a move beyond an end of the domain turns back there; else it stops there.
+        dist: The value's domain, an ordered one (see `is_ordered`).
+        share: How far to move, in widths of the domain.
+        rng: Draws the place of a stepped value, and whether it goes to its neighbour.
+        reflect: Whether a move beyond an end of the domain turns back at the end. Otherwise it
+            stops there.
     """
     if share == 0:
         return cast(Value, value)
     low, high = _part(dist, value)
-    stepped = high > low
-    place = (rng.uniform(low, high) if stepped else low) + share
+    is_stepped = high > low
+    place = (rng.uniform(low, high) if is_stepped else low) + share
     if reflect:
+        # A triangle wave: 1.2 becomes 0.8, and -0.2 becomes 0.2.
         place = 1 - abs(1 - abs(place) % 2)
     moved = from_unit(place, dist)
-    if moved != value or not stepped:
+    if moved != value or not is_stepped:
         return moved
     neighbour = _neighbour(dist, value, share)
-    # How much of each part is wider than the move.
-    left, right = _part(dist, neighbour)
-    here, there = high - low - abs(share), right - left - abs(share)
-    return neighbour if here > 0 and rng.random() * here < there else moved
+    # The place is in the rest of the part that is wider than the move. The value leaves it in
+    # proportion to the two rests, so that as many values go to the neighbour as come back.
+    neighbour_low, neighbour_high = _part(dist, neighbour)
+    rest = high - low - abs(share)
+    neighbour_rest = neighbour_high - neighbour_low - abs(share)
+    goes = rest > 0 and rng.random() * rest < neighbour_rest
+    return neighbour if goes else moved
 
 
 @singledispatch
 def _part(dist: BaseDistribution, value: Any) -> tuple[float, float]:
+    """Return the part of its domain's scale that belongs to a value: one point without steps."""
     raise TypeError(f"not a distribution of a space: {dist!r}")
 
 
@@ -405,6 +428,7 @@ def _(dist: CategoricalDistribution, value: Any) -> tuple[float, float]:
 
 @singledispatch
 def _neighbour(dist: BaseDistribution, value: Any, direction: float) -> Value:
+    """Return the next value of a stepped domain, upwards if `direction` is positive."""
     raise TypeError(f"not a distribution of a space: {dist!r}")
 
 
@@ -435,14 +459,20 @@ def _(
     rng: np.random.Generator,
 ) -> Value:
     if dist.step is not None:
-        low, high = _edges(dist)
-        return shift(value, dist, math.log(factor) / (high - low if dist.log else 1), rng)
+        share = math.log(factor)
+        if dist.log:
+            # On a log scale the logarithm of the factor is the distance itself.
+            low, high = _edges(dist)
+            share /= high - low
+        return shift(value, dist, share, rng)
     if dist.log:
         return _snap(dist, value * factor)
-    # A product cannot leave 0, jumps from end to end of a narrow range far from 0 (a discount of
-    # 0.9 to 0.999), and adds more with 1.25 than it takes away with 0.8. Logarithms are equal, and
-    # rounded the way back from a bound ends at the bound, and not at 5e-17 beside it.
-    place = round(_to_unit(dist, value) + math.log(factor), 12)
+    # Multiplying would be wrong on a linear range. It cannot leave 0. It jumps from end to end of a
+    # narrow range far from 0 (a discount of 0.9 to 0.999). And 1.25 adds more than 0.8 takes away,
+    # while their logarithms are equal.
+    place = _to_unit(dist, value) + math.log(factor)
+    # Without rounding, a move away from a bound and back would end 5e-17 beside the bound.
+    place = round(place, 12)
     return dist.high if place >= 1 else from_unit(place, dist)
 
 
@@ -452,16 +482,16 @@ def _(dist: CategoricalDistribution, value: Any, factor: float, rng: np.random.G
 
 
 def scale(value: Any, dist: BaseDistribution, factor: float, rng: np.random.Generator) -> Value:
-    """Move `value` by `factor` and stay in its domain.
+    """Move `value` by `factor`, within its domain.
 
-    A number of a log range is multiplied. A number of another range moves by the factor's
-    logarithm in widths of the range, so that a factor and its inverse lead equally far: 1.25 up by
-    0.22 of the width, 0.8 down by as much. A move beyond an end of the range stops there.
+    On a log range the value is multiplied. On another range it moves by the factor's logarithm,
+    measured in widths of the range, so that a factor and its inverse lead equally far: 1.25 moves
+    it up by 0.22 of the width, and 0.8 down by as much. A move beyond an end of the range stops
+    there.
 
-    A stepped number (an integer has step 1) is moved by `shift`: by at least one step on a range
-    that is not log, and now and then by none on a log range whose first integers lie further apart
-    than a move. A choice moves to its neighbour: only ordered ones should be scaled (see
-    `is_ordered`).
+    A stepped number (an integer has step 1) is moved by `shift`. On a range that is not log, it
+    moves by at least one step. On a log range it may stay where its part is wider than the move. A
+    choice moves to its neighbour, so only ordered choices should be scaled (see `is_ordered`).
     """
     return _scale(dist, value, factor, rng)
 
@@ -475,10 +505,11 @@ def is_ordered(dist: BaseDistribution) -> bool:
     if not isinstance(dist, CategoricalDistribution):
         return True
     choices = list(dist.choices)
-    if not all(isinstance(c, int | float) and not isinstance(c, bool) for c in choices):
+    if any(isinstance(choice, bool) or not isinstance(choice, int | float) for choice in choices):
         return False
     if len(set(choices)) < len(choices):
-        return False  # No move would lead from 16 past the second 16 of 16, 16, 32.
+        # A value is found at its first place, so no move would lead from 16 to 32 in 16, 16, 32.
+        return False
     return choices in (sorted(choices), sorted(choices, reverse=True))  # type: ignore[type-var]
 
 
@@ -486,7 +517,7 @@ def is_ordered(dist: BaseDistribution) -> bool:
 
 
 def draw(space: Space, rng: np.random.Generator) -> dict[str, Value]:
-    """One configuration drawn uniformly, each hyperparameter on its own scale."""
+    """Return one configuration, drawn uniformly on each hyperparameter's own scale."""
     return {name: from_unit(rng.random(), dist) for name, dist in space.items()}
 
 
@@ -497,40 +528,41 @@ def check_names(names: Collection[str], space: Space, what: str) -> None:
             raise SpaceError(f"{what}: {name!r} is not a hyperparameter; known: {sorted(space)}")
 
 
-# --- on paper -------------------------------------------------------------------------------------
-
-
 def own_hparams(hparams: Hparams) -> dict[str, Value]:
-    """A copy that a task may change: a list among the values is not the one in its space."""
+    """Return a copy that a task may change, since a choice may be a list of the space itself."""
     return {
         name: copy.deepcopy(value) if is_container(value) else value
         for name, value in hparams.items()
     }
 
 
+# --- JSON -----------------------------------------------------------------------------------------
+
+
 def fitted(hparams: Hparams, space: Space) -> Hparams:
-    """Hyperparameters from JSON, with the tuples of the space where JSON has lists.
+    """Return hyperparameters from JSON with the tuples of the space where JSON has lists.
 
     Raises:
-        SpaceError: A list or a mapping is among them that is no choice of the space.
+        SpaceError: A value is a list or a mapping that is not a choice of the space.
     """
-    read = dict(hparams)
+    found = dict(hparams)
     for name, value in hparams.items():
         if is_container(value):
-            dist = space.get(name, CategoricalDistribution([None]))
-            read |= check_hparams({name: value}, {name: dist})
-    return read
+            if name not in space:
+                raise SpaceError(f"unknown hyperparameter {name!r}; the space has {sorted(space)}")
+            found |= check_hparams({name: value}, {name: space[name]})
+    return found
 
 
 _TUPLES = "tuples"
-"""Beside Optuna's own form of a domain: its choices with the kind of each container."""
+"""The key, beside those of Optuna's form, under which choices have the kind of each container."""
 
 
 def space_to_json(space: Space) -> dict[str, Any]:
-    """The space as plain values, in the form of Optuna's own `distribution_to_json`.
+    """Return the space as plain values, in the form of Optuna's `distribution_to_json`.
 
-    Where choices are tuples, which JSON writes as lists, they are there a second time with the kind
-    of each container.
+    JSON writes tuples as lists. If some choices have tuples, all choices of the domain are written
+    a second time, with the kind of each container.
     """
     written = {name: json.loads(distribution_to_json(dist)) for name, dist in space.items()}
     for name, dist in space.items():
@@ -542,22 +574,24 @@ def space_to_json(space: Space) -> dict[str, Any]:
 def is_same_space(written: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two spaces, in the form of `space_to_json`, have the same domains.
 
-    The first version did not write down which choices are tuples: they may be then.
+    The first version did not write which choices are tuples. If one of the spaces does not say so
+    for a domain, tuples and lists count as the same there.
     """
 
-    def domains(space: Mapping[str, Any], without: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: {k: v for k, v in dist.items() if k != _TUPLES or k in without.get(name, {})}
-            for name, dist in space.items()
-        }
+    def comparable(space: Mapping[str, Any], another: Mapping[str, Any]) -> str:
+        domains: dict[str, Any] = {}
+        for name, dist in space.items():
+            domains[name] = dict(dist)
+            if _TUPLES not in another.get(name, {}):
+                domains[name].pop(_TUPLES, None)
+        # As text, in which 1, 1.0 and True are different, as they are not for ==.
+        return json.dumps(domains, sort_keys=True)
 
-    # Compared as text, so that 1, 1.0 and True are three choices.
-    first, second = domains(written, other), domains(other, written)
-    return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+    return comparable(written, other) == comparable(other, written)
 
 
 def space_from_json(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """The inverse of `space_to_json`.
+    """Return the space that `space_to_json` wrote.
 
     Raises:
         SpaceError: A domain is not in the form of Optuna's distributions.
@@ -576,12 +610,12 @@ def space_from_json(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:
 
 def _domain_from_json(plain: Any) -> BaseDistribution:
     with warnings.catch_warnings():
-        # Optuna's storages take no list; none of them sees these choices.
+        # Optuna warns that its storages do not take lists. None of them will see these choices.
         warnings.simplefilter("ignore")
         read = json_to_distribution(json.dumps(plain))
     if isinstance(read, FloatDistribution) and read.step is not None:
-        # Optuna fits the bound to the steps each time, and rounds down by a whole step now and
-        # then where that has been done.
+        # Optuna rounds the upper bound down to a whole step. The bound in JSON was rounded before,
+        # and rounding it once more may lose a step.
         read.high = float(plain.get("attributes", plain)["high"])
     if isinstance(read, CategoricalDistribution) and _TUPLES in plain:
         choices = tuple(from_tuples(choice) for choice in plain[_TUPLES])

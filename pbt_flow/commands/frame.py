@@ -1,7 +1,7 @@
-"""What stands around a controller: the claim, the history so far, signals, and an end in order.
+"""The frame around a controller: the claim, the history so far, signals, and an orderly end.
 
-A population and a replay differ in who plans their turns and in what is done at the end. All that
-keeps their turns safe is here, once.
+A population and a replay differ in what plans their turns, and in what is done at the end. All that
+keeps their turns safe is the same for both, and is here.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from pbt_flow.tracking.store import Store
 
 INTERRUPTED = "interrupted"
-_Made = TypeVar("_Made")
+"""Why the controller stops after Ctrl-C, and the status of the population then."""
+_Result = TypeVar("_Result")
 
 
 class Screen(Protocol):
-    """Where the user sees how training gets on, from its beginning to its end."""
+    """Shows the user the progress of the training, as a context manager around it."""
 
     def __enter__(self) -> object: ...
 
@@ -59,24 +60,26 @@ def train(
     resumed: bool,
     screen: Screen,
     watch: Callable[[History], ProgressListener],
-    end: Callable[[Controller, Status, Lease], _Made],
+    end: Callable[[Controller, Status, Lease], _Result],
     understood: Mapping[str, str],
     planner: Planner | None = None,
-) -> _Made:
-    """Train as the only controller until an end in order, and do then what is to be done.
+) -> _Result:
+    """Train a population or a replay, as its only controller, until it has ended.
 
     Args:
         stored: The population or the replay.
-        engine: Where turns run; it has been started.
-        resumed: Whether there may be turns already.
-        screen: Where the user sees how it gets on.
-        watch: Makes what is told of every turn, given the history so far.
-        end: Is told what became of it, and makes what this function returns.
-        understood: What the task understood of its data, options and environment, by topic.
-        planner: Who says what a member trains next; None for the decision of PBT.
+        engine: The engine that runs the turns. It has been started.
+        resumed: Whether the population exists already, and may have turns.
+        screen: Shows the user the progress.
+        watch: Makes, from the history so far, the listener that is told of every turn.
+        end: Does what is to be done at the end, and makes what this function returns.
+        understood: What the task understood of its data, options and environment: a sentence for
+            each topic.
+        planner: Plans what each member trains next; None for the decisions of PBT.
 
     Raises:
-        StoreError: Another controller is alive, or the store refuses or was away for too long.
+        StoreError: Another controller is alive, the store refuses a request, or it was away for too
+            long.
         RecordError: A turn record cannot be trusted.
         PopulationError: Another controller has taken over.
     """
@@ -84,18 +87,19 @@ def train(
     try:
         lease = store.claim(screen.say)
     except BaseException as error:
-        # A resume that is refused must not end the runs of the controller that lives.
+        # The runs of a population that is resumed belong to the controller that is alive.
         if not resumed:
-            _give_up(store, error)
+            _end_all_runs(store, error)
         raise
     ending = False
     try:
         history = stored.read_history() if resumed else stored.new_history()
-        known, unknown = list[Turn](), list[Turn]()
+        # A killed controller may have committed turns that MLflow was never told of.
+        logged_turns, unlogged_turns = list[Turn](), list[Turn]()
         for member, turns in history.turns.items():
             logged = store.projected(member, len(turns))
-            known += turns[:logged]
-            unknown += turns[logged:]
+            logged_turns += turns[:logged]
+            unlogged_turns += turns[logged:]
         controller = Controller(settings, store, engine, history, watch(history), planner=planner)
         if lease.took_over:
             screen.say(lease.took_over)
@@ -104,24 +108,25 @@ def train(
         warning = None if resumed or planner is not None else settings.copies_warning()
         if warning is not None:
             screen.say(warning)
-        store.names.learn(known)
+        store.names.learn(logged_turns)
         before = store.understood() if resumed else {}
-        for line in _understood_anew(understood, before):
+        for line in _new_sentences(understood, before):
             screen.say(line)
         controller.log_queue.put(partial(store.log_understood, understood, before))
         controller.noted.update(store.noted() if resumed else {})
-        # A controller may have been killed between a turn's commit and what is told of it.
+        # The notes of all turns, since a controller may have been killed after a turn's commit and
+        # before the user was told. `noted` keeps the others from being told twice.
         for turns in history.turns.values():
             for turn in turns:
                 controller.tell_notes(turn)
-        for turn in unknown:
+        for turn in unlogged_turns:
             controller.log_queue.put(partial(controller.log_turn, turn))
-        # The same again changes nothing, and a kill may have come before it was told.
+        # A killed controller may not have told it. To tell it twice changes nothing.
         controller.tell_who_left(history.left)
         controller.find_checkpoints()
         if resumed:
             controller.round_samples.shown = store.artifacts.shown()
-            # The rounds are gone through again; what was said of them was said.
+            # The controller goes through the rounds again, and must not warn of the same twice.
             controller.diagnostics.seen.update(store.warnings())
             controller.checks.made = store.checked()
             store.begin([member.index for member in controller.living])
@@ -130,7 +135,7 @@ def train(
         store.artifacts.save_view(staged=settings.stage_plan is not None)
         engine.open(store.folders, store.member_runs)
         status: Status = "finished"
-        with screen, _signals(controller), contextlib.closing(controller.round_samples):
+        with screen, _signals_handled(controller), contextlib.closing(controller.round_samples):
             try:
                 controller.go(lease)
             except KeyboardInterrupt:
@@ -139,35 +144,45 @@ def train(
                     screen.say(f"{count_turns(len(controller.in_flight))} under way given up")
             except (EngineError, RecordError, StrategyError, OSError) as error:
                 controller.stopping, status = str(error), "failed"
+        # A first Ctrl-C raises nothing: the turns under way have finished, and `go` has returned.
         if controller.stopping == INTERRUPTED:
             status = "interrupted"
         ending = True
         return end(controller, status, lease)
     except TakenOver:
+        # The runs belong to the controller that has taken over.
         raise
     except BaseException as error:
-        # First: a turn under way could mark its member's run as running again.
+        # Closed before the runs are ended: a turn under way could mark its run as running again.
         engine.close()
         if not lease.lost:
-            _give_up(store, error)
+            _end_all_runs(store, error)
         if ending and isinstance(error, KeyboardInterrupt):
-            screen.say(
-                f"the tracking store {store.tracking_uri} was not told what became of the "
-                f"{'population' if planner is None else 'replay'}; every turn that was committed "
-                "is safe, "
-                f"python -m pbt_flow resume {store.run_id} tells it"
-            )
+            what = "population" if planner is None else "replay"
+            screen.say(_end_not_told(store.tracking_uri, what, store.run_id))
         raise
     finally:
         lease.release()
 
 
-def _understood_anew(now: Mapping[str, str], before: Mapping[str, str]) -> Iterator[str]:
-    """What the user has not been told yet, a line for each topic.
+def _end_not_told(tracking_uri: str, what: str, run_id: str) -> str:
+    """What the user reads if the store has not been told the outcome of a population."""
+    # Imported here, since this file must not import mlflow: a worker imports torch meanwhile.
+    from pbt_flow.tracking.drivers import hide_password
+
+    return (
+        f"the tracking store {hide_password(tracking_uri)} was not told the outcome of the {what}; "
+        "every turn that was committed is safe; to tell the store, run\n"
+        f"  python -m pbt_flow resume {run_id}"
+    )
+
+
+def _new_sentences(now: Mapping[str, str], before: Mapping[str, str]) -> Iterator[str]:
+    """What the task understood and the user has not been told yet, a line for each topic.
 
     Args:
-        now: What the task understood now.
-        before: The same when the population began; empty if it begins now.
+        now: What the task understood now, by topic.
+        before: What it understood when the population began; empty if the population begins now.
     """
     for topic in {**now, **before}:
         sentence, earlier = now.get(topic, "nothing is said any more"), before.get(topic)
@@ -178,37 +193,47 @@ def _understood_anew(now: Mapping[str, str], before: Mapping[str, str]) -> Itera
 
 
 def _say_if_nothing_is_left(controller: Controller, screen: Screen) -> None:
+    """Tell the user of a resume that has nothing to train, and how more could be trained."""
     turns, last = controller.settings.turns, controller.settings.last_turn
     if controller.planner is not None:
         if all(member.turn >= last for member in controller.living):
             screen.say("nothing is left to train: every model has ended")
     elif not controller.living:
         screen.say(
-            "every member has failed too often; once the task is mended, they go on with "
-            "--max-failures N, more than there have been"
+            "every member has failed too often; mend the task, and resume with --max-failures N, "
+            "where N is more than the failures in a row of any member"
         )
     elif all(member.turn >= last for member in controller.living):
         screen.say(
             f"nothing is left to train: the budget of turns={turns} is spent; "
-            "with a larger --turns it goes on"
+            "resume with a larger --turns to train more"
         )
 
 
-def _give_up(store: Store, error: BaseException) -> None:
-    """What no rule foresees must not leave runs that say they are running."""
+def _end_all_runs(store: Store, error: BaseException) -> None:
+    """End all runs after an unforeseen error: else they say for ever that they are running."""
     status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
     with contextlib.suppress(StoreError):
         store.finish(status, dict.fromkeys(range(len(store.members)), status))
 
 
 def check_claim(lease: Lease) -> None:
-    """Leave runs alone that have become another controller's: an end may wait for minutes."""
+    """Check that no other controller has taken over: then the runs are that controller's.
+
+    The messages at the end are checked with this as well, since they may wait for minutes.
+
+    Raises:
+        TakenOver: Another controller has taken over.
+    """
     if lease.lost:
         raise TakenOver("another controller has taken over, and it tells what becomes of the runs")
 
 
 def tell_if_possible(messages: Iterable[Message], say: Callable[[str], None]) -> None:
-    """Tell the store what it takes; what it does not can be made again from the turns."""
+    """Send messages to the store until it refuses one; the user is told why.
+
+    What is not sent can be made again from the turns.
+    """
     try:
         for message in messages:
             message()
@@ -217,8 +242,9 @@ def tell_if_possible(messages: Iterable[Message], say: Callable[[str], None]) ->
 
 
 @contextlib.contextmanager
-def _signals(controller: Controller) -> Iterator[None]:
-    """Ctrl-C lets the turns under way finish; a second one, or SIGTERM, gives them up."""
+def _signals_handled(controller: Controller) -> Iterator[None]:
+    """On Ctrl-C let the turns under way finish; on a second one, or on SIGTERM, give them up."""
+    # Python lets only the main thread handle signals.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -226,7 +252,7 @@ def _signals(controller: Controller) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and controller.stopping != INTERRUPTED:
             controller.stopping = INTERRUPTED
-            # Not said here: a signal comes in the middle of a line as well.
+            # The controller says it later: a signal may come in the middle of a printed line.
             under_way = count_turns(len(controller.in_flight))
             controller.soon.append(f"finishing {under_way} under way; Ctrl-C again gives them up")
             return

@@ -1,7 +1,7 @@
-"""What a population leaves on its run besides its turns: report, picture, schedule, model.
+"""What a population leaves on its run besides its turns: report, picture, schedule and model.
 
-All of it follows from the turns and can be made again at any time, so nothing here may fail a run:
-what goes wrong is said, and the run goes on.
+All of these follow from the turns and can be made again at any time. So an error here never fails
+a run: the user is told of it, and the run goes on.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Result
 from pbt_flow.population.schedule import Schedule, schedule_of
-from pbt_flow.reporting import summary_image as picture
+from pbt_flow.reporting import summary_image
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.report_data import ReportData
-from pbt_flow.task.mlflow_capture import dropped
+from pbt_flow.task.mlflow_capture import logging_dropped
 from pbt_flow.training.controller import ProgressListener
 from pbt_flow.utils.reasons import reason_of
 
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 REPORT = "report/index.html"
 PICTURE = "report/summary.png"
 SCHEDULE = "schedule.json"
-TABLE = "schedule.csv"
-_EVERY = 60.0
-_SHARE = 0.01
+SCHEDULE_TABLE = "schedule.csv"
+_REFRESH_SECONDS = 60.0
+"""How often a fresh report is put on the run while the population trains, at most."""
+_MOST_TIME_SHARE = 0.01
+"""How much of the time reports may take."""
 
 
 def publish(
@@ -45,14 +47,14 @@ def publish(
     """Put the report, the picture and the winner's schedule on the population's run.
 
     Args:
-        report_data: Asks the store what the report is about.
+        report_data: Reads from the store what the report shows.
         keep: Puts the files of a folder on the population's run.
         say: Tells the user what went wrong.
 
     Raises:
-        StoreUnavailable: The store does not answer; to be tried again.
+        StoreUnavailable: The store does not answer. The caller may try again.
     """
-    with _or_say("report", say), tempfile.TemporaryDirectory() as folder:
+    with _errors_told("report", say), tempfile.TemporaryDirectory() as folder:
         write(report_data(), Path(folder))
         keep(Path(folder))
 
@@ -60,22 +62,22 @@ def publish(
 def publish_model(
     artifacts: Artifacts, result: Result, register_as: str | None, say: Callable[[str], None]
 ) -> None:
-    """Put the winner's model on the population's run, and register it if there is a name for it.
+    """Put the winner's model on the population's run, and register it if a name is given.
 
     Raises:
-        StoreUnavailable: The store does not answer; to be tried again.
+        StoreUnavailable: The store does not answer. The caller may try again.
     """
-    with _or_say("model", say):
+    with _errors_told("model", say):
         if result.winner is not None:
             address = keep_model(artifacts, result, register_as)
             say(f'the winner\'s model: mlflow.pytorch.load_model("{address}")')
 
 
 def keep_model(artifacts: Artifacts, result: Result, register_as: str | None) -> str:
-    """Put the winner's model on the population's run, and register it if there is a name for it.
+    """Put the winner's model on the population's run, and register it if a name is given.
 
     Returns:
-        Its address, as `mlflow.pytorch.load_model` takes it.
+        The model's address, for `mlflow.pytorch.load_model`.
 
     Raises:
         PopulationError: There is no winner, or its task keeps no model.
@@ -83,9 +85,11 @@ def keep_model(artifacts: Artifacts, result: Result, register_as: str | None) ->
     turn, best = result.history.winner(), result.best
     if turn is None or best is None or best.checkpoint is None:
         raise PopulationError(f"population {result.run_id} has no winner yet")
-    with dropped():
+    # No turn of a member is under way, so that what the task logs by itself belongs to no run.
+    with logging_dropped():
         task = best.task(device="cpu")
-        if (model := task.model()) is None:
+        model = task.model()
+        if model is None:
             raise PopulationError(f"task {type(task).__name__} keeps no model: it has no model()")
         example = task.example()
     digest = best.checkpoint.digest
@@ -93,23 +97,24 @@ def keep_model(artifacts: Artifacts, result: Result, register_as: str | None) ->
 
 
 @contextlib.contextmanager
-def _or_say(what: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Nothing that is left on a run may fail it."""
+def _errors_told(what: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Tell the user of an error in the block, instead of raising it."""
     try:
         yield
     except (StoreUnavailable, KeyboardInterrupt):
+        # The caller tries again once the store is back; Ctrl-C is the user's.
         raise
-    # The winner's model is built by the task, which may end with anything.
+    # Every exception, since the task builds the winner's model: it may call sys.exit, for instance.
     except BaseException as error:
         say(f"no {what}: {reason_of(error, with_module=False)}")
 
 
 @contextlib.contextmanager
 def writing_to(out: str) -> Iterator[None]:
-    """Write into a folder of the user's.
+    """Name the user's folder `out` in the error if the block cannot write to it.
 
     Raises:
-        PopulationError: It cannot be written to.
+        PopulationError: The folder cannot be written to.
     """
     try:
         yield
@@ -118,21 +123,26 @@ def writing_to(out: str) -> Iterator[None]:
 
 
 def write(data: ReportData, folder: Path) -> list[Path]:
-    """Write the report, the picture and the winner's schedule below `folder`."""
-    paths = [folder / REPORT, folder / PICTURE]
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    paths[0].write_text(page(data), encoding="utf-8")
-    picture.draw(data, paths[1])
-    if (schedule := winners_schedule(data)) is not None:
-        paths += [folder / SCHEDULE, folder / TABLE]
-        text = json.dumps(schedule.to_json(), indent=1)
-        paths[2].write_text(text, encoding="utf-8")
-        paths[3].write_text(schedule.to_csv(), encoding="utf-8")
-    return paths
+    """Write the report, the picture and the winner's schedule below `folder`.
+
+    Returns:
+        The paths of the files.
+    """
+    report, picture = folder / REPORT, folder / PICTURE
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(page(data), encoding="utf-8")
+    summary_image.draw(data, picture)
+    schedule = winners_schedule(data)
+    if schedule is None:
+        return [report, picture]
+    schedule_file, schedule_table = folder / SCHEDULE, folder / SCHEDULE_TABLE
+    schedule_file.write_text(json.dumps(schedule.to_json(), indent=1), encoding="utf-8")
+    schedule_table.write_text(schedule.to_csv(), encoding="utf-8")
+    return [report, picture, schedule_file, schedule_table]
 
 
 def winners_schedule(data: ReportData) -> Schedule | None:
-    """What made the winner; None if there is no winner."""
+    """The schedule that the winner was trained along; None if there is no winner."""
     winner, settings = data.history.winner(), data.settings
     if winner is None:
         return None
@@ -148,13 +158,15 @@ def winners_schedule(data: ReportData) -> Schedule | None:
 
 
 class LiveReport:
-    """Passes on what the controller tells, and now and then puts a fresh report on the run.
+    """Puts a fresh report on the run now and then, while the population trains.
+
+    It stands between the controller and another listener, to which it passes everything on.
 
     Args:
-        inner: Who watches as well.
-        report_data: Asks the store what a report is about, as things stand.
+        inner: The other listener.
+        report_data: Reads from the store what a report shows at present.
         keep: Puts the files of a folder on the population's run.
-        clock: Seconds since any fixed moment.
+        clock: Returns the seconds since any fixed moment.
     """
 
     def __init__(
@@ -166,11 +178,11 @@ class LiveReport:
     ) -> None:
         self._inner, self._clock = inner, clock
         self._report_data, self._keep = report_data, keep
-        self._due = clock() + _EVERY
-        self._news = False
+        self._next_due = clock() + _REFRESH_SECONDS
+        self._has_new_turns = False
 
     def turn(self, turn: Turn, history: History) -> None:
-        self._news = True
+        self._has_new_turns = True
         self._inner.turn(turn, history)
 
     def say(self, text: str) -> None:
@@ -179,9 +191,9 @@ class LiveReport:
     def tick(self) -> None:
         self._inner.tick()
         began = self._clock()
-        if not self._news or began < self._due:
+        if not self._has_new_turns or began < self._next_due:
             return
-        self._news = False
+        self._has_new_turns = False
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, REPORT)
@@ -190,6 +202,6 @@ class LiveReport:
                 self._keep(Path(folder))
         except Exception as error:
             self._inner.say(f"no report for now: {reason_of(error, with_module=False)}")
-        # The report of a large population takes seconds; it must not take a worker's time.
+        # The report of a large population takes seconds, in which no worker gets a new job.
         ended = self._clock()
-        self._due = ended + max(_EVERY, (ended - began) / _SHARE)
+        self._next_due = ended + max(_REFRESH_SECONDS, (ended - began) / _MOST_TIME_SHARE)

@@ -1,11 +1,13 @@
-"""Does the schedule work again? Fresh models trained along it, beside two that stand still.
+"""The replay: it trains fresh models along a schedule, and others under constant hyperparameters.
 
-A winner is the best of many, and lucky. Its schedule is worth something if fresh models with other
-seeds do well along it: better than with the winner's last hyperparameters from the start, and
-better than with the best of the initial settings. (Jaderberg et al. 2017 ask the same of theirs.)
+A winner is the best of many members, and so it was lucky too. Its schedule is worth something if
+fresh models with other seeds do well along it: better than with the winner's last hyperparameters
+from the start, and better than with the best of the initial settings. (Jaderberg et al. 2017 ask
+the same of their schedules.)
 
 A replay is a population whose plans come from the schedule: each fresh model is a member, and its
-turns are the schedule's segments. So it is controlled, recorded, stopped and resumed like one.
+turns are the schedule's segments. So a replay is controlled, recorded, stopped and resumed like a
+population.
 """
 
 from __future__ import annotations
@@ -46,9 +48,10 @@ if TYPE_CHECKING:
     from pbt_flow.tracking.store import Store
 
 CHANGES = ("workers", "threads", "warm", "turn_timeout", "engine", "device")
-"""The settings that say how a replay runs, and not what it trains."""
+"""The settings that say how a replay runs, and not what it trains. A resume may change them."""
 SCHEDULE, LAST, INITIAL = "schedule", "last", "best_initial"
-ARMS = {
+"""The names of the arms."""
+ARM_TITLES = {
     SCHEDULE: "the winner's schedule",
     LAST: "its last hyperparameters, held constant",
     INITIAL: "the best initial setting, held constant",
@@ -57,44 +60,49 @@ ARMS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """What came of the fresh models that were trained in one way."""
+    """One way to train fresh models, and the results of the models that were trained in it."""
 
     name: str
     members: Sequence[int]
+    """The members of the replay that are the arm's models."""
     hparams: Hparams | None
-    """What is held constant; None for the schedule."""
+    """The hyperparameters that are held constant; None if the models follow the schedule."""
     scores: list[float] = field(default_factory=list)
-    """The last score of each model that got to the end."""
+    """The last score of each model that was trained to the end."""
     reports: list[Mapping[str, float]] = field(default_factory=list)
-    """What `Task.report` measured of them."""
+    """What `Task.report` returned for each of these models."""
     errors: dict[int, str] = field(default_factory=dict)
-    """Why others did not, by member."""
+    """Why each other model failed, by member."""
 
     def label(self, member: int) -> str:
-        """What the run of one of its models is called."""
+        """The name of the run of one of the arm's models."""
         return f"{self.name}-{self.members.index(member):02d}"
 
     @property
     def metric(self) -> str:
-        """The headline of the reports; empty if there is none."""
+        """The headline of the reports, which is their first metric; empty if there is none."""
         return next(iter(self.reports[0]), "") if self.reports else ""
 
     @property
     def column(self) -> str:
-        """What that headline is called beside the score, which may have the same name."""
+        """The headline's title in the table, where the score has a column too."""
         return "score of the report" if self.metric == "score" else self.metric
 
     def summary(self) -> dict[str, Interval]:
-        """Mean and interval of the score, and of the report's headline."""
-        found = {"score": Interval.of(self.scores)} if self.scores else {}
+        """Mean and confidence interval of the score, and of the report's headline, by title."""
+        found: dict[str, Interval] = {}
+        if self.scores:
+            found["score"] = Interval.of(self.scores)
         if self.metric:
-            found[self.column] = Interval.of([report[self.metric] for report in self.reports])
+            # A task may leave a metric out of some reports.
+            told = [report[self.metric] for report in self.reports if self.metric in report]
+            found[self.column] = Interval.of(told)
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What came of a replay."""
+    """The result of a replay."""
 
     run_id: str
     tracking_uri: str
@@ -102,15 +110,22 @@ class Replay:
     arms: Sequence[Arm]
 
     def table(self) -> list[list[str]]:
-        """A row for each arm: what it is, how many got to the end, score, report."""
+        """The results as rows of text: a heading, a row for each arm, and the winner itself."""
+        heading = ["", "models", "score"]
         metric = next((arm.column for arm in self.arms if arm.metric), "")
-        rows = [["", "models", "score", *([metric] if metric else [])]]
+        if metric:
+            heading.append(metric)
+        rows = [heading]
         for arm in self.arms:
             summary = arm.summary()
-            cells = [str(summary.get(key, "-")) for key in rows[0][2:]]
-            rows.append([ARMS[arm.name], f"{len(arm.scores)}/{len(arm.members)}", *cells])
-        rows.append(["the winner itself", "1", f"{self.schedule.score:.4g}"])
-        return [row + [""] * (len(rows[0]) - len(row)) for row in rows]
+            row = [ARM_TITLES[arm.name], f"{len(arm.scores)}/{len(arm.members)}"]
+            for title in heading[2:]:
+                row.append(str(summary.get(title, "-")))
+            rows.append(row)
+        winner = ["the winner itself", "1", f"{self.schedule.score:.4g}"]
+        # The winner's report is not in the schedule: its cell stays empty.
+        rows.append(winner + [""] * (len(heading) - len(winner)))
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """The replay as plain JSON values."""
@@ -131,26 +146,29 @@ class Replay:
 
 
 def arms_of(schedule: Schedule, seeds: int) -> list[Arm]:
-    """The ways of training to compare, with `seeds` models each."""
-    ways: list[tuple[str, Hparams | None]] = [
-        (SCHEDULE, None),
-        (LAST, schedule.segments[-1].hparams),
-    ]
-    if schedule.best_initial not in (None, schedule.segments[-1].hparams):
+    """The arms of a replay, with `seeds` models each."""
+    last = schedule.segments[-1].hparams
+    ways: list[tuple[str, Hparams | None]] = [(SCHEDULE, None), (LAST, last)]
+    # The best initial setting makes an arm of its own only if it is not what another arm trains.
+    if schedule.best_initial not in (None, last):
         ways.append((INITIAL, schedule.best_initial))
-    return [
-        Arm(name=name, members=range(n * seeds, (n + 1) * seeds), hparams=hparams)
-        for n, (name, hparams) in enumerate(ways)
-    ]
+    arms = []
+    for number, (name, hparams) in enumerate(ways):
+        members = range(number * seeds, (number + 1) * seeds)
+        arms.append(Arm(name=name, members=members, hparams=hparams))
+    return arms
 
 
 def settings_of(schedule: Schedule, arms: Sequence[Arm], **given: Any) -> Settings:
-    """The settings of the replay: a population in which nobody copies, and nothing ends early.
+    """The settings of a replay: a population in which nobody copies and nothing ends early.
 
     Raises:
-        SpaceError: The task's space is not the schedule's any more.
+        SpaceError: The space of the task is no longer the schedule's.
     """
     first = schedule.segments[0]
+    initial: list[Hparams] = []
+    for arm in arms:
+        initial += [arm.hparams or first.hparams] * len(arm.members)
     made, kind = Settings.make(
         given.pop("task", None) or schedule.task,
         **{
@@ -158,13 +176,15 @@ def settings_of(schedule: Schedule, arms: Sequence[Arm], **given: Any) -> Settin
             "population": sum(len(arm.members) for arm in arms),
             "turns": len(schedule.segments),
             "interval": first.end - first.start,
-            # Not the population's own seed: its models are those that the schedule was found with.
+            # The population's own seed would build the very models that the schedule was found
+            # with.
             "seed": schedule.seed + 1,
             "exploit": "none",
             "stages": NOBODY,
-            "initial": [arm.hparams or first.hparams for arm in arms for _ in arm.members],
+            "initial": initial,
             "name": f"replay of {schedule.source[:8]}",
-            # Whatever the task would have of a population: models are trained to the end.
+            # The task's defaults may end a population early, or ask for a model and samples. A
+            # replay trains each model to the end, and wants only its score and its report.
             "mode": "async",
             "seconds": NONE,
             "target": NONE,
@@ -180,10 +200,10 @@ def settings_of(schedule: Schedule, arms: Sequence[Arm], **given: Any) -> Settin
 
 
 def check_segments(schedule: Schedule, space: Space) -> None:
-    """Refuse a schedule that the task's space does not hold.
+    """Check that the task's space holds each segment of a schedule.
 
     Raises:
-        SpaceError: The task's space is not the schedule's any more.
+        SpaceError: The space of the task is no longer the schedule's.
     """
     for segment in schedule.segments:
         check_hparams(segment.hparams, space)
@@ -191,7 +211,7 @@ def check_segments(schedule: Schedule, space: Space) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulePlanner:
-    """Plans the turns of a replay, and checks what was trained."""
+    """Plans the turns of a replay, and checks that they were trained as the schedule says."""
 
     schedule: Schedule
     arms: Sequence[Arm]
@@ -199,17 +219,18 @@ class SchedulePlanner:
     """The replay's seed."""
 
     def arm_of(self, member: int) -> Arm:
-        """The arm that a member is a model of."""
+        """The arm that a member belongs to."""
         return next(arm for arm in self.arms if member in arm.members)
 
     def plan(self, member: Member) -> Plan:
         """The next turn of a member: the next segment of the schedule."""
-        segment, held = self.schedule.segments[member.turn], self.arm_of(member.index).hparams
+        segment = self.schedule.segments[member.turn]
+        constant = self.arm_of(member.index).hparams
         return Plan(
             member=member.index,
             turn=member.turn + 1,
             seed=derive_seed(self.seed, member.index, member.turn + 1),
-            hparams=segment.hparams if held is None else held,
+            hparams=segment.hparams if constant is None else constant,
             steps=segment.end - segment.start,
             start=member.checkpoint,
             start_step=member.step,
@@ -217,16 +238,17 @@ class SchedulePlanner:
         )
 
     def check(self, turn: Turn) -> None:
-        """Refuse a turn under other hyperparameters than the arm's at any of its steps.
+        """Check that each step of a turn was trained under the hyperparameters of its arm.
 
         Raises:
-            ReplayError: It was, or the task says that other values were live.
+            ReplayError: A step was trained under others, or the task says that other values were
+                live.
         """
-        held, live = self.arm_of(turn.member).hparams, turn.plan.hparams
+        constant, live = self.arm_of(turn.member).hparams, turn.plan.hparams
         step, end = turn.plan.start_step, turn.plan.start_step + turn.plan.steps
         while step < end:
             segment = self.schedule.segment(step)
-            wanted = segment.hparams if held is None else held
+            wanted = segment.hparams if constant is None else constant
             if wanted != live:
                 raise ReplayError(
                     f"member {turn.member} trained step {step} under {dict(live)}, and the "
@@ -234,7 +256,7 @@ class SchedulePlanner:
                 )
             step = segment.end
         for name, value in live.items():
-            # A task may say what its optimiser really had.
+            # A task may report as `live/NAME` the value that its optimiser really trained with.
             told = turn.metrics.get(f"live/{name}")
             if told is not None and not (isinstance(value, int | float) and told == value):
                 raise ReplayError(
@@ -243,17 +265,17 @@ class SchedulePlanner:
                     "brought its own value back"
                 )
 
-    def ends(self, turn: Turn) -> bool:
+    def is_last(self, turn: Turn) -> bool:
         """Whether a turn is the last of its model: it failed, or the schedule is over."""
         return not turn.ok or turn.number == len(self.schedule.segments)
 
     def last_turns(self, history: History) -> list[Turn]:
-        """The last turn of each model that has ended, in their order."""
-        newest = (turns[-1] for _, turns in sorted(history.turns.items()) if turns)
-        return [turn for turn in newest if self.ends(turn)]
+        """The last turn of each model that has ended, ordered by member."""
+        newest = [turns[-1] for _, turns in sorted(history.turns.items()) if turns]
+        return [turn for turn in newest if self.is_last(turn)]
 
     def enter_results(self, history: History) -> None:
-        """Enter in the arms what came of the models that have ended."""
+        """Enter the results of the models that have ended into their arms."""
         for turn in self.last_turns(history):
             arm = self.arm_of(turn.member)
             if turn.score is None:
@@ -263,11 +285,11 @@ class SchedulePlanner:
 
 
 class ReplayScreen:
-    """Checks every turn of a replay, and says of each model what it came to.
+    """Checks every turn of a replay, and prints the result of each model that has ended.
 
     Args:
-        planner: Whose turns they are.
-        quiet: Whether to say nothing.
+        planner: The planner of the replay, which knows what the turns should be.
+        quiet: Whether to print nothing.
     """
 
     def __init__(self, planner: SchedulePlanner, *, quiet: bool = False) -> None:
@@ -285,10 +307,10 @@ class ReplayScreen:
         pass
 
     def watch(self, history: History) -> ReplayScreen:
-        """Check the turns that there are already: those of a replay that is gone on with.
+        """Check the turns that a resumed replay has done already.
 
         Raises:
-            ReplayError: One of them is not what the schedule says.
+            ReplayError: A turn was not trained as the schedule says.
         """
         for turns in history.turns.values():
             for turn in turns:
@@ -296,19 +318,20 @@ class ReplayScreen:
         return self
 
     def turn(self, turn: Turn, history: History) -> None:
-        """Check a turn that has just been committed, and tell of a model that has ended.
+        """Check a turn that has just been committed, and print the result if its model has ended.
 
         Raises:
-            ReplayError: It was not trained as the schedule says.
+            ReplayError: The turn was not trained as the schedule says.
         """
         self.planner.check(turn)
-        if self.planner.ends(turn):
-            ended, label = len(self.planner.last_turns(history)), self.planner.arm_of(turn.member)
+        if self.planner.is_last(turn):
+            ended = len(self.planner.last_turns(history))
+            label = self.planner.arm_of(turn.member).label(turn.member)
             outcome = f"failed: {turn.reason}" if turn.score is None else f"score {turn.score:.4g}"
-            self.say(f"[{ended}/{len(history.members)}] {label.label(turn.member)}: {outcome}")
+            self.say(f"[{ended}/{len(history.members)}] {label}: {outcome}")
 
     def tick(self) -> None:
-        """A replay shows no time."""
+        """Do nothing: a replay shows no time."""
 
     def say(self, text: str) -> None:
         if not self.quiet:
@@ -316,11 +339,14 @@ class ReplayScreen:
 
 
 def schedule_from(source: str) -> Schedule:
-    """The winner's schedule of a population, by its run id; or one from a file, `schedule.json`.
+    """The schedule of a population's winner, or the schedule in a file.
+
+    Args:
+        source: The run id of the population, or the path of a `schedule.json`.
 
     Raises:
-        ScheduleError: The file or the run has none.
-        StoreError: There is no such run, or it is no population.
+        ScheduleError: The file or the run has no schedule.
+        StoreError: There is no such run, or the run is no population.
     """
     if source.endswith(".json"):
         try:
@@ -334,7 +360,7 @@ def schedule_from(source: str) -> Schedule:
     if stored.is_replay:
         raise ScheduleError(
             f"run {source} is a replay, which has no schedule of its own; replay the population "
-            f"that it came from, or go on with it: python -m pbt_flow resume {source}"
+            f"that it came from, or resume the replay: python -m pbt_flow resume {source}"
         )
     return Schedule.from_json(stored.store.outcome.schedule())
 
@@ -342,21 +368,22 @@ def schedule_from(source: str) -> Schedule:
 def replay(
     schedule: Schedule | str, *, seeds: int = 5, quiet: bool = False, **given: Any
 ) -> Replay:
-    """Train fresh models along a schedule, and beside it, as MLflow runs.
+    """Train fresh models along a schedule, and others under constant hyperparameters.
+
+    Each model is an MLflow run, and a child of the replay's run.
 
     Args:
-        schedule: What to train along: a schedule, or the run of a population, or a file (see
-            `schedule_from`).
-        seeds: Fresh models of each arm.
+        schedule: The schedule, or the run id of a population, or the path of a `schedule.json`.
+        seeds: How many fresh models each arm has.
         quiet: Whether to print nothing.
-        given: `task`, where the task is not found under the schedule's name, and settings of how
-            it runs: `seed`, `experiment`, `name` and those that `resume` may change.
+        given: The `task`, if it is not found under the schedule's name, and settings that say how
+            the replay runs: `seed`, `experiment`, `name`, and those that `resume` may change.
 
     Raises:
-        ReplayError: It cannot be trained, or what was trained is not the schedule.
+        ReplayError: The models cannot be trained, or were not trained as the schedule says.
         StoreError: The MLflow tracking store cannot be used.
         PopulationError: The workers cannot be used, or another controller has taken over.
-        ValueError: A setting or the task cannot be; nothing has been written then.
+        ValueError: A setting or the task is not valid. Nothing has been written then.
     """
     if seeds < 1:
         raise ReplayError(f"seeds must be at least 1, got {seeds}")
@@ -391,30 +418,31 @@ def replay(
                 "pbt.replays": schedule.source,
             }
             store = Store.create(client, uri, plan, tags=tags)
-            made = Replay(run_id=store.run_id, tracking_uri=uri, schedule=schedule, arms=arms)
-            with _ended_if_unmade(store):
-                store.outcome.log_arms(_arms_to_json(made))
+            result = Replay(run_id=store.run_id, tracking_uri=uri, schedule=schedule, arms=arms)
+            with _runs_ended_on_error(store):
+                store.outcome.log_arms(_arms_to_json(result))
                 for arm in arms:
                     for member in arm.members:
                         store.tag({"pbt.arm": arm.name, "pbt.role": "replay"}, member)
                         store.rename(arm.label(member), member)
             stored = StoredPopulation(store=store, settings=settings)
-            return _train(stored, engine, made, understood=understood, resumed=False, quiet=quiet)
+            return _train(stored, engine, result, understood=understood, resumed=False, quiet=quiet)
 
 
 def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
-    """Go on with a replay that was stopped, from its run id alone.
+    """Resume a replay that was stopped.
 
     Args:
         run_id: The replay's run.
         quiet: Whether to print nothing.
-        changes: Settings of how it runs: `workers`, `threads`, `warm`, `turn_timeout`, `engine`,
-            `device`.
+        changes: Settings that say how the replay runs: `workers`, `threads`, `warm`,
+            `turn_timeout`, `engine`, `device`.
 
     Raises:
-        ReplayError: The run is no replay, it cannot be trained, or what was trained is not the
-            schedule.
-        StoreError: The run is no population, it is running, or nothing says what it was to train.
+        ReplayError: The run is no replay, or its models cannot be trained, or were not trained as
+            the schedule says.
+        StoreError: The run is neither a population nor a replay, or it is still running, or its
+            schedule is gone.
         SettingsError: A setting was given that defines the replay.
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
@@ -437,7 +465,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
                 )
         settings = stored.settings.resumed(**changes)
         schedule, arms = _arms_from_json(store.outcome.arms(), run_id)
-        made = Replay(run_id=run_id, tracking_uri=store.tracking_uri, schedule=schedule, arms=arms)
+        uri = store.tracking_uri
+        result = Replay(run_id=run_id, tracking_uri=uri, schedule=schedule, arms=arms)
         with engine_for(settings.engine, settings.threads) as engine:
             engine.submit(Describe(task=settings.task, options=settings.options))
             kind = read_declaration(engine, settings.task, settings.options)
@@ -450,7 +479,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
             return _train(
                 dataclasses.replace(stored, settings=settings),
                 engine,
-                made,
+                result,
                 understood=understood,
                 resumed=True,
                 quiet=quiet,
@@ -461,17 +490,19 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
 def _train(
     stored: StoredPopulation,
     engine: Engine,
-    made: Replay,
+    result: Replay,
     *,
     understood: Mapping[str, str],
     resumed: bool,
     quiet: bool,
     notes: Sequence[str] = (),
 ) -> Replay:
+    """Train the models of a replay to the end, and enter their results into `result`."""
     settings = stored.settings
-    planner = SchedulePlanner(schedule=made.schedule, arms=made.arms, seed=settings.seed)
+    planner = SchedulePlanner(schedule=result.schedule, arms=result.arms, seed=settings.seed)
     screen = ReplayScreen(planner, quiet=quiet)
-    screen.say(f"replay {made.run_id}, {settings.population} models of {settings.turns} turns each")
+    models = f"{settings.population} models of {settings.turns} turns each"
+    screen.say(f"replay {result.run_id}, {models}")
     for note in notes:
         screen.say(note)
     status, reason = train(
@@ -481,66 +512,77 @@ def _train(
         screen=screen,
         watch=screen.watch,
         understood=understood,
-        end=partial(_end, stored.store, made, planner, screen),
+        end=partial(_end, stored.store, result, planner, screen),
         planner=planner,
     )
-    again = f"go on with\n  python -m pbt_flow resume {made.run_id}"
+    way_on = f"go on with\n  python -m pbt_flow resume {result.run_id}"
     if status == "failed":
-        raise ReplayError(f"{reason}\n{again}")
+        raise ReplayError(f"{reason}\n{way_on}")
     if status == "interrupted":
-        screen.say(again)
+        screen.say(way_on)
         raise KeyboardInterrupt
-    return made
+    return result
 
 
 def _end(
     store: Store,
-    made: Replay,
+    result: Replay,
     planner: SchedulePlanner,
     screen: ReplayScreen,
     controller: Controller,
     status: Status,
     lease: Lease,
 ) -> tuple[Status, str]:
-    """Look at the models that got to the end, and say in MLflow what became of everyone."""
+    """Report on the models that got to the end, and write all results to MLflow.
+
+    Returns:
+        The status of the replay, and the reason why it ended early.
+    """
     history, log_queue = controller.history, controller.log_queue
     last = planner.last_turns(history)
-    left: list[Message] = [partial(check_claim, lease)]
+    messages: list[Message] = [partial(check_claim, lease)]
     if status == "finished":
         planner.enter_results(history)
-        reports = {
-            checkpoint.member: told
-            for checkpoint, told in controller.look(
-                [turn for turn in last if turn.ok], None
-            ).items()
-            if told and all(map(math.isfinite, told.values()))
-        }
-        for member, told in sorted(reports.items()):
-            planner.arm_of(member).reports.append(told)
+        looked = controller.look([turn for turn in last if turn.ok], None)
+        reports: dict[int, Mapping[str, float]] = {}
+        for checkpoint, report in looked.items():
+            # A mean over values that are not finite would say nothing.
+            if report and all(map(math.isfinite, report.values())):
+                reports[checkpoint.member] = report
+        for member, report in sorted(reports.items()):
+            planner.arm_of(member).reports.append(report)
+        # Not the time of day: MLflow keeps points with equal times once, so that a resume which
+        # writes the results again adds none.
         when = max(turn.ended for turn in last)
-        left.append(partial(store.outcome.log_replay, made.to_json(), note(made), reports, when))
+        messages.append(
+            partial(store.outcome.log_replay, result.to_json(), note(result), reports, when)
+        )
+    # Closed before the runs are ended: a turn under way could mark its run as running again.
     controller.engine.close()
     ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
     members = dict.fromkeys(history.members, ended)
     members |= {turn.member: "FINISHED" if turn.ok else "FAILED" for turn in last}
-    left += [partial(check_claim, lease), partial(store.finish, ended, members)]
+    # The claim is checked again, since the messages before may have waited for minutes.
+    messages += [partial(check_claim, lease), partial(store.finish, ended, members)]
     if status == "failed":
-        # What failed may be the very disk that these are written to: it is not waited for.
-        left = [partial(tell_if_possible, left, screen.say)]
-    for message in left:
+        # The cause may be the very disk that the messages are written to. So they are tried once,
+        # and not until the disk takes them.
+        messages = [partial(tell_if_possible, messages, screen.say)]
+    for message in messages:
         log_queue.put(message)
     try:
         log_queue.drain()
     except StoreError:
         if status == "finished":
-            screen.say(summary(made))  # what was trained for hours must be seen somewhere
+            # MLflow does not have the results of hours of training: the user sees them here.
+            screen.say(summary(result))
         raise
     return status, controller.stopping
 
 
 @contextlib.contextmanager
-def _ended_if_unmade(store: Store) -> Iterator[None]:
-    """Where a replay's runs cannot all be made, let none say for ever that it is running."""
+def _runs_ended_on_error(store: Store) -> Iterator[None]:
+    """End the runs of a replay on an error in the block: else they say for ever that they run."""
     try:
         yield
     except BaseException as error:
@@ -550,18 +592,18 @@ def _ended_if_unmade(store: Store) -> Iterator[None]:
         raise
 
 
-def _arms_to_json(made: Replay) -> dict[str, Any]:
+def _arms_to_json(result: Replay) -> dict[str, Any]:
     """The schedule and the arms as plain values."""
     return {
         "version": 1,
-        "schedule": made.schedule.to_json(),
+        "schedule": result.schedule.to_json(),
         "arms": [
             {
                 "name": arm.name,
                 "members": list(arm.members),
                 "hparams": None if arm.hparams is None else dict(arm.hparams),
             }
-            for arm in made.arms
+            for arm in result.arms
         ],
     }
 
@@ -570,23 +612,20 @@ def _arms_from_json(plain: Any, run_id: str) -> tuple[Schedule, list[Arm]]:
     """The inverse of `_arms_to_json`.
 
     Raises:
-        ReplayError: It is not what was written.
-        ScheduleError: The schedule in it is none.
+        ReplayError: The text is not what `_arms_to_json` wrote.
+        ScheduleError: The schedule in it is not valid.
     """
     try:
         if plain["version"] != 1:
             raise ValueError(f"version {plain['version']!r}, this program reads version 1")
         schedule = Schedule.from_json(plain["schedule"])
-        arms = [
-            Arm(
-                name=arm["name"],
-                members=[int(member) for member in arm["members"]],
-                hparams=None
-                if arm["hparams"] is None
-                else check_hparams(arm["hparams"], schedule.space),
-            )
-            for arm in plain["arms"]
-        ]
+        arms = []
+        for arm in plain["arms"]:
+            hparams = arm["hparams"]
+            if hparams is not None:
+                hparams = check_hparams(hparams, schedule.space)
+            members = [int(member) for member in arm["members"]]
+            arms.append(Arm(name=arm["name"], members=members, hparams=hparams))
     except PBTError:
         raise
     except (KeyError, TypeError, ValueError) as error:
@@ -594,24 +633,25 @@ def _arms_from_json(plain: Any, run_id: str) -> tuple[Schedule, list[Arm]]:
     return schedule, arms
 
 
-def note(made: Replay) -> str:
-    """The description on the replay's page in MLflow."""
-    head, *rows = made.table()
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    what = f"**Replay of {made.schedule.source}**: mean and 95% t interval over fresh models"
-    return "\n".join([what, "", *lines])
+def note(result: Replay) -> str:
+    """The description on the replay's page in MLflow, in Markdown."""
+    heading, *rows = result.table()
+    table = [heading, ["---"] * len(heading), *rows]
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    title = f"**Replay of {result.schedule.source}**: mean and 95% t interval over fresh models"
+    return "\n".join([title, "", *lines])
 
 
-def summary(made: Replay) -> str:
-    """What a person wants to know when a replay has ended."""
-    rows = made.table()
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    better = "greater" if made.schedule.direction == "maximize" else "smaller"
+def summary(result: Replay) -> str:
+    """What the command prints when a replay has ended: the table, and why models failed."""
+    rows = result.table()
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    better = "greater" if result.schedule.direction == "maximize" else "smaller"
     lines.append(f"mean and 95% t interval over a row's models; a {better} score is better")
-    for arm in made.arms:
+    for arm in result.arms:
         lines += [f"{arm.name}: a model failed: {error}" for error in arm.errors.values()]
-    return "\n".join([*lines, f"replay {made.run_id}"])
+    return "\n".join([*lines, f"replay {result.run_id}"])

@@ -1,4 +1,4 @@
-"""Engines: where turns run. They know plans and turns, and nothing of decisions or trackers."""
+"""Engines run turns. An engine knows plans and turns, and nothing of decisions or of MLflow."""
 
 from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.inline import InlineEngine

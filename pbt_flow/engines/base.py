@@ -1,4 +1,7 @@
-"""The interface of an engine: five methods, so that another cluster is one more small file."""
+"""The interface of an engine.
+
+It has five methods, so that an engine for another cluster is one more small file.
+"""
 
 from __future__ import annotations
 
@@ -12,52 +15,54 @@ from pbt_flow.task.mlflow_capture import MemberRuns
 
 @dataclass(frozen=True, kw_only=True)
 class LostJob:
-    """A job whose worker died or took too long: what it did is unknown."""
+    """A job whose worker died or took too long. How far it got is unknown."""
 
     job: Job
     reason: str
 
 
 class Engine(abc.ABC):
-    """Runs turns, as many at once as it has `slots`. Order and duration are its own affair.
+    """Runs the jobs of one population, `slots` of them at once, in any order.
 
-    Before `start` it has one slot, and the only job is to `Describe` the task.
+    Before `start`, an engine has one slot, and `Describe` is the only job that it takes.
     """
 
     slots: int = 1
+    """How many jobs may be under way at once."""
     turn_timeout: float | None = None
-    """Seconds after which a turn counts as hung, and its worker is replaced; None, or infinity, is
-    never.
+    """Seconds after which a turn counts as hung, and its worker is replaced. With None or infinity
+    a turn may take any time.
 
-    The controller may change it while turns are under way. An engine that runs turns in the
+    The controller may change the limit while turns are under way. An engine that runs turns in the
     controller's own process cannot obey it.
     """
 
     @abc.abstractmethod
     def start(self, context: WorkerContext, *, slots: int = 1) -> None:
-        """Get ready to work for one population; called once, before the first turn.
+        """Get ready to work for one population. Called once, before the first turn.
 
         Args:
-            context: What all its turns share.
-            slots: How many turns are to run at once; an engine may have fewer.
+            context: What all turns of the population share.
+            slots: How many turns are to run at once; an engine may run fewer.
         """
 
     @abc.abstractmethod
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
-        """Say where turns leave what; called once, before the first turn is submitted.
+        """Say where turns write their results. Called once, before the first turn is submitted.
 
         Args:
             folders: Where the turn folders are.
-            runs: The members' runs, for what tasks log by themselves; None where there are none.
+            runs: The members' runs, to which goes what tasks log by themselves; None if the members
+                have no runs.
         """
 
     @abc.abstractmethod
     def submit(self, job: Job) -> None:
-        """Begin a job. At most `slots` are ever under way."""
+        """Begin a job. The caller never has more than `slots` jobs under way."""
 
     @abc.abstractmethod
     def wait(self, timeout: float | None = None) -> list[Done | LostJob]:
-        """What has finished; blocks until something has, or for `timeout` seconds.
+        """Wait until a job has finished, or for `timeout` seconds, and return what has finished.
 
         Raises:
             EngineError: The engine cannot go on.
@@ -65,4 +70,4 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Stop at once; jobs under way are given up. May be called twice."""
+        """Stop at once, and give up the jobs under way. It may be called twice."""

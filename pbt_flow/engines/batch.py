@@ -1,4 +1,4 @@
-"""Jobs that are run together while the engine has nothing else to do."""
+"""Runs a batch of jobs on an engine that has nothing else to do."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def run_batch(engine: Engine, jobs: Sequence[Job]) -> Iterator[Done | LostJob]:
     """Run some jobs on all slots of an engine, and yield each outcome as it comes.
 
     Args:
-        engine: It has been started, and no job is under way.
-        jobs: What is to be run; of several with one member, the first begins first.
+        engine: The engine. It has been started, and no job is under way.
+        jobs: The jobs. They begin in this order.
 
     Raises:
-        EngineError: No job can be run any more.
+        EngineError: The engine cannot go on.
     """
     waiting, under_way = list(jobs), 0
     while waiting or under_way:

@@ -1,4 +1,4 @@
-"""Runs each job in this process, when it is submitted: for debugging, and for tiny tasks."""
+"""The inline engine: it runs each job in this process, for debugging and for tiny tasks."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from pbt_flow.exceptions import EngineError, StorageError
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
 
-_PASSES = (KeyboardInterrupt,)
-"""Ctrl-C reaches this process in the middle of a task; nothing tells it from a task that raises the
-same by itself."""
+# Ctrl-C reaches this process in the middle of a task. A `KeyboardInterrupt` that a task raises by
+# itself cannot be told from it, and so counts as Ctrl-C too.
+_NOT_THE_TASKS_OWN = (KeyboardInterrupt,)
 
 
 class InlineEngine(Engine):
-    """One slot; a breakpoint in a task works."""
+    """Runs one job at a time, as soon as it is submitted; a breakpoint in a task works."""
 
     def __init__(self) -> None:
         self._finished: list[Done | LostJob] = []
-        self._threads: int | None = None
-        """How many threads torch had in this process before."""
-        self._logging = TaskLogging(lends=True)
+        self._threads_before: int | None = None
+        """How many threads torch had in this process before `start`; None outside of a
+        population."""
+        self._logging = TaskLogging(restores=True)
         self._logging.install()
 
     def start(self, context: WorkerContext, *, slots: int = 1) -> None:
         import torch
 
-        self._worker = Worker(context, passes=_PASSES, logging=self._logging)
-        self._threads = torch.get_num_threads()
+        self._worker = Worker(context, reraise=_NOT_THE_TASKS_OWN, logging=self._logging)
+        self._threads_before = torch.get_num_threads()
         torch.set_num_threads(context.threads)
 
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
@@ -37,7 +38,7 @@ class InlineEngine(Engine):
     def submit(self, job: Job) -> None:
         if isinstance(job, Describe):
             with self._logging.job(None):
-                self._finished.append(describe(job, _PASSES))
+                self._finished.append(describe(job, _NOT_THE_TASKS_OWN))
             return
         try:
             self._finished.append(self._worker.do(job))
@@ -51,8 +52,8 @@ class InlineEngine(Engine):
     def close(self) -> None:
         self._finished.clear()
         self._logging.remove()
-        if self._threads is not None:
+        if self._threads_before is not None:
             import torch
 
-            torch.set_num_threads(self._threads)
-            self._threads = None
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None

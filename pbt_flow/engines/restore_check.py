@@ -1,8 +1,9 @@
-"""Does a restored model train on as the one that was saved would have? Found out by trying.
+"""The restore check: does a restored model train on exactly as the saved one does?
 
-A state may leave something out that training depends on: an optimiser's moments, the position of a
-schedule, a generator that `reseed` does not know. Whoever copies such a state gets less than was
-scored, and nothing fails. To restore and to evaluate shows nothing of it; to train on does.
+A state may leave out something that training depends on: an optimiser's moments, the position of a
+schedule, a generator that `reseed` does not know. A member that copies such a state gets less than
+what was scored, and nothing fails. An evaluation of the restored model does not show the loss, and
+so this check trains it on.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ State: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How a restored model came out otherwise than the one whose state it had taken over."""
+    """How a restored model came to differ from the model whose state it took over."""
 
     where: str
     """The first place that differs: a key of the state, or `the score`."""
     warm: float
     """The score of the model that trained on."""
     cold: float
-    """The score of the restored one."""
+    """The score of the restored model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a short training came to."""
+    """The result of a short training."""
 
     score: float
     state: State
-    """As it comes back from a checkpoint."""
+    """The state after the training, as it would come back from a checkpoint."""
 
 
 def compare_restored(
@@ -45,19 +46,16 @@ def compare_restored(
     through_file: Callable[[State], State],
     train: Callable[[Task, int], Trained],
 ) -> Difference | None:
-    """Train one model on, and another one that has taken over its state.
-
-    If they come out different, each of the two is done once more: a task whose every run differs
-    (as on many a GPU) is not to be told from one that forgets.
+    """Train one model on, and train another model on that has taken over the first one's state.
 
     Args:
-        build: Makes a fresh model.
-        build_other: Makes one of another member, to restore into.
-        load: Reads the state to begin with. Each call gives one of its own, since a task may keep
-            what it is given and train it in place.
-        through_file: Gives a state back as it would come from a checkpoint.
-        train: Trains a model a little and scores it; called with 0 before the state is taken over
-            and with 1 after it, so that all randomness can be the same.
+        build: Builds a fresh model.
+        build_other: Builds a fresh model of another member, which takes over the state.
+        load: Reads the state to begin with. Each call returns a copy of its own, since a task may
+            keep the state that it is given, and train it in place.
+        through_file: Returns a state as it would come back from a checkpoint.
+        train: Trains a model a little and scores it. The number is 0 before the state is taken over
+            and 1 after it, so that both models can train with the same randomness.
 
     Returns:
         The difference; None if there is none, or if the task does not repeat itself here.
@@ -76,46 +74,94 @@ def compare_restored(
 
     saved, warm = train_on()
     cold = train_restored(saved)
-    where = _differs(warm, cold)
-    if not where or _differs(train_on()[1], warm) or _differs(train_restored(saved), cold):
+    where = _where_different(warm, cold)
+    if not where:
+        return None
+    # A task whose every run differs, as on many a GPU, looks like one whose state leaves something
+    # out. So each training is done once more: only a task that repeats itself can be judged.
+    _, warm_again = train_on()
+    if _where_different(warm_again, warm):
+        return None
+    if _where_different(train_restored(saved), cold):
         return None
     return Difference(where=where, warm=warm.score, cold=cold.score)
 
 
-def _differs(a: Trained, b: Trained) -> str:
-    """The first difference; of the state rather than of the score that follows from it."""
-    return first_difference(a.state, b.state, "state") or first_difference(
-        a.score, b.score, "the score"
-    )
+def _where_different(one: Trained, other: Trained) -> str:
+    """The first place at which two trainings differ; empty if they are the same."""
+    # The state is compared first: it names the place, and the score only follows from it.
+    where = first_difference(one.state, other.state, "state")
+    return where or first_difference(one.score, other.score, "the score")
 
 
-def first_difference(a: Any, b: Any, where: str) -> str:
-    """The first place at which two states differ, such as `state['net']['bias']`; empty if none."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        if a.keys() != b.keys():
+def first_difference(one: Any, other: Any, where: str) -> str:
+    """The first place at which two values differ, such as `state['net']['bias']`.
+
+    Args:
+        one: The one value.
+        other: The other value.
+        where: The name of the place where the two stand, such as `state`.
+
+    Returns:
+        The place; empty if the values are the same.
+    """
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        if one.keys() != other.keys():
             return f"the keys of {where}"
-        for key in a:
-            if found := first_difference(a[key], b[key], f"{where}[{key!r}]"):
+        for key in one:
+            if found := first_difference(one[key], other[key], f"{where}[{key!r}]"):
                 return found
         return ""
-    if _is_row(a) and _is_row(b) and len(a) == len(b):
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            if found := first_difference(x, y, f"{where}[{index}]"):
+    if _is_list_like(one) and _is_list_like(other) and len(one) == len(other):
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            if found := first_difference(left, right, f"{where}[{index}]"):
                 return found
         return ""
-    return "" if _equal(a, b) else where
+    return "" if _are_equal(one, other) else where
 
 
-def _is_row(value: Any) -> bool:
+def _is_list_like(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """Whether two values are the same, bit for bit; one that is no number equals itself."""
-    if type(a) is not type(b):
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two values are exactly the same. Two NaNs count as the same."""
+    if type(one) is not type(other):
         return False
-    if hasattr(a, "dtype"):  # a tensor or an array, without an import of torch
-        if a.dtype != b.dtype or a.shape != b.shape:
+    # Asked like this, tensors and arrays are told without an import of torch.
+    if hasattr(one, "dtype"):
+        parts, other_parts = _parts_of(one), _parts_of(other)
+        if parts or other_parts:
+            return not first_difference(parts, other_parts, "parts")
+        if one.dtype != other.dtype or one.shape != other.shape:
             return False
-        return bool(((a == b) | ((a != a) & (b != b))).all())
-    return bool(a == b or (a != a and b != b))
+        # Only NaN differs from itself.
+        return bool(((one == other) | ((one != one) & (other != other))).all())
+    return bool(one == other or (one != one and other != other))
+
+
+_SPARSE_PARTS = {
+    "torch.sparse_coo": ("indices", "values"),
+    "torch.sparse_csr": ("crow_indices", "col_indices", "values"),
+    "torch.sparse_bsr": ("crow_indices", "col_indices", "values"),
+    "torch.sparse_csc": ("ccol_indices", "row_indices", "values"),
+    "torch.sparse_bsc": ("ccol_indices", "row_indices", "values"),
+}
+"""For each sparse layout the methods that return the plain tensors of a sparse tensor."""
+
+
+def _parts_of(tensor: Any) -> list[Any]:
+    """The plain values that a nested or sparse tensor is made of; none for another tensor or array.
+
+    Torch compares neither nested nor sparse tensors with `==`.
+    """
+    if getattr(tensor, "is_nested", False):
+        return list(tensor.unbind())
+    layout = str(getattr(tensor, "layout", ""))
+    if layout not in _SPARSE_PARTS:
+        return []
+    if layout == "torch.sparse_coo":
+        # Otherwise torch does not tell the indices. This adds up the values of equal indices.
+        tensor = tensor.coalesce()
+    parts = [getattr(tensor, method)() for method in _SPARSE_PARTS[layout]]
+    return [layout, tuple(tensor.shape), *parts]

@@ -1,7 +1,8 @@
-"""What a worker does: run one turn, as a pure function of its plan, and commit it.
+"""The worker: it runs a turn as a pure function of the turn's plan, and commits the record.
 
-restore -> reseed -> train -> evaluate -> checkpoint -> record. Everything a turn needs from outside
-comes in through `Plan` and `WorkerContext`; nothing here knows of a population or a decision.
+A turn is restore -> reseed -> train -> evaluate -> checkpoint -> record. All that a turn needs from
+outside comes in through `Plan` and `WorkerContext`; nothing here knows of a population or of a
+decision. Besides turns, a worker does the other jobs that need a model: looks, checks and probes.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ class WorkerContext:
     task: TaskSpec
     seed: int
     warm: int = 1
-    """How many members' tasks a worker has in memory at most: the one that trains, and others that
-    it keeps to save building and restoring them."""
+    """How many members' tasks a worker holds in memory at most: the task that trains, and others
+    that the worker keeps so that it need not build and restore them again."""
     threads: int = 1
-    """CPU threads of torch. Sums are split among them, so that results depend on their number: it
-    must not follow from the number of workers."""
+    """How many CPU threads torch has. Torch splits sums among its threads, so that results depend
+    on this number. Therefore it must not depend on the number of workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Describe:
-    """A request to find a task and to say what it declares."""
+    """A request to find a task and to return what the task declares."""
 
     task: str
     options: Any = None
@@ -57,9 +58,11 @@ class Describe:
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """The answer to a `Describe`, pickled; empty where the task's declaration cannot travel."""
+    """The answer to a `Describe`."""
 
     declaration: bytes
+    """The pickled declaration; empty if the task cannot be found, or its declaration cannot be
+    pickled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,7 @@ class Probed:
     error: str = ""
     """Why the task cannot be built; empty if it can."""
     understood: Mapping[str, str] = field(default_factory=dict)
-    """What the task understood of its data, options and environment, by topic."""
+    """What the task understood of its data, options and environment: a sentence for each topic."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,7 @@ class Retry:
 
     plan: Plan
     lost: float
-    """Seconds that the tries before this one took. The record tells them, as time that was lost."""
+    """Seconds that the earlier tries took. The turn's record counts them as lost time."""
 
     @property
     def member(self) -> int:
@@ -94,14 +97,14 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """A request to look at a checkpoint without training it: report metrics, and samples."""
+    """A request for the report and the samples of a checkpoint, which is not trained for it."""
 
     member: int
     checkpoint: Checkpoint
     report: bool = True
     """Whether the task's `report` is wanted."""
     samples: str | None = None
-    """The folder to write samples into, if they are wanted."""
+    """The folder to write samples into; None if no samples are wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,7 @@ class Report:
     look: Look
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
+    """Why there is no report; empty if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +123,11 @@ class CheckRestore:
 
     member: int
     other: int
-    """Whose fresh model takes over the state."""
+    """The member whose fresh model takes over the state."""
     checkpoint: Checkpoint
     hparams: Hparams
     steps: int
-    """How long each short training is."""
+    """How many steps each short training takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +136,10 @@ class RestoreChecked:
 
     check: CheckRestore
     difference: Difference | None = None
+    """How the restored model differs; None if it does not, or if nothing can be said since the task
+    does not repeat itself."""
     error: str = ""
-    """Why the check came to nothing; empty if it did not."""
+    """Why the check failed; empty if it did not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,17 +158,17 @@ class NoiseChecked:
     check: CheckNoise
     scores: tuple[float, ...] = ()
     error: str = ""
-    """Why the check came to nothing; empty if it did not."""
+    """Why the check failed; empty if it did not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateAfresh:
-    """A request to evaluate a checkpoint on data that no decision has seen, some times."""
+    """A request to evaluate a checkpoint, `times` times, on data that no decision has seen."""
 
     member: int
     checkpoint: Checkpoint
     first: int = 0
-    """The number of the first of these evaluations: each number has data of its own, the same for
+    """The number of the first evaluation. Each number has data of its own, which are the same for
     all checkpoints of a population."""
     times: int = 1
 
@@ -179,15 +185,16 @@ class EvaluatedAfresh:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateAverage:
-    """A request to average the weights of some checkpoints, and to evaluate that afresh."""
+    """A request to average the weights of some checkpoints, and to evaluate the average afresh."""
 
     member: int
     parents: tuple[Checkpoint, ...]
     first: int = 0
-    """The number of the first of these evaluations, as of `EvaluateAfresh`."""
+    """The number of the first evaluation, as in `EvaluateAfresh`."""
     times: int = 1
     folder: str | None = None
-    """Where to write its state, if it is wanted; the task's report is made then as well."""
+    """The folder to write the average's state into, whose report is then made too; None if neither
+    is wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,11 +203,11 @@ class AverageEvaluated:
 
     request: EvaluateAverage
     scores: tuple[float, ...] = ()
-    """Empty where the states of the task have no mean."""
+    """The scores of the average; empty if the task's states cannot be averaged."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What the task's `report` measured, where it was wanted."""
+    """What the task's `report` returned for the average, if it was wanted."""
     checkpoint: Checkpoint | None = None
-    """Its state, where it was wanted."""
+    """The average's state, if it was wanted."""
     error: str = ""
     """Why there are no scores; empty if there are."""
 
@@ -212,63 +219,67 @@ Job: TypeAlias = Plan | Retry | Look | Fresh | Check | Probe | Describe
 Done: TypeAlias = Turn | Report | EvaluatedAfresh | AverageEvaluated | Checked | Probed | Described
 
 
-def describe(job: Describe, passes: tuple[type[BaseException], ...] = ()) -> Described:
-    """Say what a task declares.
+def describe(job: Describe, reraise: tuple[type[BaseException], ...] = ()) -> Described:
+    """Return what a task declares.
 
-    Whoever asked finds out for himself what is wrong with a task that cannot be described.
+    What is wrong with a task that cannot be described is not told here: the controller then loads
+    the task itself, and so meets the same error.
 
     Args:
-        job: The task.
-        passes: Exceptions that are not the task's own, see `Worker`.
+        job: The request.
+        reraise: Exceptions that are not the task's own, as in `Worker`.
     """
     try:
         return Described(declaration=pickle.dumps(declare(job.task, job.options)))
     except BaseException as error:
-        if isinstance(error, passes):
+        if isinstance(error, reraise):
             raise
         return Described(declaration=b"")
 
 
 class Worker:
-    """Runs turns one after another and keeps the latest members' tasks in memory."""
+    """Runs one job after another, and keeps the tasks of the latest members in memory."""
 
     def __init__(
         self,
         context: WorkerContext,
         device: str | None = None,
-        printed: Callable[[], str] = lambda: "",
-        passes: tuple[type[BaseException], ...] = (),
+        read_output: Callable[[], str] = lambda: "",
+        reraise: tuple[type[BaseException], ...] = (),
         logging: TaskLogging | None = None,
     ) -> None:
-        """Make one for a population.
+        """Make a worker for one population.
 
         Args:
-            context: What all its turns share.
-            device: The torch device; None for the one that the task asks for.
-            printed: What this process has printed since it was last asked.
-            passes: Exceptions that are not the task's own, such as the user's Ctrl-C in a process
-                that Ctrl-C reaches. All others are outcomes of a job.
-            logging: Where it goes what tasks log through MLflow by themselves; None for wherever
-                MLflow sends it.
+            context: What all turns of the population share.
+            device: The torch device; None for the device that the task asks for.
+            read_output: Returns what this process has printed since its last call.
+            reraise: Exceptions that are not the task's own, such as the user's Ctrl-C in a process
+                that Ctrl-C reaches. The worker raises them again. Every other exception of a task
+                is an outcome of its job.
+            logging: Leads what tasks log through MLflow by themselves to their members' runs; None
+                leaves it where MLflow would put it.
         """
         self.context = context
-        self.printed = printed
-        self.passes = passes
+        self.read_output = read_output
+        self.reraise = reraise
         self.logging = logging or TaskLogging()
         self.device = device or context.task.device
         self.folders: Folders | None = None
-        """Where the turn folders are; to be set before the first turn."""
+        """Where the turn folders are. The engine sets this before the first turn."""
         self._warm: OrderedDict[int, tuple[str, Task]] = OrderedDict()
+        """The tasks in memory by member, the least recently used first, each with the digest of the
+        checkpoint that its state equals. The digest of a fresh model is empty."""
         self._understood: Mapping[str, str] | None = None
-        """What the task understood when it was built. All members understand the same."""
+        """What the task understood when it was built first. It is the same for all members."""
 
     def do(self, job: Job) -> Done:
-        """Run a turn, look at a checkpoint, check, probe or describe the task."""
-        # What a check trains is dropped, and so is what it logs.
+        """Do a job, and send what its task logs by itself to the run of the job's member."""
+        # The model that a check trains is dropped, and so is what the task logs in it.
         member = job.member if isinstance(job, Plan | Retry | Look) else None
-        with self.logging.job(member) as noted:
+        with self.logging.job(member) as logged:
             done = self._do(job)
-            noted.failed = isinstance(done, Turn) and not done.ok
+            logged.failed = isinstance(done, Turn) and not done.ok
         return done
 
     def _do(self, job: Job) -> Done:
@@ -286,34 +297,39 @@ class Worker:
             return self.evaluate_afresh(job)
         if isinstance(job, EvaluateAverage):
             return self.evaluate_average(job)
-        return self.probe(job) if isinstance(job, Probe) else describe(job, self.passes)
+        if isinstance(job, Probe):
+            return self.probe(job)
+        return describe(job, self.reraise)
 
     def probe(self, probe: Probe) -> Probed:
         """Build a fresh model, and keep it for the member's first turn."""
         try:
-            task = self._take(probe.member, None)
-            # There are no runs yet: a task that logs while it is built is built again later.
+            task = self._take_task(probe.member, None)
+            # The members have no runs yet, so that what the task logs while it is built is lost.
+            # Such a task is built again in its first turn, and logs it then.
             if not self.logging.used:
-                self._keep(probe.member, "", task)
+                self._keep_warm(probe.member, "", task)
         except BaseException as error:
-            self._let_pass(error)
-            # An error of ours, and of our tasks, is a sentence that needs no type before it.
-            ours = isinstance(error, PBTError)
-            return Probed(error=_printable(message_of(error) if ours else reason_of(error)))
+            self._raise_if_not_the_tasks(error)
+            # The message of a PBTError is a whole sentence; other messages need the type as well.
+            told = message_of(error) if isinstance(error, PBTError) else reason_of(error)
+            return Probed(error=_printable(told))
         return Probed(understood=self._understood or {})
 
     def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
-        """Run a turn and commit it. An exception of the task is an outcome, and not raised.
+        """Run a turn and commit its record. An exception of the task is an outcome of the turn.
 
         Args:
             plan: What goes into the turn.
-            lost: Seconds that earlier tries of the turn took, which it then began with.
+            lost: Seconds that earlier tries of the turn took. The turn counts as begun with the
+                first of them.
 
         Raises:
-            StorageError: The checkpoint or the record could not be written, or what the turn begins
-                with not be read.
+            StorageError: The checkpoint or the record cannot be written, or the checkpoint that the
+                turn begins with cannot be read.
         """
-        started, seconds = time.time() - lost, {"lost": lost} if lost else {}
+        started = time.time() - lost
+        seconds = {"lost": lost} if lost else {}
         status: Status = "failed"
         score: float | None = None
         sample: tuple[float, ...] = ()
@@ -322,32 +338,37 @@ class Worker:
         notes: Mapping[str, str] = {}
         checkpoint: Checkpoint | None = None
         error = ""
-        self.printed()  # between turns, by the samples of another member perhaps
+        # Drops what was printed between turns, by the report of another member for instance.
+        self.read_output()
         try:
-            with _lap(seconds, "restore"):
-                task = self._take(plan.member, plan.start)
+            with _timed(seconds, "restore"):
+                task = self._take_task(plan.member, plan.start)
                 task.reseed(plan.seed)
-            with _lap(seconds, "train"):
-                returned = _named(task.train(own_hparams(plan.hparams), plan.steps), "train()")
-                metrics = _read_metrics(returned, "train()")
-            with _lap(seconds, "evaluate"):
+            with _timed(seconds, "train"):
+                returned = task.train(own_hparams(plan.hparams), plan.steps)
+                metrics = _read_metrics(_with_printable_names(returned, "train()"), "train()")
+            with _timed(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
-                evaluation = _read_metrics(_named(task.metrics(), "metrics()"), "metrics()")
-                notes = self._notes(task)
+                returned = task.metrics()
+                evaluation = _read_metrics(
+                    _with_printable_names(returned, "metrics()"), "metrics()"
+                )
+                notes = self._read_notes(task)
             if math.isfinite(score):
-                with _lap(seconds, "checkpoint"):
-                    checkpoint = self._save(task, plan)
+                with _timed(seconds, "checkpoint"):
+                    checkpoint = self._save_checkpoint(task, plan)
                 status = "ok"
-                self._keep(plan.member, checkpoint.digest, task)
+                self._keep_warm(plan.member, checkpoint.digest, task)
             else:
                 status, score, sample, error = "diverged", None, (), f"the score is {score}"
         except StorageError:
+            # Trouble with the storage is no failure of the task: no record may blame the turn.
             raise
         except Diverged as told:
             status, score, sample, error = "diverged", None, (), _printable(message_of(told))
         except BaseException as other:
-            self._let_pass(other)
-            score, sample, error = None, (), _account(other)
+            self._raise_if_not_the_tasks(other)
+            score, sample, error = None, (), _printable(account_of(other))
         turn = Turn(
             plan=plan,
             status=status,
@@ -362,28 +383,31 @@ class Worker:
             seconds=seconds,
         )
         what = f"write the record of member {plan.member}, turn {plan.turn}"
-        with _storage(what, self._folders.root(plan.member), Exception):
-            self._folders.commit(turn, self.printed())
+        with _storage_errors(what, self._folders.root(plan.member), Exception):
+            self._folders.commit(turn, self.read_output())
         return turn
 
     def look(self, look: Look) -> Report:
-        """Report on a checkpoint: metrics on data that selection never saw, and samples."""
+        """The report of a checkpoint: metrics on data that selection never saw, and samples."""
+        metrics: Mapping[str, float] = {}
         try:
-            task = self._take(look.member, look.checkpoint)
+            task = self._take_task(look.member, look.checkpoint)
             task.reseed(report_seed(self.context.seed))
-            returned = _named(task.report(), "report()") if look.report else {}
-            metrics = _read_metrics(returned, "report()")
+            if look.report:
+                returned = task.report()
+                metrics = _read_metrics(_with_printable_names(returned, "report()"), "report()")
             if look.samples is not None:
                 task.samples(Path(look.samples))
         except BaseException as error:
-            self._let_pass(error)
-            return Report(look=look, error=_account(error))
+            self._raise_if_not_the_tasks(error)
+            return Report(look=look, error=_printable(account_of(error)))
         return Report(look=look, metrics=metrics)
 
     def check_restore(self, check: CheckRestore) -> RestoreChecked:
-        """Train a model on and another one from its state; both are made for this and dropped."""
+        """Compare a model that trains on with a restored one. Both are built here and dropped."""
+        # The check holds a task of its own, which counts towards `warm` like any other.
         if self._warm:
-            self._warm.popitem(last=False)  # room for the one that is trained here
+            self._warm.popitem(last=False)
 
         def load() -> State:
             return load_state(check.checkpoint, self._folders.fetch(check.checkpoint), self.device)
@@ -397,57 +421,58 @@ class Worker:
                 through_file=lambda state: copy_state(state, self.device),
             )
         except BaseException as error:
-            self._let_pass(error)
-            return RestoreChecked(check=check, error=_account(error))
+            self._raise_if_not_the_tasks(error)
+            return RestoreChecked(check=check, error=_printable(account_of(error)))
         return RestoreChecked(check=check, difference=difference)
 
     def check_noise(self, check: CheckNoise) -> NoiseChecked:
-        """Evaluate a checkpoint again and again; the model is dropped afterwards."""
+        """Evaluate a checkpoint several times, and drop the model afterwards."""
         try:
-            task = self._take(check.member, check.checkpoint)
+            task = self._take_task(check.member, check.checkpoint)
             scores = evaluate_again(check, self.context.seed, task)
         except BaseException as error:
-            self._let_pass(error)
-            return NoiseChecked(check=check, error=_account(error))
+            self._raise_if_not_the_tasks(error)
+            return NoiseChecked(check=check, error=_printable(account_of(error)))
         return NoiseChecked(check=check, scores=scores)
 
     def evaluate_afresh(self, request: EvaluateAfresh) -> EvaluatedAfresh:
-        """Evaluate a checkpoint on data that no decision has seen; its model stays in memory."""
+        """Evaluate a checkpoint on data that no decision has seen, and keep the model in memory."""
         try:
-            task = self._take(request.member, request.checkpoint)
+            task = self._take_task(request.member, request.checkpoint)
             scores = evaluate_afresh(request, self.context.seed, task)
         except BaseException as error:
-            self._let_pass(error)
-            return EvaluatedAfresh(request=request, error=_account(error))
-        self._keep(request.member, request.checkpoint.digest, task)
+            self._raise_if_not_the_tasks(error)
+            return EvaluatedAfresh(request=request, error=_printable(account_of(error)))
+        self._keep_warm(request.member, request.checkpoint.digest, task)
         return EvaluatedAfresh(request=request, scores=scores)
 
     def evaluate_average(self, request: EvaluateAverage) -> AverageEvaluated:
-        """Average some checkpoints and evaluate the average; its model is dropped afterwards."""
+        """Average some checkpoints and evaluate the average; the model is dropped afterwards."""
         lead, checkpoint = request.parents[0], None
         metrics: Mapping[str, float] = {}
         try:
-            task = self._take(request.member, lead)
-            state = task.average([self._load(parent) for parent in request.parents])
+            task = self._take_task(request.member, lead)
+            state = task.average([self._load_state(parent) for parent in request.parents])
             if state is None:
                 return AverageEvaluated(request=request)
             task.load_state_dict(state)
             scores = evaluate_afresh(request, self.context.seed, task)
             if request.folder is not None:
                 task.reseed(report_seed(self.context.seed))
-                metrics = _read_metrics(_named(task.report(), "report()"), "report()")
+                returned = task.report()
+                metrics = _read_metrics(_with_printable_names(returned, "report()"), "report()")
                 root = Path(request.folder)
                 checkpoint = save_state(state, lead.member, lead.turn, root)
         except BaseException as error:
-            self._let_pass(error)
-            return AverageEvaluated(request=request, error=_account(error))
+            self._raise_if_not_the_tasks(error)
+            return AverageEvaluated(request=request, error=_printable(account_of(error)))
         return AverageEvaluated(
             request=request, scores=scores, metrics=metrics, checkpoint=checkpoint
         )
 
-    def _let_pass(self, error: BaseException) -> None:
-        """Raise an exception again that is not the task's own."""
-        if isinstance(error, self.passes):
+    def _raise_if_not_the_tasks(self, error: BaseException) -> None:
+        """Raise an exception again if it is not the task's own."""
+        if isinstance(error, self.reraise):
             raise error
 
     @property
@@ -455,11 +480,15 @@ class Worker:
         assert self.folders is not None, "the engine sets the folders before the first turn"
         return self.folders
 
-    def _take(self, member: int, start: Checkpoint | None) -> Task:
-        """The member's task in the state `start`, taken out of the warm ones."""
-        # A fresh model is kept under the digest of no checkpoint.
+    def _take_task(self, member: int, start: Checkpoint | None) -> Task:
+        """Return the member's task in the state `start`, which is None for a fresh model.
+
+        The task is no longer among the warm ones. Whoever has used it keeps it there again, unless
+        an exception has left it in an unknown state.
+        """
         digest, task = self._warm.pop(member, ("", None))
         if task is None or (start is None and digest):
+            # Dropped before the new task is built: a GPU never holds more than `warm` tasks.
             task = None
             self._make_room()
             seed = derive_seed(self.context.seed, member, 0)
@@ -467,44 +496,52 @@ class Worker:
             if self._understood is None:
                 self._understood = _read_understood(task)
         if start is not None and start.digest != digest:
-            task.load_state_dict(self._load(start))
+            task.load_state_dict(self._load_state(start))
         return task
 
-    def _load(self, start: Checkpoint) -> State:
+    def _load_state(self, start: Checkpoint) -> State:
         """The state of a checkpoint.
 
         Raises:
             CheckpointError: The state is gone, or is not the one that the turn wrote.
-            StorageError: The place where it lies cannot be read.
+            StorageError: The place where the state lies cannot be read.
         """
         what = f"read the checkpoint of member {start.member}, turn {start.turn}"
-        with _storage(what, self._folders.root(start.member), OSError, StoreError):
+        with _storage_errors(what, self._folders.root(start.member), OSError, StoreError):
             return load_state(start, self._folders.fetch(start), self.device)
 
-    def _notes(self, task: Task) -> dict[str, str]:
-        """What the task understands by now that it did not when it was built."""
-        before = self._understood or {}
-        return {k: v for k, v in _read_understood(task).items() if before.get(k) != v}
+    def _read_notes(self, task: Task) -> dict[str, str]:
+        """What the task understands now, and did not understand when it was built."""
+        before, now = self._understood or {}, _read_understood(task)
+        return {topic: text for topic, text in now.items() if before.get(topic) != text}
 
     def _make_room(self) -> None:
-        """Let go of the tasks that have waited longest, until there is room for one more."""
-        # Before the new one is built: a GPU need never hold more than `warm` of them.
+        """Drop the least recently used tasks until there is room for one more."""
         while len(self._warm) >= self.context.warm:
             self._warm.popitem(last=False)
-            # A task may be part of a cycle, and would keep its memory until a later collection.
+            # A task in a reference cycle would keep its memory until some later collection.
             gc.collect()
 
-    def _keep(self, member: int, digest: str, task: Task) -> None:
+    def _keep_warm(self, member: int, digest: str, task: Task) -> None:
+        """Keep a task in memory, whose state equals the checkpoint with this digest."""
         self._warm[member] = (digest, task)
 
-    def _save(self, task: Task, plan: Plan) -> Checkpoint:
-        folders, state = self._folders, task.state_dict()
+    def _save_checkpoint(self, task: Task, plan: Plan) -> Checkpoint:
+        """Write the task's state, and put it where every machine finds it.
+
+        Raises:
+            CheckpointError: The state cannot be a checkpoint, wherever it is written.
+            StorageError: The place cannot be written to.
+        """
+        # `state_dict` is the task's own code, so that its errors are no trouble with the storage.
+        state = task.state_dict()
         what = f"write the checkpoint of member {plan.member}, turn {plan.turn}"
-        root = folders.root
-        with _storage(what, root(plan.member), OSError, RuntimeError):
-            checkpoint = save_state(state, plan.member, plan.turn, root(plan.member))
-        with _storage(what, root(plan.member), Exception):
-            folders.publish(plan.member, plan.turn, STATE)
+        root = self._folders.root(plan.member)
+        # torch raises RuntimeError, and no OSError, if it cannot write a file.
+        with _storage_errors(what, root, OSError, RuntimeError):
+            checkpoint = save_state(state, plan.member, plan.turn, root)
+        with _storage_errors(what, root, Exception):
+            self._folders.publish(plan.member, plan.turn, STATE)
         return checkpoint
 
 
@@ -516,20 +553,21 @@ def try_restoring(
     load: Callable[[], State],
     through_file: Callable[[State], State],
 ) -> Difference | None:
-    """What `CheckRestore` asks for, with the seeds of a population's own turns.
+    """Do what `CheckRestore` asks for, with the seeds that turns of the population would have.
 
     Args:
         check: The request.
-        seed: The population's.
-        build: Makes a fresh model from a seed.
+        seed: The population's seed.
+        build: Builds a fresh model from a seed.
         load: Reads the check's checkpoint.
-        through_file: Gives a state back as it would come from a checkpoint.
+        through_file: Returns a state as it would come back from a checkpoint.
     """
 
     def train(task: Task, part: int) -> Trained:
         task.reseed(derive_seed(seed, check.member, check.checkpoint.turn + 1 + part))
         task.train(own_hparams(check.hparams), check.steps)
-        # Evaluated in both parts, as in any turn: that may be what changes something unsaved.
+        # Both parts are evaluated, as each turn is: an evaluation too may change what training
+        # depends on, and the state may leave that out.
         score, _ = read_score(task.evaluate())
         return Trained(score=score, state=through_file(task.state_dict()))
 
@@ -543,46 +581,55 @@ def try_restoring(
 
 
 def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...]:
-    """What `CheckNoise` asks for, of a task in the check's state; `seed` is the population's."""
-    scores, turn_seed = [], derive_seed(seed, check.member, check.checkpoint.turn)
+    """The scores of `CheckNoise`.
+
+    Args:
+        check: The request.
+        seed: The population's seed.
+        task: A task in the state of the check's checkpoint.
+    """
+    turn_seed = derive_seed(seed, check.member, check.checkpoint.turn)
+    scores = []
     for number in range(check.times):
         task.reseed(derive_seed(turn_seed, check.member, number))
-        scores.append(read_score(task.evaluate())[0])
+        score, _ = read_score(task.evaluate())
+        scores.append(score)
     return tuple(scores)
 
 
 def evaluate_afresh(request: Fresh, seed: int, task: Task) -> tuple[float, ...]:
-    """The evaluations that a request asks for, of a task that is in the state to be evaluated.
+    """The scores of the fresh evaluations that a request asks for.
 
-    `seed` is the population's.
+    Args:
+        request: The request.
+        seed: The population's seed.
+        task: A task in the state that is to be evaluated.
     """
     scores = []
     for number in range(request.first, request.first + request.times):
         task.reseed(fresh_seed(seed, number))
-        scores.append(read_score(task.evaluate_fresh())[0])
+        score, _ = read_score(task.evaluate_fresh())
+        scores.append(score)
     return tuple(scores)
 
 
-def _account(error: BaseException) -> str:
-    """The reason and the traceback of an exception of the task."""
-    return _printable(account_of(error))
-
-
 def _printable(text: str) -> str:
-    """A text that files and databases take: names may come with what is no character."""
+    """A text with escapes for what files and databases refuse: zero bytes and lone surrogates."""
     return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
-    """The score and its sample from what `Task.evaluate` returned.
+    """The score, and the sample that it is the mean of, from what `Task.evaluate` returned.
+
+    The sample of a single number is empty.
 
     Raises:
-        TypeError: It is neither a number nor a sequence of at least one number.
+        TypeError: `evaluate` returned neither a number nor a sequence of at least one number.
     """
     try:
         if isinstance(returned, str | bytes | Mapping):
             raise TypeError
-        # A tensor without dimensions has a length only to say that it has none.
+        # A tensor without dimensions has `__len__`, which raises: it counts as a number.
         if getattr(returned, "ndim", 1) == 0 or not hasattr(returned, "__len__"):
             return float(returned), ()
         sample = tuple(float(value) for value in returned)
@@ -600,10 +647,15 @@ def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
 
 
 def _read_metrics(returned: Any, what: str) -> dict[str, float]:
-    """The metrics that a task's method returned, as floats.
+    """The metrics that a task's method returned, as floats; none if it returned None.
+
+    Args:
+        returned: What the method returned.
+        what: The method, for the message.
 
     Raises:
-        TypeError: It returned no mapping, or a metric that is no number; the message names it.
+        TypeError: The method returned no mapping, or one of its metrics is no number. The message
+            names the metric.
     """
     if returned is None:
         return {}
@@ -625,22 +677,24 @@ def _read_metrics(returned: Any, what: str) -> dict[str, float]:
     return found
 
 
-def _named(returned: Any, what: str) -> Any:
-    """The metrics that a task returned, under names that files and databases take.
+def _with_printable_names(returned: Any, what: str) -> Any:
+    """The metrics that a task's method returned, under names that files and databases take.
+
+    What is no mapping is returned as it is: `_read_metrics` says what is wrong with it.
 
     Raises:
-        ValueError: Two of them are written alike, such as 1 and "1".
+        ValueError: Two names are written alike, such as 1 and "1".
     """
     if not isinstance(returned, Mapping):
         return returned
-    # A lone surrogate in a name would stop every note on the run that tells the name.
+    # A lone surrogate in a metric's name would stop every message to MLflow that has the name.
     names = {name: _printable(str(name)) for name in returned}
-    written, count = Counter(names.values()).most_common(1)[0] if names else ("", 0)
-    if count > 1:
-        raise ValueError(
-            f"{what} returned {count} metrics whose names are written {written!r}; name metrics by "
-            "texts that differ"
-        )
+    for written, count in Counter(names.values()).items():
+        if count > 1:
+            raise ValueError(
+                f"{what} returned {count} metrics whose names are written {written!r}; name "
+                "metrics by texts that differ"
+            )
     return {names[name]: value for name, value in returned.items()}
 
 
@@ -648,30 +702,33 @@ _LONGEST_SENTENCE = 1000
 
 
 def _read_understood(task: Task) -> dict[str, str]:
-    """What the task understood, each topic and sentence on one line.
+    """What the task understood: each topic, and the sentence on it, on one line.
 
-    It is for people to read, and must not stop the training: what is wrong with it is said there.
+    These sentences are for people, and must not stop the training. So an error in `understood`
+    becomes a sentence itself.
     """
     try:
         told = dict(task.understood())
-        return {_topic(str(topic)): _on_one_line(str(text)) for topic, text in told.items()}
+        return {_topic_name(str(topic)): _on_one_line(str(text)) for topic, text in told.items()}
     except (Exception, SystemExit) as error:
         reason = _on_one_line(reason_of(error))
         return {"understood": f"understood() must return a sentence for each topic: {reason}"}
 
 
-def _topic(text: str) -> str:
+def _topic_name(text: str) -> str:
     """A topic as it can be part of a tag's name in MLflow."""
     return re.sub(r"[^\w\-. ]", "_", _on_one_line(text))[:100] or "_"
 
 
 def _on_one_line(text: str) -> str:
+    """A text on one line, cut if it is long."""
     line = _printable(" ".join(text.split()))
     return line if len(line) <= _LONGEST_SENTENCE else f"{line[: _LONGEST_SENTENCE - 1]}…"
 
 
 @contextmanager
-def _lap(seconds: dict[str, float], name: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note in `seconds` how long the block took, whether it ended well or not."""
     begun = time.perf_counter()
     try:
         yield
@@ -680,30 +737,33 @@ def _lap(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _storage(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Tell trouble with a place from an error of the task.
+def _storage_errors(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turn the errors of a storage place into a `StorageError`.
 
     Args:
-        what: What is being done there.
-        root: The place on this machine.
-        errors: What counts as trouble with it.
+        what: What the block does there, such as "read the checkpoint of member 0, turn 1".
+        root: The folder on this machine.
+        errors: The exceptions that count as trouble with the place. Others are the task's own.
 
     Raises:
-        StorageError: One of `errors` was raised; the message says why, and where on this machine.
+        StorageError: The block raised one of `errors`. The message says why, and where on this
+            machine something has to be done.
     """
     try:
         yield
     except CheckpointError:
+        # It is the state that is wrong, and not the place.
         raise
     except errors as error:
         reason = " ".join(message_of(error).split()) or type(error).__name__
-        # Not of a store elsewhere: its errors have no number of this machine's system.
-        torch_says = isinstance(error, RuntimeError) and not isinstance(error, StoreError)
-        if torch_says or getattr(error, "errno", None) is not None:
+        # A remote store's error has no error number of this machine's system. A folder here is then
+        # not at fault, and the message names none.
+        from_torch = isinstance(error, RuntimeError) and not isinstance(error, StoreError)
+        if from_torch or getattr(error, "errno", None) is not None:
             there = next(place for place in (root, *root.parents) if place.exists())
             if what.startswith("read "):
-                reason += f"; let {there} be read by whom the workers run as"
+                reason += f"; make {there} readable for the user that the workers run as"
             else:
                 free = f"{shutil.disk_usage(there).free:,} bytes are free"
-                reason += f"; make room in {there} ({free}), or let it be written to"
+                reason += f"; make room in {there} ({free}), or make it writable"
         raise StorageError(f"cannot {what}: {reason}") from error

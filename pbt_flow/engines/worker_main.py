@@ -10,21 +10,21 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-_LONGEST = 1 << 16
-"""Bytes that are kept of what a task prints in a turn, the last ones."""
+_KEPT_BYTES = 1 << 16
+"""How much is kept of what a task prints in a turn: the last 64 KiB."""
 
 
 def main(pipe: int, lifeline: int, *, index: int) -> None:
-    """Take a job, do it, send back what came out, until the controller closes the pipe.
+    """Do jobs and send back their results until the controller closes the pipe.
 
     Args:
         pipe: File descriptor of the connection to the controller.
         lifeline: File descriptor that reads as closed once the controller is gone.
-        index: Which of the engine's workers it is.
+        index: The number of this worker among the engine's workers.
     """
     os.environ["PBT_FLOW_WORKER"] = str(index)
-    threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
-    # A line that a task has printed is in the log even if the next one kills it.
+    threading.Thread(target=_end_with_controller, args=(lifeline,), daemon=True).start()
+    # With this a line that a task has printed is in the log even if the next line kills the worker.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True)
@@ -36,57 +36,69 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
 
     logging = TaskLogging()
     logging.install()
-    connection, printed = Connection(pipe), _reader(1)
-    connection.send(None)  # what kills it from now on is a job's affair, and not the machine's
+    # The fork server has made the log the standard output, number 1, of this process.
+    connection, read_output = Connection(pipe), _output_reader(1)
+    # None says that the worker could start: if it dies from now on, a job has killed it.
+    connection.send(None)
     worker: Worker | None = None
     while True:
         try:
-            what, *given = connection.recv()
+            request, *given = connection.recv()
         except EOFError:
             return
-        if what == "path":
+        if request == "path":
             (path,) = given
             sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
-        elif what == "start":
+        elif request == "start":
             (context,) = given
             torch.set_num_threads(context.threads)
             device = context.task.device
             if device == "cuda":
+                # A machine without a GPU has 0 of them; `cuda:0` then fails with torch's own words.
                 device = f"cuda:{index % max(1, torch.cuda.device_count())}"
-            worker = Worker(context, device, printed, logging=logging)
+            worker = Worker(context, device, read_output, logging=logging)
         elif worker is None:
+            # Before "start" the only job is `Describe`.
             with logging.job(None):
                 described = describe(*given)
             connection.send(described)
-        elif what == "open":
+        elif request == "open":
             worker.folders, runs = given
             logging.open(runs)
         else:
             try:
                 connection.send(worker.do(*given))
             except StorageError as error:
+                # Only the message is sent: an exception may hold what cannot be pickled.
                 connection.send(StorageError(str(error)))
 
 
-def _reader(log: int) -> Callable[[], str]:
-    """What has been printed since the last call, from the file that output is appended to."""
+def _output_reader(log: int) -> Callable[[], str]:
+    """A function that returns what this process has printed since the function's last call.
 
-    def read() -> str:
+    Args:
+        log: File descriptor of the file that all output is appended to.
+    """
+
+    def read_output() -> str:
         for stream in (sys.stdout, sys.stderr):
-            # A task may have closed or replaced them; that is not for its turn to fail of.
+            # A task may have closed or replaced a stream; its turn must not fail for that.
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 stream.flush()
         size = os.fstat(log).st_size
-        skipped = max(0, size - _LONGEST)
-        text = os.pread(log, _LONGEST, skipped).decode(errors="replace")
-        # Otherwise it would grow for as long as the population trains.
+        skipped = max(0, size - _KEPT_BYTES)
+        text = os.pread(log, _KEPT_BYTES, skipped).decode(errors="replace")
+        # Otherwise the log would grow for as long as the population trains.
         os.ftruncate(log, 0)
-        return f"[{skipped:,} bytes before this]\n" * bool(skipped) + text
+        if skipped:
+            return f"[{skipped:,} bytes before this]\n{text}"
+        return text
 
-    return read
+    return read_output
 
 
-def _watch(lifeline: int) -> None:
-    """End this process the moment the controller is gone, in the middle of a turn as well."""
+def _end_with_controller(lifeline: int) -> None:
+    """End this process as soon as the controller is gone, even in the middle of a turn."""
+    # Nothing is ever written to the lifeline: the read returns when its other end is closed.
     os.read(lifeline, 1)
     os._exit(1)

@@ -1,8 +1,8 @@
-"""Turn folders on disk: a state written once, a record that commits it, and safe ways back.
+"""Turn folders on disk: how states and records are written, and how they are read safely.
 
-`turns/000012/state.pt` is the state after a member's twelfth turn and `turns/000012/turn.json` its
-record. The state is written first, the record last, each in one atomic rename: a folder without a
-record is a turn that never happened.
+`turns/000012/state.pt` is the state after a member's twelfth turn, and `turns/000012/turn.json` is
+the record of that turn. The state is written first and the record last, each by one atomic rename.
+A turn whose folder has no record has never happened.
 """
 
 from __future__ import annotations
@@ -25,23 +25,31 @@ from pbt_flow.utils.reasons import reason_of
 STATE = "state.pt"
 RECORD = "turn.json"
 ERROR = "error.txt"
-"""Why a turn went wrong, for people: the traceback, where there is one."""
+"""For people: why a turn went wrong, with the traceback of an exception."""
 OUTPUT = "output.txt"
-"""What the task printed during a turn, if it did and its worker could tell."""
+"""For people: what the task printed during a turn, as far as its worker could capture it."""
 
 
 def turn_folder(turn: int) -> str:
-    """The folder of a turn within its member's artifacts."""
+    """Return the folder of a turn within its member's artifacts."""
     return f"turns/{turn:06d}"
 
 
+def turn_number(folder: str) -> int | None:
+    """Return the number of the turn that a folder belongs to; None for any other folder."""
+    name = folder.rpartition("/")[2]
+    number = int(name) if name.isdecimal() else 0
+    return number if turn_folder(number) == f"turns/{name}" else None
+
+
 def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Checkpoint:
-    """Write a state below `root` and return its reference.
+    """Write a state below `root` and return the reference to it.
 
     Raises:
-        CheckpointError: The state cannot be written, or holds something that could only be read
-            back by running code, wherever it is.
-        OSError: The place cannot be written to, as RuntimeError of torch as well.
+        CheckpointError: The state itself is at fault: torch cannot write it, or it holds something
+            that can only be read back by running code.
+        OSError, RuntimeError: The disk is at fault. torch raises RuntimeError for some of its
+            errors.
     """
     if not isinstance(state, dict):
         raise CheckpointError(f"state_dict() must return a dict, got a {type(state).__name__}")
@@ -49,30 +57,31 @@ def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Che
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / STATE
     partial = path.with_name(f".{STATE}.{os.getpid()}")
-    _clear(folder)
+    _delete_partial_files(folder)
     try:
         try:
             write_state(state, partial)
         except (OSError, RuntimeError):
-            # Both the disk and the state may be at fault, and torch calls both alike.
+            # torch raises the same for a full disk and for a state that it cannot write. Writing
+            # once more, without a disk, tells the two apart.
             check_saves(state)
             raise
         digest = file_digest(partial)
-        _refuse_code(state, partial)
-        _publish(partial, path)
+        _check_restores(state, partial)
+        _rename_durably(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return Checkpoint(member=member, turn=turn, digest=digest, size=path.stat().st_size)
 
 
 def check_saves(state: dict[str, Any]) -> None:
-    """Write a state to nowhere.
+    """Write a state to a file object that keeps nothing.
 
     Raises:
-        CheckpointError: torch cannot write it, wherever to.
+        CheckpointError: torch cannot write the state, whatever the disk.
     """
 
-    class Nowhere(io.RawIOBase):
+    class NullFile(io.RawIOBase):
         def writable(self) -> bool:
             return True
 
@@ -80,13 +89,13 @@ def check_saves(state: dict[str, Any]) -> None:
             return memoryview(data).nbytes
 
     try:
-        write_state(state, Nowhere())  # type: ignore[arg-type]
+        write_state(state, NullFile())  # type: ignore[arg-type]
     except Exception as error:
         raise CheckpointError(f"state_dict() cannot be written: {reason_of(error)}") from error
 
 
 def copy_state(state: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
-    """A state as it would come back from a checkpoint, without a file."""
+    """Return a state as it would come back from a checkpoint, without writing a file."""
     import torch
 
     buffer = io.BytesIO()
@@ -96,29 +105,38 @@ def copy_state(state: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
     return copied
 
 
-def _refuse_code(state: dict[str, Any], path: Path) -> None:
-    """Fail now, in the turn that made the state, and not in the member that copies it."""
+def _check_restores(state: dict[str, Any], path: Path) -> None:
+    """Refuse a state that could not be read back from the file it was written to.
+
+    The turn that made the state then fails, and not the member that would copy it later.
+
+    Raises:
+        CheckpointError: The state itself is at fault.
+        OSError, RuntimeError: The file is at fault.
+    """
     import torch
 
     try:
+        # On the device "meta" torch reads the structure of the file and none of its numbers.
         torch.load(path, weights_only=True, map_location="meta", mmap=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             "state_dict() must hold tensors and plain values only, since it is read back with "
-            f"weights_only=True; {_culprit(state) or 'something in it is neither'}"
+            f"weights_only=True; {_first_unsafe_value(state) or 'something in it is neither'}"
         ) from None
     except OSError:
         raise
     except Exception:
-        _check_reads(state, path)
+        # Not everything that can be restored can be put on the device "meta".
+        _check_restores_with_numbers(state, path)
 
 
-def _check_reads(state: dict[str, Any], path: Path) -> None:
-    """Read a file that could not be read without its numbers as one that is restored.
+def _check_restores_with_numbers(state: dict[str, Any], path: Path) -> None:
+    """Read a file completely, as a restore does.
 
     Raises:
-        CheckpointError: The state cannot be read back, wherever it is.
-        RuntimeError: It can, and only not from this file.
+        CheckpointError: The state cannot be read back from any file.
+        RuntimeError: The state can be read back, but not from this file.
     """
     import torch
 
@@ -134,15 +152,18 @@ def _check_reads(state: dict[str, Any], path: Path) -> None:
         raise RuntimeError(f"{path} is not what was written: {reason_of(unreadable)}") from None
 
 
-def _culprit(value: Any, place: str = "state") -> str:
-    """The first thing in a state that is read back by running code, in words."""
+def _first_unsafe_value(value: Any, place: str = "state") -> str:
+    """Say where the first value lies that can only be read back by running code; "" if none."""
     import torch
 
-    inner = value if isinstance(value, dict) else {}
-    if isinstance(value, list | tuple | set):
-        inner = dict(enumerate(value))
-    for key, item in inner.items():
-        if found := _culprit(item, f"{place}[{key!r}]"):
+    parts: dict[Any, Any] = {}
+    if isinstance(value, dict):
+        parts = value
+    elif isinstance(value, list | tuple | set):
+        parts = dict(enumerate(value))
+    for key, part in parts.items():
+        found = _first_unsafe_value(part, f"{place}[{key!r}]")
+        if found:
             return found
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -156,10 +177,11 @@ def _culprit(value: Any, place: str = "state") -> str:
 
 
 def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[str, Any]:
-    """Read the state that `checkpoint` refers to, from its own member's folder `root`.
+    """Read the state that `checkpoint` refers to, below the folder `root` of its member.
 
     Raises:
-        CheckpointError: The file is not there, is not the one that the turn wrote, or is unsafe.
+        CheckpointError: The file does not exist, is not the one that the turn wrote, or is unsafe.
+        OSError: The disk cannot be read.
     """
     import torch
 
@@ -176,7 +198,7 @@ def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[
         state = torch.load(path, weights_only=True, map_location=device)
     except OSError:
         raise
-    except Exception as error:  # torch's unpickler stumbles over a broken file in many ways
+    except Exception as error:  # torch raises many kinds of exceptions for a broken file
         raise CheckpointError(f"{what}: refused: {reason_of(error)}") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{what}: holds a {type(state).__name__}, not a dict")
@@ -184,22 +206,25 @@ def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[
 
 
 def save_record(turn: Turn, root: Path, output: str = "") -> None:
-    """Write the record of a turn below `root`: from now on the turn has happened."""
+    """Write the record of a turn below `root`. From then on the turn has happened."""
     folder = root / turn_folder(turn.number)
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{RECORD}.{os.getpid()}"
     texts = {folder / ERROR: turn.error.rstrip(), folder / OUTPUT: output.rstrip()}
-    _clear(folder)
+    _delete_partial_files(folder)
     if turn.checkpoint is None:
-        # An attempt that was killed may have left a state, to which no record will ever refer.
+        # An earlier attempt may have been killed after it wrote its state. No record will ever
+        # refer to that state.
         (folder / STATE).unlink(missing_ok=True)
     try:
         partial.write_text(json.dumps(turn_to_json(turn), indent=1), encoding="utf-8")
         for path, text in texts.items():
-            path.unlink(missing_ok=True)  # of an attempt that was killed
+            # An earlier attempt that was killed may have written another text.
+            path.unlink(missing_ok=True)
             if text:
                 path.write_text(text + "\n", encoding="utf-8")
-        _publish(partial, folder / RECORD)
+        # The record comes last: it says that the whole folder is complete.
+        _rename_durably(partial, folder / RECORD)
     except BaseException:
         for path in texts:
             path.unlink(missing_ok=True)
@@ -209,10 +234,10 @@ def save_record(turn: Turn, root: Path, output: str = "") -> None:
 
 
 def read_record(text: str, member: int, turn: int) -> Turn:
-    """The turn in `text`, which stands in the folder of this member and turn.
+    """Return the turn in `text`, the content of a record in the folder of this member and turn.
 
     Raises:
-        RecordError: The text is no turn record, or one of another member or turn.
+        RecordError: The text is not a turn record, or is that of another member or turn.
     """
     try:
         plain = json.loads(text)
@@ -230,7 +255,7 @@ def read_record(text: str, member: int, turn: int) -> Turn:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -238,17 +263,18 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _clear(folder: Path) -> None:
-    """Take away what an attempt at the same turn left unfinished when it was killed."""
+def _delete_partial_files(folder: Path) -> None:
+    """Delete what an earlier attempt at the same turn had not finished when it was killed."""
     for partial in [*folder.glob(f".{STATE}.*"), *folder.glob(f".{RECORD}.*")]:
         partial.unlink(missing_ok=True)
 
 
-def _publish(partial: Path, path: Path) -> None:
-    """Give a finished file its name, so that neither a kill nor a power cut leaves half of it."""
+def _rename_durably(partial: Path, path: Path) -> None:
+    """Give a finished file its name, so that neither a kill nor a power cut leaves half a file."""
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
+    # The folder holds the new name, so it must reach the disk as well.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -257,33 +283,33 @@ def _publish(partial: Path, path: Path) -> None:
 
 
 class Folders(Protocol):
-    """Where the turn folders of each member are, from a worker's point of view."""
+    """Where a worker finds the turn folders of each member."""
 
     @property
     def patience(self) -> float:
-        """Seconds that a turn may wait for a place that does not answer."""
+        """How many seconds a turn may wait for a storage that does not answer."""
 
     def root(self, member: int) -> Path:
-        """The member's folder on this machine, in which turns are written."""
+        """Return the member's folder on this machine, in which turns are written."""
 
     def fetch(self, checkpoint: Checkpoint) -> Path:
-        """The folder below which the file of `checkpoint` now lies on this machine."""
+        """Bring the file of `checkpoint` onto this machine; return the folder above its turns."""
 
     def publish(self, member: int, turn: int, file: str) -> None:
-        """Put a file that was just written where every machine finds it."""
+        """Copy a file that was just written to where every machine finds it."""
 
     def record(self, member: int, turn: int) -> Turn | None:
-        """The record of a turn, or None if the turn has not happened.
+        """Return the record of a turn, or None if the turn has not happened.
 
         Raises:
             RecordError: There is a record, but it cannot be trusted.
         """
 
     def last(self, member: int) -> int:
-        """The number of the last turn that has a record; 0 if none has."""
+        """Return the number of the member's last turn that has a record; 0 if none has."""
 
     def commit(self, turn: Turn, output: str = "") -> None:
-        """Write a turn's record where every machine finds it: from now on it has happened.
+        """Write a turn's record where every machine finds it. From then on it has happened.
 
         Args:
             turn: The turn.
@@ -293,9 +319,10 @@ class Folders(Protocol):
 
 @dataclass(frozen=True)
 class LocalFolders:
-    """Folders on a disk that all workers see: what is written is where it belongs."""
+    """Turn folders on a disk that all workers share, so that nothing has to be copied."""
 
     roots: Mapping[int, str]
+    """The folder of each member."""
     patience: ClassVar[float] = 0.0
 
     def root(self, member: int) -> Path:
@@ -322,7 +349,8 @@ class LocalFolders:
 
     def last(self, member: int) -> int:
         found = self.root(member).glob(f"turns/*/{RECORD}")
-        return max((int(path.parent.name) for path in found), default=0)
+        # Somebody may have put a copy beside the turns, such as `000012 (copy)`.
+        return max((turn_number(path.parent.name) or 0 for path in found), default=0)
 
     def commit(self, turn: Turn, output: str = "") -> None:
         save_record(turn, self.root(turn.member), output)

@@ -1,4 +1,4 @@
-"""What a finalist is worth on data that no decision has seen."""
+"""The fresh score of a finalist: its evaluations on data that no decision has seen."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from pbt_flow.utils.means import deviation, mean
 
 
 def fresh_seed(seed: int, number: int) -> int:
-    """The seed of an evaluation on data that no decision has seen.
+    """Return the seed of an evaluation on data that no decision has seen.
 
-    It is the same for all members of a population, so that they are judged on the same data. No
-    turn has it, and no report.
+    It is the same for all members of a population, so that they are judged on the same data.
 
     Args:
-        seed: The population's.
-        number: Which of these evaluations it is, from 0.
+        seed: The population's seed.
+        number: The number of the evaluation, from 0.
     """
+    # The seeds of turns and of reports follow from the population's seed itself, so theirs differ.
     return derive_seed(report_seed(seed), 1, number)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FreshScore:
-    """What evaluations of one checkpoint came to, on data that no decision has seen."""
+    """The mean of several evaluations of one checkpoint, on data that no decision has seen."""
 
     mean: float
     readings: int
-    """How many evaluations it is the mean of."""
+    """How many evaluations the mean is of."""
     error: float | None = None
-    """The standard error of the mean; None of a single evaluation."""
+    """The standard error of the mean; None for a single evaluation or one that is not finite."""
 
     @classmethod
     def of(cls, scores: Sequence[float]) -> FreshScore:
-        """The mean of some evaluations, at least one."""
-        count, middle = len(scores), mean(scores)
+        """Return the fresh score that follows from some evaluations, at least one."""
+        count, average = len(scores), mean(scores)
         if count == 1 or not all(map(math.isfinite, scores)):
-            return cls(mean=middle, readings=count)
-        return cls(mean=middle, readings=count, error=deviation(scores) / math.sqrt(count))
+            return cls(mean=average, readings=count)
+        return cls(mean=average, readings=count, error=deviation(scores) / math.sqrt(count))
 
     def __str__(self) -> str:
-        """The mean with its standard error, and how many evaluations it is of."""
+        """Return the mean, its standard error, and the number of evaluations, in words."""
         error = "" if self.error is None else f" (standard error {self.error:.2g})"
-        many = "1 evaluation" if self.readings == 1 else f"{self.readings} evaluations"
-        return f"{self.mean:.4g}{error} in {many}"
+        count = "1 evaluation" if self.readings == 1 else f"{self.readings} evaluations"
+        return f"{self.mean:.4g}{error} in {count}"
 
     def rank(self, direction: Direction) -> tuple[int, float]:
-        """What finalists are ranked by: a greater one is better.
+        """Return the key by which finalists are ranked: a greater one is better.
 
-        A finalist that was evaluated more often stayed longer, so it is better than one that left,
-        whatever their means are: the mean of a few evaluations may be luck.
+        The number of evaluations counts first. The better finalists are evaluated more often than
+        those that drop out early, and the mean of a few evaluations may be luck.
         """
         if not math.isfinite(self.mean):
             return self.readings, -math.inf

@@ -1,7 +1,7 @@
 """What the population has done so far, indexed for the questions that a decision asks.
 
-Turns go in one at a time, as they are committed; nothing is ever read back from a tracker in order
-to decide. Each question costs the same however long the history is.
+Turns are added one at a time, as they are committed. A decision reads only this history, never the
+tracking store. How long an answer takes does not depend on the length of the history.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Candidate:
 
     member: int
     turn: int = 0
-    """Which of its turns this is."""
+    """The number of the member's turn that this score comes from."""
     fitness: float
-    """Greater is better; minus infinity if it failed."""
+    """The score as used for ranking: greater is better, and minus infinity if the turn failed."""
     sample: tuple[float, ...] = ()
-    """The sample behind the fitness, greater is better; empty if the score is a single number."""
+    """The sample behind the fitness; greater is better. Empty if the score is a single number."""
 
 
-def _rank(candidate: Candidate) -> tuple[float, int]:
+def _rank_key(candidate: Candidate) -> tuple[float, int]:
     return candidate.fitness, candidate.member
 
 
@@ -40,41 +40,42 @@ class Ranking:
     """The members that have a score with weights of one age."""
 
     records: Mapping[int, Candidate]
-    """Each member's newest score of this age."""
+    """Each member's newest score at this age."""
     ordered: Sequence[Candidate]
-    """The same, from the worst to the best; of equals the first member first."""
+    """The same candidates from the worst to the best; equal ones by the number of the member."""
 
     @classmethod
     def of(cls, records: Mapping[int, Candidate]) -> Ranking:
-        return cls(records, sorted(records.values(), key=_rank))
+        """Rank the newest scores of some members."""
+        return cls(records, sorted(records.values(), key=_rank_key))
 
     def without(self, member: int) -> Sequence[Candidate]:
-        """All but one member, from the worst to the best."""
-        mine = self.records.get(member)
-        if mine is None:
+        """Return all candidates but one member's, from the worst to the best."""
+        own = self.records.get(member)
+        if own is None:
             return list(self.ordered)
-        place = bisect.bisect_left(self.ordered, _rank(mine), key=_rank)
+        place = bisect.bisect_left(self.ordered, _rank_key(own), key=_rank_key)
         return [*self.ordered[:place], *self.ordered[place + 1 :]]
 
     def count(self, retired: Collection[int]) -> int:
-        """How many members that are not retired have a score of this age."""
+        """Return how many members that are not retired have a score at this age."""
         return len(self.records) - sum(member in self.records for member in retired)
 
     def count_worse(self, candidate: Candidate) -> int:
-        """How many members have a score below the candidate's."""
+        """Return how many members have a score below the candidate's."""
         return bisect.bisect_left(self.ordered, candidate.fitness, key=lambda c: c.fitness)
 
 
-_NOBODY = Ranking({}, [])
+_EMPTY_RANKING = Ranking({}, [])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gain:
-    """What one turn's hyperparameters brought: the data from which a sampler may learn."""
+    """How much one turn's hyperparameters gained: a data point that a sampler may learn from."""
 
     hparams: Hparams
     gain: float
-    """Fitness after the turn less the fitness of the record that the turn began with."""
+    """The fitness after the turn, less the fitness of the record that the turn began with."""
 
 
 @dataclass
@@ -89,69 +90,87 @@ class History:
     turns: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Every turn of each member, in order."""
     stage: int = 0
-    """The stage that the living members are in; the first is 0."""
+    """The number of the stage that the living members are in, from 0."""
     left: dict[int, int] = field(default_factory=dict)
-    """The members that have left, each with the stage at whose end it did; the first is 0."""
+    """The members that have left, each with the number of the stage at whose end it left."""
     best_initial: Turn | None = None
-    """The best that an initial configuration came to, unchanged, before PBT replaced it."""
+    """The best turn of any initial configuration before PBT replaced that configuration."""
     fresh: dict[Checkpoint, FreshScore] = field(default_factory=dict)
-    """What the finalists were worth on data that no decision has seen."""
-    _at_age: dict[int, dict[int, Candidate]] = field(default_factory=lambda: defaultdict(dict))
+    """The scores of finalists on data that no decision has seen, by their checkpoints."""
+    _newest_scores: dict[int, dict[int, Candidate]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    """For each age, every member's newest score."""
     _ranked: dict[int, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
-    _of_age: dict[int, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
-    """All scores of an age, those that a member has replaced since as well."""
-    _latest: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    """The greatest number of a turn among the scores of an age."""
+    """For each age, the newest scores from the worst to the best."""
+    _all_scores: dict[int, list[Candidate]] = field(default_factory=lambda: defaultdict(list))
+    """For each age, all scores, also those that their member has replaced since."""
+    _latest_turn: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    """For each age, the greatest number of a turn among its scores."""
     _ages: list[int] = field(default_factory=list)
-    _gone: set[tuple[int, int]] = field(default_factory=set)
+    """The ages that have scores, in ascending order."""
+    _deleted: set[tuple[int, int]] = field(default_factory=set)
+    """The member and the turn of each checkpoint that was deleted."""
 
     def begin(self, members: Iterable[Member]) -> None:
         """Enter the members that have not trained yet."""
         self.members.update({member.index: member for member in members})
 
     def add(self, turn: Turn) -> None:
-        """Commit a turn: its member moves on, and its record joins those of its age."""
+        """Add a committed turn: its member moves on, and its score joins those of its age."""
         member = self.members[turn.member] = self.members[turn.member].after(turn)
         self.turns[turn.member].append(turn)
-        if turn.ok:
-            never_copied = member.copied_after == 0
-            best = self.best_initial
-            # Of equals the earliest turn, so that the order of arrival does not matter.
-            rank = (self.fitness(turn), -turn.number, -turn.member)
-            if never_copied and (
-                best is None or rank > (self.fitness(best), -best.number, -best.member)
-            ):
-                self.best_initial = turn
-            if turn.step not in self._at_age:
-                bisect.insort(self._ages, turn.step)
-            sign = 1.0 if self.direction == "maximize" else -1.0
-            candidate = Candidate(
-                member=turn.member,
-                turn=turn.number,
-                fitness=self.fitness(turn),
-                sample=tuple(sign * value for value in turn.sample),
-            )
-            ranked, older = self._ranked[turn.step], self._at_age[turn.step].get(turn.member)
-            if older is not None:
-                del ranked[bisect.bisect_left(ranked, _rank(older), key=_rank)]
-            bisect.insort(ranked, candidate, key=_rank)
-            self._at_age[turn.step][turn.member] = candidate
-            self._of_age[turn.step].append(candidate)
-            self._latest[turn.step] = max(turn.number, self._latest[turn.step])
+        if not turn.ok:
+            return
+        never_copied = member.copied_after == 0
+        best = self.best_initial
+        if never_copied and (best is None or self._beats(turn, best)):
+            self.best_initial = turn
+        if turn.step not in self._newest_scores:
+            bisect.insort(self._ages, turn.step)
+        sign = 1.0 if self.direction == "maximize" else -1.0
+        candidate = Candidate(
+            member=turn.member,
+            turn=turn.number,
+            fitness=self.fitness(turn),
+            sample=tuple(sign * value for value in turn.sample),
+        )
+        ranked = self._ranked[turn.step]
+        older = self._newest_scores[turn.step].get(turn.member)
+        # A member that copied younger weights comes back to an age at which it has a score already.
+        if older is not None:
+            del ranked[bisect.bisect_left(ranked, _rank_key(older), key=_rank_key)]
+        bisect.insort(ranked, candidate, key=_rank_key)
+        self._newest_scores[turn.step][turn.member] = candidate
+        self._all_scores[turn.step].append(candidate)
+        self._latest_turn[turn.step] = max(turn.number, self._latest_turn[turn.step])
+
+    def _beats(self, turn: Turn, other: Turn) -> bool:
+        """Whether a turn has the better score.
+
+        If the scores are equal, the earlier turn beats the later one and then the first member the
+        others, so that the result does not depend on the order in which turns arrive.
+        """
+
+        def rank(one: Turn) -> tuple[float, int, int]:
+            return self.fitness(one), -one.number, -one.member
+
+        return rank(turn) > rank(other)
 
     def fitness(self, turn: Turn) -> float:
+        """Return the score of a turn as used for ranking: greater is better."""
         return turn.fitness(self.direction)
 
     def turn(self, member: int, number: int) -> Turn:
-        """One committed turn."""
+        """Return one committed turn."""
         return self.turns[member][number - 1]
 
     # --- who is in good health ---
 
     def end_stage(self, left: Iterable[int]) -> None:
-        """Enter that the present stage has ended, and who has left at its end.
+        """Note that the present stage has ended, and which members left at its end.
 
-        `pbt_flow.population.leaving` says who does.
+        `pbt_flow.population.leaving` decides who leaves.
         """
         self.left.update(dict.fromkeys(left, self.stage))
         self.stage += 1
@@ -162,80 +181,96 @@ class History:
         return [member for member in self.members.values() if member.index not in self.left]
 
     def living(self, max_failures: int) -> list[Member]:
-        """The members that train: they have not left at the end of a stage, nor failed so often in
-        a row that they are retired.
+        """Return the members that train: they have neither left at the end of a stage nor retired.
+
+        Args:
+            max_failures: How many failures in a row retire a member.
         """
         return [member for member in self.present if member.failures < max_failures]
 
     def standing(self, member: Member) -> Turn | None:
-        """The record whose checkpoint a member stands on; None while it has a fresh model.
+        """Return the record whose checkpoint a member stands on; None while its model is fresh.
 
-        After a turn that failed it is the one that the turn began with, perhaps a donor's.
+        After a failed turn it is the record that the turn began with, perhaps a donor's.
         """
         stands_on = member.checkpoint
         return None if stands_on is None else self.turn(stands_on.member, stands_on.turn)
 
     def winner(self) -> Turn | None:
-        """The best of the records that the members stand on; None if no turn has gone well.
+        """Return the best of the records that the members stand on; None if no turn went well.
 
-        Where some of them were judged afresh, it is the best of those by what they were worth then,
-        whatever their scores are. One bad last turn does not take a good checkpoint from its
-        member. Of equal records the one of the first member counts.
+        If some of these records have a fresh score, it is the best of those by their fresh scores,
+        whatever their scores are. A member whose last turn failed takes part with the checkpoint
+        that it still has. If two are equal, the record of the first member wins.
         """
         return next(iter(self.ranked_finalists()), None)
 
     def ranked_finalists(self) -> list[Turn]:
-        """The records that a winner can be chosen from, the best first."""
-        found = self.finalists()
-        judged = [turn for turn in found if turn.checkpoint in self.fresh]
-        return sorted(judged or found, key=self._worth, reverse=True)
+        """Return the records that a winner can be chosen from, the best first."""
+        finalists = self.finalists()
+        judged = [record for record in finalists if record.checkpoint in self.fresh]
+        return sorted(judged or finalists, key=self._final_rank, reverse=True)
 
     def finalists(self) -> list[Turn]:
-        """The records that the members stand on, each once, the best by its score first.
+        """Return the records that the members stand on, each once, from the best score down.
 
-        Who has left at the end of a stage stands on nothing any more.
+        Members that have left at the end of a stage do not count.
         """
         standing = [self.standing(member) for member in self.present]
-        found = {turn.checkpoint: turn for turn in standing if turn is not None}
+        # Two members may stand on one record, if one has copied it and then failed.
+        records = {record.checkpoint: record for record in standing if record is not None}
         return sorted(
-            found.values(), key=lambda t: (self.fitness(t), -t.member, -t.number), reverse=True
+            records.values(),
+            key=lambda record: (self.fitness(record), -record.member, -record.number),
+            reverse=True,
         )
 
-    def _worth(self, turn: Turn) -> tuple[int, float, int, int]:
-        """What the winner is chosen by: a greater one is better."""
-        known = self.fresh.get(turn.checkpoint) if turn.checkpoint else None
-        readings, worth = known.rank(self.direction) if known else (0, self.fitness(turn))
-        return readings, worth, -turn.member, -turn.number
+    def _final_rank(self, record: Turn) -> tuple[int, float, int, int]:
+        """Return the key by which the winner is chosen: a greater one is better."""
+        fresh = None if record.checkpoint is None else self.fresh.get(record.checkpoint)
+        readings, fitness = 0, self.fitness(record)
+        if fresh is not None:
+            readings, fitness = fresh.rank(self.direction)
+        return readings, fitness, -record.member, -record.number
 
     # --- who is comparable ---
 
     def at(self, age: int, turns: int | None = None) -> Ranking:
-        """The members that have a score with weights of exactly this age.
+        """Return the members that have a score with weights of exactly this age.
 
         Args:
             age: The age of the weights, in steps.
-            turns: Look at the first so many turns of each member only. So what a generation
-                decides does not depend on who has already finished the next one; a member that is
-                younger since a rescue may then have come to this age.
+            turns: How many turns of each member count, from its first one; None for all of them.
+                With this limit, the decisions of a generation do not depend on who has already
+                finished the next generation. It matters after a rescue: the rescued member has
+                younger weights than the others, and may come to this age a generation later.
         """
-        if age not in self._at_age:
-            return _NOBODY
-        if turns is None or self._latest[age] <= turns:
-            return Ranking(self._at_age[age], self._ranked[age])
-        earlier = [candidate for candidate in self._of_age[age] if candidate.turn <= turns]
-        earlier.sort(key=lambda candidate: candidate.turn)
-        return Ranking.of({candidate.member: candidate for candidate in earlier})
+        if age not in self._newest_scores:
+            return _EMPTY_RANKING
+        if turns is None or self._latest_turn[age] <= turns:
+            return Ranking(self._newest_scores[age], self._ranked[age])
+        scores = [candidate for candidate in self._all_scores[age] if candidate.turn <= turns]
+        # In the order of their turns, so that a member's newest score replaces its older ones.
+        scores.sort(key=lambda candidate: candidate.turn)
+        return Ranking.of({candidate.member: candidate for candidate in scores})
 
     def best_at(self, age: int) -> Turn | None:
-        """The best record of an age whose checkpoint exists."""
-        found = map(self._record, reversed(self._ranked.get(age, [])))
-        return next(filter(self.has_checkpoint, found), None)
+        """Return the best record of an age whose checkpoint still exists."""
+        return self._best_with_checkpoint(self._ranked.get(age, []))
+
+    def _best_with_checkpoint(self, ranked: Sequence[Candidate]) -> Turn | None:
+        """Return the best record that can be copied, of candidates from the worst to the best."""
+        for candidate in reversed(ranked):
+            record = self._record(candidate)
+            if self.has_checkpoint(record):
+                return record
+        return None
 
     def _record(self, candidate: Candidate) -> Turn:
         return self.turn(candidate.member, candidate.turn)
 
     def ages(self, *, up_to: int) -> Iterator[int]:
-        """The ages that have records, from `up_to` downwards."""
+        """Yield the ages that have records, from `up_to` downwards."""
         for index in range(bisect.bisect_right(self._ages, up_to) - 1, -1, -1):
             yield self._ages[index]
 
@@ -243,32 +278,35 @@ class History:
 
     def forget(self, member: int, turn: int) -> None:
         """Note that the checkpoint of a turn has been deleted."""
-        self._gone.add((member, turn))
+        self._deleted.add((member, turn))
 
     def has_checkpoint(self, turn: Turn) -> bool:
-        return turn.ok and (turn.member, turn.number) not in self._gone
+        """Whether the turn wrote a checkpoint that has not been deleted."""
+        return turn.ok and (turn.member, turn.number) not in self._deleted
 
     def copyable(self, donor: int, ranking: Ranking, member: int) -> Turn | None:
-        """The record to copy for `member`, where `donor` was chosen from a ranking.
+        """Return the record that `member` copies once `donor` was chosen from a ranking.
 
-        It is the donor's record that was ranked. Where its checkpoint is gone, the best of the same
-        ranking takes its place: it is kept for as long as anybody has still to pass its age.
+        It is the donor's record that was ranked. If the checkpoint of that record was deleted, the
+        best of the same ranking takes its place: that one is kept until every member has passed
+        this age.
 
         Returns:
-            The record; None where no checkpoint is left that is better than what the member has.
+            The record; None if no checkpoint is left that is better than what the member has.
         """
         chosen = self._record(ranking.records[donor])
         if self.has_checkpoint(chosen):
             return chosen
-        others = map(self._record, reversed(ranking.without(member)))
-        best, mine = next(filter(self.has_checkpoint, others), None), ranking.records.get(member)
-        better = best and (mine is None or self.fitness(best) > mine.fitness)
-        return best if better else None
+        best = self._best_with_checkpoint(ranking.without(member))
+        own = ranking.records.get(member)
+        if best is None or (own is not None and self.fitness(best) <= own.fitness):
+            return None
+        return best
 
     # --- what can be learnt ---
 
     def gains(self, *, before: int, window: int) -> list[Gain]:
-        """The gains of the newest `window` turns whose number is at most `before`.
+        """Return the gains of the newest `window` turns whose number is at most `before`.
 
         They are ordered by turn and member, not by arrival, so that what a sampler learns does not
         depend on which worker was faster.
@@ -280,6 +318,7 @@ class History:
                     continue
                 turn = self.turn(index, number)
                 start = turn.plan.start
+                # A failed turn has no score, and a fresh model has none to compare it with.
                 if not turn.ok or start is None:
                     continue
                 begun_with = self.turn(start.member, start.turn)
@@ -291,8 +330,13 @@ class History:
 
 
 def best_of_round(history: History, number: int) -> Turn:
-    """The best of all members' turns of that number; the first of equals."""
-    sign = 1 if history.direction == "maximize" else -1
+    """Return the best of all members' turns of one number; at least one of them went well.
+
+    If scores are equal, the turn of the first member is the best.
+    """
     turns = [own[number - 1] for own in history.turns.values() if len(own) >= number]
-    scored = [(sign * turn.score, turn) for turn in turns if turn.score is not None]
-    return max(scored, key=lambda pair: pair[0])[1]
+    # The order of `history.turns` is that in which members finished their first turn.
+    return max(
+        (turn for turn in turns if turn.score is not None),
+        key=lambda turn: (history.fitness(turn), -turn.member),
+    )

@@ -1,10 +1,11 @@
-"""Who leaves at the end of a stage: read off the turns that there are, and off nothing else.
+"""Decides which members leave at the end of a stage, from the turns alone.
 
-The end of a stage is the only moment at which members wait for all others. Whoever leaves has spent
-its budget; nobody copies at that moment, since leaving is the selection.
+The end of a stage is the only moment at which members wait for all others. A member that leaves has
+spent its budget. Nobody copies at that moment, since leaving is the selection.
 
-A resume reads the turns and asks again, so that no state is kept of it. Who has a turn of the next
-stage has gone on, whatever the ranks are; the other places go to the best, as they did at first.
+No state is kept of the decision: a resume reads the turns and decides once more. A member that has
+a turn of the next stage has gone on, whatever its rank is. The other places of the next stage go to
+the best members, as they did the first time.
 """
 
 from __future__ import annotations
@@ -22,25 +23,26 @@ class StageEnd:
     """The end of one stage."""
 
     stage: int
-    """Which stage has ended; the first is 0."""
+    """The number of the stage that has ended, from 0."""
     left: tuple[int, ...]
-    """The members that have left, in the order of their numbers."""
+    """The members that left at its end, in the order of their numbers."""
 
 
 def end_stages(
     history: History, *, max_failures: int, late: Collection[int] = ()
 ) -> list[StageEnd]:
-    """End every stage that is over, and enter into the history who has left.
+    """End every stage that is over, and note in the history which members left.
 
-    A stage is over once every living member has done its turns. A member that failed its last turn
-    leaves first, then the worst; of equals the one with the higher index.
+    A stage is over once every living member has done its turns. Members whose last turn failed
+    leave first, and then those with the worst scores. If two are equal, the one with the higher
+    number leaves.
 
     Args:
         history: What the population has done so far.
-        max_failures: Turns in a row after which a member is retired. Retired members have no place
-            in the next stage.
-        late: Members whose turn under way takes longer than a turn may. Nobody waits for them where
-            enough others have come to the end: they count as last.
+        max_failures: How many failures in a row retire a member. Retired members have no place in
+            the next stage.
+        late: Members whose present turn takes longer than a turn may. If enough others have come to
+            the end of the stage, nobody waits for them, and they rank last.
     """
     plan, ends = history.stages, list[StageEnd]()
     while plan is not None and history.stage < len(plan.stages) - 1:
@@ -55,11 +57,11 @@ def end_stages(
 def _leaving(
     history: History, plan: StagePlan, max_failures: int, late: Collection[int]
 ) -> set[int] | None:
-    """Who leaves at the end of the present stage; None while it is not over."""
+    """Return the members that leave at the end of the present stage; None if it is not over."""
     end, places = plan.ends[history.stage], plan.stages[history.stage + 1].members
-    there = history.present
-    gone_on = {member.index for member in there if member.turn > end}
-    living = [member for member in there if member.failures < max_failures]
+    present = history.present
+    gone_on = {member.index for member in present if member.turn > end}
+    living = [member for member in present if member.failures < max_failures]
     arrived = [member for member in living if member.turn == end]
     behind = {member.index for member in living if member.turn < end}
     if behind and not gone_on:
@@ -67,7 +69,8 @@ def _leaving(
         if not (enough and behind <= set(late)):
             return None
     if not living and not gone_on:
-        return None  # Everybody has been retired: with more failures allowed they may go on.
+        # All members are retired. A resume that allows more failures may bring them back.
+        return None
 
     def rank(member: Member) -> tuple[float, int]:
         return history.fitness(history.turn(member.index, end)), -member.index

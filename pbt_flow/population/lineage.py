@@ -1,8 +1,8 @@
-"""Who descends from whom: the family tree of a population, read off its turns.
+"""Who descends from whom: the family tree of a population, derived from its turns.
 
-A node of the tree is what one turn of one member left behind; turn 0 of a member is its founder,
-the fresh model. Weights and hyperparameters may have different parents: a member may copy the one
-and keep the other (`Donor.copies`).
+A node of the tree stands for what one turn of one member left behind. Turn 0 of a member is its
+founder: the fresh model, before the member trained. Weights and hyperparameters may have different
+parents, since a member may copy one of the two and keep the other (`Donor.copies`).
 """
 
 from __future__ import annotations
@@ -16,94 +16,103 @@ from pbt_flow.population.records import Turn
 
 
 class Node(NamedTuple):
-    """A place in the family tree: what `turn` of `member` left behind."""
+    """A node of the family tree: what `turn` of `member` left behind."""
 
     member: int
     turn: int
-    """From 1; 0 is the founder, the member before it trained."""
+    """The number of the turn, from 1; 0 is the founder, the member before it trained."""
 
 
 def node_of(turn: Turn) -> Node:
-    """The place of a turn in the tree."""
+    """Return the node of a turn."""
     return Node(turn.member, turn.number)
 
 
 def weights_parent(turn: Turn) -> Node:
-    """Whose weights the turn began with.
+    """Return the node whose weights the turn began with.
 
-    After a copy that is the donor's turn; else the member's own newest turn that went well, since a
-    failed one leaves the weights that it began with.
+    After a copy it is the donor's turn. Otherwise it is the member's own newest turn that went
+    well, since a failed turn leaves the weights that it began with.
     """
     start = turn.plan.start
     return Node(turn.member, 0) if start is None else Node(start.member, start.turn)
 
 
 def hparams_parent(turn: Turn) -> Node:
-    """Whose hyperparameters the turn began with, before they were moved."""
+    """Return the node whose hyperparameters the turn began with, before they were moved."""
     donor = turn.plan.donor
     if donor is None or donor.copies == "weights":
-        # A member keeps its hyperparameters through a failed turn, too.
+        # Unlike weights, a member's hyperparameters are also passed on by a failed turn.
         return Node(turn.member, turn.number - 1)
     return Node(donor.member, donor.turn)
 
 
 def every_turn(history: History) -> Iterator[Turn]:
-    """All committed turns, ordered by number and member: not by who was faster."""
-    longest = max((len(turns) for turns in history.turns.values()), default=0)
-    for number in range(1, longest + 1):
+    """Yield all committed turns, ordered by number and member, whoever was faster."""
+    for number in range(1, _most_turns(history) + 1):
         for member in sorted(history.turns):
             if number <= len(history.turns[member]):
                 yield history.turn(member, number)
 
 
 def ancestors(history: History, turn: Turn) -> list[Turn]:
-    """The turns that made the weights of `turn`, from a founder's first to `turn` itself.
+    """Return the turns that made the weights of `turn`, from a founder's first to `turn` itself.
 
-    Each begins with the weights that the one before it left, so their steps follow each other
-    without a gap. All but the last went well; a failed turn has no descendants.
+    Each turn begins with the weights that the one before it left, so their steps follow each other
+    without a gap. All but the last went well, since a failed turn has no descendants.
     """
     path = [turn]
-    while (parent := weights_parent(path[-1])).turn:
+    parent = weights_parent(turn)
+    while parent.turn > 0:
         path.append(history.turn(*parent))
-    return path[::-1]
+        parent = weights_parent(path[-1])
+    path.reverse()
+    return path
 
 
 def founders(history: History) -> dict[Node, int]:
-    """For every node of the tree the member whose fresh model its weights come from.
+    """Return, for every node, the member whose fresh model its weights descend from.
 
-    The node of a failed turn has the founder of the weights that it began with.
+    The node of a failed turn has the founder of the weights that the turn began with.
     """
-    found = {Node(member, 0): member for member in history.members}
+    founder_of = {Node(member, 0): member for member in history.members}
     for turn in every_turn(history):
+        # A donor may have done more turns than the member that copied it. The donor's founder is
+        # then not known yet, so we go back along the lineage until we come to a known node.
         unknown = [turn]
-        # A donor may be ahead of who copied it, so its founder may not be known yet.
-        while (parent := weights_parent(unknown[-1])) not in found:
+        parent = weights_parent(turn)
+        while parent not in founder_of:
             unknown.append(history.turn(*parent))
-        for later in unknown:
-            found[node_of(later)] = found[parent]
-    return found
+            parent = weights_parent(unknown[-1])
+        for descendant in unknown:
+            founder_of[node_of(descendant)] = founder_of[parent]
+    return founder_of
 
 
 def founder_shares(history: History) -> list[dict[int, float]]:
-    """How much of the population descends from each founder, after each turn from 0.
+    """Return which share of the population descends from each founder, after each turn from 0.
 
-    Entry n maps founders to their share of the members that have done n turns; a founder whose line
-    has died out is not in it.
+    Entry n maps each founder to its share of the members that have done n turns. A founder whose
+    line has died out is not in the entry.
     """
-    of, shares = founders(history), []
-    longest = max((len(turns) for turns in history.turns.values()), default=0)
-    for number in range(longest + 1):
-        there = Counter(
-            of[Node(member, number)]
-            for member in sorted(history.members)
-            if len(history.turns.get(member, ())) >= number
-        )
-        shares.append({founder: count / there.total() for founder, count in there.items()})
+    founder_of = founders(history)
+    shares: list[dict[int, float]] = []
+    for number in range(_most_turns(history) + 1):
+        descendants: Counter[int] = Counter()
+        for member in sorted(history.members):
+            if number <= len(history.turns.get(member, ())):
+                descendants[founder_of[Node(member, number)]] += 1
+        total = descendants.total()
+        shares.append({founder: count / total for founder, count in descendants.items()})
     return shares
 
 
-def gifts(history: History) -> Counter[int]:
-    """How many copies each member gave to others; who gave none is not in it."""
-    return Counter(
-        turn.plan.donor.member for turn in every_turn(history) if turn.plan.donor is not None
-    )
+def count_copies(history: History) -> Counter[int]:
+    """Return how often each member was copied by others; a member without copies is not in it."""
+    donors = (turn.plan.donor for turn in every_turn(history))
+    return Counter(donor.member for donor in donors if donor is not None)
+
+
+def _most_turns(history: History) -> int:
+    """Return the number of turns of the member that has done the most."""
+    return max((len(turns) for turns in history.turns.values()), default=0)

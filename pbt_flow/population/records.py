@@ -1,12 +1,12 @@
-"""The records of Population Based Training: member, plan, turn, checkpoint. All frozen.
+"""The records of Population Based Training: member, plan, turn, checkpoint. All of them are frozen.
 
-A *turn* is one interval of one member. A `Plan` is what goes into it, decided by the controller; a
-`Turn` is the plan together with what came out, written by the worker. A `Member` is where one slot
-of the population stands between two turns; it follows from the member's turns alone
-(`Member.after`), so that a population can be rebuilt from its turn records.
+A *turn* is one interval of one member. A `Plan` says what goes into a turn; the controller decides
+it. A `Turn` is the plan together with what came out; the worker writes it. A `Member` says where
+one slot of the population stands between two turns. It follows from the member's turns alone
+(`Member.after`), so a population can be rebuilt from its turn records.
 
-Two clocks run in each record. `turn` and `trained` count a member's own effort and only grow;
-`step` is the age of its weights along their lineage, and after a copy it is the donor's.
+Each record has two clocks. `turn` and `trained` count a member's own effort, and they only grow.
+`step` is the age of the member's weights along their lineage; after a copy it is the donor's step.
 """
 
 from __future__ import annotations
@@ -30,39 +30,44 @@ Copies = Literal["both", "weights", "hparams"]
 Status = Literal["ok", "diverged", "failed", "lost"]
 Direction = Literal["maximize", "minimize"]
 ReportDirection = Direction | Mapping[str, Direction] | None
-"""Which way a report is better: its first metric, or each metric by name; None if nobody said."""
+"""Which direction of a report's metrics is better.
+
+One direction is that of the report's first metric; a mapping gives the direction of each metric by
+its name. None means that the task does not declare it.
+"""
 
 
 def derive_seed(seed: int, member: int, turn: int) -> int:
-    """The seed of one turn of one member; turn 0 seeds the member's fresh model."""
+    """Return the seed of one turn of one member; turn 0 seeds the member's fresh model."""
     state = np.random.SeedSequence([seed, member, turn]).generate_state(1, np.uint32)
     return int(state[0])
 
 
 def report_seed(seed: int) -> int:
-    """The seed of all reports of a population.
+    """Return the seed of all reports of a population.
 
-    It follows from the population's seed alone: a report that draws its data then draws the same
-    for all members, and for a control with the same seed. No turn has the number 0.
+    The seed follows from the population's seed alone. A report that draws data therefore draws the
+    same data for all members, and for a control with the same seed.
     """
+    # Turns count from 1, so no turn of any member trains under this seed.
     return derive_seed(seed, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A reference to the immutable state that one turn left behind; it holds no bytes itself."""
+    """A reference to the immutable state that one turn wrote; it does not hold the state itself."""
 
     member: int
     turn: int
     digest: str
     """SHA-256 of the file, in hexadecimal."""
     size: int
-    """Bytes of the file."""
+    """Size of the file in bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Donor:
-    """Whom a member has copied: one turn of another member, and what was taken from it."""
+    """Whom a member copied: one turn of another member, and what was taken from that turn."""
 
     member: int
     turn: int
@@ -75,34 +80,38 @@ class Plan:
 
     member: int
     turn: int
-    """The member's how-manieth turn, from 1."""
+    """The number of the turn among the member's turns, from 1."""
     seed: int
-    """Seeds all randomness of the turn; a function of the population's seed, member and turn."""
+    """The seed of all randomness in the turn (see `derive_seed`)."""
     hparams: Hparams
     """The hyperparameters that are live in this turn."""
     steps: int
     """How long to train, in the task's own unit."""
     start: Checkpoint | None = None
-    """The state to begin with; None for a fresh model."""
+    """The state that the turn begins with; None for a fresh model."""
     start_step: int = 0
-    """The age of the weights at the beginning, in steps along their lineage."""
+    """The age of the weights when the turn begins, in steps along their lineage."""
     trained: int
-    """Steps of the member's own effort when the turn is over."""
+    """How many steps the member itself has trained when the turn is over."""
     donor: Donor | None = None
-    """Whom the member copied just before the turn."""
+    """Whom the member copied just before the turn; None if it copied nobody."""
     compared_at: int | None = None
-    """The age, in steps, at which scores were compared just before the turn; None if none were, as
-    before a rescue."""
+    """The age of the weights, in steps, at which scores were compared just before the turn.
+
+    It is None if no scores were compared, as before a rescue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One interval of one member: its plan, and what came out. The unit of the record."""
+    """One interval of one member: its plan, and what came out. A `turn.json` holds one turn."""
 
     plan: Plan
     status: Status
-    """`ok`; `diverged`: the score, or what it follows from, was no finite number; `failed`: the
-    task raised an exception; `lost`: the worker died or exceeded the time limit."""
+    """How the turn ended.
+
+    `ok`: the turn went well. `diverged`: the score, or a number that it follows from, was not
+    finite. `failed`: the task raised an exception. `lost`: the worker died or exceeded the time
+    limit."""
     score: float | None = None
     """What `Task.evaluate` returned, or the mean of the sample. None unless `ok`."""
     sample: tuple[float, ...] = ()
@@ -112,20 +121,22 @@ class Turn:
     evaluation: Mapping[str, float] = field(default_factory=dict)
     """What `Task.metrics` returned after `evaluate`."""
     checkpoint: Checkpoint | None = None
-    """The new state. None unless `ok`."""
+    """The state after the turn. None unless `ok`."""
     notes: Mapping[str, str] = field(default_factory=dict)
-    """What the task understood in this turn that it did not when it was built, by topic."""
+    """What the task found out about its data or options in this turn and had not known when it was
+    built, by topic."""
     error: str = ""
-    """Why the turn is not `ok`; of an exception the reason, and below it the traceback."""
+    """Why the turn is not `ok`. For an exception it is the reason, and below it the traceback."""
     started: float = 0.0
-    """Seconds since the epoch."""
+    """When the turn began, in seconds since the epoch."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Wall-clock seconds of restore, train, evaluate and checkpoint; and as `lost`, those of tries
-    whose worker died or hung."""
+    """Wall-clock seconds of `restore`, `train`, `evaluate` and `checkpoint`.
+
+    `lost` has the seconds of earlier tries of the turn, whose worker died or hung."""
 
     @property
     def took(self) -> float:
-        """Seconds of the try that counts: tries that came to nothing are not in them."""
+        """Seconds of the try that counts, without earlier tries whose worker died or hung."""
         return sum(seconds for name, seconds in self.seconds.items() if name != "lost")
 
     @property
@@ -134,10 +145,13 @@ class Turn:
 
     @property
     def reason(self) -> str:
-        """Why the turn is not `ok`, in one line: of an exception its type and what it says."""
-        # What a dead worker printed last, perhaps a traceback, comes after how it died.
-        lost = self.error.strip().splitlines()[:1] if self.status == "lost" else []
-        return lost[0] if lost else reason_in(self.error)
+        """Why the turn is not `ok`, in one line: for an exception its type and its message."""
+        error = self.error.strip()
+        if self.status == "lost" and error:
+            # The first line says how the worker died. What it printed last follows below, and
+            # `reason_in` would take a traceback in there for the reason.
+            return error.splitlines()[0]
+        return reason_in(self.error)
 
     @property
     def member(self) -> int:
@@ -149,7 +163,7 @@ class Turn:
 
     @property
     def step(self) -> int:
-        """The age of the weights after the turn; a failed one leaves those that it began with."""
+        """The age of the weights after the turn. A failed turn does not change the weights."""
         return self.plan.start_step + (self.plan.steps if self.ok else 0)
 
     @property
@@ -157,7 +171,7 @@ class Turn:
         return self.started + sum(self.seconds.values())
 
     def fitness(self, direction: Direction) -> float:
-        """The score as used for ranking: greater is better, and no score is worst of all."""
+        """The score as used for ranking: greater is better, and a turn without a score is worst."""
         if self.score is None:
             return -math.inf
         return self.score if direction == "maximize" else -self.score
@@ -172,25 +186,31 @@ class Member:
     checkpoint: Checkpoint | None = None
     step: int = 0
     turn: int = 0
-    """Turns done."""
+    """How many turns the member has done."""
     trained: int = 0
-    """Steps of its own effort so far."""
+    """How many steps the member itself has trained."""
     donor: Donor | None = None
-    """Whom it copied before its last turn."""
+    """Whom the member copied before its last turn; None if it copied nobody then."""
     copied_after: int = 0
-    """Turns that it had done when it last copied: older scores are not those of its weights."""
+    """How many turns the member had done when it last copied.
+
+    Scores of these turns belong to weights that the member has given up."""
     compared_at: int | None = None
     score: float | None = None
     failures: int = 0
-    """Turns in a row that were not ok."""
+    """How many turns in a row were not ok."""
 
     @property
     def age(self) -> int:
-        """The age at which it is compared; one that failed rejoins the others at its own effort."""
+        """The age at which the member is compared with others: that of its weights.
+
+        A failed turn leaves the weights behind. A member whose last turn failed is therefore
+        compared at the age of its own effort, where it meets the others again.
+        """
         return self.trained if self.failures else self.step
 
     def after(self, turn: Turn) -> Member:
-        """The member once `turn` is done.
+        """Return the member as it stands once `turn` is done.
 
         Raises:
             ValueError: The turn is not the next one of this member.
@@ -224,10 +244,10 @@ _METRICS = ("metrics", "evaluation")
 
 
 def turn_to_json(turn: Turn) -> dict[str, Any]:
-    """The turn as plain JSON values. A metric that is not finite becomes null."""
+    """Return the turn as plain JSON values. A metric that is not finite becomes null."""
     plain = dataclasses.asdict(turn)
     if not turn.notes:
-        # A turn without notes is written as it was before there were any.
+        # Version 1 began without notes. A program of that time still reads a turn that has none.
         del plain["notes"]
     for name in _METRICS:
         plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
@@ -235,26 +255,32 @@ def turn_to_json(turn: Turn) -> dict[str, Any]:
 
 
 def turn_from_json(plain: Any) -> Turn:
-    """The inverse of `turn_to_json`.
+    """Return the turn that `turn_to_json` wrote.
 
     Raises:
         RecordError: A field is missing, unknown, or of the wrong kind.
     """
-    if not isinstance(plain, Mapping) or plain.get("version") != 1:
-        version = plain.get("version") if isinstance(plain, Mapping) else None
-        raise RecordError(f"a turn record of version {version!r}, this program reads version 1")
-    fields = {"notes": {}} | {k: v for k, v in plain.items() if k != "version"}
+    version = plain.get("version") if isinstance(plain, Mapping) else None
+    if version != 1:
+        raise RecordError(
+            f"the turn record has version {version!r}, and this program reads version 1"
+        )
+    fields: dict[str, Any] = {"notes": {}} | dict(plain)
+    del fields["version"]
     turn: Turn = _read("turn", fields, Turn)
     if turn.ok != (turn.checkpoint is not None) or turn.ok != (turn.score is not None):
-        raise RecordError(f"a turn record of status {turn.status!r}: ok means score and checkpoint")
+        raise RecordError(
+            f"the turn record has status {turn.status!r}; a turn that is ok has both a score and "
+            "a checkpoint, and any other turn has neither"
+        )
     return turn
 
 
 def fitted_turn(turn: Turn, space: Space) -> Turn:
-    """The turn with the tuples of the space, where its record has lists.
+    """Return the turn with the tuples of the space where its record has lists.
 
     Raises:
-        RecordError: Its record has a list or a mapping that is no choice of the space.
+        RecordError: The record has a list or a mapping that is not a choice of the space.
     """
     if not any(map(is_container, turn.plan.hparams.values())):
         return turn
@@ -266,7 +292,16 @@ def fitted_turn(turn: Turn, space: Space) -> Turn:
 
 
 def _read(where: str, value: Any, hint: Any) -> Any:
-    """`value` as the type that `hint` says, or an error that says where it is not."""
+    """Return `value` as the type that `hint` says.
+
+    Args:
+        where: The place of the value in the record, for messages: `turn.plan.seed`, say.
+        value: A value that JSON can hold.
+        hint: The annotation of a field, or a dataclass.
+
+    Raises:
+        RecordError: The value is not of that type.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         hints = get_type_hints(hint)
@@ -275,11 +310,14 @@ def _read(where: str, value: Any, hint: Any) -> Any:
             raise RecordError(f"not a turn record: {where} has missing or unknown fields {odd}")
         return hint(**{name: _read(f"{where}.{name}", value[name], hints[name]) for name in hints})
     if origin is Mapping and isinstance(value, Mapping):
-        metric = where in [f"turn.{name}" for name in _METRICS]
-        return {
-            str(k): math.nan if metric and v is None else _read(f"{where}.{k}", v, arguments[1])
-            for k, v in value.items()
-        }
+        may_be_null = where in [f"turn.{name}" for name in _METRICS]
+        read: dict[str, Any] = {}
+        for name, item in value.items():
+            if item is None and may_be_null:
+                read[str(name)] = math.nan
+            else:
+                read[str(name)] = _read(f"{where}.{name}", item, arguments[1])
+        return read
     if origin is tuple and isinstance(value, list):
         return tuple(_read(where, item, arguments[0]) for item in value)
     if origin is Literal and isinstance(value, str) and value in arguments:
@@ -290,11 +328,13 @@ def _read(where: str, value: Any, hint: Any) -> Any:
         kinds = [kind for kind in arguments if kind is not type(None)]
         if len(kinds) == 1:
             return _read(where, value, kinds[0])
-        # The value of a hyperparameter. JSON has lists only: `pbt_flow.space.fitted` makes tuples.
+        # This is the value of a hyperparameter. JSON brings its tuples back as lists, and only the
+        # space knows which lists were tuples: `fitted_turn` restores them.
         if type(value) in [get_origin(kind) or kind for kind in kinds]:
             return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is float and number and abs(value) <= sys.float_info.max:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # NaN fails this comparison, too.
+    if hint is float and is_number and abs(value) <= sys.float_info.max:
         return float(value)
     if hint is int and type(value) is int and value >= 0:
         return value

@@ -1,4 +1,4 @@
-"""What became of a population."""
+"""What became of a population: its winner, its scores, and how it ended."""
 
 from __future__ import annotations
 
@@ -23,54 +23,60 @@ Status = Literal["finished", "interrupted", "failed", "running"]
 
 
 NO_WINNER = "no turn of any member went well"
-"""Why a population has failed that did all its turns."""
+"""The reason of a population that did all its turns and failed all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finalist:
-    """One turn of one member that is worth pointing at."""
+    """A turn that a result names: the winner's, or the best of an initial configuration."""
 
     member: int
     run_id: str
+    """The member's run in MLflow."""
     turn: int
     step: int
-    """The age of its weights."""
+    """The age of the weights after the turn."""
     score: float
-    """What selection went by: the maximum of many noisy scores is optimistic."""
+    """The score that selection used. As the best of many noisy scores it is optimistic."""
     report: Mapping[str, float]
-    """What `Task.report` measured on data that selection never saw; empty if it was not asked."""
+    """What `Task.report` measured, on data that selection never saw; empty if it was not called."""
     hparams: Hparams
     fresh: FreshScore | None = None
-    """What it was worth on data that no decision has seen; None if it was not judged afresh."""
+    """The score on data that no decision has seen; None if it was not judged afresh."""
     parents: Sequence[tuple[int, int]] = ()
-    """Where it is an average of weights: of which records, each as its member and its turn."""
+    """For an average of weights: the records that it is the average of, as member and turn."""
     checkpoint: Checkpoint | None = None
-    """Its state."""
+    """The checkpoint with the state."""
     revive: Callable[[str | None], Task] | None = field(default=None, repr=False, compare=False)
-    """Builds the task again in this turn's state, on a device."""
+    """Builds the task on a device, in the state that the turn wrote."""
 
     @property
     def parents_told(self) -> str:
-        """The records that it is the average of, in words; empty where it is a record itself."""
+        """The records that this is the average of, in words; empty if it is a record itself."""
         return ", ".join(f"member {member:02d} turn {turn}" for member, turn in self.parents)
 
     def task(self, device: str | None = None) -> Task:
-        """A live task in the state that this turn left: to evaluate, to look at, to train on.
+        """Return a live task in the state that the turn wrote, to evaluate or to train on.
 
-        It is seeded as for a report: `report()`, called first, gives the numbers in `report`.
+        The task is seeded as for a report: `report()`, called first, returns the numbers of
+        `report`.
 
         Args:
-            device: Where to put it, as torch names it; by default where it was trained.
+            device: The device to put it on, as torch names it; by default the one it trained on.
 
         Raises:
-            CheckpointError: The state is gone, or is not the one that the turn wrote.
+            CheckpointError: The state was deleted, or is not the one that the turn wrote.
+            ValueError: The result was made without access to the population's checkpoints.
         """
         if self.revive is None:
-            raise ValueError(f"run {self.run_id}: this result knows of no place for checkpoints")
+            raise ValueError(
+                f"run {self.run_id}: this result was made without access to the population's "
+                "checkpoints; pbt_flow.load returns one that has it"
+            )
         return self.revive(device)
 
     def to_json(self) -> dict[str, Any]:
-        """The turn as plain values; a choice that is infinite is the word `inf` or `-inf`."""
+        """Return the turn as plain values. An infinite choice is the text `inf` or `-inf`."""
         return {
             "member": self.member,
             "run_id": self.run_id,
@@ -88,49 +94,55 @@ class Finalist:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of a population; `pbt_flow.run` returns it, `pbt_flow.load` rebuilds it."""
+    """What became of a population; `pbt_flow.run` returns it, and `pbt_flow.load` rebuilds it."""
 
     run_id: str
     """The population's run in MLflow."""
     tracking_uri: str
     status: Status
     reason: str
-    """Why it ended; empty if it ran to the end of its budget."""
+    """Why the population ended; empty if it used its whole budget."""
     winner: Finalist | None
-    """The best of the records that the members stand on; None if no turn has gone well."""
+    """The best of the records that the members stand on; None if no turn went well."""
     average: Finalist | None = None
-    """The average of some finalists' weights, where it is better than the winner; then it is handed
-    over as the model. It has member, turn and hyperparameters of the winner, which is one of its
-    parents."""
+    """The average of some finalists' weights, if it is better than the winner.
+
+    The average is then handed over as the model. It has the member, turn and hyperparameters of the
+    winner, which is one of its parents."""
     best_initial: Finalist | None
-    """The best turn of any initial configuration while it was left alone, that is, until PBT
-    replaced it: seldom after the whole budget. It is the best of all these turns, where the winner
-    is the best of the newest ones only."""
+    """The best turn of any initial configuration, before PBT replaced that configuration.
+
+    It is the best of all these turns, while the winner is the best of the newest turns only. It
+    seldom comes after the whole budget, since PBT replaces most configurations before."""
     mean_score: float
-    """Mean score of the records that the living members stand on; NaN if there are none."""
+    """The mean score of the records that the living members stand on; NaN if there are none."""
     members: int
+    """How many members the population has."""
     retired: int
-    """Members that failed too often and were given up."""
+    """How many members were retired because they failed too often."""
     left: int = 0
-    """Members that left at the end of a stage, as planned."""
+    """How many members left at the end of a stage, as planned."""
     turns: int
-    """Turns of all members together."""
+    """How many turns all members did together."""
     turns_each: float
-    """Turns of a member that was not retired, on average; 0 if all were. With stages: the turns of
-    a member of the population without stages that has done as many turns in all."""
+    """How many turns a member that was not retired did on average; 0 if all were retired.
+
+    With stages, it is the turns of a member in a population without stages that has done as many
+    turns in all."""
     seconds: float
     """Wall-clock seconds of the call that made this result."""
     history: History = field(repr=False, compare=False)
     """Every turn of every member."""
     charts: str = ""
-    """Where its charts are in MLflow's UI: what follows the address of the UI."""
+    """The part of the charts' address that follows the address of the MLflow UI."""
     budget: int | None = None
-    """Steps that a member was given to train: turns times interval, and with stages what a member
-    is given that gets to their end. None where nobody said."""
+    """How many steps a member may train: turns times interval. None if it is not known.
+
+    With stages, it is the steps of a member that stays until their end."""
     report_direction: ReportDirection = None
-    """Which way the reports are better, as the task declared it."""
+    """Which direction of the reports' metrics is better, as the task declared it."""
     control: Result | None = None
-    """The population that it is to be compared with, if one was trained or named."""
+    """The population to compare this one with, if a control was trained or named."""
 
     @classmethod
     def of(
@@ -150,7 +162,23 @@ class Result:
         report_direction: ReportDirection = None,
         revive: Callable[[Checkpoint, str | None], Task] | None = None,
     ) -> Result:
-        """Read the result off a history; `reports` is what was measured of some checkpoints."""
+        """Return the result that follows from a history.
+
+        Args:
+            history: Every committed turn.
+            run_id: The population's run in MLflow.
+            tracking_uri: The tracking store that holds the run.
+            member_runs: The run id of each member.
+            reports: What `Task.report` measured, by the checkpoint that it measured.
+            max_failures: How many failures in a row retire a member.
+            status: How the population ended, if it did.
+            reason: Why it ended.
+            seconds: Wall-clock seconds of the call that makes this result.
+            charts: The part of the charts' address that follows the address of the MLflow UI.
+            budget: How many steps a member may train.
+            report_direction: Which direction of the reports' metrics is better.
+            revive: Builds the task in the state of a checkpoint, on a device.
+        """
 
         def finalist(turn: Turn | None) -> Finalist | None:
             if turn is None or turn.score is None or turn.checkpoint is None:
@@ -170,8 +198,11 @@ class Result:
 
         living = history.living(max_failures)
         retired = [member for member in history.present if member.failures >= max_failures]
-        standing = [turn for member in living if (turn := history.standing(member)) is not None]
-        scores = [turn.score for turn in standing if turn.score is not None]
+        scores: list[float] = []
+        for member in living:
+            standing = history.standing(member)
+            if standing is not None and standing.score is not None:
+                scores.append(standing.score)
         return cls(
             run_id=run_id,
             tracking_uri=tracking_uri,
@@ -194,33 +225,35 @@ class Result:
 
     @property
     def best(self) -> Finalist | None:
-        """What is handed over: the average of finalists where there is one, and else the winner."""
+        """What is handed over: the average of finalists if there is one, else the winner."""
         return self.average or self.winner
 
     @property
     def headline(self) -> str:
-        """What came of it, in one sentence: the winner beside its control, or where there is none
-        beside the best initial setting, with the steps that each trained.
+        """The outcome in one sentence.
 
-        Where both were reported on, it quotes the report and not the score: the winner's score is
-        the greatest of many noisy ones.
+        It compares the winner with the winner of the control, or with the best initial setting if
+        there is no control, and says how many steps each has trained. It quotes the report if both
+        have one. The winner's score would flatter it, being the best of many noisy scores.
         """
         winner = self._quoted
         if winner is None:
             return "No member is in good health" if self.turns else "No turn is done yet"
         control, initial = self.control, self.best_initial
         if control is not None and control.status == "finished":
-            its = control._quoted
-            if its is not None:
-                return self._beside(winner, control, its)
+            control_winner = control._quoted
+            if control_winner is not None:
+                return self._beside(winner, control, control_winner)
         if initial is None:
-            return f"{_who(winner)} reaches {_told(winner, _headline_metric(winner))}"
+            return f"{_who(winner)} reaches {_named_value(winner, _headline_metric(winner))}"
         metric = _headline_metric(winner, initial)
-        text = f"{_who(winner)} reaches {_told(winner, metric)}"
-        if (initial.member, initial.turn) == (winner.member, winner.turn) and not winner.parents:
+        text = f"{_who(winner)} reaches {_named_value(winner, metric)}"
+        is_initial = (initial.member, initial.turn) == (winner.member, winner.turn)
+        if is_initial and not winner.parents:
             return f"{text}, with an initial setting that was never changed"
         if not self.has_copies:
-            return text  # Nobody copied: all settings are initial ones, and the winner is the best.
+            # If nobody copied, every setting is an initial one, and the winner is their best.
+            return text
         return (
             f"{text} after {winner.step:,} steps; the best initial setting came to "
             f"{_value(initial, metric)} after {initial.step:,}, {self.fate}"
@@ -228,21 +261,24 @@ class Result:
 
     @property
     def _quoted(self) -> Finalist | None:
-        """Whose numbers the headline quotes: what is handed over, if it was reported on."""
+        """The finalist whose numbers the headline quotes: the average, if it has a report."""
         if self.average is not None and self.average.report:
             return self.average
         return self.winner
 
-    def _beside(self, winner: Finalist, control: Result, its: Finalist) -> str:
-        metric = _headline_metric(winner, its)
-        text, other = f"{_who(winner)} reaches {_told(winner, metric)}", _value(its, metric)
-        who = _who(its).lower()
-        if is_same_effort(self, control) and winner.step == its.step:
+    def _beside(self, winner: Finalist, control: Result, control_winner: Finalist) -> str:
+        """The headline of a population that has a control."""
+        metric = _headline_metric(winner, control_winner)
+        text = f"{_who(winner)} reaches {_named_value(winner, metric)}"
+        other, who = _value(control_winner, metric), _who(control_winner).lower()
+        if is_same_effort(self, control) and winner.step == control_winner.step:
             return f"{text}, {who} of the control {other} with the same budget"
-        steps = f"{text} after {winner.step:,} steps, {who} of the control {other} after "
+        text += f" after {winner.step:,} steps, {who} of the control {other} after "
+        text += f"{control_winner.step:,}"
+        # With stages, members train for different numbers of steps within one budget.
         if is_same_effort(self, control) and self.history.stages is not None:
-            return f"{steps}{its.step:,}, with the same budget in all"
-        return f"{steps}{its.step:,}"
+            return f"{text}, with the same budget in all"
+        return text
 
     @property
     def has_copies(self) -> bool:
@@ -251,7 +287,7 @@ class Result:
 
     @property
     def fate(self) -> str:
-        """What became of the best initial setting after its best turn."""
+        """Whether the best initial setting was replaced after its best turn, in words."""
         best = self.best_initial
         turns = [] if best is None else self.history.turns[best.member]
         if any(turn.plan.donor for turn in turns):
@@ -260,17 +296,18 @@ class Result:
 
     @property
     def initial_scores(self) -> int:
-        """How many scores `best_initial` is the best of."""
+        """How many scores there are of which `best_initial` is the best."""
         count = 0
         for turns in self.history.turns.values():
-            left_alone = takewhile(lambda turn: turn.plan.donor is None, turns)
-            count += sum(turn.ok for turn in left_alone)
+            before_first_copy = takewhile(lambda turn: turn.plan.donor is None, turns)
+            count += sum(turn.ok for turn in before_first_copy)
         return count
 
     @property
     def winner_share(self) -> float | None:
-        """Steps that the winner's weights have trained along their lineage, as a share of a
-        member's budget; None where one of them is not known.
+        """The age of the winner's weights divided by a member's budget.
+
+        It is None if there is no winner, or if the budget is not known.
         """
         if self.winner is None or not self.budget:
             return None
@@ -283,10 +320,11 @@ class Result:
 
     @property
     def budget_note(self) -> str:
-        """How long the winner's weights have trained, where that is not a member's whole budget.
+        """How long the winner's weights have trained; empty if it is a member's whole budget.
 
-        Above it, the winner must not stand beside what kept to the budget. Asynchronous populations
-        of the first version could come to that, where they had a worker for each member.
+        If it is more, the winner must not be compared with populations that kept to the budget.
+        Asynchronous populations of the first version could get there if they had a worker for each
+        member.
         """
         share, winner = self.winner_share, self.winner
         if share is None or winner is None or share == 1:
@@ -299,29 +337,32 @@ class Result:
         return (
             f"the winner's weights have trained {winner.step:,} steps along their lineage, "
             f"{share:.4g} times the {self.budget:,} that a member was given: it had more than its "
-            "budget, so that it says little beside populations that kept to theirs"
+            "budget, and cannot be compared fairly with populations that kept to theirs"
         )
 
     def report_better(self, metric: str) -> Direction | None:
-        """Which way a metric of the reports is better; None if the task does not declare it."""
-        told = self.report_direction
-        if told is None or isinstance(told, Mapping):
-            return None if told is None else told.get(metric)
+        """Which direction of a report's metric is better; None if the task does not declare it."""
+        declared = self.report_direction
+        if declared is None:
+            return None
+        if isinstance(declared, Mapping):
+            return declared.get(metric)
+        # A single direction is that of the first metric only.
         first = None if self.winner is None else next(iter(self.winner.report), None)
-        return told if metric == first else None
+        return declared if metric == first else None
 
-    def _judged(self) -> list[dict[str, Any]]:
-        """The finalists that were judged afresh, the best first."""
-        found = []
+    def _judged_finalists(self) -> list[dict[str, Any]]:
+        """Return the finalists that were judged afresh, the best first, as plain JSON values."""
+        ranked = []
         for checkpoint, fresh in self.history.fresh.items():
             turn = self.history.turn(checkpoint.member, checkpoint.turn)
-            place = {"member": turn.member, "turn": turn.number, "score": turn.score}
-            found.append((fresh.rank(self.history.direction), place | vars(fresh)))
-        found.sort(key=lambda pair: pair[0], reverse=True)
-        return [plain for _, plain in found]
+            plain = {"member": turn.member, "turn": turn.number, "score": turn.score}
+            ranked.append((fresh.rank(self.history.direction), plain | vars(fresh)))
+        ranked.sort(key=lambda pair: pair[0], reverse=True)
+        return [plain for _, plain in ranked]
 
     def to_json(self) -> dict[str, Any]:
-        """The result as plain JSON values, with null for what is not a finite number."""
+        """Return the result as plain JSON values; a number that is not finite becomes null."""
         plain = {
             "status": self.status,
             "reason": self.reason,
@@ -330,7 +371,7 @@ class Result:
             "winner": self.winner and self.winner.to_json(),
             "average": self.average and self.average.to_json(),
             "best_initial": self.best_initial and self.best_initial.to_json(),
-            "finalists": self._judged(),
+            "finalists": self._judged_finalists(),
             "mean_score": self.mean_score,
             "members": self.members,
             "retired": self.retired,
@@ -342,64 +383,68 @@ class Result:
         }
         if self.control is not None:
             plain["control"] = self.control.to_json()
-        finite: dict[str, Any] = _finite(plain)
-        return finite
+        without_nan: dict[str, Any] = _null_unless_finite(plain)
+        return without_nan
 
 
 def _turns_each(history: History, living: Sequence[Member]) -> float:
-    """Turns of a living member, on average; with stages see `Result.turns_each`."""
+    """Return the turns of a living member on average; with stages see `Result.turns_each`."""
     if not living:
         return 0.0
     plan = history.stages
     if plan is None:
         return mean(member.turn for member in living)
     if all(member.turn == plan.ends[-1] for member in living):
-        # As without stages: what retired members did not do belongs to the method.
+        # The turns that retired members did not do count as done, as they do without stages.
         return float(plan.turns)
     return sum(member.turn for member in history.members.values()) / plan.population
 
 
 def is_same_effort(first: Result, second: Result) -> bool:
-    """Whether the members of two populations of one interval have trained equally long.
+    """Whether the members of two populations have trained equally long, at the same interval.
 
-    Members that were retired do not count: what becomes of them belongs to the method. Stages share
-    out the same total otherwise, so that of them the total counts.
+    Retired members do not count, since giving up on a member belongs to the method. Stages divide
+    the same budget in another way, so for them the turns of all members count.
     """
     return first.turns_each == second.turns_each
 
 
 def effort_note(population: Result, control: Result) -> str:
-    """How much longer one of them trained than the other; empty if they trained equally long."""
+    """How long the members of each population trained; empty if they trained equally long."""
     if is_same_effort(population, control):
         return ""
-    so_far = population.status == "running"
-    return (
+    text = (
         f"the members of the control did {control.turns_each:.4g} turns each, and those of this "
         f"population {population.turns_each:.4g}"
-        + (" so far" if so_far else ": the two had not the same budget")
     )
+    if population.status == "running":
+        return f"{text} so far"
+    return f"{text}: the two did not have the same budget"
 
 
-def _headline_metric(*those: Finalist) -> str:
-    """The headline of the reports, where all of them have it; else empty, for the score."""
-    metric = next(iter(those[0].report), "")
-    return metric if all(metric in one.report for one in those) else ""
+def _headline_metric(first: Finalist, *others: Finalist) -> str:
+    """Return the first metric of a report if all reports have it; otherwise "", for the score."""
+    metric = next(iter(first.report), "")
+    return metric if all(metric in other.report for other in others) else ""
 
 
-def _who(one: Finalist) -> str:
-    """What a headline calls it."""
-    return f"The average of {len(one.parents)} finalists" if one.parents else "The winner"
+def _who(finalist: Finalist) -> str:
+    """Return what a headline calls a finalist."""
+    if finalist.parents:
+        return f"The average of {len(finalist.parents)} finalists"
+    return "The winner"
 
 
-def _value(one: Finalist, metric: str) -> str:
-    return f"{one.report[metric]:.4g}" if metric else f"{one.score:.4g}"
+def _value(finalist: Finalist, metric: str) -> str:
+    return f"{finalist.report[metric]:.4g}" if metric else f"{finalist.score:.4g}"
 
 
-def _told(one: Finalist, metric: str) -> str:
-    return f"{metric or 'score'} {_value(one, metric)}"
+def _named_value(finalist: Finalist, metric: str) -> str:
+    return f"{metric or 'score'} {_value(finalist, metric)}"
 
 
-def _finite(value: Any) -> Any:
+def _null_unless_finite(value: Any) -> Any:
+    """Replace each number of a JSON value that is not finite by null: strict JSON has no NaN."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _null_unless_finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,14 +1,15 @@
-"""What PBT really finds: every hyperparameter as a function of step, along the winner's lineage.
+"""The schedule of a population: each hyperparameter as a function of the step of the weights.
 
-A schedule is portable: it names its task, options and space, so that a fresh model can be trained
-along it (`pbt_flow.commands.replay`) where nothing of the population is left but this one file.
+It is read off the winner's lineage, and it is what PBT really finds. A schedule names its task,
+options and space. `pbt_flow.commands.replay` can therefore train a fresh model along a schedule
+even if nothing else of the population is left.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from pbt_flow.population.history import History
 from pbt_flow.population.lineage import ancestors
 from pbt_flow.population.records import Direction, Turn
 from pbt_flow.space import Hparams, Space, check_hparams, space_from_json, space_to_json
+from pbt_flow.utils.reasons import in_short
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +27,11 @@ class Segment:
     """A stretch of training under constant hyperparameters: one turn of an ancestor."""
 
     start: int
-    """The step of the weights at which it begins."""
+    """The step of the weights at which the segment begins."""
     end: int
-    """The step before which it ends."""
+    """The step before which the segment ends."""
     member: int
-    """Whose turn it was."""
+    """The member whose turn it was."""
     turn: int
     hparams: Hparams
 
@@ -47,38 +49,42 @@ class Schedule:
     seed: int
     """The population's seed."""
     score: float
-    """What the winner scored. It is a maximum of many, so expect a little less of a replay."""
+    """The winner's score. It is the best of many scores, so expect a replay to score a little
+    worse."""
     best_initial: Hparams | None
-    """The best of the initial settings, the best fixed one that the population has tried."""
+    """The best initial configuration: the best fixed hyperparameters that the population tried."""
     segments: Sequence[Segment] = field(repr=False)
-    """Without gaps, from step 0."""
+    """The segments in order, without gaps, from step 0."""
 
     @property
     def steps(self) -> int:
-        """How long the schedule is."""
+        """How many steps the schedule is long."""
         return self.segments[-1].end
 
     def at(self, step: int) -> Hparams:
-        """The hyperparameters that are live in the training step after `step` others.
+        """Return the hyperparameters for weights that have trained `step` steps.
 
         Raises:
-            ScheduleError: The schedule is over by then.
+            ScheduleError: The schedule ends before this step.
         """
         return self.segment(step).hparams
 
     def segment(self, step: int) -> Segment:
-        """The segment with the training step after `step` others.
+        """Return the segment for weights that have trained `step` steps.
 
         Raises:
-            ScheduleError: The schedule is over by then.
+            ScheduleError: The schedule ends before this step.
         """
         for segment in self.segments:
             if segment.start <= step < segment.end:
                 return segment
-        raise ScheduleError(f"no hyperparameters at step {step}: the schedule has {self.steps}")
+        raise ScheduleError(
+            f"the schedule has no hyperparameters for step {step}: it has {self.steps} steps, "
+            "which count from 0"
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """The schedule as plain JSON values."""
+        """Return the schedule as plain JSON values."""
         return {
             "version": 1,
             "task": self.task,
@@ -89,21 +95,25 @@ class Schedule:
             "seed": self.seed,
             "score": self.score,
             "best_initial": None if self.best_initial is None else dict(self.best_initial),
-            "segments": [{**vars(s), "hparams": dict(s.hparams)} for s in self.segments],
+            "segments": [
+                {**vars(segment), "hparams": dict(segment.hparams)} for segment in self.segments
+            ],
         }
 
     @classmethod
     def from_json(cls, plain: Any) -> Schedule:
-        """The inverse of `to_json`.
+        """Return the schedule that `to_json` wrote.
 
         Raises:
             ScheduleError: A field is missing, unknown or of the wrong kind, a segment does not
                 follow the one before it, or a value lies outside its distribution.
         """
-        if not isinstance(plain, Mapping) or plain.get("version") != 1:
-            version = plain.get("version") if isinstance(plain, Mapping) else None
-            raise ScheduleError(f"a schedule of version {version!r}, this program reads version 1")
-        _check_fields(plain, _FIELDS, "the schedule")
+        version = plain.get("version") if isinstance(plain, Mapping) else None
+        if version != 1:
+            raise ScheduleError(
+                f"the schedule has version {version!r}, and this program reads version 1"
+            )
+        _check_fields(plain, _SCHEDULE_FIELDS, "the schedule")
         if plain["direction"] not in ("maximize", "minimize"):
             raise ScheduleError(f"the schedule's direction cannot be {plain['direction']!r}")
         try:
@@ -124,13 +134,13 @@ class Schedule:
             raise ScheduleError(f"not a schedule: {error}") from None
 
     def to_csv(self) -> str:
-        """A table for spreadsheets: one line for each segment."""
+        """Return the schedule as a table for spreadsheets, with one line for each segment."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["start", "end", "member", "turn", *self.space])
-        for s in self.segments:
-            values = (s.hparams[name] for name in self.space)
-            table.writerow([s.start, s.end, s.member, s.turn, *values])
+        for segment in self.segments:
+            values = [segment.hparams[name] for name in self.space]
+            table.writerow([segment.start, segment.end, segment.member, segment.turn, *values])
         return text.getvalue()
 
 
@@ -144,13 +154,15 @@ def schedule_of(
     source: str,
     seed: int,
 ) -> Schedule:
-    """The schedule that made the weights of `turn`.
+    """Return the schedule along which the weights of `turn` were trained.
 
     Raises:
-        ScheduleError: The turn did not go well, so there is nothing to reproduce.
+        ScheduleError: The turn did not go well, so there are no weights to reproduce.
     """
     if turn.score is None:
-        raise ScheduleError(f"turn {turn.number} of member {turn.member} ended as {turn.status}")
+        raise ScheduleError(
+            f"turn {turn.number} of member {turn.member} has no schedule: it ended as {turn.status}"
+        )
     best = history.best_initial
     return Schedule(
         task=task,
@@ -174,7 +186,7 @@ def schedule_of(
     )
 
 
-_FIELDS: dict[str, tuple[type, ...]] = {
+_SCHEDULE_FIELDS: dict[str, tuple[type, ...]] = {
     "version": (int,),
     "task": (str,),
     "options": (Mapping,),
@@ -186,7 +198,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "best_initial": (Mapping, type(None)),
     "segments": (list,),
 }
-_SEGMENT: dict[str, tuple[type, ...]] = {
+_SEGMENT_FIELDS: dict[str, tuple[type, ...]] = {
     "start": (int,),
     "end": (int,),
     "member": (int,),
@@ -196,29 +208,35 @@ _SEGMENT: dict[str, tuple[type, ...]] = {
 
 
 def _check_fields(plain: Any, fields: Mapping[str, tuple[type, ...]], what: str) -> None:
+    """Refuse a JSON object that does not have exactly these fields, each of one of its kinds."""
     if not isinstance(plain, Mapping):
-        raise ScheduleError(f"{what} is {plain!r:.80}, not an object")
+        raise ScheduleError(f"{what} must be a JSON object, got {plain!r:.80}")
     if plain.keys() != fields.keys():
         odd = sorted(map(str, plain.keys() ^ fields.keys()))
         raise ScheduleError(f"{what} has missing or unknown fields {odd}")
     for name, kinds in fields.items():
         value = plain[name]
-        finite = not isinstance(value, float) or math.isfinite(value)
-        if not isinstance(value, kinds) or isinstance(value, bool) or not finite:
-            raise ScheduleError(f"{what}: {name} cannot be {value!r:.80}")
+        # In Python, True is an int.
+        is_of_kind = isinstance(value, kinds) and not isinstance(value, bool)
+        if is_of_kind and float in kinds:
+            # NaN fails this comparison, and so does an integer that is greater than any float.
+            is_of_kind = abs(value) <= sys.float_info.max
+        if not is_of_kind:
+            raise ScheduleError(f"{what}: {name} cannot be {in_short(value)}")
 
 
 def _read_segments(plain: list[Any], space: Space) -> tuple[Segment, ...]:
+    """Read the segments of a schedule, each of which begins where the one before it ends."""
     segments: list[Segment] = []
-    for number, one in enumerate(plain, 1):
-        _check_fields(one, _SEGMENT, f"segment {number}")
+    for number, fields in enumerate(plain, 1):
+        _check_fields(fields, _SEGMENT_FIELDS, f"segment {number}")
         expected = segments[-1].end if segments else 0
-        if one["start"] != expected or one["end"] <= one["start"]:
+        if fields["start"] != expected or fields["end"] <= fields["start"]:
             raise ScheduleError(
-                f"segment {number} goes from step {one['start']} to {one['end']}; it must begin "
-                f"at {expected}, where the one before it ends, and be longer than nothing"
+                f"segment {number} goes from step {fields['start']} to {fields['end']}; it must "
+                f"begin at {expected}, where the one before it ends, and have at least one step"
             )
-        segments.append(Segment(**{**one, "hparams": check_hparams(one["hparams"], space)}))
+        segments.append(Segment(**{**fields, "hparams": check_hparams(fields["hparams"], space)}))
     if not segments:
         raise ScheduleError("the schedule has no segments")
     return tuple(segments)

@@ -1,1 +1,1 @@
-"""What a population looks like: as numbers, a page, a picture, a comparison, a study."""
+"""Shows a population: as numbers, a page, a picture, a comparison, or an Optuna study."""

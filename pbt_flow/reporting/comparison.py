@@ -1,7 +1,8 @@
-"""What did a method buy? Populations of the same task and budget, side by side, paired by seed.
+"""The comparison of methods: populations of the same task and budget, paired by seed.
 
-With one seed, two methods begin with the same members and draw the same numbers, so that their
-difference is told by few pairs; the interval says how well. A single pair proves nothing.
+With the same seed, two methods begin with the same members and draw the same random numbers.
+Therefore few pairs suffice to show how much better one method is, and an interval says how certain
+that is. A single pair proves nothing.
 """
 
 from __future__ import annotations
@@ -29,19 +30,20 @@ from pbt_flow.utils.text import number
 
 MEASURES = ("mean score", "best score", "best report")
 CONTROL = "random search"
-_SAME = ("population", "interval")
+"""The name of the method that copies nobody."""
+_MUST_AGREE = ("population", "interval")
 """Settings in which compared populations must agree, besides the task, its options and the budget.
 """
-_METHOD = ("mode", "exploit", "explore", "init", "resample")
+_METHOD_SETTINGS = ("mode", "exploit", "explore", "init", "resample")
 """Settings that make a method, besides the stages."""
-_METHODS = {
+_SHORT_NAMES = {
     "Population Based Training": "PBT",
     "Population Based Training in stages": "PBT in stages",
 }
 """Short names of methods."""
-_ENOUGH = 6
-"""Pairs below which no sign-flip permutation test can reach 5%: with n there are 2^n sign patterns,
-and the most telling two of them, all + and all -, have a share of 2 / 2^n."""
+_ENOUGH_PAIRS = 6
+"""With fewer pairs no sign-flip permutation test can reach 5%: with n pairs there are 2^n sign
+patterns, and the two most extreme ones, all + and all -, have a share of 2 / 2^n."""
 _COLOURS = ("var(--best)", "var(--mean)", "var(--f2)", "var(--f3)", "var(--f4)")
 
 
@@ -52,7 +54,8 @@ class Entry:
     result: Result
     settings: Settings
     option_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """What the options' defaults were when it began; earlier versions do not say."""
+    """The defaults of the task's options when the population began. Populations of earlier versions
+    have none on record."""
 
     @property
     def seed(self) -> int:
@@ -64,43 +67,47 @@ class Entry:
 
     @property
     def report_metric(self) -> str:
-        """The headline of its winner's report; empty if there is none."""
+        """The headline of the winner's report; empty if there is none."""
         winner = self.result.winner
         return next(iter(winner.report), "") if winner else ""
 
     @property
-    def at_equal_age(self) -> list[float]:
-        """With stages: the scores at the age to which all members come without stages. Only those
-        that were left by then have one.
+    def scores_at_equal_age(self) -> list[float]:
+        """The scores at the age to which all members of a population without stages come.
+
+        With stages, only the members that have not left by then have such a score.
         """
         turns, number = self.result.history.turns.values(), self.settings.turns
-        there = [own[number - 1] for own in turns if len(own) >= number]
-        return [turn.score for turn in there if turn.score is not None]
+        at_age = [own[number - 1] for own in turns if len(own) >= number]
+        return [turn.score for turn in at_age if turn.score is not None]
 
     @property
     def mean_score(self) -> float:
-        """The mean score of the population; with stages at the age of one without them, or NaN."""
+        """The mean score of the population; with stages, that of `scores_at_equal_age`, or NaN."""
         if self.settings.stage_plan is None:
             return self.result.mean_score
-        scores = self.at_equal_age
+        scores = self.scores_at_equal_age
         return mean(scores) if scores else math.nan
 
     def measures(self, metric: str) -> dict[str, float | None]:
-        """The mean score of the population, and of its winner the score and a metric of the report.
+        """The population's mean score, the winner's score, and a metric of the report.
 
-        None where there is no such number, or it is not finite.
+        The report is on the winner, or on the average that is handed over in the winner's place. A
+        number is None if it does not exist, or is not finite.
         """
         winner = self.result.winner
-        told = (
+        numbers = (
             self.mean_score,
             winner.score if winner else None,
             self.result.best.report.get(metric) if self.result.best else None,
         )
-        finite = (None if value is None or not math.isfinite(value) else value for value in told)
-        return dict(zip(MEASURES, finite, strict=True))
+        found: dict[str, float | None] = {}
+        for measure, value in zip(MEASURES, numbers, strict=True):
+            found[measure] = value if value is not None and math.isfinite(value) else None
+        return found
 
 
-# --- who may stand beside whom --------------------------------------------------------------------
+# --- which populations can be compared ------------------------------------------------------------
 
 
 def check_same(
@@ -112,22 +119,25 @@ def check_same(
     unequal: bool = False,
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Refuse to compare two populations whose settings give them other problems or budgets.
+    """Check that the settings of two populations say the same problem and the same budget.
 
     Args:
-        first: What the one is called in the message.
-        ours: Its settings.
-        second: What the other is called.
-        theirs: Its settings.
-        unequal: Whether another number of turns is accepted.
-        defaults: The defaults of the task's options, as far as they are known. An option that only
-            one of the two has on record was at its default in the other: populations of earlier
-            versions recorded what was given, and a class may have got the option since.
+        first: The name of the first population in the message.
+        ours: The settings of the first population.
+        second: The name of the second population in the message.
+        theirs: The settings of the second population.
+        unequal: Whether the populations may differ in their number of turns.
+        defaults: The defaults of the task's options, as far as they are known. If only one of the
+            populations has an option on record, the option was at its default in the other:
+            populations of earlier versions recorded only what was given, and the class may have got
+            the option since.
 
     Raises:
-        ComparisonError: They do; it names the setting, or the option.
+        ComparisonError: The settings differ. The message names the setting, or the option.
     """
-    names = [*_SAME, *([] if unequal else ["turns"])]
+    names = list(_MUST_AGREE)
+    if not unequal:
+        names.append("turns")
     if not is_same_task(ours.task, theirs.task):
         names.insert(0, "task")
     for name in names:
@@ -135,30 +145,32 @@ def check_same(
             raise ComparisonError(
                 f"populations {first} and {second} cannot be compared: their {name} is "
                 f"{getattr(ours, name)!r} and {getattr(theirs, name)!r}"
-                + (_INSIST if name == "turns" else "")
+                + (_WAYS_OUT if name == "turns" else "")
             )
+    known = defaults or {}
     for name in dict.fromkeys([*ours.options, *theirs.options]):
-        told = [{**(defaults or {}), **settings.options} for settings in (ours, theirs)]
-        values = [json.dumps(one.get(name, _UNKNOWN), sort_keys=True) for one in told]
-        if values[0] != values[1]:
+        default = known.get(name, _NOT_ON_RECORD)
+        our_value, their_value = ours.options.get(name, default), theirs.options.get(name, default)
+        # As JSON, in which 1, 1.0 and True differ.
+        if json.dumps(our_value, sort_keys=True) != json.dumps(their_value, sort_keys=True):
             raise ComparisonError(
                 f"populations {first} and {second} cannot be compared: the task's option {name} is "
-                + " and ".join(repr(one.get(name, _UNKNOWN)) for one in told)
+                f"{our_value!r} and {their_value!r}"
             )
 
 
-_UNKNOWN = "not on record"
-_INSIST = (
-    "; train both to the end of one budget, or insist with --unequal, and it is said beside the "
-    "numbers"
+_NOT_ON_RECORD = "not on record"
+_WAYS_OUT = (
+    "; train both to the end of the same budget, or compare them all the same with --unequal: the "
+    "result then says beside its numbers that the budgets differ"
 )
 
 
 def check_ended(entry: Entry) -> None:
-    """Refuse a population that may still become better.
+    """Check that a population has ended, so that it cannot become better any more.
 
     Raises:
-        ComparisonError: It is running, or was interrupted.
+        ComparisonError: The population is running, or was interrupted.
     """
     result = entry.result
     if result.status in ("running", "interrupted"):
@@ -170,13 +182,18 @@ def check_ended(entry: Entry) -> None:
 
 
 def check_equal(first: Entry, second: Entry, *, unequal: bool = False) -> None:
-    """Refuse to compare two populations that did not train the same problem equally long.
+    """Check that two populations have trained the same problem equally long.
 
-    What counts is what the members have done: `seconds`, `target` or a failure may have ended one
-    of them before its turns were over.
+    The turns that the members have really done are compared: `seconds`, `target` or a failure may
+    have ended a population early.
+
+    Args:
+        first: One population.
+        second: The other population.
+        unequal: Whether the populations may have trained for different times.
 
     Raises:
-        ComparisonError: They did not.
+        ComparisonError: They have not trained the same problem equally long.
     """
     check_same(
         first.run_id,
@@ -189,15 +206,15 @@ def check_equal(first: Entry, second: Entry, *, unequal: bool = False) -> None:
     if not unequal and not is_same_effort(first.result, second.result):
         raise ComparisonError(
             f"populations {first.run_id} and {second.run_id} cannot be compared: their members did "
-            f"{_turns(first)} and {_turns(second)}{_INSIST}"
+            f"{_turns_done(first)} and {_turns_done(second)}{_WAYS_OUT}"
         )
 
 
 def check_pair(control: Entry, settings: Settings) -> None:
-    """Refuse a control that is none, or that began with other members.
+    """Check that a population is the control of another, whose settings are given.
 
     Raises:
-        ComparisonError: It copies, or has another seed or other initial members.
+        ComparisonError: The control copies members, or began with another seed or other members.
     """
     theirs = control.settings
     if theirs.stage_plan is not None:
@@ -212,8 +229,8 @@ def check_pair(control: Entry, settings: Settings) -> None:
             "control copies nobody; compare methods with python -m pbt_flow compare"
         )
     for name in ("seed", "init", "initial"):
-        # As text: a record has lists where a task's space has tuples.
-        if _written(getattr(theirs, name)) != _written(getattr(settings, name)):
+        # As JSON: a record has lists where a task's space may have tuples.
+        if _json_text(getattr(theirs, name)) != _json_text(getattr(settings, name)):
             raise ComparisonError(
                 f"population {control.run_id} is no control: its {name} is "
                 f"{getattr(theirs, name)!r} in place of {getattr(settings, name)!r}, so that it "
@@ -222,43 +239,46 @@ def check_pair(control: Entry, settings: Settings) -> None:
             )
 
 
-def _written(value: Any) -> str:
+def _json_text(value: Any) -> str:
     """A setting as it stands in a record."""
     return json.dumps(value_to_json(value), sort_keys=True)
 
 
 def check_control(control: Entry, settings: Settings, *, defaults: Mapping[str, Any]) -> None:
-    """Refuse a control for a population that is still to be trained under these settings.
+    """Check that a population can be the control of one that is still to be trained.
 
     Args:
         control: The control.
-        settings: Those of the new population.
+        settings: The settings of the new population.
         defaults: The defaults of the task's options.
 
     Raises:
-        ComparisonError: It has not ended, or is of another problem, or ended before its budget did.
+        ComparisonError: The control has not ended, or has another problem, or ended before its
+            budget was used up.
     """
     check_same(control.run_id, control.settings, "the new one", settings, defaults=defaults)
     check_pair(control, settings)
     check_ended(control)
-    # Where the new one may end early itself, how long it trained is compared when it has ended.
+    # If the new population may end early itself, the two are compared when it has ended.
     may_end_early = settings.seconds is not None or settings.target is not None
     if control.result.turns_each != settings.turns and not may_end_early:
         raise ComparisonError(
             f"population {control.run_id} is no control for the new one: its members did "
-            f"{_turns(control)}, and those of the new one are to do {settings.turns}; go on with "
-            f"it, or train another one with --control"
+            f"{_turns_done(control)}, and those of the new one are to do {settings.turns}; resume "
+            "the control, or train another one with --control"
         )
 
 
-def _turns(entry: Entry) -> str:
-    """How many turns its members did, and why not more."""
+def _turns_done(entry: Entry) -> str:
+    """How many turns the members of a population did on average, and why not more."""
     result, settings = entry.result, entry.settings
     text = f"{result.turns_each:.4g} of {settings.turns} turns each"
     if settings.stage_plan is not None:
         text = f"{result.turns} of {settings.all_turns} turns of all members together"
+    if result.turns_each == settings.turns:
+        return text
     why = result.reason.splitlines()[0] if result.reason else result.status
-    return text if result.turns_each == settings.turns else f"{text} ({why})"
+    return f"{text} ({why})"
 
 
 # --- the comparison -------------------------------------------------------------------------------
@@ -266,15 +286,17 @@ def _turns(entry: Entry) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Populations by method, the control first, each in the order of its seeds."""
+    """Populations by method, and the differences between the methods."""
 
     methods: Mapping[str, Sequence[Entry]]
+    """The populations of each method, ordered by seed. The control is the first method."""
     direction: Direction
-    """Which way a score is better."""
+    """Whether a greater or a smaller score is better."""
     report_metric: str = ""
-    """The metric of the reports that is compared; empty if there are none."""
+    """The metric of the reports that is compared; empty if there are no reports."""
     report_direction: Direction | None = None
-    """Which way it is better; None if the task does not declare it."""
+    """Whether a greater or a smaller value of that metric is better; None if no task declares it.
+    """
 
     @classmethod
     def of(cls, entries: Sequence[Entry], *, unequal: bool = False) -> Comparison:
@@ -296,32 +318,34 @@ class Comparison:
             check_equal(first, entry, unequal=unequal)
         methods: dict[str, list[Entry]] = {}
         for entry in sorted(entries, key=_controls_first):
-            methods.setdefault(_label(entry, entries), []).append(entry)
+            methods.setdefault(_method_name(entry, entries), []).append(entry)
         if len(methods) < 2:
             raise ComparisonError(
                 f"all populations are of one method, {next(iter(methods))}; add a control, trained "
                 "by python -m pbt_flow random_search with the same settings and seed"
             )
-        for method, those in methods.items():
-            those.sort(key=lambda entry: entry.seed)
-            seed, count = Counter(entry.seed for entry in those).most_common(1)[0]
+        for method, populations in methods.items():
+            populations.sort(key=lambda entry: entry.seed)
+            seed, count = Counter(entry.seed for entry in populations).most_common(1)[0]
             if count > 1:
                 raise ComparisonError(f"{method} has {count} populations of seed {seed}; name one")
-        base, *others = ({entry.seed for entry in those} for those in methods.values())
-        if not any(base & seeds for seeds in others):
+        seeds = [{entry.seed for entry in populations} for populations in methods.values()]
+        base_seeds, other_seeds = seeds[0], set[int]().union(*seeds[1:])
+        if not base_seeds & other_seeds:
             raise ComparisonError(
-                f"no seed is in common: {next(iter(methods))} has {sorted(base)}, the others "
-                f"{sorted(set().union(*others))}; differences are taken between populations of one "
+                f"no seed is in common: {next(iter(methods))} has {sorted(base_seeds)}, the others "
+                f"{sorted(other_seeds)}; differences are taken between populations of the same "
                 "seed, which began with the same members"
             )
         metric = next((entry.report_metric for entry in entries if entry.report_metric), "")
-        # Populations of the first version do not say; those of one task beside them speak for them.
-        said = {entry.result.report_better(metric) for entry in entries} - {None}
+        # Populations of the first version do not say in which direction a report is better. All
+        # are of the same task here, so that what one of them says holds for them too.
+        directions = {entry.result.report_better(metric) for entry in entries} - {None}
         return cls(
             methods=methods,
             direction=first.result.history.direction,
             report_metric=metric,
-            report_direction=said.pop() if len(said) == 1 else None,
+            report_direction=directions.pop() if len(directions) == 1 else None,
         )
 
     @property
@@ -332,7 +356,10 @@ class Comparison:
     @property
     def entries(self) -> list[tuple[str, Entry]]:
         """Every population with its method."""
-        return [(method, entry) for method, those in self.methods.items() for entry in those]
+        found = []
+        for method, populations in self.methods.items():
+            found += [(method, entry) for entry in populations]
+        return found
 
     @property
     def is_equal(self) -> bool:
@@ -340,170 +367,194 @@ class Comparison:
         first = self.methods[self.baseline][0].result
         return all(is_same_effort(first, entry.result) for _, entry in self.entries)
 
-    def better(self, measure: str) -> Direction | None:
-        """Which way a measure is better; None where nobody said."""
+    def better_direction(self, measure: str) -> Direction | None:
+        """Which value of a measure is better, a greater or a smaller one; None if nobody says."""
         return self.report_direction if measure == "best report" else self.direction
 
-    def name(self, measure: str) -> str:
+    def title_of(self, measure: str) -> str:
         """A measure as people read it, with the metric of the report."""
         if measure == "best report" and self.report_metric:
             return f"{measure} ({self.report_metric})"
         return measure
 
     def measures(self, entry: Entry) -> dict[str, float | None]:
-        """What is compared of a population."""
+        """The numbers of a population that are compared, by measure."""
         return entry.measures(self.report_metric)
 
     def differences(self, method: str, measure: str) -> list[float]:
         """How much better a method is than the baseline, for each seed that both have.
 
-        Where nobody said which way the measure is better: the method's less the baseline's.
+        If it is not known which direction is better, the method's value minus the baseline's.
         """
-        base = {e.seed: self.measures(e)[measure] for e in self.methods[self.baseline]}
-        pairs = [(self.measures(e)[measure], base.get(e.seed)) for e in self.methods[method]]
-        sign = -1 if self.better(measure) == "minimize" else 1
-        return [
-            sign * difference(ours, b) for ours, b in pairs if ours is not None and b is not None
-        ]
+        base_values = {
+            entry.seed: self.measures(entry)[measure] for entry in self.methods[self.baseline]
+        }
+        sign = -1 if self.better_direction(measure) == "minimize" else 1
+        found = []
+        for entry in self.methods[method]:
+            value, base_value = self.measures(entry)[measure], base_values.get(entry.seed)
+            if value is not None and base_value is not None:
+                found.append(sign * difference(value, base_value))
+        return found
 
     def gains(self) -> dict[str, dict[str, Interval]]:
-        """The mean of the differences by method and measure; positive ones favour the method, where
-        it is known which way the measure is better.
+        """The mean difference to the baseline, by method and measure.
+
+        A positive one favours the method, if it is known which direction of the measure is better.
         """
-        others = list(self.methods)[1:]
-        found = {m: {what: self.differences(m, what) for what in MEASURES} for m in others}
-        return {
-            method: {what: Interval.of(those) for what, those in each.items() if those}
-            for method, each in found.items()
-        }
+        found: dict[str, dict[str, Interval]] = {}
+        for method in list(self.methods)[1:]:
+            found[method] = {}
+            for measure in MEASURES:
+                differences = self.differences(method, measure)
+                if differences:
+                    found[method][measure] = Interval.of(differences)
+        return found
 
     def warnings(self) -> list[str]:
         """What must be known before any number is quoted."""
-        said = []
+        found = []
         if not self.is_equal:
-            said.append("these populations did not train equally long, so that a difference is not")
-            said[-1] += " the method's alone: " + "; ".join(
-                f"{_place(method, entry)} did {_turns(entry)}" for method, entry in self.entries
+            turns = [
+                f"{_population_name(method, entry)} did {_turns_done(entry)}"
+                for method, entry in self.entries
+            ]
+            found.append(
+                "these populations did not train equally long, so that a difference is not the "
+                f"method's alone: {'; '.join(turns)}"
             )
         for method, entry in self.entries:
             if entry.result.is_over_budget:
-                said.append(f"{_place(method, entry)}: {entry.result.budget_note}")
-        return said
+                found.append(f"{_population_name(method, entry)}: {entry.result.budget_note}")
+        return found
 
     def notes(self) -> list[str]:
         """What a careful reader wants to know besides."""
-        said = []
+        found = []
         for method, entry in self.entries:
-            result = entry.result
+            result, name = entry.result, _population_name(method, entry)
             if result.retired:
-                said.append(
-                    f"{_place(method, entry)}: {result.retired} of {result.members} members failed "
-                    f"too often and were retired; it did {result.turns} of "
-                    f"{entry.settings.all_turns} turns"
+                found.append(
+                    f"{name}: {result.retired} of {result.members} members failed too often and "
+                    f"were retired; it did {result.turns} of {entry.settings.all_turns} turns"
                 )
             if result.budget_note and not result.is_over_budget:
-                said.append(f"{_place(method, entry)}: {result.budget_note}")
-            said += _about_stages(method, entry)
+                found.append(f"{name}: {result.budget_note}")
+            found += _notes_on_stages(name, entry)
         began = {(entry.settings.init, str(entry.settings.initial)) for _, entry in self.entries}
         if len(began) > 1:
-            said.append(
-                "not all populations began alike (init or initial differ): those of one seed began "
-                "with other members, and their difference says something of the beginning, too"
+            found.append(
+                "not all populations began alike (init or initial differ): populations of the same "
+                "seed began with different members, so that a difference between them also says "
+                "something of the beginning"
             )
-        for method, each in self.gains().items():
-            said += self._about_pairs(method, each)
+        for method, gains in self.gains().items():
+            found += self._notes_on_pairs(method, gains)
         if self.report_metric and self.report_direction is None:
-            said.append(
+            found.append(
                 f"whether a greater or a smaller {self.report_metric} is better is not declared "
                 "(report_direction of the task), so that its difference is shown and not judged"
             )
-        return said
+        return found
 
-    def _about_pairs(self, method: str, gains: Mapping[str, Interval]) -> Iterator[str]:
-        counts = {what: len(self.differences(method, what)) for what in gains}
+    def _notes_on_pairs(self, method: str, gains: Mapping[str, Interval]) -> Iterator[str]:
+        """What is to be known of the number of pairs behind a method's gains."""
+        counts = {measure: len(self.differences(method, measure)) for measure in gains}
         most = max(len(self.methods[method]), len(self.methods[self.baseline]))
-        for what in MEASURES:
-            expected = what != "best report" or self.report_metric
-            if expected and counts.get(what, 0) < most:
+        for measure in MEASURES:
+            count = counts.get(measure, 0)
+            is_expected = measure != "best report" or self.report_metric
+            if is_expected and count < most:
                 yield (
-                    f"{method}, {self.name(what)}: {counts.get(what, 0)} of {most} seeds have this "
-                    f"number for both {method} and {self.baseline}; the others count in no "
+                    f"{method}, {self.title_of(measure)}: {count} of {most} seeds have this number "
+                    f"for both {method} and {self.baseline}; the other seeds are left out of the "
                     "difference"
                 )
         fewest = min(counts.values(), default=0)
         if fewest == 1:
             yield f"{method}: a single pair has no interval, and proves nothing"
-        elif 1 < fewest < _ENOUGH:
+        elif 1 < fewest < _ENOUGH_PAIRS:
             yield (
                 f"{method}: with {fewest} pairs a sign-flip permutation test cannot come below p = "
                 f"{2 / 2**fewest:.3g}, so that these intervals rest on differences being normal; "
-                f"train {_ENOUGH} pairs or more, and fix how many before looking"
+                f"train {_ENOUGH_PAIRS} pairs or more, and fix how many before looking"
             )
 
-    def told(self, method: str, measure: str) -> tuple[str, str, str]:
-        """A difference as people read it: the mean, what is known of its spread, who is ahead."""
-        those = self.differences(method, measure)
-        interval = Interval.of(those)
-        spread = "one pair: no interval" if len(those) == 1 else "too far apart for an interval"
+    def describe_difference(self, method: str, measure: str) -> tuple[str, str, str]:
+        """A difference in words: its mean, its interval, and in how many pairs it is a gain."""
+        differences = self.differences(method, measure)
+        interval, pairs = Interval.of(differences), len(differences)
         if interval.bounds:
-            spread = f"95% t interval {interval.bounds} over {len(those)} seeds"
-        word = "greater" if self.better(measure) is None else "ahead"
-        ahead = f"{word} in {sum(gained > 0 for gained in those)} of {len(those)}"
-        # Both may hand over one and the same initial setting.
-        if equal := those.count(0.0):
+            spread = f"95% t interval {interval.bounds} over {pairs} seeds"
+        elif pairs == 1:
+            spread = "one pair: no interval"
+        else:
+            spread = "too far apart for an interval"
+        word = "greater" if self.better_direction(measure) is None else "ahead"
+        ahead = f"{word} in {sum(gain > 0 for gain in differences)} of {pairs}"
+        # Winners that still have the same initial setting, for instance, have equal scores.
+        equal = differences.count(0.0)
+        if equal:
             ahead += f", equal in {equal}"
         return f"{interval.mean:+.3g}", spread, ahead
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as plain values."""
+        """The comparison as plain JSON values."""
+        populations = []
+        for method, entry in self.entries:
+            result = entry.result
+            populations.append(
+                {
+                    "method": method,
+                    "seed": entry.seed,
+                    "population": entry.run_id,
+                    **self.measures(entry),
+                    "turns": result.turns,
+                    "budget": result.budget,
+                    "winner_step": result.winner.step if result.winner else None,
+                    "winner_step_over_budget": result.winner_share,
+                }
+            )
+        gains: dict[str, dict[str, Any]] = {}
+        for method, intervals in self.gains().items():
+            gains[method] = {}
+            for measure, interval in intervals.items():
+                gains[method][measure] = {
+                    **vars(interval),
+                    "seeds": len(self.differences(method, measure)),
+                    "direction": self.better_direction(measure),
+                }
         return {
             "baseline": self.baseline,
             "report_metric": self.report_metric,
             "equal_budgets": self.is_equal,
             "warnings": self.warnings(),
             "notes": self.notes(),
-            "populations": [
-                {
-                    "method": method,
-                    "seed": entry.seed,
-                    "population": entry.run_id,
-                    **self.measures(entry),
-                    "turns": entry.result.turns,
-                    "budget": entry.result.budget,
-                    "winner_step": entry.result.winner.step if entry.result.winner else None,
-                    "winner_step_over_budget": entry.result.winner_share,
-                }
-                for method, entry in self.entries
-            ],
-            "gains": {
-                method: {
-                    what: {
-                        **vars(interval),
-                        "seeds": len(self.differences(method, what)),
-                        "direction": self.better(what),
-                    }
-                    for what, interval in each.items()
-                }
-                for method, each in self.gains().items()
-            },
+            "populations": populations,
+            "gains": gains,
         }
 
     def table(self) -> str:
         """Every population, and the differences, as Markdown."""
-        heads = ["seed", "method", *map(self.name, MEASURES)]
+        heads = ["seed", "method", *map(self.title_of, MEASURES)]
         lines = [f"| {' | '.join(heads)} |", "|---" * 5 + "|"]
         order = list(self.methods)
-        for method, entry in sorted(self.entries, key=lambda e: (e[1].seed, -order.index(e[0]))):
-            numbers = self.measures(entry).values()
-            values = " | ".join("" if v is None else f"{v:.4g}" for v in numbers)
-            lines.append(f"| {entry.seed} | {method} | {values} |")
-        for method, each in self.gains().items():
+        # Seed by seed, and the control below the methods that are compared with it.
+        rows = sorted(self.entries, key=lambda row: (row[1].seed, -order.index(row[0])))
+        for method, entry in rows:
+            cells = [
+                "" if value is None else f"{value:.4g}" for value in self.measures(entry).values()
+            ]
+            lines.append(f"| {entry.seed} | {method} | {' | '.join(cells)} |")
+        for method, gains in self.gains().items():
             lines += ["", f"| {method} against {self.baseline} | mean difference | pairs |"]
             lines.append("|---" * 3 + "|")
-            for what in each:
-                mean, spread, ahead = self.told(method, what)
-                judged = "" if self.better(what) else f", {method} minus {self.baseline}"
-                lines.append(f"| {self.name(what)}{judged} | {mean} ({spread}) | {ahead} |")
+            for measure in gains:
+                mean, spread, ahead = self.describe_difference(method, measure)
+                title = self.title_of(measure)
+                if self.better_direction(measure) is None:
+                    title += f", {method} minus {self.baseline}"
+                lines.append(f"| {title} | {mean} ({spread}) | {ahead} |")
         lines += [f"\nwarning: {text}" for text in self.warnings()]
         lines += [f"\n{text}" for text in self.notes()]
         return "\n".join(lines)
@@ -513,22 +564,22 @@ class Comparison:
         return {name: self._chart(index) for index, name in enumerate(("best", "mean"))}
 
     def _chart(self, which: int) -> Chart:
+        """The chart of the best scores, `which` = 0, or of the mean scores, `which` = 1."""
         data: list[Chart] = []
-        for place, (method, those) in enumerate(self.methods.items()):
-            colour = _COLOURS[place % len(_COLOURS)]
-            curves = [best_and_mean(entry.result.history)[which] for entry in those]
-            data += [
-                line(points, method, colour, width=1, opacity=0.4, showlegend=False)
-                for points in curves
-                if len(curves) > 1
-            ]
+        for index, (method, populations) in enumerate(self.methods.items()):
+            colour = _COLOURS[index % len(_COLOURS)]
+            curves = [best_and_mean(entry.result.history)[which] for entry in populations]
+            # A single curve is the method's mean already.
+            if len(curves) > 1:
+                for curve in curves:
+                    data.append(line(curve, method, colour, width=1, opacity=0.4, showlegend=False))
             length = min(map(len, curves))
-            middle = [
-                points[0]._replace(value=mean(p.value for p in points))
-                for points in zip(*(curve[:length] for curve in curves), strict=True)
-            ]
+            mean_curve = []
+            for points in zip(*(curve[:length] for curve in curves), strict=True):
+                value = mean(point.value for point in points)
+                mean_curve.append(points[0]._replace(value=value))
             dash = "dash" if method == self.baseline else ""
-            data.append(line(middle, method, colour, width=3, dash=dash))
+            data.append(line(mean_curve, method, colour, width=3, dash=dash))
         axes = frame(380, x="steps that a member has trained", y="score", yaxis={})
         return {"data": data, "layout": axes}
 
@@ -545,80 +596,88 @@ def _body(comparison: Comparison) -> Iterator[str]:
     yield "<header><h1>What each method came to</h1>"
     alike = "The same task and budget" if comparison.is_equal else "The same task"
     yield f"<p>{alike}, paired by seed. Each population is a faint line, the mean of a "
-    yield f"method bold. {escape(base)}, which the others are compared with, is broken.</p>"
+    yield f"method bold. {escape(base)}, the baseline of all differences, has broken lines.</p>"
     yield "</header>"
-    if warnings := comparison.warnings():
+    warnings = comparison.warnings()
+    if warnings:
         yield '<div class="warnings" role="alert">'
         yield "".join(f"<p><b>warning</b>: {escape(text)}</p>" for text in warnings) + "</div>"
     yield '<div class="cards">'
-    for method, each in comparison.gains().items():
-        for what in each:
-            mean, spread, ahead = comparison.told(method, what)
-            label = f"{method}, {comparison.name(what)}, better by"
-            if comparison.better(what) is None:
-                label = f"{method} minus {base}, {comparison.name(what)}"
+    for method, gains in comparison.gains().items():
+        for measure in gains:
+            mean, spread, ahead = comparison.describe_difference(method, measure)
+            title = comparison.title_of(measure)
+            if comparison.better_direction(measure) is None:
+                label = f"{method} minus {base}, {title}"
+            else:
+                label = f"{method}, {title}, better by"
             yield f'<div class="card"><span>{escape(label)}</span>'
             yield f"<b>{mean}</b><span>{escape(spread)}; {ahead}</span></div>"
     yield "</div>"
-    if notes := comparison.notes():
-        said = "".join(f"<p>{escape(text[:1].upper() + text[1:])}.</p>" for text in notes)
-        yield f"<section><h2>How far to trust it</h2>{said}</section>"
+    notes = comparison.notes()
+    if notes:
+        sentences = "".join(f"<p>{escape(text[:1].upper() + text[1:])}.</p>" for text in notes)
+        yield f"<section><h2>How far to trust it</h2>{sentences}</section>"
     yield '<section><h2>Mean of the population</h2><div class="chart" id="mean"></div></section>'
     yield '<section><h2>Best of the population</h2><div class="chart" id="best"></div></section>'
     yield "<section><h2>Populations</h2>"
-    heads = ["method", "seed", "population", *map(comparison.name, MEASURES)]
+    heads = ["method", "seed", "population", *map(comparison.title_of, MEASURES)]
     heads += ["turns", "winner's step", "share of its budget"]
     yield '<div class="table"><table><thead><tr>'
     yield "".join(f"<th>{escape(name)}</th>" for name in heads) + "</tr></thead><tbody>"
-    for told in comparison.to_json()["populations"]:
-        row = [told["method"], str(told["seed"]), told["population"]]
-        numbers = [*MEASURES, "turns", "winner_step", "winner_step_over_budget"]
-        row += ["" if told[what] is None else number(told[what]) for what in numbers]
+    numbers = [*MEASURES, "turns", "winner_step", "winner_step_over_budget"]
+    for plain in comparison.to_json()["populations"]:
+        row = [plain["method"], str(plain["seed"]), plain["population"]]
+        row += ["" if plain[name] is None else number(plain[name]) for name in numbers]
         yield "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
     yield "</tbody></table></div></section>"
 
 
-def _place(method: str, entry: Entry) -> str:
+def _population_name(method: str, entry: Entry) -> str:
+    """The name of a population in warnings and notes."""
     return f"{method}, seed {entry.seed} ({entry.run_id[:8]})"
 
 
 def _controls_first(entry: Entry) -> tuple[bool, bool]:
-    """Random search before all others, then what copies nobody either."""
+    """A sort key: random search first, and then the other method that copies nobody."""
     return not entry.settings.is_control, entry.settings.method != "successive halving"
 
 
-def _about_stages(method: str, entry: Entry) -> Iterator[str]:
-    """What stages have to do with the numbers of a population; nothing where it has none."""
+def _notes_on_stages(name: str, entry: Entry) -> Iterator[str]:
+    """What stages have to do with the numbers of a population; nothing if it has no stages."""
     plan, settings = entry.settings.stage_plan, entry.settings
     if plan is None:
         return
-    left = len(entry.at_equal_age)
-    yield (
-        f"{_place(method, entry)}: its stages {plan} share out the budget otherwise, so that its "
-        f"winner may train {plan.ends[-1]} turns where others train {settings.turns}; "
-        + (
+    left = len(entry.scores_at_equal_age)
+    if left:
+        mean_note = (
             f"its mean score is that of the {left} members that were left after {settings.turns} "
             "turns, the age of the others"
-            if left
-            else f"no member came to {settings.turns} turns, so that its mean score is not compared"
         )
+    else:
+        mean_note = (
+            f"no member came to {settings.turns} turns, so that its mean score is not compared"
+        )
+    yield (
+        f"{name}: its stages {plan} share out the budget otherwise, so that its winner may train "
+        f"{plan.ends[-1]} turns where others train {settings.turns}; {mean_note}"
     )
     if plan.unspent and entry.result.turns_each == settings.turns:
         yield (
-            f"{_place(method, entry)}: its stages leave {plan.unspent} of the {plan.budget} turns "
-            "of the budget over"
+            f"{name}: its stages leave {plan.unspent} of the {plan.budget} turns of the budget over"
         )
 
 
-def _label(entry: Entry, entries: Sequence[Entry]) -> str:
-    """What a method is called: what tells it from the others."""
+def _method_name(entry: Entry, entries: Sequence[Entry]) -> str:
+    """The name of a population's method, with the settings that tell it from similar methods."""
     if entry.settings.is_control:
         return CONTROL
-    alike = [other for other in entries if other.settings.method == entry.settings.method]
-    telling = [
-        name for name in _METHOD if len({getattr(other.settings, name) for other in alike}) > 1
-    ]
-    words = [_METHODS.get(entry.settings.method, entry.settings.method)]
-    if len({other.settings.stages for other in alike}) > 1:
+    method = entry.settings.method
+    similar = [other.settings for other in entries if other.settings.method == method]
+    words = [_SHORT_NAMES.get(method, method)]
+    if len({settings.stages for settings in similar}) > 1:
         words.append(entry.settings.stages)
-    return " ".join([*words, *(str(getattr(entry.settings, name)) for name in telling)])
+    for name in _METHOD_SETTINGS:
+        if len({getattr(settings, name) for settings in similar}) > 1:
+            words.append(str(getattr(entry.settings, name)))
+    return " ".join(words)

@@ -1,8 +1,9 @@
 """The turns of a population as an Optuna study, for `optuna.visualization` and the dashboard.
 
-A study takes its trials for independent ones, and turns are not: they inherit weights, and a late
-turn scores better whatever its hyperparameters. So `step`, the age of the weights, is a parameter
-as well, and an importance that is not small beside that of `step` means something.
+Optuna takes the trials of a study to be independent, and turns are not: they inherit weights, and a
+late turn scores better whatever its hyperparameters are. Therefore `step`, the age of the weights,
+is a parameter of the trials too. The importance of a hyperparameter means something only if it is
+not small beside that of `step`.
 """
 
 from __future__ import annotations
@@ -20,42 +21,45 @@ from pbt_flow.population.records import Turn
 from pbt_flow.space import Space
 
 STEP = "step"
+"""The name of the parameter that is the age of the weights."""
 
 
 def study_of(history: History, space: Space, name: str) -> optuna.Study:
-    """An in-memory study with a trial for each turn; changing it changes nothing else.
+    """An in-memory study with a trial for each turn. To change the study changes nothing else.
 
-    Its parameters are the turn's hyperparameters and the step of its weights, its value is the
-    score, and its user attributes `pbt:...` say whose turn it was. A turn that failed is a failed
-    trial.
+    The parameters of a trial are the turn's hyperparameters and the step of its weights, the value
+    is the score, and the user attributes `pbt:...` say whose turn it was. A turn that failed is a
+    failed trial.
     """
     study = optuna.create_study(direction=history.direction, study_name=name)
     turns = list(every_turn(history))
     distributions: dict[str, Any] = dict(space)
+    # A hyperparameter of the task may itself be called `step`; then the age is left out.
     if STEP not in space:
         oldest = max((turn.step for turn in turns), default=0)
         distributions[STEP] = IntDistribution(0, max(1, oldest))
     for turn in sorted(turns, key=lambda turn: turn.started):
-        study.add_trial(_trial(turn, distributions, {STEP: turn.step, **turn.plan.hparams}))
+        study.add_trial(_trial_of(turn, distributions))
     return study
 
 
-def _trial(turn: Turn, distributions: dict[str, Any], params: dict[str, Any]) -> Any:
+def _trial_of(turn: Turn, distributions: dict[str, Any]) -> Any:
     attributes: dict[str, Any] = {
         "pbt:member": turn.member,
         "pbt:turn": turn.number,
         "pbt:status": turn.status,
     }
-    if (donor := turn.plan.donor) is not None:
+    donor = turn.plan.donor
+    if donor is not None:
         attributes["pbt:donor"] = f"member {donor.member}, turn {donor.turn}: {donor.copies}"
     trial = create_trial(
         state=TrialState.COMPLETE if turn.score is not None else TrialState.FAIL,
         value=turn.score,
-        params=params,
+        params={STEP: turn.step, **turn.plan.hparams},
         distributions=distributions,
         user_attrs=attributes,
     )
-    # Optuna's timeline asks when.
+    # For Optuna's timeline. `create_trial` itself sets both to the present time.
     trial.datetime_start = datetime.datetime.fromtimestamp(turn.started)
     trial.datetime_complete = datetime.datetime.fromtimestamp(turn.ended)
     return trial

@@ -1,7 +1,7 @@
-"""The report: one page that shows what a population did, to open in MLflow or from a disk.
+"""The report: one HTML page that shows what a population did, to open in MLflow or from a disk.
 
-Everything is inside the one file, plotly.js once and the numbers as JSON, so that it also draws
-inside MLflow's sandboxed artifact view, without a network, and in ten years.
+The one file holds everything, plotly.js and the numbers as JSON. So the page also works inside
+MLflow's sandboxed artifact view, without a network, and in ten years.
 """
 
 from __future__ import annotations
@@ -14,27 +14,32 @@ from html import escape
 from importlib import resources
 
 from pbt_flow.population.history import History, best_of_round
-from pbt_flow.population.lineage import Node, founders, gifts
-from pbt_flow.population.records import Direction
+from pbt_flow.population.lineage import Node, count_copies, founders
+from pbt_flow.population.records import Direction, Member
 from pbt_flow.population.result import Result, effort_note
-from pbt_flow.reporting import series as figures
+from pbt_flow.reporting import series
 from pbt_flow.reporting.plotly_charts import Chart, charts
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.utils.text import number, values
 
 _BETTER: dict[Direction, str] = {"maximize": "greater", "minimize": "smaller"}
-_SAME_BUDGET = ", which had the same budget"
 
 
 def page(subject: ReportData) -> str:
     """The report as one HTML page."""
-    shades = figures.Shades.of(subject.history)
+    shades = series.Shades.of(subject.history)
     drawn = charts(subject, shades) if shades else {}
     return assemble(subject.title, _body(subject, shades), drawn)
 
 
 def assemble(title: str, body: Iterable[str], charts: Mapping[str, Chart]) -> str:
-    """One HTML page with everything in it; a chart is drawn into the element of its name."""
+    """One HTML page with everything in it.
+
+    Args:
+        title: The title of the page, as plain text.
+        body: The HTML between the page's head and its scripts.
+        charts: The charts, by the id of the element that each is drawn into.
+    """
     template = resources.files("pbt_flow.reporting").joinpath("page.html").read_text("utf-8")
     plotly = resources.files("plotly").joinpath("package_data/plotly.min.js").read_text("utf-8")
     numbers = json.dumps(dict(charts), allow_nan=False, separators=(",", ":"))
@@ -42,9 +47,11 @@ def assemble(title: str, body: Iterable[str], charts: Mapping[str, Chart]) -> st
         "@TITLE@": escape(title),
         "@BODY@": "\n".join(body),
         "@PLOTLY@": plotly,
+        # The numbers stand inside a script: a `</script>` in a name would end it.
         "@CHARTS@": numbers.replace("<", "\\u003c"),
     }
-    # Cut at the marks, not replaced one by one: what is put in may itself look like a mark.
+    # The template is cut at the marks. If the marks were replaced one by one, a title or a name
+    # that looks like a mark would be replaced too.
     page, rest = list[str](), template
     for mark, part in parts.items():
         before, rest = rest.split(mark)
@@ -52,7 +59,7 @@ def assemble(title: str, body: Iterable[str], charts: Mapping[str, Chart]) -> st
     return "".join([*page, rest])
 
 
-def _body(subject: ReportData, shades: figures.Shades | None) -> Iterable[str]:
+def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     result, settings = subject.result, subject.settings
     size, turns = len(subject.history.members), result.turns
     better = _BETTER[subject.history.direction]
@@ -60,7 +67,7 @@ def _body(subject: ReportData, shades: figures.Shades | None) -> Iterable[str]:
     yield f"<h1>{escape(subject.headline)}</h1>"
     yield (
         f"<p>{size} members, {turns} of {settings.all_turns} turns of {settings.interval} "
-        f"steps, {result.status}; a {better} score is better{_of_report(result)}. "
+        f"steps, {result.status}; a {better} score is better{_better_report(result)}. "
         f"Population <code>{escape(result.run_id)}</code></p></header>"
     )
     if settings.stage_plan is not None:
@@ -72,11 +79,12 @@ def _body(subject: ReportData, shades: figures.Shades | None) -> Iterable[str]:
         return
     yield "<section><h2>Scores</h2><p>What selection goes by: each member is a faint line."
     if settings.stage_plan is not None:
-        yield "At a dotted line a stage ends, and as many members leave as stand there; a mean is"
-        yield "that of the members which are left, all of one age."
+        yield "A stage ends at each dotted line, with the number of members that leave; the mean is"
+        yield "over the members that are left, all of one age."
     if subject.control is not None:
         note = effort_note(result, subject.control)
-        yield f"The broken lines are the control{f': {note}' if note else _SAME_BUDGET}."
+        budget = f": {note}" if note else ", which had the same budget"
+        yield f"The broken lines are the control{budget}."
     yield '</p><div class="chart" id="scores"></div></section>'
     yield (
         "<section><h2>Hyperparameters</h2><p>Each piece of a line is one turn's value, over the "
@@ -102,8 +110,8 @@ def _body(subject: ReportData, shades: figures.Shades | None) -> Iterable[str]:
         'that descends from each.</p><div class="chart" id="founders"></div></div>'
     )
     yield (
-        '<div><h2>Time</h2><p class="how">Where the workers\' time went. What is lost are turns '
-        'that came to nothing.</p><div class="chart" id="time"></div></div></section>'
+        '<div><h2>Time</h2><p class="how">Where the workers\' time went. The time of turns that '
+        'failed is lost.</p><div class="chart" id="time"></div></div></section>'
     )
     yield "<section><h2>Members</h2><p>Best first; a click on a column sorts by it.</p>"
     yield from _table(subject)
@@ -111,15 +119,15 @@ def _body(subject: ReportData, shades: figures.Shades | None) -> Iterable[str]:
     yield from _understood(subject)
 
 
-def _of_report(result: Result) -> str:
-    """Which way the headline of the report is better, as far as that is known."""
+def _better_report(result: Result) -> str:
+    """The direction in which the headline of the report is better; empty if it is not known."""
     metric = next(iter(result.winner.report), "") if result.winner else ""
     better = result.report_better(metric) if metric else None
     return f", and a {_BETTER[better]} {escape(metric)} of the report" if better else ""
 
 
-def _share(result: Result) -> str:
-    """How much of a member's budget the winner's weights have trained, where it is not all."""
+def _budget_share(result: Result) -> str:
+    """The share of a member's budget that the winner's weights have trained; empty if it is 1."""
     share = result.winner_share
     if share is None or share == 1 or result.budget is None:
         return ""
@@ -128,9 +136,10 @@ def _share(result: Result) -> str:
 
 def _warnings(subject: ReportData) -> Iterable[str]:
     warnings = dict(subject.warnings)
-    for what, one in (("budget", subject.result), ("budget of the control", subject.control)):
-        if one is not None and one.is_over_budget:
-            warnings[what] = one.budget_note
+    results = {"budget": subject.result, "budget of the control": subject.control}
+    for name, result in results.items():
+        if result is not None and result.is_over_budget:
+            warnings[name] = result.budget_note
     if not warnings:
         return
     yield '<div class="warnings" role="alert">'
@@ -149,48 +158,52 @@ def _understood(subject: ReportData) -> Iterable[str]:
 
 
 def _cards(subject: ReportData) -> Iterable[str]:
-    result = subject.result
-    cards: list[tuple[str, str, str]] = []
-    finalists = [("winner", result.winner, _share(result))]
+    """The cards above the charts: each has a large number, a title and an explanation."""
+    result, control = subject.result, subject.control
+    finalists = [("winner", result.winner, _budget_share(result))]
     if result.has_copies:
         chosen = f", {result.fate}; the best of {result.initial_scores} scores on the way"
         finalists.append(("best initial setting", result.best_initial, chosen))
-    if subject.control is not None:
-        control = subject.control
-        finalists.append(("winner of the control", control.winner, _share(control)))
-    for what, one, more in finalists:
-        if one is None:
+    if control is not None:
+        finalists.append(("winner of the control", control.winner, _budget_share(control)))
+    cards: list[tuple[str, str, str]] = []
+    for name, finalist, more in finalists:
+        if finalist is None:
             continue
-        report = f"; report {values(one.report)}" if one.report else ""
-        if one.fresh is not None:
-            report = f"; on data that no decision has seen {one.fresh}{report}"
-        where = f"member {one.member:02d}, turn {one.turn}, step {one.step:,}{more}{report}"
-        cards.append((number(one.score), f"score of the {what}", where))
+        place = f"member {finalist.member:02d}, turn {finalist.turn}, step {finalist.step:,}{more}"
+        if finalist.fresh is not None:
+            place += f"; on data that no decision has seen {finalist.fresh}"
+        if finalist.report:
+            place += f"; report {values(finalist.report)}"
+        cards.append((number(finalist.score), f"score of the {name}", place))
     average = result.average
     if average is not None and average.fresh is not None:
-        report = f"; report {values(average.report)}" if average.report else ""
-        where = f"handed over in place of the winner; of {average.parents_told}{report}"
-        what = f"fresh score of the average of {len(average.parents)} finalists"
-        cards.append((number(average.fresh.mean), what, where))
+        title = f"fresh score of the average of {len(average.parents)} finalists"
+        explanation = f"handed over in place of the winner; of {average.parents_told}"
+        if average.report:
+            explanation += f"; report {values(average.report)}"
+        cards.append((number(average.fresh.mean), title, explanation))
     if not math.isnan(result.mean_score):
-        more = "of what the members stand on"
+        explanation = "of what the members stand on"
         if result.left:
-            more = f"of what the {result.members - result.left} members stand on that are left"
-        if subject.control is not None:
-            more += f"; the control's {number(subject.control.mean_score)}"
-            more += ", of all its members" if result.left else ""
-        cards.append((number(result.mean_score), "mean score", more))
-    copies = figures.copies(subject.history)
-    alive = sum(1 for share in figures.shares(subject.history, 10**6).values() if share[-1])
-    have = "has" if alive == 1 else "have"
-    founders_left = f"{alive} of {result.members} founders {have} descendants"
-    cards.append((str(copies), "copies", founders_left))
+            remaining = result.members - result.left
+            explanation = f"of what the {remaining} members stand on that are left"
+        if control is not None:
+            explanation += f"; the control's {number(control.mean_score)}"
+            if result.left:
+                explanation += ", of all its members"
+        cards.append((number(result.mean_score), "mean score", explanation))
+    survivors = series.surviving_founders(subject.history, subject.settings.max_failures)
+    have = "has" if len(survivors) == 1 else "have"
+    descendants = f"{len(survivors)} of {result.members} founders {have} descendants"
+    cards.append((str(series.copies(subject.history)), "copies", descendants))
     yield '<div class="cards">'
-    for index, (value, what, more) in enumerate(cards):
+    for index, (value, title, explanation) in enumerate(cards):
+        # The first card has a coloured edge.
         first = " first" if index == 0 else ""
         yield (
-            f'<div class="card{first}"><span>{escape(what)}</span><b>{escape(value)}</b>'
-            f"<span>{escape(more)}</span></div>"
+            f'<div class="card{first}"><span>{escape(title)}</span><b>{escape(value)}</b>'
+            f"<span>{escape(explanation)}</span></div>"
         )
     yield "</div>"
 
@@ -200,9 +213,10 @@ def _pictures(subject: ReportData) -> Iterable[str]:
         return
     yield "<section><h2>Samples</h2><p>What the best member shows after each round.</p>"
     yield '<div class="pictures">'
-    for which, picture in sorted(subject.pictures.items()):
-        best = best_of_round(subject.history, which)
-        caption = f"round {which}: member {best.member:02d}, score {number(best.score)}"
+    for round_number, picture in sorted(subject.pictures.items()):
+        best = best_of_round(subject.history, round_number)
+        caption = f"round {round_number}: member {best.member:02d}, score {number(best.score)}"
+        # Inside the page, since a page in MLflow's artifact view cannot load other files.
         data = base64.b64encode(picture).decode()
         yield (
             f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
@@ -211,10 +225,11 @@ def _pictures(subject: ReportData) -> Iterable[str]:
     yield "</div></section>"
 
 
-def _legend(shades: figures.Shades, *, tree: bool = False) -> str:
+def _legend(shades: series.Shades, *, tree: bool = False) -> str:
+    """The legend of the colours for scores; for the family tree, of its marks as well."""
     worst, median, best = (number(value) for value in shades.ends)
-    bar = "".join(f'<u style="background:var(--v{n})"></u>' for n in range(figures.SHADES))
-    text = f'<div class="legend">score {worst}<i>{bar}</i>{best} (median {median})'
+    colours = [f'<u style="background:var(--v{shade})"></u>' for shade in range(series.SHADES)]
+    text = f'<div class="legend">score {worst}<i>{"".join(colours)}</i>{best} (median {median})'
     text += "<em></em>the winner's path"
     if tree:
         text += '<em class="copy"></em>a copy'
@@ -223,56 +238,55 @@ def _legend(shades: figures.Shades, *, tree: bool = False) -> str:
 
 
 def _table(subject: ReportData) -> Iterable[str]:
+    """The table of the members, the best first."""
     history, settings, space = subject.history, subject.settings, subject.space
-    gave, of = gifts(history), founders(history)
+    gave, founder_of = count_copies(history), founders(history)
     heads = ["member", "score", "turns", "step", "founder", "copied", "was copied", "failures"]
     if history.stages is not None:
         heads.append("left after stage")
     yield '<div class="table"><table><thead><tr>'
     yield "".join(f"<th>{escape(name)}</th>" for name in [*heads, *space]) + "</tr></thead><tbody>"
     sign = 1 if history.direction == "maximize" else -1
-    best_first = sorted(
-        history.members.values(),
-        key=lambda m: (
-            # Who has left is younger: its score says little beside those of the others.
-            history.left.get(m.index, math.inf),
-            -math.inf if m.score is None else sign * m.score,
-            -m.index,
-        ),
-        reverse=True,
-    )
+
+    def rank(member: Member) -> tuple[float, float, int]:
+        # A member that has left is younger: its score says little beside those of the others.
+        stage = history.left.get(member.index, math.inf)
+        fitness = -math.inf if member.score is None else sign * member.score
+        return stage, fitness, -member.index
+
     winner = history.winner()
-    for member in best_first:
+    for member in sorted(history.members.values(), key=rank, reverse=True):
         turns = history.turns.get(member.index, [])
         row = [
             f"{member.index:02d}",
             number(member.score),
             str(member.turn),
             str(member.step),
-            f"{of[Node(member.index, member.turn)]:02d}",
+            f"{founder_of[Node(member.index, member.turn)]:02d}",
             str(sum(turn.plan.donor is not None for turn in turns)),
             str(gave[member.index]),
             str(sum(not turn.ok for turn in turns)),
-            *([_left(member.index, history)] if history.stages is not None else []),
-            *(number(member.hparams[name]) for name in space),
         ]
-        kind = ""
+        if history.stages is not None:
+            row.append(_stage_left(member.index, history))
+        row += [number(member.hparams[name]) for name in space]
+        attributes = ""
         if winner is not None and winner.member == member.index:
-            kind = ' class="winner"'
+            attributes = ' class="winner"'
         elif member.index in history.left:
-            kind = ' class="left" title="left at the end of a stage"'
+            attributes = ' class="left" title="left at the end of a stage"'
         elif member.failures >= settings.max_failures:
-            kind = ' class="retired" title="failed too often and was retired"'
-        key = "" if member.score is None else f' data-key="{member.score!r}"'
-        cells = [
-            f"<td{key if index == 1 else ''}>{escape(cell)}</td>" for index, cell in enumerate(row)
-        ]
-        yield f"<tr{kind}>{''.join(cells)}</tr>"
+            attributes = ' class="retired" title="failed too often and was retired"'
+        cells = [f"<td>{escape(cell)}</td>" for cell in row]
+        if member.score is not None:
+            # The cell shows four digits of the score; the page sorts by all of them.
+            cells[1] = f'<td data-key="{member.score!r}">{escape(row[1])}</td>'
+        yield f"<tr{attributes}>{''.join(cells)}</tr>"
     yield "</tbody></table></div>"
 
 
-def _left(member: int, history: History) -> str:
-    """The stage at whose end a member has left, from 1; empty where it has not."""
+def _stage_left(member: int, history: History) -> str:
+    """The stage at whose end a member has left, from 1; empty if the member has not left."""
     return str(history.left[member] + 1) if member in history.left else ""
 
 

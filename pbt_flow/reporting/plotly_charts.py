@@ -1,7 +1,7 @@
-"""The figures of a report as plain dictionaries in plotly's form.
+"""The charts of a report, as plain dictionaries in plotly's form.
 
-A colour is written `var(--name)` and looked up in the page's style, which has one set of them for
-light and one for dark surroundings.
+A colour is written as `var(--name)`, a variable of the page's style sheet, which has one set of
+colours for light surroundings and one for dark ones.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from pbt_flow.population.lineage import Node, founder_shares, node_of
+from pbt_flow.population.lineage import Node, node_of
 from pbt_flow.population.records import Turn
-from pbt_flow.reporting import series as figures
+from pbt_flow.reporting import series
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.reporting.tree_layout import Tree, lay_out
 from pbt_flow.space import index_of
 from pbt_flow.utils.text import duration, number
 
-_FOUNDERS = 7
-_NODES = 4000
-"""With more turns than this the tree is drawn as lines without points."""
-_PARTS = {
+_MOST_FOUNDERS = 7
+"""The number of colours for founders in the page's style sheet."""
+_MOST_NODES = 4000
+"""With more turns than this, the tree is drawn as lines without points."""
+_PART_COLOURS = {
     "train": "var(--f0)",
     "evaluate": "var(--f4)",
     "checkpoint": "var(--f2)",
@@ -36,8 +37,8 @@ _PARTS = {
 Chart = dict[str, Any]
 
 
-def charts(subject: ReportData, shades: figures.Shades) -> dict[str, Chart]:
-    """Every figure by the id of its place on the page."""
+def charts(subject: ReportData, shades: series.Shades) -> dict[str, Chart]:
+    """Every chart, by the id of the element on the page that it is drawn into."""
     found = {"scores": score_chart(subject)}
     for index, name in enumerate(subject.space):
         found[f"hparam-{index}"] = hparam_chart(subject, name, shades)
@@ -48,46 +49,51 @@ def charts(subject: ReportData, shades: figures.Shades) -> dict[str, Chart]:
 
 
 def score_chart(subject: ReportData) -> Chart:
-    """Scores of all members, faint; the best and the mean of each round, bold."""
-    members = figures.scores(subject.history)
-    data = [
-        line(
-            points,
-            "members",
-            "var(--faint)",
-            width=1,
-            legendgroup="members",
-            showlegend=not index,
-            hovertemplate=f"member {member:02d}<br>%{{x}} steps: %{{y}}<extra></extra>",
+    """The scores of all members, faint; the best and the mean of each round, bold."""
+    members = series.scores(subject.history)
+    data: list[Chart] = []
+    for member, points in members.items():
+        data.append(
+            line(
+                points,
+                "members",
+                "var(--faint)",
+                width=1,
+                legendgroup="members",
+                # One entry in the legend for all members.
+                showlegend=not data,
+                hovertemplate=f"member {member:02d}<br>%{{x}} steps: %{{y}}<extra></extra>",
+            )
         )
-        for index, (member, points) in enumerate(members.items())
-    ]
     if subject.control is not None:
-        best, mean = figures.best_and_mean(subject.control.history)
+        best, mean = series.best_and_mean(subject.control.history)
         data += [
             line(best, "control, best", "var(--control)", width=2.5, dash="dash"),
             line(mean, "control, mean", "var(--control)", width=2, dash="dot"),
         ]
-    best, mean = figures.best_and_mean(subject.history)
+    best, mean = series.best_and_mean(subject.history)
     data += [
         line(mean, "mean", "var(--mean)", width=3),
         line(best, "best", "var(--best)", width=3),
     ]
-    every = [point.value for points in members.values() for point in points]
-    log = spans_decades(every)
+    values: list[float] = []
+    for points in members.values():
+        values += [point.value for point in points]
+    log = spans_decades(values)
     layout = frame(
         420,
         x="steps that a member has trained",
         y="score (logarithmic)" if log else "score",
         yaxis={"type": "log"} if log else {},
     )
-    if ends := figures.stage_ends(subject.history):
-        layout |= _marks(ends)
+    ends = series.stage_ends(subject.history)
+    if ends:
+        layout |= _stage_marks(ends)
     return {"data": data, "layout": layout}
 
 
-def _marks(ends: Sequence[figures.Point]) -> Chart:
-    """A line across the figure where a stage ended, with how many members left."""
+def _stage_marks(ends: Sequence[series.Point]) -> Chart:
+    """A line across the chart where a stage ended, with the number of members that left."""
     return {
         "shapes": [
             {
@@ -117,24 +123,26 @@ def _marks(ends: Sequence[figures.Point]) -> Chart:
     }
 
 
-def hparam_chart(subject: ReportData, name: str, shades: figures.Shades) -> Chart:
+def hparam_chart(subject: ReportData, name: str, shades: series.Shades) -> Chart:
     """A hyperparameter over the step of the weights, coloured by score; the winner's path bold."""
     dist, size = subject.space[name], len(subject.history.members)
 
     def height(value: Any, member: int | None = None) -> float:
         if not isinstance(dist, CategoricalDistribution):
-            return _round(value)
-        # Members with the same choice lie side by side, not one behind the other.
+            return _rounded(value)
+        # Members with the same choice lie side by side, and not one behind the other. Each choice
+        # has a band of 0.7 around its index.
         aside = 0.0 if member is None else 0.7 * (member + 0.5) / size - 0.35
         return round(index_of(value, dist) + aside, 3)
 
-    lines: list[Chart] = [_segments(f"var(--v{n})", 2.5) for n in range(figures.SHADES)]
-    for s in figures.stretches(subject.history, name, shades):
-        place = height(s.value, s.member)
-        line = lines[s.shade]
-        line["x"] += [s.start, s.end, None]
+    lines: list[Chart] = [_segments(f"var(--v{shade})", 2.5) for shade in range(series.SHADES)]
+    for stretch in series.stretches(subject.history, name, shades):
+        place = height(stretch.value, stretch.member)
+        label = f"member {stretch.member:02d}: {escape(number(stretch.value))}"
+        line = lines[stretch.shade]
+        line["x"] += [stretch.start, stretch.end, None]
         line["y"] += [place, place, None]
-        line["text"] += [f"member {s.member:02d}: {escape(number(s.value))}"] * 2 + [None]
+        line["text"] += [label, label, None]
     winner = _segments("var(--ink)", 3.5)
     for turn in subject.path:
         value = turn.plan.hparams[name]
@@ -146,49 +154,43 @@ def hparam_chart(subject: ReportData, name: str, shades: figures.Shades) -> Char
     return {"data": data, "layout": {**layout, "showlegend": False}}
 
 
-def tree_chart(subject: ReportData, shades: figures.Shades) -> Chart:
-    """The family tree: a line of descent goes from left to right, and dies out or lives on."""
+def tree_chart(subject: ReportData, shades: series.Shades) -> Chart:
+    """The family tree: lines of descent run from left to right, and die out or live on."""
     history = subject.history
     tree = lay_out(history)
-    quiet = {"hovertemplate": None, "hoverinfo": "skip"}
-    copied = _segments("var(--soft)", 1.2, dash="dot") | quiet
-    lines = [_segments(f"var(--v{n})", 2) | quiet for n in range(figures.SHADES)]
+    without_label = {"hovertemplate": None, "hoverinfo": "skip"}
+    copied = _segments("var(--soft)", 1.2, dash="dot") | without_label
+    lines = [_segments(f"var(--v{shade})", 2) | without_label for shade in range(series.SHADES)]
     for parent, child in tree.edges:
         score = history.turn(*child).score
         assert score is not None, "only turns that went well are in the tree"
         line = copied if parent.member != child.member else lines[shades.shade(score)]
         (x0, y0), (x1, y1) = tree.places[parent], tree.places[child]
         line["x"] += [x0, x1, None]
-        line["y"] += [_round(y0), _round(y1), None]
+        line["y"] += [_rounded(y0), _rounded(y1), None]
     data = [line for line in [copied, *lines] if line["x"]]
 
     path = subject.path
     if path:
         winner = [tree.places[node] for node in [Node(path[0].member, 0), *map(node_of, path)]]
-        line = _segments("var(--ink)", 3.5) | quiet
-        line["x"], line["y"] = [x for x, _ in winner], [_round(y) for _, y in winner]
+        line = _segments("var(--ink)", 3.5) | without_label
+        line["x"], line["y"] = [x for x, _ in winner], [_rounded(y) for _, y in winner]
         data.append(line)
     turns = [node for node in tree.places if node.turn]
-    if len(turns) <= _NODES:
-        data.append(_nodes([history.turn(*node) for node in turns], tree, shades))
+    if len(turns) <= _MOST_NODES:
+        data.append(_turn_markers([history.turn(*node) for node in turns], tree, shades))
     if tree.failed:
-        data.append(_failures(tree.failed))
+        data.append(_failure_markers(tree.failed))
     height = int(min(900, max(240, 70 + 22 * tree.rows)))
-    # Labels that would cover each other are left out, those of founders without heirs first.
-    heirs = set(founder_shares(history)[-1])
-    every = sorted((n for n in tree.places if not n.turn), key=lambda n: n.member not in heirs)
-    roots: list[Node] = []
-    for node in every:
-        row = tree.places[node][1]
-        if all(abs(row - tree.places[n][1]) * (height - 60) > 13 * tree.rows for n in roots):
-            roots.append(node)
+    survivors = series.surviving_founders(history, subject.settings.max_failures)
+    labelled = _choose_labels(tree, height, first=survivors)
     layout = frame(
         height,
         x="step of the weights",
         y="founder",
         yaxis={
-            "tickvals": [_round(tree.places[node][1]) for node in roots],
-            "ticktext": [f"{node.member:02d}" for node in roots],
+            "tickvals": [_rounded(tree.places[node][1]) for node in labelled],
+            "ticktext": [f"{node.member:02d}" for node in labelled],
             "range": [tree.rows, 0],
             "showgrid": False,
         },
@@ -196,49 +198,71 @@ def tree_chart(subject: ReportData, shades: figures.Shades) -> Chart:
     return {"data": data, "layout": {**layout, "showlegend": False}}
 
 
-def _nodes(turns: Sequence[Turn], tree: Tree, shades: figures.Shades) -> Chart:
+def _choose_labels(tree: Tree, height: int, *, first: set[int]) -> list[Node]:
+    """The founders that get a label: no label covers another.
+
+    Args:
+        tree: The tree.
+        height: The height of the chart in pixels.
+        first: The founders that are labelled before the others.
+    """
+    founders = [node for node in tree.places if not node.turn]
+    founders.sort(key=lambda node: node.member not in first)
+    # A label is 13 pixels high, and the rows share what the margins leave of the height.
+    distance = 13 * tree.rows / (height - 60)
+    chosen: list[Node] = []
+    for node in founders:
+        row = tree.places[node][1]
+        if all(abs(row - tree.places[other][1]) > distance for other in chosen):
+            chosen.append(node)
+    return chosen
+
+
+def _turn_markers(turns: Sequence[Turn], tree: Tree, shades: series.Shades) -> Chart:
     places = [tree.places[node_of(turn)] for turn in turns]
     return {
         "type": "scatter",
         "mode": "markers",
         "x": [x for x, _ in places],
-        "y": [_round(y) for _, y in places],
+        "y": [_rounded(y) for _, y in places],
         "marker": {
             "size": 8 if len(turns) <= 400 else 5,
-            "color": [f"var(--v{shades.shade(t.score or 0.0)})" for t in turns],
+            "color": [f"var(--v{shades.shade(turn.score or 0.0)})" for turn in turns],
         },
-        "text": [_describe(turn) for turn in turns],
+        "text": [_turn_label(turn) for turn in turns],
         "hovertemplate": "%{text}<extra></extra>",
     }
 
 
-def _failures(failed: Sequence[tuple[Turn, tuple[float, float]]]) -> Chart:
+def _failure_markers(failed: Sequence[tuple[Turn, tuple[float, float]]]) -> Chart:
     return {
         "type": "scatter",
         "mode": "markers",
         "x": [x for _, (x, _) in failed],
-        "y": [_round(y) for _, (_, y) in failed],
+        "y": [_rounded(y) for _, (_, y) in failed],
         "marker": {"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": "var(--bad)"}},
-        "text": [_describe(turn) for turn, _ in failed],
+        "text": [_turn_label(turn) for turn, _ in failed],
         "hovertemplate": "%{text}<extra></extra>",
     }
 
 
-def _describe(turn: Turn) -> str:
+def _turn_label(turn: Turn) -> str:
+    """What a marker shows under the mouse."""
     lines = [f"member {turn.member:02d}, turn {turn.number}"]
     lines.append(f"score {number(turn.score)}" if turn.ok else turn.status)
-    if (donor := turn.plan.donor) is not None:
+    donor = turn.plan.donor
+    if donor is not None:
         what = {"both": "all", "weights": "the weights", "hparams": "the hyperparameters"}
         whom = f"member {donor.member:02d}, turn {donor.turn}"
         lines.append(f"copied {what[donor.copies]} of {whom}")
     lines += [f"{name} {number(value)}" for name, value in turn.plan.hparams.items()]
-    # Plotly reads tags in a label.
+    # Escaped, since plotly takes a label for HTML.
     return "<br>".join(escape(line) for line in lines)
 
 
 def founder_chart(subject: ReportData) -> Chart:
     """How much of the population descends from each founder, over the turns."""
-    lines = figures.shares(subject.history, _FOUNDERS)
+    lines = series.shares(subject.history, _MOST_FOUNDERS)
     data = []
     for index, (founder, share) in enumerate(lines.items()):
         name = "others" if founder is None else f"founder {founder:02d}"
@@ -248,7 +272,7 @@ def founder_chart(subject: ReportData) -> Chart:
                 "type": "scatter",
                 "mode": "lines",
                 "x": list(range(len(share))),
-                "y": [_round(value) for value in share],
+                "y": [_rounded(value) for value in share],
                 "name": name,
                 "stackgroup": "all",
                 "fillcolor": colour,
@@ -266,21 +290,25 @@ def time_chart(subject: ReportData) -> Chart:
     """Where the workers' time went."""
     settings = subject.settings
     slots = 1 if settings.engine == "inline" else min(settings.workers, settings.founders)
-    spent = figures.time_spent(subject.history, slots)
+    spent = series.time_spent(subject.history, slots)
+    # Before any turn has taken time, the shares are 0 of 1.
     total = math.fsum(spent.values()) or 1.0
-    names = [*(part for part in _PARTS if part in spent), *sorted(spent.keys() - _PARTS.keys())]
-    data = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "y": [""],
-            "x": [_round(spent[part] / total)],
-            "name": f"{part} {spent[part] / total:.0%}",
-            "marker": {"color": _PARTS.get(part, "var(--f3)")},
-            "hovertemplate": f"{part}: {duration(spent[part])}<extra></extra>",
-        }
-        for part in names
-    ]
+    names = [part for part in _PART_COLOURS if part in spent]
+    names += sorted(spent.keys() - _PART_COLOURS.keys())
+    data = []
+    for part in names:
+        share = spent[part] / total
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": [""],
+                "x": [_rounded(share)],
+                "name": f"{part} {share:.0%}",
+                "marker": {"color": _PART_COLOURS.get(part, "var(--f3)")},
+                "hovertemplate": f"{part}: {duration(spent[part])}<extra></extra>",
+            }
+        )
     layout = frame(170, x="", y="", yaxis={"visible": False})
     layout["xaxis"] |= {"tickformat": ".0%", "range": [0, 1], "showgrid": False}
     return {
@@ -292,13 +320,16 @@ def time_chart(subject: ReportData) -> Chart:
 # --- plotly's form --------------------------------------------------------------------------------
 
 
-def _round(value: float) -> float:
-    """Six digits are more than a screen can show, and a third of the bytes."""
-    return float(f"{figures.drawn(value):.6g}")
+def _rounded(value: float) -> float:
+    """A number as it is drawn, with six digits.
+
+    That is more than a screen can show, and takes a third of the bytes of all digits.
+    """
+    return float(f"{series.within_axis(value):.6g}")
 
 
 def line(
-    points: Iterable[figures.Point],
+    points: Iterable[series.Point],
     name: str,
     colour: str,
     *,
@@ -306,22 +337,25 @@ def line(
     dash: str = "",
     **more: Any,
 ) -> Chart:
-    """A line through points; a single one is drawn as a dot."""
-    there = list(points)
+    """A line through points. A single point is drawn as a dot."""
+    drawn = list(points)
+    style: dict[str, Any] = {"color": colour, "width": width}
+    if dash:
+        style["dash"] = dash
     return {
         "type": "scatter",
-        "mode": "lines" if len(there) > 1 else "markers",
+        "mode": "lines" if len(drawn) > 1 else "markers",
         "name": name,
-        "x": [point.trained for point in there],
-        "y": [_round(point.value) for point in there],
-        "line": {"color": colour, "width": width, **({"dash": dash} if dash else {})},
+        "x": [point.trained for point in drawn],
+        "y": [_rounded(point.value) for point in drawn],
+        "line": style,
         "marker": {"color": colour},
         **more,
     }
 
 
 def _segments(colour: str, width: float, dash: str = "solid") -> Chart:
-    """A line to which pieces are added; None in it lifts the pen."""
+    """An empty line, to which segments are added. A coordinate of None ends a segment."""
     return {
         "type": "scatter",
         "mode": "lines",
@@ -334,7 +368,7 @@ def _segments(colour: str, width: float, dash: str = "solid") -> Chart:
 
 
 def _axis(dist: BaseDistribution) -> Chart:
-    """The vertical axis of a hyperparameter: its whole domain, on its own scale."""
+    """The vertical axis of a hyperparameter: the whole domain, on the domain's own scale."""
     if isinstance(dist, CategoricalDistribution):
         names = [str(choice) for choice in dist.choices]
         return {
@@ -342,22 +376,32 @@ def _axis(dist: BaseDistribution) -> Chart:
             "ticktext": names,
             "range": [-0.5, len(names) - 0.5],
         }
-    low = figures.drawn(dist.low)  # type: ignore[attr-defined]
-    high = figures.drawn(dist.high)  # type: ignore[attr-defined]
+    low = series.within_axis(dist.low)  # type: ignore[attr-defined]
+    high = series.within_axis(dist.high)  # type: ignore[attr-defined]
     log = bool(dist.log)  # type: ignore[attr-defined]
     if log:
         low, high = math.log10(low), math.log10(high)
+    # A domain of a single value gets an axis of length 1.
     room = 0.04 * (high - low) or 0.5
     axis: Chart = {"range": [low - room, high + room]}
     if log:
         axis |= {"type": "log", "exponentformat": "power", "minor": {"showgrid": False}}
-        # Between decades plotly writes a lone 2 or 5 that reads as the number itself.
-        axis |= {"dtick": 1} if high - low >= 2 else {}
+        if high - low >= 2:
+            # Ticks at powers of ten only: between them plotly writes a lone 2 or 5, which a reader
+            # would take for the value.
+            axis["dtick"] = 1
     return axis
 
 
 def frame(height: int, *, x: str, y: str, yaxis: Mapping[str, Any]) -> Chart:
-    """What surrounds a figure: its axes with their titles, and the legend above it."""
+    """The layout of a chart: its axes with their titles, and the legend above it.
+
+    Args:
+        height: The height in pixels.
+        x: The title of the horizontal axis.
+        y: The title of the vertical axis.
+        yaxis: Other attributes of the vertical axis, in plotly's form.
+    """
     axis = {
         "gridcolor": "var(--line)",
         "linecolor": "var(--line)",
@@ -384,5 +428,5 @@ def frame(height: int, *, x: str, y: str, yaxis: Mapping[str, Any]) -> Chart:
 
 
 def spans_decades(scores: Sequence[float]) -> bool:
-    """Whether scores are so far apart that only a logarithmic axis shows them all."""
+    """Whether scores lie so far apart that only a logarithmic axis shows them all."""
     return bool(scores) and min(scores) > 0 and max(scores) > 100 * min(scores)

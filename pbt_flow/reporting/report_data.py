@@ -1,4 +1,4 @@
-"""What a report is about: a population, and what it is to be seen beside."""
+"""The data of a report: a population, and the control that it is shown beside."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from pbt_flow.space import Space
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """A population, and what it is to be seen beside."""
+    """A population, and the control that it is shown beside."""
 
     result: Result
     settings: Settings
     space: Space
     warnings: Mapping[str, str] = field(default_factory=dict)
-    """What the population warns of, by the name of the warning."""
+    """The warnings about the population, by name."""
     understood: Mapping[str, str] = field(default_factory=dict)
-    """What the task understood of its data, options and environment, by topic."""
+    """What the task understood of its data, options and environment: a sentence for each topic."""
     control: Result | None = None
-    """A population to compare with: the same budget, as a rule without copies."""
-
+    """A population of the same budget to compare with, as a rule one without copies."""
     pictures: Mapping[int, bytes] = field(default_factory=dict)
-    """What the best member of a round shows, as a PNG, by the round."""
+    """The sample of the best member of each round, as a PNG."""
 
     @property
     def history(self) -> History:
@@ -38,18 +37,18 @@ class ReportData:
 
     @property
     def headline(self) -> str:
-        """What came of it, in one sentence, beside the control if there is one."""
+        """The result in one sentence, beside the control's if there is a control."""
         return dataclasses.replace(self.result, control=self.control).headline
 
     @property
     def path(self) -> list[Turn]:
-        """The winner's ancestors; empty if there is no winner."""
+        """The turns that made the winner, in order; empty if there is no winner."""
         winner = self.history.winner()
         return ancestors(self.history, winner) if winner else []
 
     @property
     def title(self) -> str:
-        """What the population is called."""
+        """The population's name; if it has none, its task and method."""
         settings = self.settings
         if settings.name:
             return settings.name

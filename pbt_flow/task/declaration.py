@@ -1,16 +1,20 @@
-"""What a task declares of itself, and with which options it is built."""
+"""What a task class declares, and how a model of it is built under given options."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pbt_flow.exceptions import OptionError, SpaceError
 from pbt_flow.exceptions import TaskError as TaskError
 from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Space, check_space, plain_space
+from pbt_flow.task.base import Task
+from pbt_flow.task.construction import constructing
+from pbt_flow.task.joined_script import ScriptTask, with_options
+from pbt_flow.task.naming import find_task, name_task
 from pbt_flow.task.options import (
     Option,
     arguments_of,
@@ -20,23 +24,19 @@ from pbt_flow.task.options import (
     options_of,
 )
 
-if TYPE_CHECKING:
-    pass
-
-from pbt_flow.task.base import Task
-from pbt_flow.task.construction import constructing
-from pbt_flow.task.joined_script import ScriptTask, with_options
-from pbt_flow.task.naming import find_task, name_task
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a task class says of itself: all that a controller needs, which then needs no torch."""
+    """What a task class declares.
+
+    It is all that a controller needs to know of the class, so that the controller need not import
+    the class, nor torch.
+    """
 
     name: str
-    """By which any process finds the class (see `find_task`)."""
+    """The name by which any process finds the class (see `find_task`)."""
     label: str
-    """What the class is called in messages."""
+    """The name of the class in messages."""
     space: Space
     direction: Direction
     report_direction: ReportDirection = None
@@ -45,18 +45,20 @@ class Declaration:
     quick: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Settings for a run of seconds."""
     has_model: bool = False
-    """Whether there is a module to keep when training is over."""
+    """Whether the task has a module to keep when training is over."""
     options: Mapping[str, Option]
-    """What else the constructor takes."""
+    """The arguments of the constructor besides `seed` and `device`."""
 
     @property
     def option_defaults(self) -> dict[str, Any]:
         """The default of each option that has one, as a record holds it."""
-        return {name: one.default for name, one in self.options.items() if not one.required}
+        return {
+            name: option.default for name, option in self.options.items() if not option.required
+        }
 
 
 def declare(task: str | type[Task], options: Any = None) -> Declaration:
-    """Read what a task declares.
+    """Return what a task class declares.
 
     Args:
         task: The class, or its name.
@@ -64,7 +66,7 @@ def declare(task: str | type[Task], options: Any = None) -> Declaration:
             own arguments.
 
     Raises:
-        TaskError: The task is not found, or its declarations contradict each other.
+        TaskError: The task is not found, or one of its declarations is missing or wrong.
     """
     if not isinstance(task, str):
         check_class(task)
@@ -75,7 +77,7 @@ def declare(task: str | type[Task], options: Any = None) -> Declaration:
         label=kind.__name__,
         space=plain_space(kind.space),
         direction=kind.direction,
-        report_direction=_plain_direction(kind.report_direction),
+        report_direction=_in_plain_types(kind.report_direction),
         defaults=kind.defaults,
         quick=kind.quick,
         has_model=kind.model is not Task.model,
@@ -85,24 +87,24 @@ def declare(task: str | type[Task], options: Any = None) -> Declaration:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """A task with its options: what any process needs to build one of its models."""
+    """A task with its options: all that any process needs to build a model of it."""
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """As a record holds them."""
+    """The options, as a record holds them."""
     device: str = "cpu"
 
     def build(self, seed: int, device: str | None = None) -> Task:
-        """A fresh model.
+        """Build a fresh model.
 
         Raises:
-            TaskError: The class does not take an option that is recorded, or not its value.
+            TaskError: The class does not take one of the options, or not its value.
         """
         return build_task(find_task(self.name), seed, device or self.device, self.options)
 
 
 def build_task(kind: type[Task], seed: int, device: str, options: Mapping[str, Any]) -> Task:
-    """A fresh model of a class, under options as a record holds them.
+    """Build a fresh model of a class, under options as a record holds them.
 
     Raises:
         TaskError: The class does not take one of the options, or not its value.
@@ -116,15 +118,15 @@ def build_task(kind: type[Task], seed: int, device: str, options: Mapping[str, A
 
 
 def check_class(task: Any) -> None:
-    """Refuse what is no class of a task.
+    """Check that `task` is a subclass of `Task`.
 
     Raises:
-        TaskError: It is an object, or another class.
+        TaskError: `task` is an object of such a class, or something else.
     """
     if isinstance(task, Task):
         raise TaskError(
-            f"a task is given as its class, {type(task).__name__}, and not as an object of it: "
-            "each member builds its own"
+            f"a task is given as its class, {type(task).__name__}, and not as an object of the "
+            "class: each member builds an object of its own"
         )
     if not (isinstance(task, type) and issubclass(task, Task)):
         raise TaskError(
@@ -133,28 +135,29 @@ def check_class(task: Any) -> None:
 
 
 def check_found(task: type[Task]) -> None:
-    """Refuse a class that its module does not have under the name of the class.
+    """Check that another process finds the class by its module and name.
 
     Raises:
-        TaskError: Another process would not find it, or would find another class.
+        TaskError: The module has no class of that name, or has another one.
     """
     if issubclass(task, ScriptTask):
         return  # It is found by its file.
     there = getattr(sys.modules.get(task.__module__), task.__qualname__, None)
     if there is None:
         raise TaskError(
-            f"there is no {task.__qualname__} in module {task.__module__}, which it says that it "
-            "is defined in; define it by a class statement at the top of a file"
+            f"the class {task.__qualname__} says that it is defined in module {task.__module__}, "
+            "which has no class of that name; define it by a class statement at the top level of "
+            "a file"
         )
     if there is not task:
         raise TaskError(
             f"{task.__qualname__} is not what {task.__module__} has under that name by now; import "
-            "it again from there"
+            "the class from the module again"
         )
 
 
 def check_task(task: type[Task]) -> None:
-    """Refuse a class whose declarations contradict each other.
+    """Check the declarations of a task class.
 
     Raises:
         TaskError: The space or a direction is missing or wrong.
@@ -182,13 +185,13 @@ def check_task(task: type[Task]) -> None:
         )
 
 
-def _plain_direction(told: ReportDirection) -> ReportDirection:
-    """The same in a form that JSON can hold."""
+def _in_plain_types(told: ReportDirection) -> ReportDirection:
+    """A report direction in the types that JSON can hold."""
     return dict(told) if isinstance(told, Mapping) else told
 
 
 def check_options(task: Declaration, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `options` as a record holds them, each read as the task takes it.
+    """Return `options` as a record holds them.
 
     Raises:
         TaskError: The task has no such option, or the option does not take the value.
@@ -197,10 +200,11 @@ def check_options(task: Declaration, options: Mapping[str, Any]) -> dict[str, An
 
 
 def complete_options(task: Declaration, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with all other options of the task at their defaults, in its own order.
+    """Return all options of the task as a record holds them: the given ones, the rest at defaults.
 
     Raises:
-        TaskError: As of `check_options`; or an option without a default is not given.
+        TaskError: The task has no such option, or the option does not take the value, or an option
+            without a default is not given.
     """
     given = check_options(task, options)
     for name, option in task.options.items():
@@ -217,8 +221,13 @@ def recorded_options(
 ) -> tuple[dict[str, Any], list[str]]:
     """The options that a population goes on with, and what the user should know of them.
 
+    Args:
+        task: What the task declares now.
+        recorded: The options that the population was trained with.
+        defaults: The defaults when the population began.
+
     Raises:
-        TaskError: The class does not take an option any more, or not its value.
+        TaskError: The class no longer takes an option, or not its value.
     """
     try:
         return compare_with_code(task.options, recorded, defaults)
@@ -227,6 +236,11 @@ def recorded_options(
 
 
 def _read_option(task: Declaration, name: str, value: Any) -> Any:
+    """The value of an option as a record holds it.
+
+    Raises:
+        TaskError: The task has no such option, or the option does not take the value.
+    """
     try:
         check_known(name, task.options)
     except OptionError as error:

@@ -1,10 +1,11 @@
-"""What a task logs through MLflow by itself lands on the run of its member.
+"""Leads what a task logs through MLflow by itself to the run of its member.
 
-MLflow keeps the active run and the tracking store as globals of a process, for which a task is a
-script: its `mlflow.log_metric`, or a framework's logger, begins a run in experiment Default where
-none is active. While a job is under way, a run that is begun in this process is the member's, and
-one that is begun inside of it is a child of the member's. What the member's run holds of ours stays
-as it is. A task that does not import MLflow costs no import of it here.
+MLflow keeps the active run and the tracking store as globals of a process. A task is like a script
+to it: if no run is active, `mlflow.log_metric` in a task, or a framework's logger, begins a new run
+in the experiment Default. Therefore this module replaces methods of MLflow's client while a job is
+under way. A run that the task begins is then the member's run, and a run that it begins inside of
+that one is a child of the member's run. What pbt_flow itself logs on the member's run stays as it
+is. This module does not import MLflow: it waits until the task does.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from types import ModuleType
 from typing import Any
 
 INNER = "task"
-"""The tag `pbt.role` of a run that a task began inside of its member's."""
-_NOWHERE = "0" * 32
-"""The id of a run that is none: what is logged to it is dropped."""
+"""The value of the tag `pbt.role` on a run that a task began inside of its member's run."""
+_NO_RUN = "0" * 32
+"""A run id that stands for no run: what is logged to it is dropped."""
 _CLIENT, _FLUENT = "mlflow.tracking.client", "mlflow.tracking.fluent"
 _PARENT, _ROLE, _POPULATION = "mlflow.parentRunId", "pbt.role", "pbt.population"
 _VARIABLES = (
@@ -39,12 +40,13 @@ _VARIABLES = (
 _OUR_METRICS = ("turn", "step", "score", "donor")
 _OUR_GROUPS = ("hparam/", "train/", "eval/", "seconds/", "report/", "init/", "legend/", "param/")
 _OUR_TAGS = ("mlflow.runName", "mlflow.parentRunId", "mlflow.runColor")
-"""Names on a member's run that are ours; a task's own of such a name has task/ before it."""
+"""These names on a member's run are pbt_flow's. If a task logs under one of them, `task/` is put
+before the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemberRuns:
-    """The runs of a population's members, for those who log to them."""
+    """The runs of a population's members, and the store that they are in."""
 
     tracking_uri: str
     experiment_id: str
@@ -56,61 +58,68 @@ class MemberRuns:
 
 @dataclass(kw_only=True)
 class Job:
-    """One job of a worker, and what its task did with MLflow in it."""
+    """One job of a worker, and what its task has done with MLflow in it."""
 
     runs: MemberRuns | None
     member: str
-    """The run that is the task's; the one that is none where the job is no turn of a member."""
+    """The id of the run that the task logs to: the member's run, or `_NO_RUN` if the job is no turn
+    or look of a member."""
     failed: bool = False
-    """Whether the job came to nothing."""
+    """Whether the job has failed."""
     used: bool = False
     """Whether the task has begun a run or logged something."""
     ended: bool = False
     """Whether the task has ended the run that it takes for its own."""
     params: dict[str, tuple[dict[str, str], set[str]]] = field(default_factory=dict)
-    """Of each run the params that it has, and the names of those that have changed since."""
+    """The params of each run that the task has logged params to, and the names of the params that
+    have had another value since."""
     inner: list[tuple[Any, str]] = field(default_factory=list)
-    """The runs that the task began inside of the member's: the client and the id of each."""
+    """The runs that the task began inside of the member's run: the client and the id of each."""
 
     def is_ours(self, run_id: str) -> bool:
-        return run_id == _NOWHERE or (self.runs is not None and run_id in self.runs.members)
+        """Whether a run is a member's run, or no run at all."""
+        return run_id == _NO_RUN or (self.runs is not None and run_id in self.runs.members)
 
 
 class TaskLogging:
-    """Leads to its member's run what a task logs in this process.
+    """Leads what tasks log in this process to their members' runs.
 
     Args:
-        lends: Whether the process is somebody else's, whose own active run, tracking store and
-            experiment are to be as before after each job.
+        restores: Whether the active run, the tracking store and the experiment are to be after each
+            job what they were before it. In the user's own process they are; a worker has none.
     """
 
-    def __init__(self, *, lends: bool = False) -> None:
-        self._lends = lends
+    def __init__(self, *, restores: bool = False) -> None:
+        self._restores = restores
         self._runs: MemberRuns | None = None
         self._contexts: list[str] = []
-        """Of each member what the runs say that processes of its task begin."""
-        self._is_set = False
-        """Whether the variables of the environment are as they are to be, but for the member."""
+        """For each member the tags, as JSON, of the runs that its task's own processes begin."""
+        self._is_environment_set = False
+        """Whether the environment's variables name the population's store."""
         self._job: Job | None = None
-        self._finder = _AfterImport({_CLIENT: self._meet_client, _FLUENT: self._meet_fluent})
+        self._finder = _ImportHook({_CLIENT: self._patch_client, _FLUENT: self._patch_fluent})
         self._replaced: list[tuple[Any, str, Any, Any]] = []
+        """Each replaced function: its owner, its name, the replacement, and MLflow's own."""
         self._theirs: dict[str, Callable[..., Any]] = {}
+        """MLflow's own functions that the replacements call."""
 
     def install(self) -> None:
-        """Meet MLflow wherever it is, or is going to be, imported in this process."""
-        for name, meet in self._finder.meet.items():
-            if (module := sys.modules.get(name)) is not None:
-                meet(module)
+        """Replace MLflow's functions now, or as soon as MLflow is imported in this process."""
+        for name, patch in self._finder.patches.items():
+            module = sys.modules.get(name)
+            if module is not None:
+                patch(module)
         sys.meta_path.insert(0, self._finder)
 
     def remove(self) -> None:
-        """Leave MLflow as it was."""
+        """Put MLflow's own functions back."""
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
         for owner, name, ours, theirs in self._replaced:
+            # Another library may have replaced the function since; that one stays.
             if getattr(owner, name, None) is ours:
                 setattr(owner, name, theirs)
-        # What was bound in MLflow's own namespace while it was imported.
+        # While MLflow is imported, its package takes functions over from its modules.
         mlflow = sys.modules.get("mlflow")
         for _, name, ours, theirs in self._replaced:
             if getattr(mlflow, name, None) is ours:
@@ -118,10 +127,10 @@ class TaskLogging:
         self._replaced.clear()
 
     def open(self, runs: MemberRuns | None) -> None:
-        """Say which runs the members have; until then, what tasks log goes nowhere."""
-        self._runs, self._contexts, self._is_set = runs, [], False
+        """Set the runs of the members. What tasks log before this is dropped."""
+        self._runs, self._contexts, self._is_environment_set = runs, [], False
         if runs is not None:
-            self._contexts = [_context(runs, member) for member in runs.members]
+            self._contexts = [_child_tags(runs, member) for member in runs.members]
 
     @property
     def used(self) -> bool:
@@ -130,38 +139,43 @@ class TaskLogging:
 
     @contextlib.contextmanager
     def job(self, member: int | None) -> Iterator[Job]:
-        """A job whose task may log: to the run of `member`, or to none."""
+        """Do a job in the block, whose task logs to the run of `member`, or to no run."""
         runs = self._runs
-        run_id = _NOWHERE if runs is None or member is None else runs.members[member]
-        made = Job(runs=runs, member=run_id)
-        lent = _Lent() if self._lends else None
+        run_id = _NO_RUN if runs is None or member is None else runs.members[member]
+        job = Job(runs=runs, member=run_id)
+        saved = _SavedGlobals() if self._restores else None
         try:
-            if runs is not None and not self._is_set:
+            if runs is not None and not self._is_environment_set:
                 _set_variables(runs)
-                self._is_set = lent is None
+                # Where globals are restored, the variables are too, and are set before each job.
+                self._is_environment_set = saved is None
             if runs is not None and member is not None:
                 os.environ["MLFLOW_RUN_CONTEXT"] = self._contexts[member]
             else:
                 os.environ.pop("MLFLOW_RUN_CONTEXT", None)
-            if lent is not None:
-                lent.put_aside(runs)
-            self._job = made
-            yield made
+            if saved is not None:
+                saved.set_aside(runs)
+            self._job = job
+            yield job
         finally:
-            if made.used:
-                self._end_what_is_left(made)
-                self._is_set = False  # MLflow and the task may have set others
+            if job.used:
+                self._end_open_runs(job)
+                # MLflow or the task may have set the variables to something else.
+                self._is_environment_set = False
             self._job = None
-            if lent is not None:
-                lent.give_back()
+            if saved is not None:
+                saved.restore()
 
-    def _end_what_is_left(self, job: Job) -> None:
-        """End the runs that the task has left open, and write what waits to be written."""
+    def _end_open_runs(self, job: Job) -> None:
+        """End the runs that the task has left open, and write what MLflow has not written yet."""
         fluent, status = sys.modules[_FLUENT], "FAILED" if job.failed else "FINISHED"
         while self._theirs["active_run"]() is not None:
-            with contextlib.suppress(Exception):  # a store that is away; it is off the stack
+            # A store may be away. MLflow takes the run off its stack all the same, so that this
+            # loop ends.
+            with contextlib.suppress(Exception):
                 fluent.end_run(status)
-        # Otherwise it would be lost with the worker, which is killed when all is done.
+        # The worker is killed at the end of the population, and would lose what is in MLflow's
+        # queues.
         with contextlib.suppress(Exception):
             fluent.flush_async_logging()
         queue = sys.modules.get("mlflow.utils.autologging_utils.metrics_queue")
@@ -169,16 +183,19 @@ class TaskLogging:
             if queue is not None:
                 queue.flush_metrics_queue()
         for client, run_id in job.inner:
-            # What stays open for now is ended with the population.
+            # A run that cannot be ended now is ended with the population.
             with contextlib.suppress(Exception):
                 if client.get_run(run_id).info.status == "RUNNING":
                     client.set_terminated(run_id, status)
 
     # --- MLflow's functions -----------------------------------------------------------------------
 
-    def _meet_client(self, module: ModuleType) -> None:
+    # Each replacement gets the job under way and MLflow's own function, and then what that function
+    # would get.
+
+    def _patch_client(self, module: ModuleType) -> None:
         self._replace(module.MlflowClient, "create_run", self._create_run)
-        given: dict[str, Callable[..., Any]] = {
+        replacements: dict[str, Callable[..., Any]] = {
             "get_run": self._get_run,
             "log_metric": self._log_metric,
             "log_param": self._log_param,
@@ -186,37 +203,39 @@ class TaskLogging:
             "set_tag": self._set_tag,
             "delete_tag": self._delete_tag,
             "set_terminated": self._set_terminated,
-            "update_run": self._leave_alone,
-            "delete_run": self._leave_alone,
-            "log_artifact": self._log_file,
-            "log_artifacts": self._log_file,
-            "log_inputs": self._log_file,
-            "log_outputs": self._log_file,
+            "update_run": self._do_nothing,
+            "delete_run": self._do_nothing,
+            "log_artifact": self._log_unless_no_run,
+            "log_artifacts": self._log_unless_no_run,
+            "log_inputs": self._log_unless_no_run,
+            "log_outputs": self._log_unless_no_run,
         }
-        for name, ours in given.items():
-            self._replace(module.MlflowClient, name, _of_our_runs(ours))
+        for name, ours in replacements.items():
+            self._replace(module.MlflowClient, name, _for_our_runs(ours))
 
-    def _meet_fluent(self, module: ModuleType) -> None:
+    def _patch_fluent(self, module: ModuleType) -> None:
         self._theirs["active_run"], self._theirs["end_run"] = module.active_run, module.end_run
         for name, ours in (("start_run", self._start_run), ("active_run", self._active_run)):
             self._replace(module, name, ours)
+            # `mlflow.start_run` is a name of its own for the same function.
             mlflow = sys.modules.get("mlflow")
             if hasattr(mlflow, name):
                 setattr(mlflow, name, getattr(module, name))
 
     def _replace(self, owner: Any, name: str, ours: Callable[..., Any]) -> None:
+        """Replace a function of MLflow's by one that calls `ours` while a job is under way."""
         theirs = getattr(owner, name)
 
         @functools.wraps(theirs)
-        def asked(*args: Any, **kwargs: Any) -> Any:
+        def replacement(*args: Any, **kwargs: Any) -> Any:
             job = self._job
             return theirs(*args, **kwargs) if job is None else ours(job, theirs, *args, **kwargs)
 
-        setattr(owner, name, asked)
-        self._replaced.append((owner, name, asked, theirs))
+        setattr(owner, name, replacement)
+        self._replaced.append((owner, name, replacement, theirs))
 
     def _active_run(self, job: Job, theirs: Callable[..., Any]) -> Any:
-        """The member's run is active from the beginning, until the task ends it."""
+        """The active run: the member's from the beginning of the job until the task ends it."""
         active = theirs()
         if active is None and not job.ended and self._is_store_of(job):
             return sys.modules[_FLUENT].start_run()
@@ -239,36 +258,41 @@ class TaskLogging:
         given["description"] = description
         if not self._is_store_of(job):
             job.used = True
-            # They are of the population's store, and this is another.
-            with _without("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_CONTEXT"):
+            # The task has chosen another store, in which the population's experiment and run do not
+            # exist.
+            with _without_variables("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_CONTEXT"):
                 return theirs(run_id, nested=nested, parent_run_id=parent_run_id, **given)
         active = self._theirs["active_run"]()
         is_member = active is not None and job.is_ours(active.info.run_id)
         if nested and run_id is None and active is None:
+            # MLflow needs an active run for a nested one to lie in: first the member's is begun.
             active = theirs()
         if is_member and not nested:
             if run_id in (None, active.info.run_id) and parent_run_id is None:
-                # The same run once more: the task finds it open, as a script finds none.
-                said = {**(tags or {})} | ({_NOTE: description} if description else {})
-                if said:
-                    sys.modules["mlflow"].set_tags(said)
+                # The task begins its run again. MLflow would refuse that, since the member's run is
+                # open already: for a task it is what a new run is for a script.
+                added_tags = dict(tags or {})
+                if description:
+                    added_tags[_NOTE] = description
+                if added_tags:
+                    sys.modules["mlflow"].set_tags(added_tags)
                 return active
             self._theirs["end_run"]()
         if nested and run_id is None and experiment_id is None and job.runs is not None:
-            # MLflow shows a run inside of another only where both are in one experiment.
+            # MLflow shows a run as a child only if both runs are in the same experiment.
             given["experiment_id"] = job.runs.experiment_id
         return theirs(run_id, nested=nested, parent_run_id=parent_run_id, **given)
 
     def _is_store_of(self, job: Job, client: Any = None) -> bool:
-        """Whether what a task asks now, it asks of the population's store."""
+        """Whether a client, or else MLflow in this process, is set to the population's store."""
         if job.runs is None:
             return True
         if client is None:
             mlflow: Any = sys.modules["mlflow"]
-            asked = mlflow.get_tracking_uri()
+            uri = mlflow.get_tracking_uri()
         else:
-            asked = client.tracking_uri
-        return _plain_uri(asked) == _plain_uri(job.runs.tracking_uri)
+            uri = client.tracking_uri
+        return _normal_uri(uri) == _normal_uri(job.runs.tracking_uri)
 
     # --- MLflow's client --------------------------------------------------------------------------
 
@@ -285,26 +309,27 @@ class TaskLogging:
         job.used = True
         if not self._is_store_of(job, client):
             return theirs(client, experiment_id, start_time, tags, run_name)
-        said = {key: str(value) for key, value in (tags or {}).items()}
-        parent = said.get(_PARENT)
-        # `start_run` adds what MLFLOW_RUN_CONTEXT says, which names the member as the parent; of a
-        # run inside of another, that other is on the stack.
-        is_first = said.get(_ROLE) == INNER and self._theirs["active_run"]() is None
-        if parent is None or is_first:
+        given_tags = {key: str(value) for key, value in (tags or {}).items()}
+        parent = given_tags.get(_PARENT)
+        # A parent alone does not say that the run is an inner one: `start_run` adds the tags in
+        # MLFLOW_RUN_CONTEXT, which name the member as the parent. Only an inner run is begun while
+        # another run is on MLflow's stack.
+        is_outermost = given_tags.get(_ROLE) == INNER and self._theirs["active_run"]() is None
+        if parent is None or is_outermost:
             job.ended = False
-            own = {key: text for key, text in said.items() if _is_from_task(key)}
-            if own:
-                self._log_tags(client, job.member, own)
+            own_tags = {key: text for key, text in given_tags.items() if _is_from_task(key)}
+            if own_tags:
+                self._log_tags(client, job.member, own_tags)
             return client.get_run(job.member)
-        if job.runs is None or parent == _NOWHERE:
-            return client.get_run(_NOWHERE)
-        marks = {_ROLE: INNER, _POPULATION: job.runs.population}
-        made = theirs(client, experiment_id, start_time, {**said, **marks}, run_name)
-        job.inner.append((client, made.info.run_id))
-        return made
+        if job.runs is None or parent == _NO_RUN:
+            return client.get_run(_NO_RUN)
+        our_tags = {_ROLE: INNER, _POPULATION: job.runs.population}
+        inner = theirs(client, experiment_id, start_time, {**given_tags, **our_tags}, run_name)
+        job.inner.append((client, inner.info.run_id))
+        return inner
 
     def _get_run(self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str) -> Any:
-        return _no_run() if run_id == _NOWHERE else theirs(client, run_id)
+        return _make_no_run() if run_id == _NO_RUN else theirs(client, run_id)
 
     def _log_metric(
         self,
@@ -317,7 +342,9 @@ class TaskLogging:
         **kwargs: Any,
     ) -> Any:
         job.used = True
-        return None if run_id == _NOWHERE else theirs(client, run_id, _apart(key), *args, **kwargs)
+        if run_id == _NO_RUN:
+            return None
+        return theirs(client, run_id, _own_name(key), *args, **kwargs)
 
     def _log_param(
         self,
@@ -329,6 +356,7 @@ class TaskLogging:
         value: Any,
         synchronous: bool | None = None,
     ) -> Any:
+        # By way of `log_batch`, which knows what to do with a value that has changed.
         param = sys.modules["mlflow.entities"].Param(key, str(value))
         done = client.log_batch(run_id, params=[param], synchronous=synchronous)
         return done if synchronous is False else value
@@ -344,9 +372,9 @@ class TaskLogging:
         synchronous: bool | None = None,
     ) -> Any:
         job.used = True
-        if run_id == _NOWHERE:
+        if run_id == _NO_RUN:
             return None
-        return theirs(client, run_id, _apart_tag(key), value, synchronous)
+        return theirs(client, run_id, _own_tag_name(key), value, synchronous)
 
     def _log_batch(
         self,
@@ -360,33 +388,38 @@ class TaskLogging:
         synchronous: bool | None = None,
     ) -> Any:
         job.used = True
-        if run_id == _NOWHERE:
+        if run_id == _NO_RUN:
             return None
         entities = sys.modules["mlflow.entities"]
-        texts = {_apart_tag(tag.key): tag.value for tag in tags}
+        tag_texts = {_own_tag_name(tag.key): tag.value for tag in tags}
         new, changed = self._sort_params(job, client, run_id, params) if params else ({}, {})
-        texts |= {f"param/{name}": value for name, value in changed.items()}
-        done = theirs(
+        for name, value in changed.items():
+            tag_texts[f"param/{name}"] = value
+        answer = theirs(
             client,
             run_id,
-            [_with_name(metric, _apart(metric.key)) for metric in metrics],
+            [_with_name(metric, _own_name(metric.key)) for metric in metrics],
             [entities.Param(name, value) for name, value in new.items()],
-            [entities.RunTag(name, value) for name, value in texts.items()],
+            [entities.RunTag(name, value) for name, value in tag_texts.items()],
             synchronous,
         )
         if params:
+            # Only now: the store has taken them.
             known, moved = job.params[run_id]
             known.update(new)
             moved.update(changed)
-        return done
+        return answer
 
     def _sort_params(
         self, job: Job, client: Any, run_id: str, params: Iterable[Any]
     ) -> tuple[dict[str, str], dict[str, str]]:
-        """The params that a run does not have yet, and those that have another value by now.
+        """Sort params into new ones and those whose value has changed.
 
-        MLflow refuses another value of a param. A task that logs what it trains with logs another
-        one after each move, and no turn is to fail of that.
+        MLflow refuses to change a param. A task that logs its hyperparameters as params logs other
+        values after each move, and must not fail for that. So a new value is written to a tag.
+
+        Returns:
+            The params that the run does not have yet, and those that it has with another value.
         """
         if run_id not in job.params:
             data = client.get_run(run_id).data
@@ -396,9 +429,11 @@ class TaskLogging:
         new: dict[str, str] = {}
         changed: dict[str, str] = {}
         for param in params:
-            name, value = _apart(param.key), str(param.value)
+            name, value = _own_name(param.key), str(param.value)
             if name not in known and name not in new:
                 new[name] = value
+            # A param that has moved keeps its tag up to date, even if it moves back to the value
+            # that the param itself has.
             elif name in moved or {**known, **new}[name] != value:
                 changed[name] = value
         return new, changed
@@ -406,50 +441,54 @@ class TaskLogging:
     def _delete_tag(
         self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, key: str
     ) -> Any:
-        if run_id != _NOWHERE:
-            theirs(client, run_id, _apart_tag(key))
+        if run_id != _NO_RUN:
+            theirs(client, run_id, _own_tag_name(key))
         return None
 
     def _set_terminated(
         self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
     ) -> Any:
-        job.ended = True  # for the task; when a member ends is not for it to say
+        # The run ends for the task only: the controller ends the member's run in MLflow.
+        job.ended = True
         return None
 
-    def _leave_alone(
+    def _do_nothing(
         self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
     ) -> Any:
-        """What would change the status or the name of the member's run, or delete it."""
+        """Replaces what would delete the member's run, or change its status or name."""
         return None
 
-    def _log_file(
+    def _log_unless_no_run(
         self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
     ) -> Any:
-        return None if run_id == _NOWHERE else theirs(client, run_id, *args, **kw)
+        return None if run_id == _NO_RUN else theirs(client, run_id, *args, **kw)
 
     def _log_tags(self, client: Any, run_id: str, tags: Mapping[str, str]) -> None:
         entities = sys.modules["mlflow.entities"]
         client.log_batch(run_id, tags=[entities.RunTag(key, text) for key, text in tags.items()])
 
 
-def _of_our_runs(ours: Callable[..., Any]) -> Callable[..., Any]:
-    """Leave to MLflow what is asked of a run that is neither a member's nor none."""
+def _for_our_runs(ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a replacement that calls `ours` for members' runs and for no run.
+
+    For any other run it calls MLflow's own function.
+    """
 
     @functools.wraps(ours)
-    def asked(
+    def replacement(
         job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
     ) -> Any:
         if job.is_ours(run_id):
             return ours(job, theirs, client, run_id, *args, **kw)
         return theirs(client, run_id, *args, **kw)
 
-    return asked
+    return replacement
 
 
 @contextlib.contextmanager
-def dropped() -> Iterator[None]:
-    """Let what a task logs by itself go nowhere, in a process that only wants to look at it."""
-    logging = TaskLogging(lends=True)
+def logging_dropped() -> Iterator[None]:
+    """Drop what a task logs by itself in the block, which only looks at the task."""
+    logging = TaskLogging(restores=True)
     logging.install()
     try:
         with logging.job(None):
@@ -458,28 +497,29 @@ def dropped() -> Iterator[None]:
         logging.remove()
 
 
-# --- small things ---------------------------------------------------------------------------------
+# --- names and single values ----------------------------------------------------------------------
 
 _NOTE = "mlflow.note.content"
 
 
 def _is_from_task(tag: str) -> bool:
-    """Whether a tag that a run is begun with is the task's own, and not MLflow's or ours."""
+    """Whether a tag of a new run is the task's own, and not MLflow's or ours."""
     return tag == _NOTE or not tag.startswith(("mlflow.", "pbt."))
 
 
-def _apart(name: str) -> str:
-    """The name of a task's metric or param on its member's run, where ours are too."""
+def _own_name(name: str) -> str:
+    """The name that a task's metric or param gets on the member's run: never one of ours."""
     return f"task/{name}" if name in _OUR_METRICS or name.startswith(_OUR_GROUPS) else name
 
 
-def _apart_tag(name: str) -> str:
-    """The name of a task's tag on its member's run, where ours are too."""
+def _own_tag_name(name: str) -> str:
+    """The name that a task's tag gets on the member's run: never one of ours."""
     is_ours = name in _OUR_TAGS or name.startswith(("pbt.", "param/"))
     return f"task/{name}" if is_ours else name
 
 
 def _with_name(metric: Any, name: str) -> Any:
+    """The same metric under another name."""
     if metric.key == name:
         return metric
     return type(metric)(
@@ -493,11 +533,11 @@ def _with_name(metric: Any, name: str) -> Any:
     )
 
 
-def _no_run() -> Any:
-    """A run that is none, for code that wants one."""
+def _make_no_run() -> Any:
+    """A run object for a task that logs to no run: MLflow's functions return a run, never None."""
     entities = sys.modules["mlflow.entities"]
     info = entities.RunInfo(
-        run_id=_NOWHERE,
+        run_id=_NO_RUN,
         experiment_id="0",
         user_id="",
         status="RUNNING",
@@ -508,31 +548,35 @@ def _no_run() -> Any:
     return entities.Run(info, entities.RunData())
 
 
-def _plain_uri(uri: str) -> str:
-    """One spelling of a tracking store's address."""
+def _normal_uri(uri: str) -> str:
+    """A tracking store's address in a single spelling, so that two can be compared."""
     scheme, mark, place = uri.rstrip("/").partition(":///")
     if mark and scheme.startswith("sqlite") and not place.startswith(":"):
         return f"sqlite:///{Path(place).absolute()}"
     return uri.rstrip("/")
 
 
-def _context(runs: MemberRuns, member: str) -> str:
-    """What MLflow is to say of a run that a process begins which the task has started."""
+def _child_tags(runs: MemberRuns, member: str) -> str:
+    """The tags, as JSON, of runs that are begun by processes which a member's task has started.
+
+    MLflow in such a process reads them from MLFLOW_RUN_CONTEXT.
+    """
     return json.dumps({_PARENT: member, _ROLE: INNER, _POPULATION: runs.population})
 
 
 def _set_variables(runs: MemberRuns) -> None:
-    """Lead to the population's store what processes log that the task starts."""
+    """Lead processes that the task starts to the population's store and experiment."""
     os.environ["MLFLOW_TRACKING_URI"] = runs.tracking_uri
     os.environ["MLFLOW_EXPERIMENT_ID"] = runs.experiment_id
-    # MLflow refuses a name beside an id, and a run to resume would be this one's alone.
+    # MLflow refuses the name of an experiment beside an id.
     os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
+    # With this, each process would resume one and the same run, and end it.
     os.environ.pop("MLFLOW_RUN_ID", None)
 
 
 @contextlib.contextmanager
-def _without(*names: str) -> Iterator[None]:
-    """Some variables of the environment are not there while this lasts."""
+def _without_variables(*names: str) -> Iterator[None]:
+    """Take variables out of the environment for the time of the block."""
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
@@ -540,16 +584,16 @@ def _without(*names: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-class _Lent:
-    """MLflow's globals as they were in somebody else's process before a job."""
+class _SavedGlobals:
+    """MLflow's globals and variables of the environment, as they were before a job."""
 
     def __init__(self) -> None:
         self._variables = {name: os.environ.get(name) for name in _VARIABLES}
         modules: Any = sys.modules
         self._mlflow, self._fluent = modules.get("mlflow"), modules.get(_FLUENT)
 
-    def put_aside(self, runs: MemberRuns | None) -> None:
-        """Let a job find MLflow as a worker finds it."""
+    def set_aside(self, runs: MemberRuns | None) -> None:
+        """Let the job find MLflow as it is in a worker: at the population's store, with no run."""
         if self._fluent is None:
             return
         self._uri = self._mlflow.get_tracking_uri()
@@ -557,26 +601,29 @@ class _Lent:
             self._mlflow.set_tracking_uri(runs.tracking_uri)
         self._experiment = self._fluent._active_experiment_id
         self._fluent._active_experiment_id = None
-        # Of this thread; there is no other way to put an active run aside without ending it.
+        # The stack of this thread. MLflow has no public way to set an active run aside without
+        # ending it.
         self._active = self._fluent._active_run_stack.get()
         self._fluent._active_run_stack.set([])
 
-    def give_back(self) -> None:
-        """Bring everything back."""
+    def restore(self) -> None:
+        """Set all globals and variables to what they were."""
         has_moved = self._fluent is not None and self._mlflow.get_tracking_uri() != self._uri
-        self._give_variables_back()
+        self._restore_variables()
         if self._fluent is None:
             return
         self._fluent._active_run_stack.set(self._active)
         self._fluent._active_experiment_id = self._experiment
         if has_moved:
+            # First None: a store that came from a variable, or from MLflow's default, is then
+            # found in that way again, and not set for good.
             for uri in (None, self._uri):
-                # A store that was set by a variable, or by default, is one again.
                 if self._mlflow.get_tracking_uri() != self._uri:
                     self._mlflow.set_tracking_uri(uri)
-                    self._give_variables_back()
+                    # `set_tracking_uri` writes to the environment too.
+                    self._restore_variables()
 
-    def _give_variables_back(self) -> None:
+    def _restore_variables(self) -> None:
         for name, value in self._variables.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -584,34 +631,35 @@ class _Lent:
                 os.environ[name] = value
 
 
-class _AfterImport(MetaPathFinder):
-    """Tells of some modules when they are imported.
+class _ImportHook(MetaPathFinder):
+    """Patches modules as soon as they are imported.
 
     Args:
-        meet: What is to be done with each once it is loaded, by its name.
+        patches: The patch of each module, by the module's name.
     """
 
-    def __init__(self, meet: Mapping[str, Callable[[ModuleType], None]]) -> None:
-        self.meet = meet
+    def __init__(self, patches: Mapping[str, Callable[[ModuleType], None]]) -> None:
+        self.patches = patches
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in self.meet:
+        if fullname not in self.patches:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self.meet[fullname])
+            spec.loader = _PatchingLoader(spec.loader, self.patches[fullname])
         return spec
 
 
-class _Loader(Loader):
-    """Loads a module as another loader does, and then does something with it."""
+class _PatchingLoader(Loader):
+    """Loads a module with another loader, and then patches it."""
 
-    def __init__(self, theirs: Loader, meet: Callable[[ModuleType], None]) -> None:
-        self._theirs, self._meet = theirs, meet
+    def __init__(self, theirs: Loader, patch: Callable[[ModuleType], None]) -> None:
+        self._theirs, self._patch = theirs, patch
 
     def __getattr__(self, name: str) -> Any:
+        # Python asks loaders for more than `Loader` declares, such as a module's source.
         return getattr(self._theirs, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -619,4 +667,4 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._theirs.exec_module(module)
-        self._meet(module)
+        self._patch(module)

@@ -1,4 +1,4 @@
-"""What a strategy must keep to, as test classes to inherit: one for each kind of strategy."""
+"""The contracts of strategies: for each kind a test class, which a strategy's own test inherits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EVERY_KIND: Space = {
     "name": CategoricalDistribution(["relu", "tanh", None]),
     "fixed": FloatDistribution(0.5, 0.5),
 }
-"""A space with a domain of every kind, one of a single value among them."""
+"""A space with a domain of every kind. The domain `fixed` holds a single value."""
 
 
 class ExploitContract:
@@ -35,18 +35,21 @@ class ExploitContract:
 
     strategy: ClassVar[Exploit]
     populations: ClassVar[Sequence[int]] = (2, 3, 8, 20)
-    """Sizes of populations that it is asked in."""
+    """Sizes of the populations in which the strategy decides."""
     decisions: ClassVar[int] = 200
-    """Decisions for each size; a strategy that copies rarely needs more to be seen copying."""
+    """How many decisions the tests ask for in each size. A strategy that copies rarely needs more,
+    so that the tests see it copy."""
 
     def decide(self, everyone: Sequence[Candidate], member: int, seed: int) -> int | None:
-        """Whom a member copies; the others come from the worst to the best."""
+        """The member that `member` copies; None for nobody."""
         me = everyone[member]
-        others = sorted((c for c in everyone if c is not me), key=lambda c: c.fitness)
+        # A strategy is always given the others from the worst to the best.
+        others = [candidate for candidate in everyone if candidate is not me]
+        others.sort(key=lambda candidate: candidate.fitness)
         return self.strategy(me, others, np.random.default_rng(seed))
 
     def situations(self, size: int) -> list[list[Candidate]]:
-        """Populations to decide in; in every fourth some members have equal scores."""
+        """Populations to decide in. In every fourth some members have equal scores."""
         rng = np.random.default_rng(size)
         count = max(2, self.decisions // size)
         return [_population(size, rng, equal=number % 4 == 1) for number in range(count)]
@@ -67,24 +70,22 @@ class ExploitContract:
             for seed, everyone in enumerate(self.situations(size)):
                 first = [self.decide(everyone, me, seed) for me in range(size)]
                 again = [self.decide(everyone, me, seed) for me in range(size)]
-                assert first == again, "a decision hangs on more than its arguments"
+                assert first == again, "a decision depends on more than its arguments"
 
     def test_it_leaves_its_arguments_alone(self) -> None:
         for size in self.populations:
             everyone = self.situations(size)[0]
-            me, *others = sorted(everyone, key=lambda c: c.fitness)
+            me, *others = sorted(everyone, key=lambda candidate: candidate.fitness)
             before = copy.deepcopy(others)
             self.strategy(me, others, np.random.default_rng(0))
-            assert others == before, "the list of the others is not the strategy's to change"
+            assert others == before, "the strategy changed the list of the others"
 
     def test_it_copies_as_it_says(self) -> None:
-        """A strategy that never copies says so: the population is a control then."""
-        donors = [
-            self.decide(everyone, me, seed)
-            for size in self.populations
-            for seed, everyone in enumerate(self.situations(size))
-            for me in range(size)
-        ]
+        """A strategy that never copies says so in `copies`: its population counts as a control."""
+        donors: list[int | None] = []
+        for size in self.populations:
+            for seed, everyone in enumerate(self.situations(size)):
+                donors += [self.decide(everyone, me, seed) for me in range(size)]
         copied = any(donor is not None for donor in donors)
         said = self.strategy.copies is not None
         assert copied == said, (
@@ -93,14 +94,18 @@ class ExploitContract:
         )
 
     def test_who_is_sure_to_stay_stays_whatever_is_still_to_come(self) -> None:
-        """`is_sure_to_stay` lets a member train on before all scores are there."""
+        """A member that `is_sure_to_stay` trains on before all scores are known."""
         for size in self.populations:
             for seed, everyone in enumerate(self.situations(size)):
                 for me in range(size):
-                    worse = sum(c.fitness < everyone[me].fitness for c in everyone)
+                    fitness = everyone[me].fitness
+                    worse = sum(candidate.fitness < fitness for candidate in everyone)
                     if is_sure_to_stay(self.strategy, worse=worse, members=size):
                         donor = self.decide(everyone, me, seed)
-                        assert donor is None, f"with {worse} worse of {size} it copied {donor}"
+                        assert donor is None, (
+                            f"a member with {worse} worse ones of {size} is sure to stay, and "
+                            f"copied {donor}"
+                        )
 
 
 class ExploreContract:
@@ -108,11 +113,12 @@ class ExploreContract:
 
     strategy: ClassVar[Explore]
     space: ClassVar[Space] = EVERY_KIND
-    """What it moves in; one's own space where it takes no other."""
+    """The space in which the strategy moves. Set it if the strategy works in one space only."""
     moves: ClassVar[int] = 100
+    """How many moves the tests ask for."""
 
     def move(self, hparams: Hparams, seed: int) -> dict[str, Value]:
-        """Where a copy of `hparams` trains on."""
+        """The hyperparameters under which a copy of a member with `hparams` trains on."""
         rng = np.random.default_rng(seed)
         return self.strategy(hparams, self.space, lambda: draw(self.space, rng), rng)
 
@@ -134,20 +140,22 @@ class ExploreContract:
         before = dict(hparams)
         for seed in range(self.moves):
             self.move(hparams, seed)
-            assert hparams == before, "the donor trains on with what it has"
+            assert hparams == before, "the strategy changed the donor's own hyperparameters"
 
     def test_a_fresh_configuration_is_asked_for_once_at_most(self) -> None:
-        """A sampler that learns takes a second for one."""
+        """A sampler that learns may take a second for a fresh configuration."""
         hparams = draw(self.space, np.random.default_rng(0))
         for seed in range(self.moves):
             rng = np.random.default_rng(seed)
-            source = _Source(self.space, rng)
-            self.strategy(hparams, self.space, source, rng)
-            assert source.asked <= 1, f"it was asked for {source.asked} times in one move"
+            fresh = _CountedDraws(self.space, rng)
+            self.strategy(hparams, self.space, fresh, rng)
+            assert fresh.asked <= 1, (
+                f"one move asked for {fresh.asked} fresh configurations; ask for one at most"
+            )
 
 
-class _Source:
-    """Gives fresh configurations, and counts how often it was asked."""
+class _CountedDraws:
+    """Draws fresh configurations, and counts how often it was asked for one."""
 
     def __init__(self, space: Space, rng: np.random.Generator) -> None:
         self.space, self.rng, self.asked = space, rng, 0
@@ -163,15 +171,13 @@ class SamplerContract:
     strategy: ClassVar[Sampler]
     space: ClassVar[Space] = EVERY_KIND
     sizes: ClassVar[Sequence[int]] = (1, 2, 8)
-    """Sizes of initial populations."""
+    """Sizes of the initial populations that the tests ask for."""
 
     def gains(self, number: int) -> list[Gain]:
-        """What recent turns brought, as many as there are or as it wants to know."""
+        """The gains of `number` recent turns, or of as many as the sampler wants to know."""
         rng = np.random.default_rng(number)
-        return [
-            Gain(hparams=draw(self.space, rng), gain=float(rng.normal()))
-            for _ in range(min(number, self.strategy.window))
-        ]
+        count = min(number, self.strategy.window)
+        return [Gain(hparams=draw(self.space, rng), gain=float(rng.normal())) for _ in range(count)]
 
     def test_it_can_be_written_down_and_read_back(self) -> None:
         assert_written(self.strategy, SAMPLERS, "init")
@@ -200,15 +206,16 @@ class SamplerContract:
 
 
 def assert_written(strategy: Any, kinds: Mapping[str, type[Any]], what: str) -> None:
-    """Fail where a resumed population could not build a strategy again from its text."""
+    """Check that a resumed population builds the same strategy again from the strategy's text."""
     text = write(strategy, kinds)
     assert parse(text, kinds, what) == strategy, f"{text!r} is read as another strategy"
 
 
 def _population(size: int, rng: np.random.Generator, *, equal: bool) -> list[Candidate]:
-    """Members of one age with a sample each; some of equal scores where that is asked for."""
+    """Members of one age with a sample each. With `equal` some members have equal scores."""
     samples = [rng.normal(member, 1.0, size=5) for member in rng.permutation(size)]
     if equal:
+        # Rounded to so few values that several members share one.
         samples = [np.full(5, np.round(sample.mean() / 3)) for sample in samples]
     return [
         Candidate(

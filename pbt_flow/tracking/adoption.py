@@ -1,7 +1,8 @@
-"""Runs that were there before: the one that this process was started for, and the caller's own.
+"""Runs that exist before a population does: the one made for this process, and the caller's own.
 
-`mlflow run` names its run in MLFLOW_RUN_ID, and that run becomes the population. A shell or a
-pipeline may hand the same name on, though, to a second command: by then the run is something else.
+`mlflow run` makes a run for the process that it starts and names it in MLFLOW_RUN_ID. That run
+becomes the population's. A shell or a pipeline may pass the same variable on to a second command,
+however. By then the run is something else already, and must not be written to.
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ from pbt_flow.tracking.client import is_away
 
 MANIFEST = "population.json"
 FOUNDING = "pbt.founding"
-"""The tag that tells the runs of one founding from all others; on a run that was adopted a param of
-this name as well, since a param can be written only once."""
+"""The tag with which all runs of one population are made, by one attempt to make it.
+
+Its value is an id of that attempt. A run that was adopted has a param of this name as well, since a
+param can be written only once."""
 _VARIABLE = "MLFLOW_RUN_ID"
 
 
 def launched_run(client: MlflowClient, uri: str) -> Run | None:
-    """The run that MLFLOW_RUN_ID names, if it is still nothing else; None if nothing is named, or
-    the caller's own run.
+    """Return the run that MLFLOW_RUN_ID names, if it is free to become a population's run.
+
+    Returns:
+        The run; None if the variable is not set, or names the run that is active in this process.
 
     Raises:
-        StoreError: There is no such run, or it is something already.
+        StoreError: The run does not exist, or is something else already.
     """
     run_id, active = os.environ.get(_VARIABLE), mlflow.active_run()
-    # A run that is active here will be ended by the caller, who goes on with it until then.
+    # An active run belongs to the caller, who logs to it and will end it.
     if not run_id or (active is not None and active.info.run_id == run_id):
         return None
     named = f"the environment variable {_VARIABLE} names run {run_id}"
@@ -45,7 +50,7 @@ def launched_run(client: MlflowClient, uri: str) -> Run | None:
             f"{named}, which is not at {uri} ({error.message}); unset {_VARIABLE}, or set "
             "MLFLOW_TRACKING_URI to the store of that run"
         ) from None
-    found, population = described(client, run)
+    found, population = describe_run(client, run)
     if not found:
         return run
     remedy = f"unset {_VARIABLE}, and a new run is made"
@@ -58,33 +63,47 @@ def launched_run(client: MlflowClient, uri: str) -> Run | None:
 
 
 def take_launched_run(client: MlflowClient) -> str | None:
-    """The run of MLFLOW_RUN_ID for a note, and take the variable away; None if it is not free.
+    """Return the id of the run that MLFLOW_RUN_ID names, and unset the variable.
 
-    What is noted there is a comfort: where the run is something else, it is left alone.
+    A command that goes on with an older population has no use for the run but a note in it.
+
+    Returns:
+        The run id; None if there is no such run, or if it is something else already.
     """
     try:
         run = launched_run(client, "")
-    except Exception:  # of the store: a comfort is no reason to stop
+    except Exception:  # whatever the store raises: the command can do without the note
         run = None
     os.environ.pop(_VARIABLE, None)
     return None if run is None else str(run.info.run_id)
 
 
 def callers_run(client: MlflowClient) -> Run | None:
-    """The run that is active in this process, if the store has it and it is nothing of ours."""
+    """Return the run that is active in this process, for a new population to be a child of.
+
+    Returns:
+        The run; None if no run is active, if it is not in this store, or if it belongs to a
+        population itself.
+    """
     active = mlflow.active_run()
     if active is None:
         return None
     try:
         run = client.get_run(active.info.run_id)
     except (MlflowException, OSError):
-        return None  # it is in another store
-    found, _ = described(client, run)
+        # The active run is in another store.
+        return None
+    found, _ = describe_run(client, run)
     return None if found else run
 
 
-def described(client: MlflowClient, run: Run) -> tuple[str, str]:
-    """What a run is already, in words, and the population to go on with; both empty if nothing."""
+def describe_run(client: MlflowClient, run: Run) -> tuple[str, str]:
+    """Say what a run is already.
+
+    Returns:
+        What it is, as the end of a sentence, and the population that a user could go on with. Both
+        are empty if the run is free.
+    """
     run_id, tags = run.info.run_id, run.data.tags
     if run.info.lifecycle_stage != "active":
         return "is deleted", ""
@@ -113,21 +132,27 @@ def _belongs_to_population(client: MlflowClient, run_id: str) -> bool:
 
 
 def adopt(client: MlflowClient, run: Run, founding: str) -> None:
-    """Make a run one that this founding has made.
+    """Mark a run as one of the population that is being made, and unset MLFLOW_RUN_ID.
+
+    Args:
+        client: Talks to the tracking store.
+        run: The run that MLFLOW_RUN_ID names.
+        founding: The id of this attempt to make a population (see `FOUNDING`).
 
     Raises:
-        StoreError: Another process was faster.
+        StoreError: Another process has just done the same.
     """
     run_id = run.info.run_id
     try:
-        # A param can be written only once, so of two processes exactly one succeeds here.
+        # A param can be written only once, so if two processes try, exactly one succeeds.
         client.log_param(run_id, FOUNDING, founding)
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
         raise StoreError(
             f"the environment variable {_VARIABLE} names run {run_id}, into which another process "
-            f"writes a population just now; unset {_VARIABLE}, and a new run is made"
+            f"is just writing a population; unset {_VARIABLE}, and a new run is made"
         ) from None
     client.log_batch(run_id, tags=[RunTag(FOUNDING, founding)])
+    # A process that this one starts must not take the run for free.
     os.environ.pop(_VARIABLE, None)

@@ -1,4 +1,4 @@
-"""What lies on a population's run to be looked at: files, samples, pictures, a model, a view."""
+"""The artifacts of a population's run that people look at: files, samples, a model, a view."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from mlflow.exceptions import MlflowException
 from pbt_flow.population.records import Turn
 from pbt_flow.space import Space
 from pbt_flow.tracking.client import local_path, read_bytes
-from pbt_flow.tracking.create import shorten, text
+from pbt_flow.tracking.create import param_text, shorten_param
 from pbt_flow.tracking.models import ALIAS, log_model, register
 from pbt_flow.tracking.population_runs import PopulationRuns
 from pbt_flow.tracking.saved_view import MOST, population_view, view_tag
 
 SAMPLES = "samples"
+"""The folder of the samples among a run's artifacts."""
 AVERAGE = "average"
-_ROUND = "round-"
+"""The folder of the average of finalists among a run's artifacts."""
+_ROUND_PREFIX = "round-"
+"""What the folder of a round's samples begins with; its number follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifacts:
-    """What lies on a population's run to be looked at."""
+    """The artifacts of a population's run that people look at."""
 
     runs: PopulationRuns
     space: Space
 
     def keep(self, folder: Path) -> None:
-        """Put the files of a folder on the population's run, under the names they have there."""
+        """Log the files of a folder with the population's run, under the names they have there."""
         with self.runs.talk():
             self.runs.client.log_artifacts(self.runs.run_id, str(folder))
 
     def save_view(self, *, staged: bool = False) -> None:
-        """Save a view of the population's charts for MLflow's UI. A comfort, never a condition.
+        """Save a view of the population's charts for MLflow's UI, if the store takes it.
 
         Args:
             staged: Whether members leave at the ends of stages.
         """
+        # A population can do without its view, so a store that refuses it ends nothing.
         with contextlib.suppress(MlflowException):
             run = self.runs.client.get_run(self.runs.run_id)
             name = f"{run.info.run_name} ({self.runs.run_id[:8]})"
@@ -50,37 +54,41 @@ class Artifacts:
                 self.runs.client.set_experiment_tag(run.info.experiment_id, tag, view)
 
     def log_samples(self, folder: Path, turn: Turn | None = None) -> None:
-        """Put what a task's `samples` wrote on the population's run.
+        """Log what a task's `samples` wrote with the population's run.
 
         Args:
-            folder: What was written.
-            turn: The best turn of a round, which it shows; None for the winner.
+            folder: The folder that `samples` wrote.
+            turn: The turn whose model made the samples, the best of its round; None for the winner.
         """
-        place = SAMPLES if turn is None else f"{SAMPLES}/{_ROUND}{turn.number:06d}"
+        place = SAMPLES if turn is None else _round_folder(turn.number)
         with self.runs.talk():
             self.runs.client.log_artifacts(self.runs.run_id, str(folder), place)
 
     def shown(self) -> dict[int, str]:
-        """The rounds whose samples are on the population's run, and where."""
+        """Return the rounds whose samples are logged, each with the folder of its samples."""
         with self.runs.talk():
             listed = self.runs.client.list_artifacts(self.runs.run_id, SAMPLES)
-        rounds = (info.path for info in listed if info.is_dir and f"/{_ROUND}" in info.path)
-        return {int(path.rpartition(_ROUND)[2]): path for path in sorted(rounds)}
+        folders: dict[int, str] = {}
+        for info in listed:
+            number = info.path.rpartition(_ROUND_PREFIX)[2]
+            # The winner's samples lie beside the rounds, in folders of any name.
+            if info.is_dir and number.isdecimal() and info.path == _round_folder(int(number)):
+                folders[int(number)] = info.path
+        return folders
 
     def pictures(self, most: int = 12) -> dict[int, bytes]:
-        """The first picture among the samples of some rounds, by the round.
+        """Return the first PNG among the samples of each of some rounds, by the round's number.
 
         Args:
-            most: How many; they are spread evenly, the first and the last round among them.
+            most: How many rounds, at least two. They are spread evenly from the first to the last.
         """
-        shown, found = self.shown(), dict[int, bytes]()
-        rounds = sorted(shown)
-        chosen = (
-            {rounds[n * (len(rounds) - 1) // (most - 1)] for n in range(most)} if rounds else ()
-        )
-        for number in sorted(chosen):
+        folders, found = self.shown(), dict[int, bytes]()
+        rounds = sorted(folders)
+        if len(rounds) > most:
+            rounds = [rounds[place * (len(rounds) - 1) // (most - 1)] for place in range(most)]
+        for number in rounds:
             with self.runs.talk():
-                listed = self.runs.client.list_artifacts(self.runs.run_id, shown[number])
+                listed = self.runs.client.list_artifacts(self.runs.run_id, folders[number])
                 names = sorted(info.path for info in listed if info.path.endswith(".png"))
                 if names:
                     found[number] = read_bytes(self.runs.client, self.runs.run_id, names[0])
@@ -106,13 +114,13 @@ class Artifacts:
 
         Args:
             model: A torch module on the CPU, in evaluation mode.
-            example: An input of it as an array, or None.
+            example: An input of the model as an array, or None.
             turn: The winner.
-            digest: Of the state that the model has: the winner's, or that of an average.
-            register_as: The registered model to make it a version of, if any.
+            digest: The digest of the model's state: the winner's, or that of an average.
+            register_as: The registered model that gets it as a version; None for no registration.
 
         Returns:
-            Its address, as `mlflow.pytorch.load_model` takes it.
+            The model's URI, as `mlflow.pytorch.load_model` takes it.
         """
         with self.runs.talk():
             model_id = log_model(
@@ -121,10 +129,18 @@ class Artifacts:
                 model,
                 example,
                 checkpoint=digest,
-                params={name: shorten(text(v)) for name, v in turn.plan.hparams.items()},
+                params={
+                    name: shorten_param(param_text(value))
+                    for name, value in turn.plan.hparams.items()
+                },
                 step=turn.plan.trained,
             )
             if register_as is None:
                 return f"models:/{model_id}"
             register(self.runs.client, model_id, register_as)
             return f"models:/{register_as}@{ALIAS}"
+
+
+def _round_folder(number: int) -> str:
+    """Return the folder of a round's samples among a run's artifacts."""
+    return f"{SAMPLES}/{_ROUND_PREFIX}{number:06d}"

@@ -1,4 +1,4 @@
-"""The way to MLflow: the client of the tracking store that is set, and single files of its runs."""
+"""Access to MLflow: a client of the tracking store that is set, and single artifacts of runs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError, StoreUnavailable
-from pbt_flow.tracking.drivers import check_database, hide_password, is_of_a_store, is_refusal, says
+from pbt_flow.tracking.drivers import (
+    check_database,
+    hide_password,
+    is_refusal,
+    is_store_error,
+    store_message,
+)
 
-_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_SHORT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
@@ -28,16 +34,16 @@ _REFUSALS = {
     "PERMISSION_DENIED",
     "UNAUTHENTICATED",
 }
-"""What MLflow calls an error that trying again does not mend, such as a run that was deleted."""
-_BY_SERVER = {"mlflow-artifacts", "http", "https", "dbfs"}
-"""Places for artifacts that a tracking server, which has answered, looks after."""
+"""MLflow's codes of errors that trying again does not mend, such as a run that was deleted."""
+_SERVED_SCHEMES = {"mlflow-artifacts", "http", "https", "dbfs"}
+"""Schemes of artifact stores behind a tracking server. That server has answered already."""
 
 
 def connect() -> tuple[MlflowClient, str]:
-    """A client of the tracking store that MLflow is set to, and the store's URI.
+    """Return a client of the tracking store that MLflow is set to, and the store's URI.
 
     Raises:
-        StoreError: It does not answer.
+        StoreError: The store does not answer.
     """
     uri = mlflow.get_tracking_uri()
     missing = missing_database(uri)
@@ -46,64 +52,67 @@ def connect() -> tuple[MlflowClient, str]:
             check_database(uri)
         except Exception as error:
             raise _unreachable(uri, error) from error
-    # MLflow would try for two minutes, and then raise what its database library raised.
+    # In a folder that cannot be written MLflow would try for two minutes to make its database, and
+    # then raise an exception of SQLAlchemy.
     if missing is not None and missing.parent.is_dir() and not os.access(missing.parent, os.W_OK):
         raise StoreError(
             f"cannot make the MLflow tracking store {uri}: the folder {missing.parent} cannot be "
             "written; go to a folder of your own, or set MLFLOW_TRACKING_URI"
         )
     try:
-        with _alone(missing):
+        with _database_lock(missing):
             client = MlflowClient(uri)
             client.search_experiments(view_type=ViewType.ALL, max_results=1)
     except Exception as error:
-        if not is_of_a_store(error):
+        if not is_store_error(error):
             raise
         raise _unreachable(uri, error) from error
     return client, uri
 
 
 def _unreachable(uri: str, error: Exception) -> StoreError:
-    said = says(error)
-    if "already exists" in said and uri.startswith("sqlite"):
+    message = store_message(error)
+    if "already exists" in message and uri.startswith("sqlite"):
         return StoreError(
-            f"the database {uri} was left half made ({said}), as by a process that was stopped "
+            f"the database {uri} is only half made ({message}), as if a process was stopped "
             "while MLflow made it; if it was new, delete its file and try again"
         )
     return StoreError(
         f"cannot reach the MLflow tracking store {hide_password(uri)} (from MLFLOW_TRACKING_URI): "
-        f"{said}"
+        f"{message}"
     )
 
 
 def check_artifacts(location: str, uri: str) -> None:
-    """Look into a place for artifacts that is elsewhere, before anything is written there.
+    """Refuse a remote artifact store that cannot be listed, before anything is written to it.
 
     Args:
-        location: Of an experiment or a run.
-        uri: Of the tracking store.
+        location: The artifact location of an experiment or a run.
+        uri: The URI of the tracking store.
 
     Raises:
-        StoreError: It cannot be reached: a package is missing, say, or a credential.
+        StoreError: The artifact store cannot be reached: a package or a credential is missing, say.
     """
-    if local_path(location) is not None or urlparse(location).scheme in _BY_SERVER:
+    if local_path(location) is not None or urlparse(location).scheme in _SERVED_SCHEMES:
         return
     try:
         get_artifact_repository(location, tracking_uri=uri).list_artifacts()
     except Exception as error:
-        if not is_of_a_store(error):
+        if not is_store_error(error):
             raise
         raise StoreError(
-            f"cannot reach the place for artifacts {hide_password(location)}: {says(error)}"
+            f"cannot reach the artifact store {hide_password(location)}: {store_message(error)}"
         ) from error
 
 
 @contextlib.contextmanager
-def _alone(missing: Path | None) -> Iterator[None]:
-    """Let one process at a time make a database: two that do it at once break MLflow's migrations.
+def _database_lock(missing: Path | None) -> Iterator[None]:
+    """Let only one process at a time make a database.
+
+    If two processes make the same database at once, MLflow's migrations break.
 
     Args:
-        missing: The file that is to be made, if it is one.
+        missing: The file of a database that does not exist yet; None if nothing is to be made.
     """
     if missing is None or sys.platform == "win32":
         yield
@@ -111,12 +120,14 @@ def _alone(missing: Path | None) -> Iterator[None]:
     import fcntl
 
     try:
+        # The folder is locked, since a lock file of our own would stay behind in it.
         folder = os.open(missing.parent, os.O_RDONLY)
-    except OSError:  # MLflow says what is wrong with it
+    except OSError:
+        # MLflow will say what is wrong with the folder.
         yield
         return
     try:
-        with contextlib.suppress(OSError):  # some file systems know no locks
+        with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
@@ -125,12 +136,12 @@ def _alone(missing: Path | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def short_requests() -> Iterator[None]:
-    """Let no request to a tracking server last longer than a moment, while this lasts.
+    """Let a request to a tracking server fail soon instead of being repeated for minutes.
 
-    MLflow's client repeats one for four minutes, in which a controller could hand out no turns.
-    What the user has set stays as it is.
+    By default MLflow's client repeats a request for four minutes, and the controller could not hand
+    out turns in that time. Variables that the user has set stay as they are.
     """
-    ours = {name: value for name, value in _REQUESTS.items() if name not in os.environ}
+    ours = {name: value for name, value in _SHORT_REQUESTS.items() if name not in os.environ}
     os.environ.update(ours)
     try:
         yield
@@ -141,22 +152,23 @@ def short_requests() -> Iterator[None]:
 
 @contextlib.contextmanager
 def talking(uri: str, run_id: str) -> Iterator[None]:
-    """Talk to the store of a population, and tell a refusal from a store that does not answer.
+    """Turn what the store of a population raises into errors that name the store and the way out.
 
     Raises:
-        StoreUnavailable: It does not answer now, and may do so later.
-        StoreError: It refuses, and would do so again.
+        StoreUnavailable: The store does not answer now, and may answer later.
+        StoreError: The store refuses, and would refuse again.
     """
     try:
         yield
     except Exception as error:
-        if not is_of_a_store(error):
+        if not is_store_error(error):
             raise
         what = (
-            f"the tracking store {hide_password(uri)} does not take what is logged: {says(error)}"
+            f"the tracking store {hide_password(uri)} does not take what is logged: "
+            f"{store_message(error)}"
         )
         remedy = (
-            f"every turn that was committed is safe, go on with python -m pbt_flow resume {run_id}"
+            f"every turn that was committed is safe; go on with python -m pbt_flow resume {run_id}"
         )
         if not is_away(error):
             raise StoreError(f"{what}; {remedy}") from error
@@ -164,35 +176,32 @@ def talking(uri: str, run_id: str) -> Iterator[None]:
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether the store that raised this may answer later; a refusal it would only repeat."""
+    """Whether the store that raised an error may answer later; it would only repeat a refusal."""
     if isinstance(error, MlflowException):
         return error.error_code not in _REFUSALS
-    if not isinstance(error, OSError):
-        return not is_refusal(error)
-    # An answer of an HTTP server that blames the request: an artifact that is not there, say.
-    answer = getattr(error, "response", None)
-    return answer is None or answer.status_code >= 500
+    return not is_refusal(error)
 
 
 def missing_database(uri: str) -> Path | None:
-    """The file of an SQLite store that does not exist; None of any other store."""
+    """Return the file of an SQLite store if it does not exist; None for any other store."""
     scheme, _, place = uri.partition(":///")
+    # A place that begins with a colon is in memory.
     if scheme.partition("+")[0] != "sqlite" or place.startswith((":", "file:")):
         return None
-    # MLflow writes a space in its default as %20. SQLAlchemy reads it as the space from version 2.1
-    # on, and literally before.
+    # MLflow writes a space in its default URI as %20. SQLAlchemy decodes it from version 2.1 on,
+    # and takes it literally before.
     name = place.partition("?")[0]
-    read, literal = Path(unquote(name)).absolute(), Path(name).absolute()
-    return None if read.exists() or literal.exists() else read
+    decoded, literal = Path(unquote(name)).absolute(), Path(name).absolute()
+    return None if decoded.exists() or literal.exists() else decoded
 
 
 def read_text(client: MlflowClient, run_id: str, artifact: str) -> str:
-    """What an artifact of a run says."""
+    """Return the text of an artifact of a run."""
     return read_bytes(client, run_id, artifact).decode()
 
 
 def read_bytes(client: MlflowClient, run_id: str, artifact: str) -> bytes:
-    """What an artifact of a run holds; from the disk where it lies there."""
+    """Return the content of an artifact of a run, without a download if it is on this machine."""
     place = local_path(client.get_run(run_id).info.artifact_uri)
     if place is not None:
         return Path(place, artifact).read_bytes()
@@ -201,7 +210,7 @@ def read_bytes(client: MlflowClient, run_id: str, artifact: str) -> bytes:
 
 
 def local_path(artifact_uri: str) -> str | None:
-    """The folder behind an artifact URI, or None if it is not on a disk of this machine."""
+    """Return the folder that an artifact URI names; None if it is not on this machine's disks."""
     parts = urlparse(artifact_uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return url2pathname(parts.path)

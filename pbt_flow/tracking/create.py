@@ -1,7 +1,8 @@
-"""The founding of a population: its run in MLflow, its members' runs, and what defines it.
+"""Makes a population in MLflow: its run, its members' runs, and the manifest that defines it.
 
-The population is a parent run and each member a child run. What never changes is a param
-(`cfg/...`, `space/...`, `init/...`), and `population.json` on the parent is what a resume needs.
+The population is a parent run, and each member is a child run of it. What never changes is logged
+as params (`cfg/...`, `option/...`, `space/...`, `init/...`). The artifact `population.json` of the
+parent run holds what a resume needs.
 """
 
 from __future__ import annotations
@@ -25,73 +26,74 @@ from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space, space_from_json
 from pbt_flow.tracking.adoption import FOUNDING, MANIFEST, adopt, callers_run, launched_run
 from pbt_flow.tracking.client import check_artifacts, is_away
-from pbt_flow.tracking.drivers import hide_password, is_of_a_store, says
+from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
 
-_MOST_RUNS = 50_000
-"""Runs that MLflow finds in one search."""
-_LONGEST = 6000
-"""Characters of a param in MLflow."""
+_MAX_RUNS_FOUND = 50_000
+"""The most runs that MLflow returns for one search."""
+_MAX_PARAM_LENGTH = 6000
+"""The most characters that MLflow keeps of a param."""
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What defines a population, kept as `population.json` on its run."""
+    """What defines a population, kept as the artifact `population.json` of its run."""
 
     settings: Mapping[str, Any]
     space: Mapping[str, Any]
     """The space, in the form of `pbt_flow.space.space_to_json`."""
     direction: Direction
     members: Sequence[str] = ()
-    """The run id of each member; of a population that is not made yet, none."""
+    """The run id of each member; empty until the runs are made."""
     initial: Sequence[Hparams]
-    """The first hyperparameters of each member."""
+    """The initial hyperparameters of each member."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    """The versions of Python and of the packages that the population began with."""
     report_direction: ReportDirection = None
-    """Which way a report is better; populations of the first version do not say."""
+    """Which direction of a report's metrics is better; None in populations of the first version."""
     option_defaults: Mapping[str, Any] = field(default_factory=dict)
-    """What the defaults of the task's options were in the code; earlier versions do not say, and
-    recorded only the options that were given."""
+    """The defaults that the task's code had for its options. Populations of earlier versions do not
+    have them, and recorded only the options that were given."""
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as plain values."""
+        """Return the manifest as plain values."""
         return {**vars(self), "initial": [dict(hparams) for hparams in self.initial]}
 
 
 def create_population(
     client: MlflowClient, uri: str, plan: Manifest, *, tags: Mapping[str, str]
 ) -> tuple[list[Run], Manifest]:
-    """Make the runs of a new population: those of its members, and its manifest.
+    """Make the runs of a new population and its members, and write the manifest.
 
     The manifest is written last: a run without one is not a population.
 
     Args:
-        client: Talks to the tracking server.
-        uri: Where that is, for messages.
+        client: Talks to the tracking store.
+        uri: The URI of the tracking store.
         plan: What defines the population; its members have no runs yet.
-        tags: Of the population's run.
+        tags: The tags of the population's run.
 
     Returns:
         The members' runs, and the manifest that names them.
 
     Raises:
-        StoreError: The tracking server cannot be used, or the run that MLFLOW_RUN_ID names is
-            something already.
+        StoreError: The tracking store cannot be used, or the run that MLFLOW_RUN_ID names is
+            something else already.
     """
     settings, space = plan.settings, space_from_json(plan.space)
     founding = uuid.uuid4().hex
     try:
-        # Looked at before anything is written.
+        # Whatever may refuse the population is asked before the first run is made.
         launched = launched_run(client, uri)
-        caller = None if launched else callers_run(client)
-        experiment_id = (
-            launched.info.experiment_id if launched else _experiment(client, settings, caller)
-        )
-        experiment = client.get_experiment(experiment_id)
-        check_artifacts(
-            launched.info.artifact_uri if launched else experiment.artifact_location, uri
-        )
-        with _all_or_ended(client, experiment_id, founding):
+        caller: Run | None = None
+        if launched is not None:
+            experiment_id = launched.info.experiment_id
+            check_artifacts(launched.info.artifact_uri, uri)
+        else:
+            caller = callers_run(client)
+            experiment_id = _experiment(client, settings, caller)
+            check_artifacts(client.get_experiment(experiment_id).artifact_location, uri)
+        with _end_runs_on_failure(client, experiment_id, founding):
             parent = _parent_run(
                 client, settings, {**tags, FOUNDING: founding}, experiment_id, launched, caller
             )
@@ -101,20 +103,32 @@ def create_population(
                 for index, hparams in enumerate(plan.initial)
             ]
             manifest = replace(plan, members=[run.info.run_id for run in members])
-            params = {f"cfg/{k}": text(v) for k, v in settings.items() if k != "options"}
-            params |= {f"option/{k}": text(v) for k, v in settings["options"].items()}
-            params |= {f"space/{name}": json.dumps(dist) for name, dist in plan.space.items()}
             client.log_batch(
                 run_id,
-                params=[Param(key, shorten(value)) for key, value in params.items()],
+                params=_population_params(plan),
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
             client.log_dict(run_id, manifest.to_json(), MANIFEST)
     except Exception as error:
-        if not is_of_a_store(error):
+        if not is_store_error(error):
             raise
-        raise StoreError(f"cannot make runs at {hide_password(uri)}: {says(error)}") from error
+        raise StoreError(
+            f"cannot make runs at {hide_password(uri)}: {store_message(error)}"
+        ) from error
     return members, manifest
+
+
+def _population_params(plan: Manifest) -> list[Param]:
+    """Return the params of a population's run: its settings, options and space."""
+    texts: dict[str, str] = {}
+    for name, value in plan.settings.items():
+        if name != "options":
+            texts[f"cfg/{name}"] = param_text(value)
+    for name, value in plan.settings["options"].items():
+        texts[f"option/{name}"] = param_text(value)
+    for name, dist in plan.space.items():
+        texts[f"space/{name}"] = json.dumps(dist)
+    return [Param(key, shorten_param(text)) for key, text in texts.items()]
 
 
 def _parent_run(
@@ -125,32 +139,35 @@ def _parent_run(
     launched: Run | None,
     caller: Run | None,
 ) -> Run:
-    """The population's own run: the one that was made for this process, or a new one."""
-    # What runs are called in MLflow's table when nobody named them tells nothing apart.
+    """Return the population's own run: the one that was made for this process, or a new one."""
     method = "random search" if settings["exploit"] == "none" else "pbt"
     if settings.get("stages", "none") != "none":
         method = "successive halving" if settings["exploit"] == "none" else "pbt in stages"
-    plain = f"{Path(settings['task'].partition(':')[0]).stem} {method}"
+    default_name = f"{Path(settings['task'].partition(':')[0]).stem} {method}"
+    name = settings["name"] or default_name
     if launched is not None:
         adopt(client, launched, tags[FOUNDING])
-        if settings["name"] or _is_made_up(launched.info.run_name or ""):
-            client.update_run(launched.info.run_id, name=settings["name"] or plain)
+        # A name that the user gave to `mlflow run` stays, but one such as `bemused-rook-123` says
+        # nothing about the run.
+        if settings["name"] or _is_generated(launched.info.run_name or ""):
+            client.update_run(launched.info.run_id, name=name)
         return launched
-    # MLflow's table then shows the population below the run that asked for it.
-    above = {} if caller is None else {"mlflow.parentRunId": caller.info.run_id}
-    name = settings["name"] or plain
-    created: Run = client.create_run(experiment_id, tags={**tags, **above}, run_name=name)
+    if caller is not None:
+        # MLflow's table then shows the population below the run that asked for it.
+        tags = {**tags, "mlflow.parentRunId": caller.info.run_id}
+    created: Run = client.create_run(experiment_id, tags=dict(tags), run_name=name)
     return created
 
 
 def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run | None) -> str:
-    """The experiment of a new population, made if there is none of its name.
+    """Return the id of a new population's experiment, which is made if it does not exist.
 
-    It is the one of the settings, of MLFLOW_EXPERIMENT_NAME, of MLFLOW_EXPERIMENT_ID, that of the
-    run which is active in this process, or pbt_flow: the first of them that there is.
+    The first of these that is given names it: the settings, the environment variables
+    MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID, and the run that is active in this process.
+    Otherwise it is `pbt_flow`.
 
     Raises:
-        StoreError: It is deleted, or no experiment has the id.
+        StoreError: The experiment is deleted, or no experiment has the id.
     """
     name, where = settings["experiment"], ""
     if not name and (name := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
@@ -166,7 +183,7 @@ def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run |
         try:
             return str(client.create_experiment(name, tags=kind))
         except MlflowException:
-            # Another population that began at the same time was faster.
+            # Another population that began at the same time may have made it just before.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -176,10 +193,10 @@ def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run |
 
 
 def _experiment_of_id(client: MlflowClient, experiment_id: str) -> str:
-    """The experiment that MLFLOW_EXPERIMENT_ID names.
+    """Return the id that MLFLOW_EXPERIMENT_ID holds, after a look at the experiment.
 
     Raises:
-        StoreError: It is deleted, or there is none.
+        StoreError: The experiment is deleted or does not exist.
     """
     named = f"the environment variable MLFLOW_EXPERIMENT_ID names experiment {experiment_id}"
     remedy = "unset it, or name an experiment (experiment in Python, --experiment in a shell)"
@@ -188,17 +205,18 @@ def _experiment_of_id(client: MlflowClient, experiment_id: str) -> str:
     except MlflowException as error:
         if is_away(error):
             raise
-        raise StoreError(f"{named}, which is not there ({error.message}); {remedy}") from None
+        raise StoreError(f"{named}, which does not exist ({error.message}); {remedy}") from None
     if found.lifecycle_stage != "active":
         raise StoreError(f"{named}, which is deleted; restore it, or {remedy}")
     return str(found.experiment_id)
 
 
-def _is_made_up(name: str) -> bool:
-    """Whether a run's name is of MLflow's own making, such as `bemused-rook-123`."""
+def _is_generated(name: str) -> bool:
+    """Whether MLflow made up a run's name, such as `bemused-rook-123`."""
     try:
         from mlflow.utils.name_utils import _GENERATOR_NOUNS, _GENERATOR_PREDICATES
-    except ImportError:  # They are MLflow's own affair; then it keeps its name.
+    except ImportError:
+        # The word lists are private to MLflow. Without them a run keeps its name.
         return False
     predicate, _, rest = name.partition("-")
     noun, _, number = rest.rpartition("-")
@@ -206,19 +224,21 @@ def _is_made_up(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _all_or_ended(client: MlflowClient, experiment_id: str, founding: str) -> Iterator[None]:
-    """Where a population's runs cannot all be made, let none say for ever that it is running.
+def _end_runs_on_failure(client: MlflowClient, experiment_id: str, founding: str) -> Iterator[None]:
+    """End the runs that were made so far if not all runs of a population can be made.
 
-    Only runs of this founding are ended. Others may stand below the same parent.
+    Otherwise they would be shown as running for ever. Other runs below the same parent are left
+    alone.
     """
     try:
         yield
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        with contextlib.suppress(Exception):  # it would hide what went wrong
-            # Asked for: the call that was interrupted may have made one that nobody here knows.
+        with contextlib.suppress(Exception):  # the first error is the one to report
+            # The interrupted call may have made a run whose id never arrived here, so the store is
+            # asked which runs there are.
             made = client.search_runs(
-                [experiment_id], f"tags.`{FOUNDING}` = '{founding}'", max_results=_MOST_RUNS
+                [experiment_id], f"tags.`{FOUNDING}` = '{founding}'", max_results=_MAX_RUNS_FOUND
             )
             for run in made:
                 client.set_terminated(run.info.run_id, status=status)
@@ -245,25 +265,27 @@ def _member_run(
             FOUNDING: founding,
         },
     )
-    params = {f"init/{name}": text(value) for name, value in hparams.items()}
+    texts = {f"init/{name}": param_text(value) for name, value in hparams.items()}
     for name, dist in space.items():
+        # A metric is a number, so a choice is logged as its index among the choices.
         if isinstance(dist, CategoricalDistribution):
-            legend = ", ".join(f"{i}={choice!r}" for i, choice in enumerate(dist.choices))
-            params[f"legend/{name}"] = legend
-    client.log_batch(run.info.run_id, params=[Param(k, shorten(v)) for k, v in params.items()])
+            choices = [f"{index}={choice!r}" for index, choice in enumerate(dist.choices)]
+            texts[f"legend/{name}"] = ", ".join(choices)
+    params = [Param(key, shorten_param(text)) for key, text in texts.items()]
+    client.log_batch(run.info.run_id, params=params)
     return run
 
 
 def member_name(index: int) -> str:
-    """The name of a member's run."""
+    """Return the name of a member's run."""
     return f"member-{index:02d}"
 
 
-def shorten(value: str) -> str:
-    """A param as long as MLflow takes it; population.json has the whole value."""
-    return value if len(value) <= _LONGEST else f"{value[: _LONGEST - 3]}..."
+def shorten_param(text: str) -> str:
+    """Return the text of a param, cut to what MLflow keeps; population.json has the whole value."""
+    return text if len(text) <= _MAX_PARAM_LENGTH else f"{text[: _MAX_PARAM_LENGTH - 3]}..."
 
 
-def text(value: Any) -> str:
-    """A value as a param."""
+def param_text(value: Any) -> str:
+    """Return a value as the text of a param."""
     return value if isinstance(value, str) else json.dumps(value)

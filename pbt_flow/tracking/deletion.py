@@ -1,6 +1,7 @@
-"""The states of a population's turns where they lie: whether one is there, and how it goes.
+"""The states of a population's turns in their storage: whether a state exists, and its deletion.
 
-MLflow's own deletion says nothing of its success: in its base class it does nothing at all.
+MLflow's deletion of artifacts does not say whether it succeeded. For some artifact stores it does
+nothing at all, so the store is asked afterwards what it still has.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pbt_flow.utils.reasons import reason_of
 
 
 @dataclass
-class States:
-    """The states of one population."""
+class StoredStates:
+    """The states of one population's turns in their storage."""
 
     client: MlflowClient
     tracking_uri: str
@@ -30,14 +31,15 @@ class States:
     """The run of each member."""
     folders: Folders
     _repositories: dict[int, Any] = field(default_factory=dict)
-    _deletes: bool | None = None
-    """Whether the place for artifacts deletes what it is told to; None while that is not known."""
+    """MLflow's access to the artifacts of each member, as far as it was needed."""
+    _can_delete: bool | None = None
+    """Whether the artifact store deletes what it is asked to; None as long as it is not known."""
 
     def has(self, checkpoint: Checkpoint) -> bool:
-        """Whether a state is still there.
+        """Whether a state still exists.
 
         Raises:
-            StoreUnavailable: The place for artifacts does not answer now.
+            StoreUnavailable: The artifact store does not answer now.
         """
         place = f"{turn_folder(checkpoint.turn)}/{STATE}"
         if isinstance(self.folders, LocalFolders):
@@ -48,20 +50,21 @@ class States:
         return place in [info.path for info in listed]
 
     def delete(self, checkpoint: Checkpoint) -> str | None:
-        """Delete a state, if the place for artifacts can.
+        """Delete a state, if the artifact store can delete.
 
-        Of what it lists after its first deletion we conclude whether it deletes at all. One that
-        cannot is not asked again.
+        After the first deletion, the list of what the store still has tells whether it can. A store
+        that cannot is not asked again.
 
         Returns:
-            What the user must know, once: that checkpoints stay, where and why.
+            A message for the user, once, if checkpoints stay: where and why. Otherwise None.
 
         Raises:
-            StoreUnavailable: The place for artifacts does not answer now.
+            StoreUnavailable: The artifact store does not answer now.
         """
-        if self._deletes is False:
+        if self._can_delete is False:
             return None
         place = f"{turn_folder(checkpoint.turn)}/{STATE}"
+        # Either the state itself, or the copy of a remote one on this machine.
         try:
             (self.folders.root(checkpoint.member) / place).unlink(missing_ok=True)
             why = None
@@ -70,26 +73,28 @@ class States:
         if why is None and not isinstance(self.folders, LocalFolders):
             why = self._delete_remote(checkpoint, place)
         if why is None:
-            self._deletes = True
+            self._can_delete = True
             return None
         uri = self._repository(checkpoint.member).artifact_uri
-        self._deletes = False
+        self._can_delete = False
         return (
-            f"checkpoints that nobody needs any more stay, each turn's {checkpoint.size:,} bytes, "
-            f"since the place for artifacts does not delete: {uri}/{place} is still there ({why})"
+            "checkpoints that nobody needs any more are kept "
+            f"({checkpoint.size:,} bytes for each turn), since the artifact store does not "
+            f"delete: {uri}/{place} still exists ({why})"
         )
 
     def _delete_remote(self, checkpoint: Checkpoint, place: str) -> str | None:
-        """Delete an artifact, and return why it is still there, if it is."""
+        """Delete an artifact. Return why it still exists, or None if it does not."""
         why = ""
-        # Twice: a store may have been away for the deletion, and be back for the question.
+        # The store may be away during the deletion and back when it is asked what it still has. The
+        # state would then seem to stay, so the deletion is tried twice.
         for _ in range(2):
             try:
                 self._repository(checkpoint.member).delete_artifacts(place)
-                why = "it was asked to, and said nothing"
-                if self._deletes:
+                why = "it was asked to, and gave no error"
+                if self._can_delete:
                     return None
-            # Each kind of store has errors of its own: for a right that is missing, say.
+            # Each kind of store raises errors of its own, as for a permission that is missing.
             except Exception as error:
                 why = reason_of(error, with_module=False)
             if not self.has(checkpoint):
@@ -97,7 +102,7 @@ class States:
         return why
 
     def _repository(self, member: int) -> Any:
-        """MLflow's way to the artifacts of a member, which can delete where a client cannot."""
+        """Return MLflow's access to a member's artifacts: it can delete, and a client cannot."""
         if member not in self._repositories:
             with talking(self.tracking_uri, self.run_id):
                 run = self.client.get_run(self.members[member])

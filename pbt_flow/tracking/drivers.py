@@ -1,7 +1,7 @@
-"""What stands between MLflow and a store: databases, buckets, and the packages that reach them.
+"""Errors of the packages by which MLflow reaches a store: database drivers and cloud libraries.
 
-MLflow loads such a package when it is first needed, and hands its exceptions on as they are. Here
-they are told from errors of our own and of the user's, and a package that is missing is named.
+MLflow loads such a package when it first needs it, and does not translate its exceptions. This file
+tells these exceptions from our own errors and the user's, and names a package that is missing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from pbt_flow.utils.reasons import reason_of
 
-_LIBRARIES = {
+_STORE_PACKAGES = {
     "azure",
     "boto3",
     "botocore",
@@ -34,8 +34,9 @@ _LIBRARIES = {
     "sqlalchemy",
     "urllib3",
 }
-"""Packages whose exceptions are of a store."""
-_PACKAGES = {
+"""Packages whose exceptions come from a store."""
+_INSTALL_NAMES = {
+    # It stands between two quotes in a message, and closes and opens them again.
     "MySQLdb": 'mysqlclient" (or write mysql+pymysql:// and install "pymysql',
     "azure.identity": "azure-identity",
     "azure.storage.filedatalake": "azure-storage-file-datalake",
@@ -47,55 +48,66 @@ _PACKAGES = {
     "botocore": "boto3",
     "databricks": "databricks-sdk",
 }
-"""What to install for a module, where that is not called like it."""
+"""What to install for a module, if the package has another name than the module."""
 _DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
-_SECONDS = 20
+"""Schemes of the databases that MLflow takes as tracking stores."""
+_CONNECT_SECONDS = 20
 """How long a database server may take to answer at all."""
-_REFUSED = {*range(400, 500)} - {408, 429}
-"""Codes of HTTP that blame the request, and not its moment."""
+_REFUSING_CODES = {*range(400, 500)} - {408, 429}
+"""HTTP status codes of refusals. 408 (timeout) and 429 (too many requests) ask to try again."""
 
 
-def is_of_a_store(error: BaseException) -> bool:
-    """Whether an exception is of a store, or of a package that reaches it."""
+def is_store_error(error: BaseException) -> bool:
+    """Whether an exception comes from a store, or from a package that reaches one."""
     if isinstance(error, MlflowException | OSError):
         return True
     if isinstance(error, ImportError):
-        # MLflow's own words for a package that is missing have no name.
-        return error.name is None or _root(error.name) in _LIBRARIES
-    return any(_root(kind.__module__) in _LIBRARIES for kind in type(error).__mro__)
+        # MLflow raises an ImportError without a name for some packages that are missing.
+        return error.name is None or _root(error.name) in _STORE_PACKAGES
+    return any(_root(kind.__module__) in _STORE_PACKAGES for kind in type(error).__mro__)
 
 
-def says(error: BaseException) -> str:
-    """What an exception of a store says, in one line; of a missing package, how to install it."""
+def store_message(error: BaseException) -> str:
+    """Return the message of a store's exception on one line, without passwords.
+
+    For a missing package, the message says how to install it.
+    """
     if isinstance(error, ImportError) and error.name:
-        return f'the package {error.name} is not installed; pip install "{_package(error.name)}"'
+        install = _install_name(error.name)
+        return f'the package {error.name} is not installed; pip install "{install}"'
     if isinstance(error, MlflowException):
         text = str(error.message)
     elif isinstance(error, OSError):
         text = str(error) or type(error).__name__
     else:
-        # SQLAlchemy puts much around what the database itself says.
-        original = getattr(error, "orig", None)
-        text = reason_of(error) if original is None else str(original)
+        # SQLAlchemy's own message has the whole statement and an address around this one.
+        database_error = getattr(error, "orig", None)
+        text = reason_of(error) if database_error is None else str(database_error)
     return hide_password(" ".join(text.split()))
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether a package that reaches a store would raise the same if it were asked again."""
+    """Whether a store would raise the same error again if it were asked again."""
     if isinstance(error, ImportError) or "Credential" in type(error).__name__:
         return True
-    # boto3 raises an error of its own for what it was answered.
-    answers = (error, error.__cause__, error.__context__)
-    return any(_code(answer) in _REFUSED for answer in answers if answer is not None)
+    # boto3 raises an error of its own, whose cause or context has the status code.
+    errors = (error, error.__cause__, error.__context__)
+    return any(_status_code(each) in _REFUSING_CODES for each in errors if each is not None)
 
 
 def hide_password(text: str) -> str:
-    """A text without the passwords of the addresses in it."""
-    return re.sub(r"(\w://[^\s:/@]+):[^\s/@]+@", r"\1:***@", text)
+    """Return a text with `***` for each password in a URI."""
+    # SQLAlchemy reads all up to the @ as the password, also a slash. In other URIs a slash ends the
+    # host, and an @ behind it belongs to a path.
+    databases = "|".join(_DATABASES)
+    text = re.sub(rf"(\b(?:{databases})(?:\+\w+)?://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)
+    return re.sub(r"(\w://[^\s:/@]*):[^\s/@]+@", r"\1:***@", text)
 
 
 def check_database(uri: str) -> None:
-    """Ask a database once whether it lets us in: MLflow would try for two minutes.
+    """Connect to a database once, so that a wrong URI or password fails at once.
+
+    MLflow would try again for two minutes.
 
     Raises:
         Exception: Whatever SQLAlchemy or its driver raises.
@@ -105,15 +117,17 @@ def check_database(uri: str) -> None:
         return
     import sqlalchemy
 
-    limit = {"connect_timeout": _SECONDS} if scheme in ("postgresql", "mysql") else {}
+    # Only the drivers of these two take the argument.
+    limit = {"connect_timeout": _CONNECT_SECONDS} if scheme in ("postgresql", "mysql") else {}
     pool = sqlalchemy.pool.NullPool
     engine = sqlalchemy.create_engine(uri, connect_args=limit, poolclass=pool)
     try:
         with engine.connect() as connection:
-            if scheme == "sqlite":  # it reads nothing before it is asked
+            # SQLite does not read its file before the first query.
+            if scheme == "sqlite":
                 connection.execute(sqlalchemy.text("SELECT 1 FROM sqlite_master"))
     except sqlalchemy.exc.OperationalError as error:
-        # Another process writes; MLflow waits for it.
+        # While another process writes, the database is locked. MLflow waits for it.
         if "locked" not in str(error):
             raise
 
@@ -122,20 +136,24 @@ def _root(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _package(module: str) -> str:
-    """The package that a module comes with."""
-    names = [".".join(module.split(".")[:n]) for n in range(module.count(".") + 1, 0, -1)]
-    return next((_PACKAGES[name] for name in names if name in _PACKAGES), _root(module))
+def _install_name(module: str) -> str:
+    """Return what to install for a module, by the longest part of its name that is known."""
+    name = module
+    while name:
+        if name in _INSTALL_NAMES:
+            return _INSTALL_NAMES[name]
+        name = name.rpartition(".")[0]
+    return _root(module)
 
 
-def _code(error: BaseException) -> int | None:
-    """The code of HTTP that an exception tells, each package in its own way."""
-    answer = getattr(error, "response", None)
-    if isinstance(answer, dict):  # botocore
-        answer = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+def _status_code(error: BaseException) -> int | None:
+    """Return the HTTP status code of an exception; each package keeps it in its own way."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     for found in (
-        answer,
-        getattr(answer, "status_code", None),  # requests
+        response,
+        getattr(response, "status_code", None),  # requests
         getattr(error, "status_code", None),  # azure
         getattr(error, "code", None),  # google
     ):

@@ -1,11 +1,12 @@
-"""One controller at a time: a claim on a population's run that can be made only once.
+"""Lets only one controller at a time work on a population.
 
-A param of an MLflow run can be written only once, so of two controllers that claim at the same time
-exactly one succeeds. A heartbeat says that the owner is alive, and a silent owner loses its claim;
-one that has died on this machine loses it at once.
+Each controller claims the population with a param of the population's run. A param can be written
+only once, so if two controllers claim at the same time, exactly one succeeds. The owner of the
+newest claim sends a heartbeat, a tag of the run. An owner that is silent for too long loses its
+claim, and one that is known to have died on this machine loses it at once.
 
-The clocks of two machines are never compared: whoever wants the claim of a controller elsewhere
-watches, by its own clock, whether the heartbeat still changes.
+The clocks of two machines are never compared. A controller that wants the claim of one on another
+machine watches, by its own clock, whether the heartbeat still changes.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError
 
-_STALE = 60.0
-"""Seconds of silence after which a controller counts as gone."""
-_BEAT = 15.0
-"""Seconds between two heartbeats."""
-_LOOK = 3.0
-"""Seconds between two looks at the heartbeat of another controller."""
+_SILENCE_SECONDS = 60.0
+"""How long a controller may be silent before it loses its claim."""
+_HEARTBEAT_SECONDS = 15.0
+"""The time between two heartbeats."""
+_WATCH_SECONDS = 3.0
+"""How often the heartbeat of another controller is read while it is watched."""
+_CLAIM_PREFIX = "lease/"
+"""What the name of a claim's param begins with; its number follows."""
 
 
 def claim(
@@ -42,33 +45,34 @@ def claim(
 ) -> Lease:
     """Become the population's only controller.
 
-    Where the last controller may be alive elsewhere, this takes a minute: it is watched first.
+    If the last controller may still be alive on another machine, it is watched for a minute first.
 
     Args:
         client: Talks to the tracking store.
         run_id: The population's run.
-        say: Tells the user that another controller is watched, and for how long.
-        clock: Seconds since any fixed moment, on this machine.
-        pause: Waits for so many seconds.
+        say: Tells the user that another controller is being watched, and for how long.
+        clock: Returns the seconds since any fixed moment, on this machine.
+        pause: Waits for some seconds.
 
     Raises:
-        StoreError: Another controller is alive, or was faster.
+        StoreError: Another controller is alive, or has claimed the population just before.
     """
     run = client.get_run(run_id)
-    last, before = _owner(run)
-    number = last + 1
+    last_number, last_owner = _newest_claim(run)
+    number = last_number + 1
     took_over = ""
-    if _heartbeat(run):
-        died = _has_died(before)
+    if _last_heartbeat(run):
+        died = _has_died(last_owner)
         how = "has died" if died else _watch(client, run, say, clock, pause)
         if how:
-            took_over = f"its last controller ({_who(before)}) {how}; this one takes over"
-    owner = f"{os.uname().nodename}:{os.getpid()}:{_birth(os.getpid())}:{uuid.uuid4().hex[:8]}"
-    # First: whoever reads the param that is written next must not take silence for death.
-    _beat(client, run_id)
+            took_over = f"its last controller ({_short(last_owner)}) {how}; this one takes over"
+    pid = os.getpid()
+    owner = f"{os.uname().nodename}:{pid}:{_process_identity(pid)}:{uuid.uuid4().hex[:8]}"
+    # The heartbeat comes before the claim. A controller that read the claim without it would think
+    # that the population had been released.
+    _send_heartbeat(client, run_id)
     try:
-        # A param can be written only once, so of two controllers exactly one succeeds here.
-        client.log_param(run_id, f"lease/{number:04d}", owner)
+        client.log_param(run_id, _claim_param(number), owner)
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
@@ -86,104 +90,115 @@ def _watch(
     """Watch another controller for as long as it may be silent.
 
     Returns:
-        How it is known to be gone, in words; empty if it has let go of its claim meanwhile.
+        How it is known to be gone, as the end of a sentence; "" if it released its claim meanwhile.
 
     Raises:
-        StoreError: It is alive, or somebody else has claimed the population.
+        StoreError: The controller is alive, or a third one has claimed the population.
     """
-    run_id, first = run.info.run_id, _heartbeat(run)
-    number, owner = _owner(run)
-    # On one machine there is one clock, and a fresh heartbeat needs no watching.
-    silence = abs(time.time() - float(first))
-    if _lives_here(owner) and silence < _STALE:
-        raise _alive(run_id, owner, f"was heard {silence:.0f} s ago")
+    run_id, first_heartbeat = run.info.run_id, _last_heartbeat(run)
+    number, owner = _newest_claim(run)
+    # On this machine there is only one clock, so the age of a heartbeat says enough.
+    silence = abs(time.time() - float(first_heartbeat))
+    if _is_alive_here(owner) and silence < _SILENCE_SECONDS:
+        raise _still_running(run_id, owner, f"was heard {silence:.0f} s ago")
     say(
-        f"its last controller ({_who(owner)}) may still be alive; this one listens for "
-        f"{_STALE:.0f} s, and takes over if it hears nothing. Ctrl-C gives up"
+        f"its last controller ({_short(owner)}) may still be alive; this one listens for "
+        f"{_SILENCE_SECONDS:.0f} s, and takes over if it hears nothing. Ctrl-C gives up"
     )
-    end = clock() + _STALE
+    end = clock() + _SILENCE_SECONDS
     while (left := end - clock()) > 0:
-        pause(min(_LOOK, left))
+        pause(min(_WATCH_SECONDS, left))
         run = client.get_run(run_id)
-        if _owner(run)[0] != number:
+        if _newest_claim(run)[0] != number:
             raise StoreError(f"population {run_id}: another controller has just taken it")
-        if not _heartbeat(run):
+        if not _last_heartbeat(run):
             return ""
-        if _heartbeat(run) != first:
-            raise _alive(run_id, owner, "has just been heard")
-    return f"was silent for {_STALE:.0f} s"
+        if _last_heartbeat(run) != first_heartbeat:
+            raise _still_running(run_id, owner, "has just been heard")
+    return f"was silent for {_SILENCE_SECONDS:.0f} s"
 
 
-def _alive(run_id: str, owner: str, heard: str) -> StoreError:
+def _still_running(run_id: str, owner: str, heard: str) -> StoreError:
     return StoreError(
-        f"population {run_id} is running: its controller ({_who(owner)}) {heard}. Stop it first; "
-        f"a controller that is gone loses its claim after {_STALE:.0f} s"
+        f"population {run_id} is running: its controller ({_short(owner)}) {heard}. Stop it "
+        f"first; a controller that is gone loses its claim after {_SILENCE_SECONDS:.0f} s"
     )
 
 
 def is_orphan(run: Run) -> bool:
-    """Whether the controller of a run that says it is running is known to be dead."""
-    return bool(_heartbeat(run)) and _has_died(_owner(run)[1])
+    """Whether the last controller of a run has not released it and is known to be dead."""
+    return bool(_last_heartbeat(run)) and _has_died(_newest_claim(run)[1])
 
 
-def _heartbeat(run: Run) -> str:
-    """When the owner last said that it is alive, by its own clock; empty if it has let go."""
-    said: str = run.data.tags.get("pbt.heartbeat", "")
-    return said
+def _last_heartbeat(run: Run) -> str:
+    """Return when the owner sent its last heartbeat, by its own clock; "" after a release."""
+    sent: str = run.data.tags.get("pbt.heartbeat", "")
+    return sent
 
 
-def _owner(run: Run) -> tuple[int, str]:
-    """The number of the newest claim on a run, and who made it; 0 and nobody if there is none."""
-    number = max((int(k[6:]) for k in run.data.params if k.startswith("lease/")), default=0)
-    return number, run.data.params.get(f"lease/{number:04d}", "")
+def _claim_param(number: int) -> str:
+    return f"{_CLAIM_PREFIX}{number:04d}"
 
 
-def _beat(client: MlflowClient, run_id: str) -> None:
+def _newest_claim(run: Run) -> tuple[int, str]:
+    """Return the number of the newest claim on a run, and its owner; 0 and "" if there is none."""
+    number = 0
+    for name in run.data.params:
+        if name.startswith(_CLAIM_PREFIX):
+            number = max(number, int(name.removeprefix(_CLAIM_PREFIX)))
+    return number, run.data.params.get(_claim_param(number), "")
+
+
+def _send_heartbeat(client: MlflowClient, run_id: str) -> None:
     client.set_tag(run_id, "pbt.heartbeat", f"{time.time():.1f}")
 
 
-def _who(owner: str) -> str:
+def _short(owner: str) -> str:
+    """Return the machine and the process of an owner, as a message shows them."""
     return ":".join(owner.split(":")[:2]) or "unknown"
 
 
 def _has_died(owner: str) -> bool:
-    """Whether a controller is known to be gone: it ran where this process runs, and does no more.
+    """Whether a controller is known to be dead: it ran on this machine, and does not any more.
 
-    Of a process of another machine, or of another container on this one, nothing is known.
+    Nothing is known of a process on another machine, or in another container on this one.
     """
     if not _ran_here(owner):
         return False
-    _, pid, birth, *_ = owner.split(":")
-    return _birth(int(pid)) != birth
+    _, pid, identity, *_ = owner.split(":")
+    return _process_identity(int(pid)) != identity
 
 
-def _lives_here(owner: str) -> bool:
-    """Whether a controller is known to be alive, where this process runs."""
+def _is_alive_here(owner: str) -> bool:
+    """Whether a controller is known to be alive on this machine."""
     return _ran_here(owner) and not _has_died(owner)
 
 
 def _ran_here(owner: str) -> bool:
     """Whether a controller ran on this machine, since its last boot and in this container."""
-    host, _, birth, *_ = [*owner.split(":"), "", "", ""]
-    here = _birth(os.getpid()).rpartition("-")[0]
-    return host == os.uname().nodename and bool(here) and birth.rpartition("-")[0] == here
+    # Owners that an earlier version wrote have fewer parts.
+    host, _, identity, *_ = [*owner.split(":"), "", "", ""]
+    here = _process_identity(os.getpid()).rpartition("-")[0]
+    return host == os.uname().nodename and bool(here) and identity.rpartition("-")[0] == here
 
 
-def _birth(pid: int) -> str:
-    """What tells a living process from any other that has its number, or had it or will have it.
+def _process_identity(pid: int) -> str:
+    """Return what tells a process from all others that ever have its number.
 
-    The boot of the machine, the space that the number counts in, and the time of the start; empty
-    where there is no such process, or no /proc that tells.
+    It consists of the boot of the machine, the PID namespace and the time of the start. It is
+    empty if there is no such process, or no /proc to read.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
-        # The name of the program comes second, in brackets, and may hold anything.
+        namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        # The second field, in brackets, is the name of the program, which may hold spaces and
+        # brackets. The fields are counted from the last bracket on.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
     state, start = fields[0], fields[19]
-    return "" if state in "ZX" else f"{boot[:13]}-{space}-{start}"
+    # A zombie (Z) or dead process (X) keeps its number until its parent has noticed.
+    return "" if state in "ZX" else f"{boot[:13]}-{namespace}-{start}"
 
 
 class Lease:
@@ -191,30 +206,31 @@ class Lease:
 
     def __init__(self, client: MlflowClient, run_id: str, number: int, took_over: str = "") -> None:
         self.lost = False
-        """Whether another controller has taken over, which this one must then not disturb."""
+        """Whether another controller has taken over. This one must then change nothing any more."""
         self.took_over = took_over
-        """From whom this one has taken over, in words; empty if it was not left by force."""
+        """From whom and why this controller took over, in words; "" if the last one released."""
         self._client, self._run_id, self._number = client, run_id, number
         self._released = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True, name="pbt_flow-lease")
+        self._thread = threading.Thread(target=self._keep_alive, daemon=True, name="pbt_flow-lease")
         self._thread.start()
 
-    def _keep(self) -> None:
-        while not self._released.wait(_BEAT):
+    def _keep_alive(self) -> None:
+        while not self._released.wait(_HEARTBEAT_SECONDS):
             try:
                 params = self._client.get_run(self._run_id).data.params
-                self.lost = f"lease/{self._number + 1:04d}" in params
+                self.lost = _claim_param(self._number + 1) in params
                 if self.lost:
                     return
-                _beat(self._client, self._run_id)
+                _send_heartbeat(self._client, self._run_id)
             except (MlflowException, OSError):
-                continue  # the store is away for a moment; the next beat will tell
+                # The store may be away for a moment, so the next heartbeat is tried all the same.
+                continue
 
     def release(self) -> None:
-        """Let the next controller in at once."""
+        """Give up the claim, so that the next controller need not wait."""
         self._released.set()
         self._thread.join()
         if not self.lost:
-            # A store that is away lets the next controller in when the heartbeat is old enough.
+            # If the store is away, the next controller takes over after the time of silence.
             with contextlib.suppress(MlflowException, OSError):
                 self._client.set_tag(self._run_id, "pbt.heartbeat", "")

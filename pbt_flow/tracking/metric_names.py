@@ -1,9 +1,9 @@
-"""What a task's metrics are called in MLflow: under names that it takes, and no two under one.
+"""The names of a task's metrics in MLflow: each is valid there, and no two metrics share one.
 
-MLflow takes letters of any script, few other characters, tidy paths and 250 characters. Where the
-names of two metrics come to the same, the second of them gets a suffix made of its own name. It
-keeps that name for the whole population, in all turns of all members, and after a resume: who came
-first follows from the turns.
+MLflow accepts letters of any script and few other characters, normal paths, and 250 characters. If
+two metrics come to the same name, the second one gets a suffix that is a digest of its own name. It
+keeps this name in all turns of all members, also after a resume, since the turns tell which of the
+two came first.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 from pbt_flow.population.records import Turn
 
-_LONGEST = 250
-"""Characters of a metric's name in MLflow."""
-_SHOWN = 5
-"""Names that a message tells."""
+_MAX_LENGTH = 250
+"""The most characters that a metric's name may have in MLflow."""
+_MAX_SHOWN = 5
+"""The most names that a message lists."""
 
 
 @dataclass
@@ -28,64 +28,67 @@ class MetricNames:
     """The names that the metrics of one population have in MLflow."""
 
     owners: dict[str, str] = field(default_factory=dict)
-    """Which metric, with its group, each name stands for; none where it is the population's own."""
+    """The metric that each name stands for, with its group; "" for the population's own metrics."""
     _suffixed: dict[str, str] = field(default_factory=dict)
-    _told: int = 0
+    """The names with a suffix, by the metrics that have them."""
+    _announced: int = 0
+    """How many names with a suffix the user has been told of."""
 
     def named(self, group: str, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Metrics under their names in MLflow, which begin with the name of their group."""
-        # A metric whose name MLflow takes as it is goes before one whose name must be changed.
-        order = sorted(metrics, key=lambda name: (_tidy(group, name) != f"{group}/{name}", name))
+        """Return metrics under their names in MLflow, which begin with the name of their group."""
+        # Metrics whose names need no change go first, so that they keep their names.
+        order = sorted(metrics, key=lambda name: (_valid(group, name) != f"{group}/{name}", name))
         names = {name: self._name(group, name) for name in order}
         return {names[name]: value for name, value in metrics.items()}
 
     def reserve(self, *names: str) -> None:
-        """Keep names of the population's own from a task's metrics."""
+        """Keep names for the population's own metrics, so that no metric of a task gets them."""
         for name in names:
             self.owners[name] = ""
 
     def learn(self, turns: Iterable[Turn]) -> None:
-        """Take in the names of turns that were logged before, in the order of their ends."""
+        """Give the metrics of turns that were logged before the names that they have."""
         for turn in sorted(turns, key=lambda turn: (turn.ended, turn.member, turn.number)):
             self.of_turn(turn)
-        self._told = len(self._suffixed)  # the controller that logged them told of them
+        # The controller that logged these turns has told the user of their names.
+        self._announced = len(self._suffixed)
 
     def of_turn(self, turn: Turn) -> dict[str, float]:
-        """The metrics of a turn under their names in MLflow."""
+        """Return the metrics of a turn under their names in MLflow."""
         return {**self.named("train", turn.metrics), **self.named("eval", turn.evaluation)}
 
     def news(self) -> str | None:
-        """What the user must know of names that got a suffix; None if that has been said."""
-        if len(self._suffixed) == self._told:
+        """Return a message about names that got a suffix; None if there are no new ones."""
+        if len(self._suffixed) == self._announced:
             return None
-        self._told = len(self._suffixed)
-        told = [f"{own!r:.60} is {name[-60:]!r}" for own, name in self._suffixed.items()]
-        more = f", and {len(told) - _SHOWN} others" if len(told) > _SHOWN else ""
-        return (
-            "metrics whose names are alike for MLflow have a suffix there: "
-            f"{', '.join(told[:_SHOWN])}{more}"
-        )
+        self._announced = len(self._suffixed)
+        pairs = [f"{metric!r:.60} is {name[-60:]!r}" for metric, name in self._suffixed.items()]
+        shown = ", ".join(pairs[:_MAX_SHOWN])
+        if len(pairs) > _MAX_SHOWN:
+            shown += f", and {len(pairs) - _MAX_SHOWN} others"
+        return f"metrics whose names are alike for MLflow have a suffix there: {shown}"
 
     def _name(self, group: str, metric: str) -> str:
-        own, plain = f"{group}/{metric}", _tidy(group, metric)
-        if own in self._suffixed:
-            return self._suffixed[own]
-        if self.owners.setdefault(plain, own) == own:
-            return plain
-        digest = hashlib.sha256(own.encode("utf-8", "surrogatepass")).hexdigest()
+        owner, name = f"{group}/{metric}", _valid(group, metric)
+        if owner in self._suffixed:
+            return self._suffixed[owner]
+        if self.owners.setdefault(name, owner) == owner:
+            return name
+        digest = hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest()
+        # Four digits are enough, unless a metric has exactly this name already.
         for length in range(4, len(digest) + 1):
             suffix = f"-{digest[:length]}"
-            name = plain[: _LONGEST - len(suffix)].rstrip("/.") + suffix
-            if self.owners.setdefault(name, own) == own:
+            suffixed = name[: _MAX_LENGTH - len(suffix)].rstrip("/.") + suffix
+            if self.owners.setdefault(suffixed, owner) == owner:
                 break
-        self._suffixed[own] = name
-        return name
+        self._suffixed[owner] = suffixed
+        return suffixed
 
 
-def _tidy(group: str, metric: str) -> str:
-    """The name that a metric has if no other comes to the same."""
-    # An accent that stands for itself is no letter; together with its letter it is.
-    known = re.sub(r"[^\w\-. :/]", "_", unicodedata.normalize("NFC", metric))
-    path = posixpath.normpath(f"/{known}").lstrip("/") or "_"
-    # What is cut may end as no path does.
-    return posixpath.normpath(f"{group}/{path}"[:_LONGEST])
+def _valid(group: str, metric: str) -> str:
+    """Return the name that a metric has in MLflow if no other metric has it."""
+    # A combining accent alone is no letter (\w); NFC joins it with its letter.
+    accepted = re.sub(r"[^\w\-. :/]", "_", unicodedata.normalize("NFC", metric))
+    path = posixpath.normpath(f"/{accepted}").lstrip("/") or "_"
+    # A name that was cut may end with a slash, which MLflow refuses.
+    return posixpath.normpath(f"{group}/{path}"[:_MAX_LENGTH])

@@ -1,8 +1,8 @@
-"""The winner's model in MLflow's own form: logged with its population, registered under a name.
+"""Logs the winner's model in MLflow's own format, and registers it under a name.
 
-It goes through `MlflowClient` and explicit ids, where `mlflow.pytorch.log_model` would ask for the
-active run and its experiment. A model is logged once: after a resume that changed no winner, it is
-found again.
+Everything goes through `MlflowClient` with explicit ids, since `mlflow.pytorch.log_model` would use
+the active run and its experiment. A model is logged once. If a resume does not change the winner,
+the model of before is found again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from pbt_flow.task.files import is_nameless
 if TYPE_CHECKING:
     from torch import nn
 
-_NEEDS = ("torch", "cloudpickle")
+_REQUIREMENTS = ("torch", "cloudpickle")
+"""The packages that a logged model needs to be loaded."""
 ALIAS = "champion"
-"""The version of a registered model that the last registered winner is."""
-_MODEL, _CHECKPOINT = "pbt.model", "pbt.checkpoint"
+"""The alias of a registered model's version: that of the winner that was registered last."""
+_MODEL_TAG, _CHECKPOINT_TAG = "pbt.model", "pbt.checkpoint"
 
 
 def log_model(
@@ -44,16 +45,16 @@ def log_model(
     params: Mapping[str, str],
     step: int,
 ) -> str:
-    """Log a model with a run, unless that has been done.
+    """Log a model with a run, unless it is logged already.
 
     Args:
-        client: Of the store that holds the run.
+        client: A client of the store that holds the run.
         run_id: The population's run.
-        model: On the CPU, in evaluation mode.
-        example: An input of the model, which its signature is read from.
+        model: The model, on the CPU and in evaluation mode.
+        example: An input of the model, from which its signature is inferred; None for no signature.
         checkpoint: The digest of the state that the model is in.
-        params: Shown with the model: the hyperparameters, say.
-        step: The step of the weights.
+        params: What MLflow shows as the model's params: the hyperparameters.
+        step: The step that MLflow shows for the model.
 
     Returns:
         The id of the logged model.
@@ -65,61 +66,60 @@ def log_model(
     found = client.search_logged_models(
         [run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'"
     )
-    begun = [model for model in found if model.tags.get(_CHECKPOINT) == checkpoint]
-    # One that was begun before a kill is ended now.
-    logged = (
-        begun[0]
-        if begun
-        else client.create_logged_model(
+    begun = [model for model in found if model.tags.get(_CHECKPOINT_TAG) == checkpoint]
+    if begun:
+        # It is complete, or a process that was killed has begun it.
+        logged = begun[0]
+    else:
+        logged = client.create_logged_model(
             run.info.experiment_id,
             name="winner",
             source_run_id=run_id,
-            tags={_CHECKPOINT: checkpoint},
+            tags={_CHECKPOINT_TAG: checkpoint},
             params=dict(params),
         )
-    )
     model_id = str(logged.model_id)
-    if run.data.tags.get(_MODEL) == model_id:
+    if run.data.tags.get(_MODEL_TAG) == model_id:
         return model_id
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder, "model")
-        own = Model(
+        description = Model(
             artifact_path=logged.artifact_location,
             run_id=run_id,
             model_id=model_id,
             model_uuid=model_id,
         )
-        _save(model, example, place, own)
+        _save(model, example, place, description)
         client.log_model_artifacts(model_id, str(place))
     client.finalize_logged_model(model_id, "READY")
     outputs = run.outputs.model_outputs if run.outputs else ()
     if model_id not in [output.model_id for output in outputs]:
         client.log_outputs(run_id, [LoggedModelOutput(model_id, step=step)])
-    # Last: it says that the model is whole.
-    client.set_tag(run_id, _MODEL, model_id)
+    # The tag comes last, since it says that the model is complete.
+    client.set_tag(run_id, _MODEL_TAG, model_id)
     return model_id
 
 
 def register(client: MlflowClient, model_id: str, name: str) -> str:
-    """Make a logged model the newest version of a registered one, and its champion.
+    """Make a logged model the newest version of a registered model, and its champion.
 
     Args:
-        client: Of the store that holds the logged model.
+        client: A client of the store that holds the logged model.
         model_id: The logged model.
-        name: The registered model; it is made if there is none.
+        name: The registered model, which is made if it does not exist.
 
     Returns:
-        The version; the one that there is, if the model is its champion already.
+        The version; if the logged model is the champion already, the version that it has.
 
     Raises:
         MlflowException: The registry refuses.
     """
     try:
         champion = client.get_model_version_by_alias(name, ALIAS)
-        if champion.tags.get(_MODEL) == model_id:
+        if champion.tags.get(_MODEL_TAG) == model_id:
             return str(champion.version)
     except MlflowException as error:
-        # Neither the model nor its alias need exist yet.
+        # The registered model or its alias may not exist yet.
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
     try:
@@ -129,48 +129,54 @@ def register(client: MlflowClient, model_id: str, name: str) -> str:
             raise
     run_id = client.get_logged_model(model_id).source_run_id
     version = client.create_model_version(
-        name, f"models:/{model_id}", run_id=run_id, model_id=model_id, tags={_MODEL: model_id}
+        name, f"models:/{model_id}", run_id=run_id, model_id=model_id, tags={_MODEL_TAG: model_id}
     )
     client.set_registered_model_alias(name, ALIAS, version.version)
     return str(version.version)
 
 
-def _save(model: nn.Module, example: NDArray[Any] | None, place: Path, own: Model) -> None:
+def _save(model: nn.Module, example: NDArray[Any] | None, place: Path, description: Model) -> None:
+    """Save a model and what MLflow says about it in a folder."""
     import cloudpickle
 
-    # A class from a file that no other process can import travels with the model.
-    files = [sys.modules[name] for name in {type(m).__module__ for m in model.modules()}]
-    apart = [m for m in files if is_nameless(m.__name__)]
-    for module in apart:
+    # A class from a file that another process cannot import by name is pickled with its code.
+    class_modules = {type(part).__module__ for part in model.modules()}
+    by_value = [sys.modules[name] for name in class_modules if is_nameless(name)]
+    for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
-        with _without_advice():
+        with _without_warnings():
             import mlflow.pytorch
 
             mlflow.pytorch.save_model(
                 model,
                 str(place),
-                mlflow_model=own,
+                mlflow_model=description,
                 signature=_signature(model, example),
                 input_example=example,
-                # Found out by MLflow, they cost an import of everything in another process.
-                pip_requirements=[f"{name}=={_public(version(name))}" for name in _NEEDS],
+                # If they are not given, MLflow imports the model in another process to infer them.
+                pip_requirements=[
+                    f"{name}=={_public_version(version(name))}" for name in _REQUIREMENTS
+                ],
                 # A traced graph loses the class and its methods, and not every model can be traced.
                 serialization_format="pickle",
             )
     finally:
-        for module in apart:
+        for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _public(number: str) -> str:
-    """A version without the label of its build: `2.13.0` of `2.13.0+cpu`."""
-    return number.partition("+")[0]
+def _public_version(text: str) -> str:
+    """Return a version without the label of its build: `2.13.0` for `2.13.0+cpu`."""
+    return text.partition("+")[0]
 
 
 @contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """MLflow warns of pickle at each save (docs/security.md says it once) and of its own code."""
+def _without_warnings() -> Iterator[None]:
+    """Silence MLflow while it saves a model.
+
+    It warns of pickle at each save, of which docs/security.md warns once, and of its own code.
+    """
     logger = logging.getLogger("mlflow.pytorch")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -183,7 +189,7 @@ def _without_advice() -> Iterator[None]:
 
 
 def _signature(model: nn.Module, example: NDArray[Any] | None) -> ModelSignature | bool:
-    """What goes in and what comes out; False if nobody gave an example."""
+    """Return the model's signature; False, which MLflow takes for none, if there is no example."""
     if example is None:
         return False
     import torch

@@ -1,4 +1,4 @@
-"""What became of a population or a replay, as its run tells it: result, schedule, description."""
+"""The outcome of a population or a replay on its run: result, schedule, description, metrics."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from pbt_flow.tracking.client import read_text
 from pbt_flow.tracking.create import member_name
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.population_runs import PopulationRuns
+from pbt_flow.utils.values import Value
 
 RESULT = "result.json"
 ARMS = "arms.json"
-"""What a replay trains: the schedule, and who is trained how."""
+"""The artifact that says what a replay trains: the schedule, and along what each model trains."""
+_DESCRIPTION = "mlflow.note.content"
+"""MLflow's tag for the description on a run's page."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a population or a replay, as its run tells it."""
+    """The outcome of a population or a replay on its run."""
 
     runs: PopulationRuns
     names: MetricNames
-    """What the task's metrics are called."""
+    """The names of the task's metrics in MLflow."""
 
     def conclude(self, result: Result) -> None:
-        """Write what became of the population on its run."""
-        tags = {"pbt.status": result.status, "mlflow.note.content": _note(result)}
+        """Write the result of a population on its run: tags, metrics and `result.json`."""
+        tags = {"pbt.status": result.status, _DESCRIPTION: _description(result)}
         metrics: dict[str, float] = {}
         if (winner := result.winner) is not None:
             tags |= {
@@ -52,29 +55,33 @@ class Outcome:
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}
             metrics |= self.names.named("best_initial", initial.report)
-        # The last record's time, and not now: what is said again after a kill must change nothing.
+        # The metrics have the time of the last turn and not of this moment. After a kill they are
+        # logged once more, and MLflow keeps equal points once.
         ended = (turn.ended for turns in result.history.turns.values() for turn in turns)
         when = int(max(ended, default=0.0) * 1000)
-        batch = [Metric(key, float(v), when, result.turns) for key, v in metrics.items()]
+        batch = [Metric(key, float(value), when, result.turns) for key, value in metrics.items()]
         with self.runs.talk():
-            # The tags last: where they say that the population has ended, its result is there.
+            # The tags come last: once they say that the population has ended, its result exists.
             self.runs.client.log_dict(self.runs.run_id, result.to_json(), RESULT)
             self.runs.client.log_batch(
-                self.runs.run_id, metrics=batch, tags=[RunTag(k, v) for k, v in tags.items()]
+                self.runs.run_id,
+                metrics=batch,
+                tags=[RunTag(key, value) for key, value in tags.items()],
             )
 
     def describe(self, result: Result) -> None:
-        """Write the description of the population's run anew, as `conclude` does."""
-        self.runs.tag({"mlflow.note.content": _note(result)})
+        """Write only the description of the population's run, as `conclude` does."""
+        self.runs.tag({_DESCRIPTION: _description(result)})
 
     def result(self) -> dict[str, Any]:
-        """What `conclude` wrote, or nothing where the population has not ended."""
+        """Return what `conclude` wrote; nothing if the population has not ended."""
         with self.runs.talk():
             run = self.runs.client.get_run(self.runs.run_id)
+        # A resume marks the population as running, but leaves its last result where it is.
         if run.info.status == "RUNNING" or run.data.tags.get("pbt.status", "running") == "running":
             return {}
-        told: dict[str, Any] = json.loads(read_text(self.runs.client, self.runs.run_id, RESULT))
-        return told
+        plain: dict[str, Any] = json.loads(read_text(self.runs.client, self.runs.run_id, RESULT))
+        return plain
 
     def log_arms(self, plain: Mapping[str, Any]) -> None:
         """Keep the schedule and the arms of a replay, which its resume needs."""
@@ -82,10 +89,10 @@ class Outcome:
             self.runs.client.log_dict(self.runs.run_id, dict(plain), ARMS)
 
     def arms(self) -> Any:
-        """What `log_arms` kept.
+        """Return what `log_arms` kept.
 
         Raises:
-            StoreError: There is none, or it is not JSON.
+            StoreError: The artifact does not exist, or is not JSON.
         """
         try:
             return json.loads(read_text(self.runs.client, self.runs.run_id, ARMS))
@@ -102,42 +109,43 @@ class Outcome:
         reports: Mapping[int, Mapping[str, float]],
         when: float,
     ) -> None:
-        """Write what came of a replay: `replay.json`, the means of its arms, each report.
+        """Write the outcome of a replay: `replay.json`, the means of its arms, and the reports.
 
         Args:
-            told: What `replay.json` is to hold.
+            told: The content of `replay.json`.
             note: The description on the run's page.
-            reports: What was measured of each model that got to the end.
-            when: The end of its last turn, and not now: what is said twice must change nothing.
+            reports: What `Task.report` measured, by the member that got to the end.
+            when: When the last turn ended, in seconds since the epoch. It does not change if the
+                outcome is written once more, so that MLflow keeps each point once.
         """
-        now = int(when * 1000)
-        metrics = []
-        for arm, found in told["arms"].items():
-            parts = {
-                f"{key}_{part}": value
-                for key, interval in found["mean"].items()
-                for part, value in interval.items()
-                if value is not None
-            }
-            named = self.names.named(arm, parts)
-            metrics += [Metric(key, value, now, 0) for key, value in named.items()]
-        tags = [RunTag("mlflow.note.content", note)]
+        milliseconds = int(when * 1000)
+        metrics: list[Metric] = []
+        for arm, outcome in told["arms"].items():
+            means: dict[str, float] = {}
+            for measure, interval in outcome["mean"].items():
+                for part, value in interval.items():
+                    # A single model has a mean and no bounds.
+                    if value is not None:
+                        means[f"{measure}_{part}"] = value
+            named = self.names.named(arm, means)
+            metrics += [Metric(key, value, milliseconds, 0) for key, value in named.items()]
+        tags = [RunTag(_DESCRIPTION, note)]
         with self.runs.talk():
             self.runs.client.log_batch(self.runs.run_id, metrics=metrics, tags=tags)
             for member, report in reports.items():
                 named = self.names.named("report", report)
-                found = [Metric(key, value, now, 0) for key, value in named.items()]
-                self.runs.client.log_batch(self.runs.members[member], metrics=found)
+                reported = [Metric(key, value, milliseconds, 0) for key, value in named.items()]
+                self.runs.client.log_batch(self.runs.members[member], metrics=reported)
             self.runs.client.log_dict(self.runs.run_id, dict(told), "replay.json")
 
     def schedule(self) -> dict[str, Any]:
-        """What `schedule.json` on the population's run holds.
+        """Return the content of `schedule.json` on the population's run.
 
         Raises:
-            StoreError: There is none, or it is not JSON.
+            StoreError: The artifact does not exist, or is not JSON.
         """
         try:
-            told: dict[str, Any] = json.loads(
+            plain: dict[str, Any] = json.loads(
                 read_text(self.runs.client, self.runs.run_id, "schedule.json")
             )
         except (MlflowException, OSError, ValueError):
@@ -145,26 +153,11 @@ class Outcome:
                 f"run {self.runs.run_id} has no readable schedule.json; unless it has no winner "
                 f"yet, make it anew with python -m pbt_flow report {self.runs.run_id}"
             ) from None
-        return told
+        return plain
 
 
-def _note(result: Result) -> str:
-    """The description on the population's page in the MLflow UI; the headline comes first."""
-
-    def row(what: str, one: Finalist) -> str:
-        report = ", ".join(f"{name} {value:.4g}" for name, value in one.report.items()) or "none"
-        hparams = ", ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in one.hparams.items()
-        )
-        where = f"{member_name(one.member)}, turn {one.turn} (step {one.step:,})"
-        return f"| {what} | {where} | {one.score:.4g} | {report} | {hparams} |"
-
-    rows = [row("winner", result.winner)] if result.winner else []
-    if result.average:
-        rows.append(row(f"average of {len(result.average.parents)} finalists", result.average))
-    if result.best_initial and result.has_copies:
-        rows.append(row(f"best initial setting, {result.fate}", result.best_initial))
+def _description(result: Result) -> str:
+    """Return the description for the population's page in the MLflow UI, as Markdown."""
     head = f"**{result.headline}**, {result.status}: {result.members} members, "
     head += f"{result.turns} turns"
     if result.left:
@@ -175,7 +168,28 @@ def _note(result: Result) -> str:
         head += f" ({result.reason.splitlines()[0]})"
     if result.budget_note:
         head += f"; {result.budget_note}"
-    table = ["| | member | score | report | hyperparameters |", "|---|---|---|---|---|", *rows]
     if result.charts:
         head += f". [Charts]({result.charts}); the whole story is in the artifact report/index.html"
-    return "\n".join([head, "", *table]) if rows else head
+    rows: list[str] = []
+    if result.winner:
+        rows.append(_table_row("winner", result.winner))
+    if result.average:
+        count = len(result.average.parents)
+        rows.append(_table_row(f"average of {count} finalists", result.average))
+    if result.best_initial and result.has_copies:
+        rows.append(_table_row(f"best initial setting, {result.fate}", result.best_initial))
+    if not rows:
+        return head
+    table_head = ["| | member | score | report | hyperparameters |", "|---|---|---|---|---|"]
+    return "\n".join([head, "", *table_head, *rows])
+
+
+def _table_row(what: str, finalist: Finalist) -> str:
+    report = ", ".join(f"{name} {value:.4g}" for name, value in finalist.report.items()) or "none"
+    hparams = ", ".join(_hparam_text(*item) for item in finalist.hparams.items())
+    where = f"{member_name(finalist.member)}, turn {finalist.turn} (step {finalist.step:,})"
+    return f"| {what} | {where} | {finalist.score:.4g} | {report} | {hparams} |"
+
+
+def _hparam_text(name: str, value: Value) -> str:
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

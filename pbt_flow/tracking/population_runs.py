@@ -1,4 +1,4 @@
-"""The runs of one population in MLflow: their tags, their names, and the state that each is in.
+"""The runs of one population in MLflow: their tags, their names, and the status of each.
 
 Everything goes through `MlflowClient` with explicit run ids: MLflow's active run is global to the
 process, and it belongs to the user.
@@ -48,42 +48,55 @@ class PopulationRuns:
             return dict(self.client.get_run(self.run_id).data.tags)
 
     def warnings(self) -> dict[str, str]:
-        """What the population warns of, by the name of the warning."""
+        """Return the warnings of the population, by the name of each."""
         return self._tagged("pbt.warning/")
 
     def checked(self) -> set[str]:
-        """The checks that controllers of this population have made."""
+        """Return the names of the checks that controllers of this population have made."""
         return set(self._tagged("pbt.checked/"))
 
     def log_understood(self, now: Mapping[str, str], before: Mapping[str, str]) -> None:
-        """Keep what the task understood; of a resume what is not as it was when it all began."""
-        changed = {topic for topic in now if topic in before and now[topic] != before[topic]}
-        tags = {f"{_UNDERSTOOD}{k}": v for k, v in now.items() if k not in before}
-        tags |= {f"{_ON_RESUME}{topic}": now[topic] for topic in changed}
+        """Log what the task understood of its data and options.
+
+        Args:
+            now: What it understands now, by topic.
+            before: What it understood when the population began. If a topic has changed since, the
+                change is logged under another name.
+        """
+        tags: dict[str, str] = {}
+        for topic, text in now.items():
+            if topic not in before:
+                tags[f"{_UNDERSTOOD}{topic}"] = text
+            elif text != before[topic]:
+                tags[f"{_ON_RESUME}{topic}"] = text
         if tags:
             self.tag(tags)
 
     def understood(self) -> dict[str, str]:
-        """What the task understood when the population began, by topic."""
+        """Return what the task understood when the population began, by topic."""
         return self._tagged(_UNDERSTOOD)
 
     def noted(self) -> dict[str, str]:
-        """What showed only while the task trained, by topic."""
+        """Return what the task found out only while it trained, by topic."""
         return self._tagged("pbt.noted/")
 
-    def _tagged(self, mark: str) -> dict[str, str]:
-        """The tags of the population's run whose keys begin with a mark, without it."""
-        return {k[len(mark) :]: text for k, text in self.tags().items() if k.startswith(mark)}
+    def _tagged(self, prefix: str) -> dict[str, str]:
+        """Return the tags of the population's run with a prefix, by their names without it."""
+        found: dict[str, str] = {}
+        for name, text in self.tags().items():
+            if name.startswith(prefix):
+                found[name.removeprefix(prefix)] = text
+        return found
 
     def rename(self, name: str, member: int) -> None:
-        """Call a member's run otherwise."""
+        """Give a member's run another name."""
         with self.talk():
             self.client.update_run(self.members[member], name=name)
 
     def begin(self, living: Iterable[int]) -> None:
         """Mark the population's run and those of its living members as running (again)."""
-        # What an earlier controller concluded does not hold any more, even if this one is killed.
-        # A replay concludes nothing: its run's own status says all.
+        # The conclusion of an earlier controller does not hold any more, even if this one is killed
+        # before it comes to its own. A replay has no such tag, only the status of its run.
         if self.role != "replay":
             self.tag({"pbt.status": "running"})
         with self.talk():
@@ -91,7 +104,7 @@ class PopulationRuns:
                 self.client.update_run(run_id, status="RUNNING")
 
     def retire(self, member: int) -> None:
-        """End the run of a member that is given up."""
+        """End the run of a retired member."""
         with self.talk():
             self.client.set_terminated(self.members[member], status="FAILED")
 
@@ -110,11 +123,11 @@ class PopulationRuns:
             )
 
     def finish(self, status: str, members: Mapping[int, str]) -> None:
-        """End the members' runs and then the population's, with the status of each."""
+        """End the members' runs, each with its status, and then the population's run."""
         with self.talk():
             for index, member_status in members.items():
                 self.client.set_terminated(self.members[index], status=member_status)
-            # Runs that tasks began, in a worker that died before it could end them.
+            # A task may have begun runs in a worker that died before it could end them.
             left = self.client.search_runs(
                 [self.member_runs.experiment_id],
                 f"tags.`pbt.population` = '{self.run_id}' AND tags.`pbt.role` = '{INNER}' "
@@ -126,21 +139,26 @@ class PopulationRuns:
 
     @property
     def status(self) -> Status:
-        """What MLflow says of the population's run, whether or not its controller concluded it."""
+        """The status of the population, from that of its run in MLflow."""
         with self.talk():
             run = self.client.get_run(self.run_id)
-        said = "KILLED" if run.info.status == "RUNNING" and is_orphan(run) else run.info.status
-        known: dict[str, Status] = {"FINISHED": "finished", "KILLED": "interrupted"}
-        return known.get(said, "failed" if said == "FAILED" else "running")
+        known: dict[str, Status] = {
+            "FINISHED": "finished",
+            "KILLED": "interrupted",
+            "FAILED": "failed",
+        }
+        status = known.get(run.info.status, "running")
+        # A controller that was killed has left its run behind as running.
+        return "interrupted" if run.info.status == "RUNNING" and is_orphan(run) else status
 
     @property
     def role(self) -> str:
-        """What the runs are: a `population`, or a `replay` of one."""
+        """The kind of the population: `population`, or `replay` for one that follows a schedule."""
         return self.tags().get("pbt.role", "population")
 
     @functools.cached_property
     def member_runs(self) -> MemberRuns:
-        """The members' runs, as workers need to know them."""
+        """The members' runs, in the form in which workers get them."""
         with self.talk():
             experiment_id = self.client.get_run(self.run_id).info.experiment_id
         return MemberRuns(
@@ -151,5 +169,5 @@ class PopulationRuns:
         )
 
     def talk(self) -> AbstractContextManager[None]:
-        """Make requests: what they raise names the store, and says how to go on."""
+        """Return a context for requests, whose errors name the store and say how to go on."""
         return talking(self.tracking_uri, self.run_id)

@@ -1,4 +1,4 @@
-"""Turn folders in a remote artifact store, reached through MLflow."""
+"""Turn folders in a remote artifact store, which is reached through MLflow."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ from pbt_flow.population.checkpoints import (
     read_record,
     save_record,
     turn_folder,
+    turn_number,
 )
 from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.tracking.client import is_away
-from pbt_flow.tracking.drivers import is_of_a_store, says
+from pbt_flow.tracking.drivers import is_store_error, store_message
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class RemoteFolders:
 
     tracking_uri: str
     run_ids: Mapping[int, str]
+    """The run of each member."""
     cache: str
+    """A folder of this machine, for what is written here before it is published, and for downloads.
+    """
     patience: ClassVar[float] = PATIENCE
 
     def root(self, member: int) -> Path:
@@ -45,21 +49,29 @@ class RemoteFolders:
     def fetch(self, checkpoint: Checkpoint) -> Path:
         root = self.root(checkpoint.member)
         place = f"{turn_folder(checkpoint.turn)}/{STATE}"
+        # An attempt that was killed may have left another state of this turn in the cache.
         if not (root / place).is_file() or file_digest(root / place) != checkpoint.digest:
             self._download(checkpoint.member, place)
         return root
 
     def publish(self, member: int, turn: int, file: str) -> None:
-        folder = turn_folder(turn)
+        run_id, folder = self.run_ids[member], turn_folder(turn)
         path = str(self.root(member) / folder / file)
-        _patiently(lambda c: c.log_artifact(self.run_ids[member], path, folder), self.tracking_uri)
+
+        def upload(client: MlflowClient) -> None:
+            client.log_artifact(run_id, path, folder)
+
+        _ask_patiently(upload, self.tracking_uri)
 
     def commit(self, turn: Turn, output: str = "") -> None:
         save_record(turn, self.root(turn.member), output)
         if turn.checkpoint is None:
             self._discard_state(turn.member, turn_folder(turn.number))
-        for file in [ERROR] * bool(turn.error) + [OUTPUT] * bool(output.strip()):
-            self.publish(turn.member, turn.number, file)
+        if turn.error.strip():
+            self.publish(turn.member, turn.number, ERROR)
+        if output.strip():
+            self.publish(turn.member, turn.number, OUTPUT)
+        # The record comes last: once it is there, the turn has happened.
         self.publish(turn.member, turn.number, RECORD)
 
     def record(self, member: int, turn: int) -> Turn | None:
@@ -73,23 +85,29 @@ class RemoteFolders:
             raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
 
     def last(self, member: int) -> int:
-        # The newest folder may be that of a turn under way.
-        for folder in sorted(self._list(member, "turns"), reverse=True):
-            if f"{folder}/{RECORD}" in self._list(member, folder):
-                return int(folder.rpartition("/")[2])
+        numbers = [turn_number(folder) or 0 for folder in self._list(member, "turns")]
+        # The newest folder may belong to a turn under way, which has no record yet.
+        for number in sorted(numbers, reverse=True):
+            folder = turn_folder(number)
+            if number > 0 and f"{folder}/{RECORD}" in self._list(member, folder):
+                return number
         return 0
 
     def _list(self, member: int, folder: str) -> list[str]:
         run_id = self.run_ids[member]
-        listed = _patiently(lambda c: c.list_artifacts(run_id, folder), self.tracking_uri)
-        return [info.path for info in listed]
+
+        def list_folder(client: MlflowClient) -> list[str]:
+            return [info.path for info in client.list_artifacts(run_id, folder)]
+
+        found: list[str] = _ask_patiently(list_folder, self.tracking_uri)
+        return found
 
     def _discard_state(self, member: int, folder: str) -> None:
-        """Delete what an attempt that was killed may have published, if the store can delete."""
+        """Delete the state that an attempt which was killed may have published, if possible."""
         place, run_id = f"{folder}/{STATE}", self.run_ids[member]
         if place in self._list(member, folder):
             uri = MlflowClient(self.tracking_uri).get_run(run_id).info.artifact_uri
-            # No record refers to it: what cannot be deleted takes room, and does no other harm.
+            # No record refers to the state. If it cannot be deleted, it only takes room.
             with contextlib.suppress(Exception):
                 repository: Any = get_artifact_repository(uri, tracking_uri=self.tracking_uri)
                 repository.delete_artifacts(place)
@@ -98,35 +116,37 @@ class RemoteFolders:
         path = self.root(member) / place
         path.parent.mkdir(parents=True, exist_ok=True)
         run_id = self.run_ids[member]
-        # Into a folder of its own first: two workers may want the same donor at once.
+        # Two workers may download the same donor's state at once, so each does it in a folder of
+        # its own and then renames the file.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
 
             def download(client: MlflowClient) -> str:
-                # A missing file must be told from a silent store: a download calls both an error.
+                # A download raises the same for a missing file and for a store that is away.
                 listed = client.list_artifacts(run_id, os.path.dirname(place))
                 if place not in [info.path for info in listed]:
                     raise CheckpointError(f"run {run_id} has no artifact {place}")
                 return client.download_artifacts(run_id, place, folder)
 
-            os.replace(_patiently(download, self.tracking_uri), path)
+            os.replace(_ask_patiently(download, self.tracking_uri), path)
 
 
-def _patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
+def _ask_patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
     """Ask the artifact store for something, again and again while it does not answer.
 
-    A turn that has been trained is worth waiting for: without its artifacts it has not happened.
+    Without its artifacts a turn has not happened, and a turn that has been trained is worth the
+    wait.
 
     Raises:
-        StoreError: It refuses, or did not answer for too long.
+        StoreError: The store refuses, or has not answered for too long.
     """
-    gap, given_up = 1.0, time.monotonic() + PATIENCE
+    pause, deadline = 1.0, time.monotonic() + PATIENCE
     while True:
         try:
             return ask(MlflowClient(tracking_uri))
         except Exception as error:
-            if not is_of_a_store(error):
+            if not is_store_error(error):
                 raise
-            if not is_away(error) or time.monotonic() > given_up:
-                raise StoreError(says(error)) from error
-        time.sleep(gap)
-        gap = min(2 * gap, 30.0)
+            if not is_away(error) or time.monotonic() > deadline:
+                raise StoreError(store_message(error)) from error
+        time.sleep(pause)
+        pause = min(2 * pause, 30.0)

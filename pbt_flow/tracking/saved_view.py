@@ -1,8 +1,8 @@
-"""The population's charts in MLflow's own UI: a saved view that opens ready-made.
+"""The population's charts in MLflow's own UI: a saved view of the runs, which opens by a link.
 
-MLflow keeps a saved view as a tag of the experiment: JSON, whose state is compressed. The format is
-not documented (found in MLflow 3.17), so a view is a comfort and never a condition: where MLflow
-reads it otherwise one day, the runs are there all the same.
+MLflow keeps a saved view as a tag of the experiment, in JSON with a compressed state. The format is
+not documented (this is that of MLflow 3.17). If a later MLflow cannot read a view, only the charts
+of the link are missing.
 """
 
 from __future__ import annotations
@@ -17,77 +17,82 @@ from typing import Any, Literal
 from pbt_flow.space import Space
 
 MOST = 20_000
-"""Characters that MLflow keeps of an experiment's tag."""
+"""The most characters that MLflow keeps of an experiment's tag."""
 
 Scale = Literal["linear", "log"]
+ChartLine = tuple[str, str, Scale]
+"""What one chart shows: its title, its metric, and the scale of its y axis."""
 
 
 def view_tag(run_id: str) -> str:
-    """The name of the experiment's tag that holds the view."""
-    return f"mlflow.sharedViewState.{_key(run_id)}"
+    """Return the name of the experiment's tag that holds a population's view."""
+    return f"mlflow.sharedViewState.{_view_key(run_id)}"
 
 
 def view_address(experiment_id: str, run_id: str) -> str:
-    """Where the view opens: what follows the address of the MLflow UI."""
+    """Return the address of a population's view, after the address of the MLflow UI."""
     return (
         f"#/experiments/{experiment_id}/runs?compareRunsMode=CHART"
-        f"&viewStateShareKey={_key(run_id)}&workflowType=machine_learning"
+        f"&viewStateShareKey={_view_key(run_id)}&workflowType=machine_learning"
     )
 
 
-def _key(run_id: str) -> str:
+def _view_key(run_id: str) -> str:
     return f"pbt-{run_id}"
 
 
 def population_view(
     run_id: str, name: str, space: Space, now: float, *, staged: bool = False
 ) -> str:
-    """The saved view of a population: its members' scores, hyperparameters and lineage.
+    """Return the saved view of a population: its members' scores, hyperparameters and lineage.
 
     Args:
         run_id: The population's run.
-        name: What the view is called in MLflow's menu.
+        name: The name of the view in MLflow's menu.
         space: The hyperparameters; a logarithmic one gets a logarithmic axis.
-        now: Seconds since the epoch.
-        staged: Whether members leave at the ends of stages: a column then says when one did.
+        now: When the view was made, in seconds since the epoch.
+        staged: Whether members leave at the ends of stages. A column then says when one left.
     """
-    sections: dict[str, list[tuple[str, str, Scale]]] = {
+    hparams: list[ChartLine] = []
+    for hparam, dist in space.items():
+        scale: Scale = "log" if getattr(dist, "log", False) else "linear"
+        hparams.append((hparam, f"hparam/{hparam}", scale))
+    sections: dict[str, Sequence[ChartLine]] = {
         "Score": [("score", "score", "linear")],
-        "Hyperparameters": [
-            (hparam, f"hparam/{hparam}", "log" if getattr(dist, "log", False) else "linear")
-            for hparam, dist in space.items()
-        ],
+        "Hyperparameters": hparams,
         "Lineage": [
             ("donor: the member copied, its own number if nobody", "donor", "linear"),
             ("step: the age of the weights", "step", "linear"),
         ],
     }
-    tags = ["pbt.copied", *(["pbt.left"] if staged else [])]
+    tags = ["pbt.copied", "pbt.left"] if staged else ["pbt.copied"]
     return _packed(name, _state(run_id, space, sections, tags), int(now * 1000))
 
 
 def _state(
     run_id: str,
     space: Space,
-    sections: Mapping[str, Sequence[tuple[str, str, Scale]]],
+    sections: Mapping[str, Sequence[ChartLine]],
     tags: Sequence[str],
 ) -> dict[str, Any]:
-    places = [
-        {
-            "uuid": _uuid(run_id, title),
-            "name": title,
-            "display": True,
-            "isReordered": True,
-            "deleted": False,
-            "isGenerated": False,
-        }
-        for title in sections
-    ]
-    charts = [
-        _chart(_uuid(run_id, title, metric), _uuid(run_id, title), label, metric, scale)
-        for title, there in sections.items()
-        for label, metric, scale in there
-    ]
+    """Return the state of MLflow's chart view, with a section of charts for each title."""
+    ui_sections: list[dict[str, Any]] = []
+    charts: list[dict[str, Any]] = []
+    for title, lines in sections.items():
+        section_id = _stable_uuid(run_id, title)
+        ui_sections.append(
+            {
+                "uuid": section_id,
+                "name": title,
+                "display": True,
+                "isReordered": True,
+                "deleted": False,
+                "isGenerated": False,
+            }
+        )
+        for label, metric, scale in lines:
+            chart_id = _stable_uuid(run_id, title, metric)
+            charts.append(_chart(chart_id, section_id, label, metric, scale))
     columns = ["score", "step", *(f"hparam/{name}" for name in space)]
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{run_id}'",
@@ -103,10 +108,10 @@ def _state(
         ],
         "columnOrder": [],
         "columnWidths": {},
-        # Without it only the first ten runs are drawn.
+        # The default draws only the first ten runs.
         "runsHiddenMode": "SHOWALL",
         "compareRunCharts": charts,
-        "compareRunSections": places,
+        "compareRunSections": ui_sections,
         "viewMaximized": False,
         "runListHidden": False,
         "isAccordionReordered": True,
@@ -122,12 +127,12 @@ def _state(
     }
 
 
-def _chart(own: str, section: str, label: str, metric: str, scale: Scale) -> dict[str, Any]:
+def _chart(chart_id: str, section_id: str, label: str, metric: str, scale: Scale) -> dict[str, Any]:
     return {
-        "uuid": own,
+        "uuid": chart_id,
         "type": "LINE",
         "runsCountToCompare": 100,
-        "metricSectionId": section,
+        "metricSectionId": section_id,
         "deleted": False,
         "isGenerated": False,
         "displayName": label,
@@ -147,18 +152,19 @@ def _chart(own: str, section: str, label: str, metric: str, scale: Scale) -> dic
     }
 
 
-def _uuid(*names: str) -> str:
-    """The same for the same names, so that writing a view again changes nothing."""
+def _stable_uuid(*names: str) -> str:
+    """Return the same id for the same names, so that saving a view again changes nothing."""
     return uuid.uuid5(uuid.NAMESPACE_URL, "/".join(names)).hex
 
 
 def _packed(name: str, state: Mapping[str, Any], milliseconds: int) -> str:
-    pressed = zlib.compress(json.dumps(state).encode(), 9)
+    """Return a view in the form in which MLflow keeps it in a tag."""
+    compressed = zlib.compress(json.dumps(state).encode(), 9)
     return json.dumps(
         {
             "name": name,
             "createdAt": milliseconds,
             "updatedAt": milliseconds,
-            "state": "deflate;" + base64.b64encode(pressed).decode(),
+            "state": "deflate;" + base64.b64encode(compressed).decode(),
         }
     )

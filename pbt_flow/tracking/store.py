@@ -1,11 +1,14 @@
-"""Where members live between turns: MLflow runs.
+"""The store: one population in MLflow, where its members live between turns.
 
-The population is a parent run and each member a child run. What never changes is a param
-(`cfg/...`, `init/...`), what changes is a metric (`score`, `hparam/<name>`, `donor`, `step`), and
-`population.json` on the parent holds what a resume needs. A member's `turns/NNNNNN/turn.json` is
-the record; metrics are its projection, with the record's own time, so that logging a turn twice
-changes nothing. Everything goes through `MlflowClient` with explicit run ids: MLflow's active run
-is global to the process, and it belongs to the user.
+The population is a parent run, and each member is a child run of it. What never changes is a param
+(`cfg/...`, `init/...`), and what changes is a metric (`score`, `hparam/<name>`, `donor`, `step`).
+The artifact `population.json` of the parent run holds what a resume needs.
+
+The record of a turn is the artifact `turns/NNNNNN/turn.json` of its member's run. The metrics are
+derived from the records and have their times, so logging a turn twice changes nothing.
+
+Everything goes through `MlflowClient` with explicit run ids: MLflow's active run is global to the
+process, and it belongs to the user.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
 from pbt_flow.tracking.client import connect, is_away, local_path, missing_database, read_text
 from pbt_flow.tracking.create import Manifest, create_population, member_name
-from pbt_flow.tracking.deletion import States
-from pbt_flow.tracking.drivers import hide_password, is_of_a_store, says
+from pbt_flow.tracking.deletion import StoredStates
+from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
 from pbt_flow.tracking.lease import Lease, claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
@@ -43,9 +46,9 @@ from pbt_flow.tracking.saved_view import view_address
 from pbt_flow.utils.values import Value
 
 CHANGED = "pbt.settings"
-"""The tag with the settings that resumes have changed, as JSON; the manifest stands still."""
-_LONGEST_TAG = 5000
-"""Characters of a tag that every store of MLflow takes."""
+"""The tag with the settings that resumes have changed, as JSON; the manifest never changes."""
+_MAX_TAG_LENGTH = 5000
+"""The most characters of a tag that every store of MLflow takes."""
 
 
 @dataclass(kw_only=True)
@@ -56,11 +59,11 @@ class Store(PopulationRuns):
     space: Space
     folders: Folders
     charts: str
-    """Where the saved view opens: what follows the address of the MLflow UI."""
-    states: States
-    """The checkpoints' states, where they can be asked for and deleted."""
+    """The part of the saved view's address that follows the address of the MLflow UI."""
+    states: StoredStates
+    """The states of the checkpoints, in their storage."""
     names: MetricNames = field(default_factory=MetricNames)
-    """What the task's metrics are called."""
+    """The names of the task's metrics in MLflow."""
 
     def __post_init__(self) -> None:
         self.names.reserve("winner/score", "winner/fresh_score", "average/fresh_score")
@@ -68,12 +71,12 @@ class Store(PopulationRuns):
 
     @property
     def outcome(self) -> Outcome:
-        """What became of the population."""
+        """The outcome of the population on its run."""
         return Outcome(runs=self, names=self.names)
 
     @property
     def artifacts(self) -> Artifacts:
-        """What lies on the population's run to be looked at."""
+        """The artifacts of the population's run that people look at."""
         return Artifacts(runs=self, space=self.space)
 
     # --- making and finding populations -----------------------------------------------------------
@@ -82,14 +85,13 @@ class Store(PopulationRuns):
     def create(
         cls, client: MlflowClient, uri: str, plan: Manifest, *, tags: Mapping[str, str]
     ) -> Store:
-        """Make the runs of a new population.
+        """Make the runs of a new population (see `create_population`).
 
-        The population's run is the one that `mlflow run` made for this process, where there is one,
-        and else a child of the run that is active in this process, if one is. Its manifest is
-        written last: a run without one is not a population.
+        If `mlflow run` made a run for this process, that one becomes the population's run.
+        Otherwise a new run is made, as a child of the run that is active in this process, if any.
 
         Raises:
-            StoreError: The tracking server cannot be used.
+            StoreError: The tracking store cannot be used.
         """
         members, manifest = create_population(client, uri, plan, tags=tags)
         run_id = members[0].data.tags["mlflow.parentRunId"]
@@ -98,13 +100,14 @@ class Store(PopulationRuns):
 
     @classmethod
     def open(cls, run_id: str) -> Store:
-        """Find a population by its run id.
+        """Open a population by its run id.
 
         Raises:
             StoreError: There is no such run, or it is not a population.
         """
-        # A client would make an empty database where there is none, and then find no run in it.
-        if (file := missing_database(mlflow.get_tracking_uri())) is not None:
+        # If the database does not exist, a client would make an empty one, and find no run in it.
+        file = missing_database(mlflow.get_tracking_uri())
+        if file is not None:
             raise StoreError(
                 f"no run {run_id} at {mlflow.get_tracking_uri()}: there is no file {file}. Go to "
                 "the folder that the population began in, or set MLFLOW_TRACKING_URI to its store"
@@ -115,7 +118,7 @@ class Store(PopulationRuns):
         except MlflowException as error:
             where = hide_password(uri)
             if is_away(error):
-                raise StoreError(f"{where} does not answer: {says(error)}") from None
+                raise StoreError(f"{where} does not answer: {store_message(error)}") from None
             raise StoreError(f"no run {run_id} at {where}: {error.message}") from None
         if (parent := run.data.tags.get("pbt.population")) is not None:
             raise StoreError(f"run {run_id} is a member; its population is {parent}")
@@ -124,7 +127,7 @@ class Store(PopulationRuns):
         except (ValueError, TypeError) as error:
             raise StoreError(f"run {run_id}: {MANIFEST} is not readable: {error}") from None
         except Exception as error:
-            if not is_of_a_store(error):
+            if not is_store_error(error):
                 raise
             raise _without_manifest(client, run, uri, error) from None
         members = [client.get_run(member) for member in manifest.members]
@@ -149,7 +152,7 @@ class Store(PopulationRuns):
             cache = tempfile.mkdtemp(prefix="pbt_flow-")
             folders = RemoteFolders(uri, ids, cache)
         charts = view_address(members[0].info.experiment_id, run_id)
-        states = States(client, uri, run_id, manifest.members, folders)
+        states = StoredStates(client, uri, run_id, manifest.members, folders)
         store = cls(
             client=client,
             tracking_uri=uri,
@@ -162,77 +165,80 @@ class Store(PopulationRuns):
             states=states,
         )
         if isinstance(folders, RemoteFolders):
-            # Downloaded checkpoints go with the last who can ask for them.
+            # Once nobody holds the store, nobody can ask for the downloaded checkpoints.
             weakref.finalize(store, shutil.rmtree, folders.cache, ignore_errors=True)
         return store
 
     # --- turns ------------------------------------------------------------------------------------
 
     def log_turn(self, turn: Turn) -> str | None:
-        """Project a committed turn onto its member's run. Doing it twice changes nothing.
+        """Log a committed turn with its member's run. Doing it twice changes nothing.
 
         Returns:
-            What the user must know, once: which metrics have other names there.
-
-        The x axis is the member's own effort: MLflow shows the value of the greatest step as the
-        latest, so an axis that went back after a copy would show an old score for ever.
+            A message for the user, once, if metrics have other names in MLflow. Otherwise None.
         """
         plan, when = turn.plan, int(turn.ended * 1000)
         values: dict[str, float] = {
-            # A member that copied nobody is its own donor: a line in the chart, without gaps.
+            # A member that copied nobody is its own donor, so that the chart has no gaps.
             "donor": plan.donor.member if plan.donor else turn.member,
             "step": turn.step,
-            **{f"hparam/{name}": self._number(name, v) for name, v in plan.hparams.items()},
-            **self.names.of_turn(turn),
-            **{f"seconds/{name}": value for name, value in turn.seconds.items()},
         }
+        for name, value in plan.hparams.items():
+            values[f"hparam/{name}"] = self._hparam_number(name, value)
+        values |= self.names.of_turn(turn)
+        values |= {f"seconds/{name}": value for name, value in turn.seconds.items()}
         if turn.score is not None:
             values["score"] = turn.score
-        # Last: in a store that is no database, it says that the others have been logged.
+        # This metric comes last, since `projected` takes it as a sign that the others are logged.
+        # Only a database logs all of them at once.
         values["turn"] = plan.turn
-        # A tag costs as much as all metrics together, so there are none for a turn as usual.
-        tags = []
+        # A tag takes as long as all metrics together, so a turn without events has none.
+        tags: list[RunTag] = []
         if plan.donor:
-            tags.append(
-                RunTag("pbt.copied", f"{member_name(plan.donor.member)} turn {plan.donor.turn}")
-            )
+            copied = f"{member_name(plan.donor.member)} turn {plan.donor.turn}"
+            tags.append(RunTag("pbt.copied", copied))
         if not turn.ok:
             tags.append(RunTag("pbt.error", _error_tag(turn)))
-        metrics = [Metric(key, float(v), when, plan.trained) for key, v in values.items()]
+        # The x axis is the member's own effort, which only grows. MLflow shows the value at the
+        # greatest step as the latest one, and the step of the weights may go back after a copy.
+        metrics = [Metric(key, float(value), when, plan.trained) for key, value in values.items()]
         with self.talk():
             run_id = self.members[turn.member]
             self.client.log_batch(run_id, metrics=metrics, tags=tags)
         return self.names.news()
 
-    def _number(self, name: str, value: Value) -> float:
+    def _hparam_number(self, name: str, value: Value) -> float:
+        """Return the number that stands for a hyperparameter's value in a metric."""
         dist = self.space[name]
         if isinstance(dist, CategoricalDistribution):
             return index_of(value, dist)
         return float(value)  # type: ignore[arg-type]
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
-        """Log metrics of the whole population on the parent run."""
-        batch = [Metric(key, float(v), int(when * 1000), step) for key, v in metrics.items()]
+        """Log metrics of the whole population with the population's run."""
+        milliseconds = int(when * 1000)
+        batch = [Metric(key, float(value), milliseconds, step) for key, value in metrics.items()]
         with self.talk():
             self.client.log_batch(self.run_id, metrics=batch)
 
     def turns(self, member: int) -> list[Turn]:
-        """The committed turns of a member, in order.
+        """Return the committed turns of a member, in order.
 
         Raises:
             RecordError: A record cannot be trusted, or one is missing between others.
         """
         found: list[Turn] = []
-        # Asked first: a member that is training may commit another turn while this reads.
+        # Asked before the records are read, since a member that is training may commit another turn
+        # meanwhile.
         last = self.folders.last(member)
         while (turn := self.record(member, len(found) + 1)) is not None:
             found.append(turn)
         if last > len(found):
-            self._miss(member, len(found) + 1, f"turn {last} has one")
+            self._refuse_gap(member, len(found) + 1, f"turn {last} has one")
         return found
 
     def record(self, member: int, number: int) -> Turn | None:
-        """A committed turn of a member, with the values of the space; None if it has none.
+        """Return a committed turn of a member, with the values of the space; None if there is none.
 
         Raises:
             RecordError: The record cannot be trusted.
@@ -241,20 +247,25 @@ class Store(PopulationRuns):
         return None if turn is None else fitted_turn(turn, self.space)
 
     def projected(self, member: int, committed: int) -> int:
-        """How many turns of a member are in its run for certain, of so many with a record.
+        """Return how many of a member's turns are certainly logged with its run.
+
+        Args:
+            member: The member.
+            committed: How many turns of the member have a record.
 
         Raises:
-            RecordError: Its run knows of a turn whose record is gone.
+            RecordError: The run has the metrics of a turn whose record does not exist.
         """
         with self.talk():
             metrics = self.client.get_run(self.members[member]).data.metrics
         logged = int(metrics.get("turn", 0))
         if logged > committed:
-            self._miss(member, committed + 1, f"MLflow has the metrics of turn {logged}")
-        # The metrics of a turn arrive together, and before its tags.
+            self._refuse_gap(member, committed + 1, f"MLflow has the metrics of turn {logged}")
+        # The tags of a turn are logged after its metrics, so those of the last turn may be missing.
         return max(0, logged - 1)
 
-    def _miss(self, member: int, turn: int, why: str) -> NoReturn:
+    def _refuse_gap(self, member: int, turn: int, why: str) -> NoReturn:
+        """Refuse a population from which the record of a turn was deleted."""
         raise RecordError(
             f"run {self.members[member]}: there is no {turn_folder(turn)}/{RECORD}, and "
             f"{why}: somebody has deleted the record of a turn that has happened; bring the file "
@@ -262,47 +273,55 @@ class Store(PopulationRuns):
         )
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
-        """Whether the state of a turn is still there."""
+        """Whether the state of a turn still exists."""
         return self.states.has(checkpoint)
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None:
-        """Delete the state of a turn, if the place for artifacts can. Its record stays for ever.
+        """Delete the state of a turn, if the artifact store can. The record stays for ever.
 
         Returns:
-            What the user must know, once: that checkpoints stay, where and why.
+            A message for the user, once, if checkpoints stay: where and why. Otherwise None.
 
         Raises:
-            StoreUnavailable: It does not answer now.
+            StoreUnavailable: The artifact store does not answer now.
         """
         return self.states.delete(checkpoint)
 
     # --- settings and claim -----------------------------------------------------------------------
 
     def changed(self) -> dict[str, Any]:
-        """The settings that resumes have changed.
+        """Return the settings that resumes have changed.
 
         Raises:
             StoreError: The tag is not what `change` wrote.
         """
-        said = self.tags().get(CHANGED, "{}")
+        text = self.tags().get(CHANGED, "{}")
         try:
-            return dict(json.loads(said))
+            return dict(json.loads(text))
         except (ValueError, TypeError):
             raise StoreError(f"run {self.run_id}: the tag {CHANGED} is no JSON object") from None
 
     def change(self, settings: Mapping[str, Any], *, began: Mapping[str, Any]) -> None:
-        """Note which settings are not those that the population began with.
+        """Note the settings that differ from those that the population began with.
 
-        Of the options those that it has recorded stay as they are, and others may come to them.
+        An option that the population began with cannot change. Options that it has no record of,
+        because the task got them since, are noted as well.
 
         Args:
             settings: The settings now.
-            began: Those of its beginning, with the defaults of settings that came later.
+            began: The settings at the beginning, with defaults for those that did not exist then.
         """
-        new = {k: v for k, v in settings.items() if k != "options" and v != began.get(k)}
-        others = {k: v for k, v in settings["options"].items() if k not in began["options"]}
-        if others and len(json.dumps(new | {"options": others})) <= _LONGEST_TAG:
-            new["options"] = others
+        new: dict[str, Any] = {}
+        for name, value in settings.items():
+            if name != "options" and value != began.get(name):
+                new[name] = value
+        options: dict[str, Any] = {}
+        for name, value in settings["options"].items():
+            if name not in began["options"]:
+                options[name] = value
+        # A long option may not fit into the tag; the changed settings must.
+        if options and len(json.dumps(new | {"options": options})) <= _MAX_TAG_LENGTH:
+            new["options"] = options
         if new != self.changed():
             self.tag({CHANGED: json.dumps(new)})
 
@@ -320,15 +339,25 @@ class Store(PopulationRuns):
 
 
 def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception) -> StoreError:
-    """Why the manifest of a run could not be read: it is none of a population, or out of reach."""
+    """Return the error for a run whose manifest cannot be read: it has none, or cannot be reached.
+
+    Args:
+        client: Talks to the tracking store.
+        run: The run.
+        uri: The URI of the tracking store.
+        error: What reading the manifest raised.
+    """
     run_id, listed = run.info.run_id, [MANIFEST]
     try:
         listed = [file.path for file in client.list_artifacts(run_id)]
-    except Exception as why:
-        error = why  # of a download MLflow says no more than that it failed
+    except Exception as list_error:
+        # MLflow's error for a download says only that it failed; this one says why.
+        error = list_error
     if MANIFEST in listed:
         place = hide_password(run.info.artifact_uri)
-        return StoreError(f"run {run_id}: cannot read {MANIFEST} at {place}: {says(error)}")
+        return StoreError(
+            f"run {run_id}: cannot read {MANIFEST} at {place}: {store_message(error)}"
+        )
     return StoreError(
         f"run {run_id} at {hide_password(uri)} is no population: it has no artifact {MANIFEST}"
     )
@@ -337,14 +366,11 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
 # --- small things ---------------------------------------------------------------------------------
 
 
-_LONGEST_ERROR = 5000
-"""Characters of the tag `pbt.error`; MLflow keeps a few more."""
-
-
 def _error_tag(turn: Turn) -> str:
-    """Why a turn went wrong: the reason first, and of a long traceback its end."""
+    """Return why a turn went wrong: its reason, and as much of the traceback's end as fits."""
     text = f"turn {turn.number} {turn.status}: {turn.error}"
-    if len(text) <= _LONGEST_ERROR:
+    if len(text) <= _MAX_TAG_LENGTH:
         return text
     head = f"turn {turn.number} {turn.status}: {turn.reason}\n\n[...]"
-    return head + text[len(head) - _LONGEST_ERROR :]
+    # The index is negative: it leaves room for the head.
+    return head + text[len(head) - _MAX_TAG_LENGTH :]

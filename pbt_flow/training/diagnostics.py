@@ -28,6 +28,11 @@ _SUSPECT, _CLEARED = math.log(3), -math.log(10)
 """Wald's bounds of a sequential test: noise explains the ranks three times better, which is reason
 enough to look at the scores, or ten times worse. However often one looks, pure noise crosses the
 second in 1 of 10 runs at most."""
+_RACED = 0.6
+"""The correlation of the ranks of a stage's last two turns, and the share of the scores' variance
+that lies between members, of a race that is no lottery."""
+_RACERS = 8
+"""Of fewer members the ranks of two turns say too little."""
 _OVERHEAD = 0.1
 """Seconds of overhead a turn that nobody minds."""
 _LOOKED = 5
@@ -84,6 +89,7 @@ class Diagnostics:
         signs = [
             *self._pinned(number, turns),
             *self._overhead(number, turns),
+            *self._race(number, turns),
         ]
         new = [sign for sign in signs if sign.name not in self.seen]
         self.seen.update(sign.name for sign in new)
@@ -161,6 +167,45 @@ class Diagnostics:
             "evaluate on more data, train for longer between decisions, or use exploit ttest",
         )
 
+    def _race(self, number: int, turns: Sequence[Turn]) -> Iterator[Finding]:
+        """Members left at the end of a stage, and the ranks by which they did were chance.
+
+        Compared are the ranks of the stage's last two turns: in pure noise their correlation over m
+        members has mean 0 and variance 1 / (m - 1). Where every score comes with a sample, members
+        must also differ by no more than the samples' own error: an analysis of variance.
+        """
+        plan = self.history.stages
+        if plan is None or number not in plan.ends[:-1] or self._ranks_last:
+            return
+        stage = plan.stage_at(number)
+        there = same_age(turns)
+        if len(there) < _RACERS:
+            return
+        said = list[str]()
+        if plan.stages[stage].turns > 1:
+            starts = [turn.plan.start for turn in there]
+            before = [self.history.turn(s.member, s.turn) for s in starts if s is not None]
+            if len(before) < len(there):
+                return
+            first, last = ([self.history.fitness(t) for t in row] for row in (before, there))
+            together = correlation(_ranks_of(first), _ranks_of(last))
+            suspicion = (len(there) - 1) * (_RACED**2 / 2 - _RACED * together)
+            if suspicion < _SUSPECT or min(last) == max(last):
+                return
+            said.append(f"those of its last two turns correlate by {together:.2f}")
+        ratio = _between_and_within([turn.sample for turn in there])
+        if ratio is not None:
+            if ratio >= _largest_of_chance([turn.sample for turn in there]):
+                return
+            said.append("members differ by no more than their samples' own error")
+        if said:
+            yield Finding(
+                "race",
+                f"the ranks of {len(there)} members at the end of stage {stage + 1} look like "
+                f"chance ({'; '.join(said)}), so that luck decided who left; make that stage "
+                "longer, evaluate on more data, or take stages with a longer first one, as narrow",
+            )
+
     def _pinned(self, number: int, turns: Sequence[Turn]) -> Iterator[Finding]:
         """Half of the members have moved a hyperparameter to the same bound, and gained by it.
 
@@ -234,6 +279,32 @@ def same_age(turns: Sequence[Turn]) -> list[Turn]:
     ages = Counter(turn.step for turn in turns if turn.ok)
     commonest = max(ages, key=lambda age: (ages[age], age), default=None)
     return [turn for turn in turns if turn.ok and turn.step == commonest]
+
+
+def _between_and_within(samples: Sequence[Sequence[float]]) -> float | None:
+    """How many times the variance of members' means is what the scatter of their samples makes
+    expect; None where they have no samples of one size, or these do not scatter.
+    """
+    size = min(map(len, samples))
+    if size < 2 or size < max(map(len, samples)):
+        return None
+    between = size * _scatter([sum(one) / size for one in samples]) / (len(samples) - 1)
+    within = sum(map(_scatter, samples)) / (len(samples) * (size - 1))
+    return between / within if math.isfinite(between + within) and within > 0 else None
+
+
+def _largest_of_chance(samples: Sequence[Sequence[float]]) -> float:
+    """The ratio of variances above which members differ, or it is too early to tell.
+
+    It is what noise gives in 95 of 100 cases, and at most what a share of `_RACED` of the variance
+    between members gives in 5 of 100.
+    """
+    from scipy.special import fdtri
+
+    members, size = len(samples), len(samples[0])
+    again = members * (size - 1)
+    lasting = 1 / (1 - _RACED)
+    return float(min(fdtri(members - 1, again, 0.95), lasting * fdtri(members - 1, again, 0.05)))
 
 
 def _scatter(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""A mean and how far it can be trusted."""
+"""A mean with its confidence interval."""
 
 from __future__ import annotations
 
@@ -11,31 +11,35 @@ from pbt_flow.utils.means import deviation, mean
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """The mean of some values, with its 95% interval by Student's t distribution.
+    """The mean of some values, with its 95% confidence interval by Student's t distribution.
 
-    Of five normal values it holds the true mean in 95 of 100 cases; percentiles of bootstrap
-    samples, which are often shown, do in 85.
+    For five values of a normal distribution, the interval contains the true mean in 95 of 100
+    cases. The often used percentiles of bootstrap samples contain it in 85.
     """
 
     mean: float
     low: float | None
-    """None for a single value, of which nothing else is known, and of values so far apart that no
-    float is a bound."""
+    """The lower bound.
+
+    It is None for a single value, which has no interval, and for values so far apart that a bound
+    would be greater than any float."""
     high: float | None
+    """The upper bound; None where `low` is."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
-        """The mean and the interval of finite values, at least one."""
-        from scipy.special import stdtrit  # scipy.stats would cost a second of imports
+        """Return the mean and the interval of finite values, at least one."""
+        # Importing scipy.stats would take a second.
+        from scipy.special import stdtrit
 
-        middle, count = mean(values), len(values)
+        average, count = mean(values), len(values)
         if count == 1:
-            return cls(mean=middle, low=None, high=None)
-        reach = float(stdtrit(count - 1, 0.975)) / math.sqrt(count) * deviation(values)
-        low, high = middle - reach, middle + reach
+            return cls(mean=average, low=None, high=None)
+        half_width = float(stdtrit(count - 1, 0.975)) / math.sqrt(count) * deviation(values)
+        low, high = average - half_width, average + half_width
         if math.isinf(low) or math.isinf(high):
-            return cls(mean=middle, low=None, high=None)
-        return cls(mean=middle, low=low, high=high)
+            return cls(mean=average, low=None, high=None)
+        return cls(mean=average, low=low, high=high)
 
     def __str__(self) -> str:
         bounds = "" if self.low is None else f" [{self.low:.4g}, {self.high:.4g}]"
@@ -43,5 +47,5 @@ class Interval:
 
     @property
     def bounds(self) -> str:
-        """The bounds of a difference, with their signs; empty where there are none."""
+        """The bounds of a difference, with their signs; empty if there are none."""
         return "" if self.low is None else f"{self.low:+.3g} to {self.high:+.3g}"

@@ -1,7 +1,7 @@
-"""Why something went wrong, in one line: the line with the exception's type.
+"""The reason why something went wrong, in one line: the exception's type and its message.
 
-The last line of a traceback may be the end of a message of several lines, or a note. So the reason
-is taken from the exception where it is caught, and from then on it stands above the traceback.
+The last line of a traceback may be the end of a long message, or a note. The reason is therefore
+taken from the exception itself, where it is caught, and written above the traceback.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-_LONGEST = 500
-"""Characters of a reason."""
+_MAX_LENGTH = 500
+"""The most characters of a reason."""
 _HEADER = "Traceback (most recent call last):"
 _GROUP_HEADER = f"  + Exception Group {_HEADER}"
 _GROUP_MARGIN = "  | "
 
 
 def reason_of(error: BaseException, *, with_module: bool = True) -> str:
-    """The type of an exception and what it says, in one line.
+    """Return the type of an exception and its message, in one line.
 
-    Of `SystemExit` it is that the task left by itself, in a library's argument parser say: the type
-    and a number would tell nobody.
+    For `SystemExit` it says that the task called `sys.exit`, perhaps in the argument parser of a
+    library. Its type and its exit code would explain nothing.
 
     Args:
         error: The exception.
-        with_module: Whether to say where its type is from, as a traceback does.
+        with_module: Whether to name the module of its type, as a traceback does.
     """
     if isinstance(error, SystemExit):
         return _reason_of_exit(error)
@@ -38,21 +38,21 @@ def reason_of(error: BaseException, *, with_module: bool = True) -> str:
     found = _in_one_line([f"{name}: {first.strip()}", *more])
     if sys.version_info >= (3, 11) and isinstance(error, BaseExceptionGroup):  # noqa: F821
         found += f"; the first: {reason_of(error.exceptions[0])}"
-    return found if len(found) <= _LONGEST else f"{found[: _LONGEST - 1]}…"
+    return _cut(found, _MAX_LENGTH)
 
 
 def _reason_of_exit(error: SystemExit) -> str:
-    left = "the task called sys.exit"
+    reason = "the task called sys.exit"
     if error.code is None:
-        return left
+        return reason
     if isinstance(error.code, int):
-        return f"{left}: exit code {error.code}"
-    said = " ".join(message_of(error).split())
-    return f"{left}: {said}" if len(said) <= _LONGEST else f"{left}: {said[: _LONGEST - 1]}…"
+        return f"{reason}: exit code {error.code}"
+    message = " ".join(message_of(error).split())
+    return f"{reason}: {_cut(message, _MAX_LENGTH)}"
 
 
 def message_of(error: BaseException) -> str:
-    """What an exception says; of one that cannot say it, so much."""
+    """Return the message of an exception, or a fixed text if its own code for it fails."""
     try:
         return str(error)
     except Exception:
@@ -60,50 +60,56 @@ def message_of(error: BaseException) -> str:
 
 
 def account_of(error: BaseException) -> str:
-    """The reason, and below it the whole traceback: what a record keeps of an exception."""
+    """Return what a record keeps of an exception: its reason, and below it the whole traceback."""
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     return f"{reason_of(error)}\n\n{trace}"
 
 
 def reason_in(account: str) -> str:
-    """The reason in what a record keeps; of a record that is older than `account_of`, in its
-    traceback.
+    """Return the reason in what a record keeps of an exception.
+
+    Records of earlier versions have only a traceback; the reason is then found in there.
     """
     lines = account.rstrip().splitlines()
     if not lines:
         return ""
-    if not lines[1:2] or not lines[1].strip():
+    # Only `account_of` leaves the second line empty; a traceback does not.
+    if len(lines) == 1 or not lines[1].strip():
         return lines[0].strip()
-    headers = [n for n, line in enumerate(lines) if line in (_HEADER, _GROUP_HEADER)]
+    headers = [place for place, line in enumerate(lines) if line in (_HEADER, _GROUP_HEADER)]
     if not headers:
         return _in_one_line(lines)
-    # The last of several exceptions in a chain is the one that was caught.
+    # In a chain of exceptions, the last one is the one that was caught.
     rest = lines[headers[-1] + 1 :]
     if lines[headers[-1]] == _GROUP_HEADER:
         rest = [line.removeprefix(_GROUP_MARGIN) for line in rest]
-    # Frames are indented, the line with the type is not.
-    starts = (n for n, line in enumerate(rest) if line and not line[0].isspace())
+    # The lines of the stack are indented, and the line with the type is not.
+    starts = (place for place, line in enumerate(rest) if line and not line[0].isspace())
     start = next(starts, None)
     return lines[-1].strip() if start is None else _in_one_line(rest[start:])
 
 
 def in_short(value: object, most: int = 120) -> str:
-    """A value as it looks in Python, on one line and not too long."""
+    """Return the repr of a value on one line, cut to some characters."""
     try:
-        # It does not write out what is long: a number of a million digits, or a list.
-        text = repr(value) if isinstance(value, str) else _SHORT.repr(value)
+        # reprlib does not write out a number of a million digits, or a long list. It would cut a
+        # text in its middle, so texts are cut here, at their end.
+        text = repr(value) if isinstance(value, str) else _SHORT_REPR.repr(value)
     except Exception:
         text = f"an object of type {type(value).__name__}"
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+    return _cut(" ".join(text.split()), most)
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxother = _SHORT.maxlong = 200
+_SHORT_REPR = reprlib.Repr()
+_SHORT_REPR.maxother = _SHORT_REPR.maxlong = 200
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _in_one_line(lines: Sequence[str]) -> str:
-    """The first line, and where it only announces something, the one that follows."""
+    """Return the first line, with the next one if the first ends with a colon."""
     first, *rest = lines
     following = next((line.strip() for line in rest if line.strip()), "")
     line = first.rstrip()
@@ -111,5 +117,5 @@ def _in_one_line(lines: Sequence[str]) -> str:
         return line
     if following:
         return f"{line} {following}"
-    # Of an exception that says nothing, the type is left.
+    # An exception without a message: its type stands alone, without the colon.
     return line[:-1] if " " not in line else line

@@ -1,4 +1,4 @@
-"""Output that may lose its reader without taking the training with it."""
+"""Output streams that keep a program running after their reader has gone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, TextIO
 
 
 class Unbroken(io.TextIOBase):
-    """A stream that goes on silently when nobody reads it any more.
+    """A stream that drops its output once nobody reads it any more.
 
-    A terminal that is closed, or `| head` that has seen enough, would otherwise end a population.
+    Otherwise a terminal that is closed, or `| head` that has seen enough, would end a population.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -36,25 +36,26 @@ class Unbroken(io.TextIOBase):
         try:
             return self._stream.write(text)
         except OSError:
-            self._let_go()
+            self._redirect_to_null()
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError:
-            self._let_go()
+            self._redirect_to_null()
 
-    def _let_go(self) -> None:
-        # What is still in the stream's buffer, and what others write to it, must go somewhere.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+    def _redirect_to_null(self) -> None:
+        # The file descriptor itself is redirected, for the rest in the stream's buffer, and for
+        # others that write to the same descriptor.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._stream.fileno())
+        os.close(null)
 
 
 @contextlib.contextmanager
 def unbroken() -> Iterator[None]:
-    """Standard output and error as unbroken streams."""
+    """Make standard output and standard error unbroken streams while this context lasts."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = Unbroken(before[0]), Unbroken(before[1])
     try:

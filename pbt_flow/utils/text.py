@@ -1,4 +1,4 @@
-"""Values as people read them."""
+"""Values as texts for people."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 
 
 def number(value: Any) -> str:
-    """A value as people read it: four significant digits, and a dash for none."""
+    """Return a value as a text: a float with four significant digits, and a dash for None."""
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def values(named: Mapping[str, Any]) -> str:
-    """Named values on one line."""
+    """Return named values as a text of one line."""
     return " ".join(f"{name}={number(value)}" for name, value in named.items())
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 3 min, 2 h 10 min."""
+    """Return a duration as a text: 45 s, 3 min, 2 h 10 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,9 +1,9 @@
-"""The values that a choice may have: what JSON can hold, and what reads back from it as it was.
+"""The values that a choice may have: those that come back from JSON as they were.
 
-A value is a number, a text, a bool or None, or a tuple, a list or a mapping of such values. NumPy's
-numbers and texts are taken as Python's own. JSON has one form for tuples and lists: a value that
-comes back from it is found again among the choices by what it holds (`identity`), and a space
-writes down which of its choices are tuples (`with_tuples`).
+A value is a number, a text, a bool or None, or a tuple, a list or a dict of such values. NumPy's
+numbers and texts count as Python's own. JSON has one form for tuples and lists. A value that comes
+back from JSON is therefore found among the choices by its content (`identity`), and a space writes
+which of its choices are tuples (`with_tuples`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SCALARS = (str, int, float, bool, type(None))
 
 
 def plain(value: Any) -> Value:
-    """The value in Python's own types, as a copy.
+    """Return the value in Python's own types, as a copy.
 
     Raises:
-        ValueError: JSON cannot hold it, or would bring it back as another; the message says why,
-            and what to give in its place.
+        ValueError: JSON cannot hold the value, or would bring it back as another. The message says
+            why, and what to give in its place.
     """
     try:
         return _plain(value)
@@ -39,6 +39,7 @@ def plain(value: Any) -> Value:
 def _plain(value: Any) -> Value:
     kind = type(value)
     if kind in _SCALARS:
+        # Only a NaN differs from itself.
         if value != value:
             raise ValueError(
                 "a NaN is equal to nothing, not even to itself; give None or a word in its place"
@@ -62,10 +63,10 @@ def _plain(value: Any) -> Value:
 
 
 def check_text(text: str) -> None:
-    """Refuse a text that some file or database would not take.
+    """Refuse a text that a file or a database would not take.
 
     Raises:
-        ValueError: It has a lone surrogate or a null character.
+        ValueError: The text has a lone surrogate or a null character.
     """
     try:
         text.encode("utf-8")
@@ -80,7 +81,7 @@ def check_text(text: str) -> None:
 
 
 def _remedy(value: Any) -> str:
-    """Why a value cannot be written down, and what to give in its place."""
+    """Say why JSON cannot hold a value, and what to give in its place."""
     if isinstance(value, enum.Enum):
         return f"JSON cannot hold a member of an enum; give its name, {value.name!r}"
     if inspect.isclass(value) or callable(value):
@@ -93,6 +94,7 @@ def _remedy(value: Any) -> str:
         return "JSON cannot hold bytes; give a text, as of .decode()"
     if isinstance(value, set | frozenset):
         return "JSON cannot hold a set; give a sorted list"
+    # What is left of these types is of a subclass, such as a named tuple.
     for base in (tuple, list, dict, str, int, float):
         if isinstance(value, base):
             return f"JSON would bring {_kind(value)} back as {base.__name__}; give that"
@@ -106,38 +108,43 @@ def _kind(value: Any) -> str:
 
 
 def identity(value: Any) -> Hashable:
-    """What tells two values apart: 1, 1.0 and True are three, and (1, 2) and [1, 2] are one."""
+    """Return a key that is the same for two values if they are the same choice.
+
+    1, 1.0 and True are three choices; (1, 2) and [1, 2] are one.
+    """
     kind = type(value)
     if kind in _SCALARS:
-        return kind, repr(value)  # -0.0 is equal to 0.0, and another value all the same
+        # By their repr, since 0.0 == -0.0, though these are two choices.
+        return kind, repr(value)
     if isinstance(value, np.generic):
         return identity(value.item()) if type(value.item()) in _SCALARS else id(value)
     try:
-        return json.dumps(value, sort_keys=True, default=_number)
+        return json.dumps(value, sort_keys=True, default=_from_numpy)
     except (TypeError, ValueError, RecursionError):
-        return id(value)  # No value of a choice: it is equal to none of them.
+        # Such a value cannot be a choice, so its key must differ from those of all choices.
+        return id(value)
 
 
-def _number(value: Any) -> Any:
+def _from_numpy(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError
 
 
 def is_container(value: Any) -> bool:
-    """Whether a value holds others, so that it can be changed or cannot be hashed."""
+    """Whether a value holds other values: a tuple, a list or a dict."""
     return isinstance(value, tuple | list | dict)
 
 
 def has_tuples(value: Any) -> bool:
-    """Whether JSON would bring the value, or a part of it, back as a list where it is a tuple."""
+    """Whether the value, or a part of it, is a tuple, which JSON would bring back as a list."""
     if isinstance(value, dict):
         return any(map(has_tuples, value.values()))
     return isinstance(value, tuple) or (isinstance(value, list) and any(map(has_tuples, value)))
 
 
 def with_tuples(value: Any) -> Any:
-    """The value for JSON with the kind of each container: `{"tuple": [1, {"list": [2]}]}`."""
+    """Return the value for JSON, with the kind of each container: `{"tuple": [1, 2]}`."""
     if isinstance(value, dict):
         return {"dict": {key: with_tuples(part) for key, part in value.items()}}
     if isinstance(value, tuple | list):
@@ -146,10 +153,10 @@ def with_tuples(value: Any) -> Any:
 
 
 def from_tuples(written: Any) -> Value:
-    """The inverse of `with_tuples`.
+    """Return the value that `with_tuples` wrote.
 
     Raises:
-        ValueError: It is not what `with_tuples` writes.
+        ValueError: `with_tuples` writes nothing like it.
     """
     if not isinstance(written, dict):
         if isinstance(written, list):
@@ -166,7 +173,7 @@ def from_tuples(written: Any) -> Value:
 
 
 def finite(value: Any) -> Any:
-    """The value for strict JSON, where the text `inf` or `-inf` stands for what is infinite."""
+    """Return the value for strict JSON, with the text `inf` or `-inf` for an infinite number."""
     if isinstance(value, dict):
         return {key: finite(part) for key, part in value.items()}
     if isinstance(value, tuple | list):

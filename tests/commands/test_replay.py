@@ -546,6 +546,12 @@ def test_what_came_of_it_is_told_in_a_table():
     assert note(made).splitlines()[3].startswith("| --- | ---")
 
 
+def test_a_report_without_the_headline_of_the_others_is_left_out_of_their_mean():
+    _, last, _ = arms_of(schedule(0.1, 0.2), 3)
+    last.reports.extend([{"loss": 0.5, "error": 1.0}, {"error": 2.0}, {"loss": 1.5}])
+    assert last.summary() == {"loss": Interval.of([0.5, 1.5])}
+
+
 def replay_of_nothing():
     from pbt_flow.commands.replay import Replay
 

@@ -77,6 +77,7 @@ def test_a_limit_that_a_resume_lifts_stays_lifted():
     assert turns(resume(result, turns=4, target=1e9)) == {3}
 
 
+@pytest.mark.slow
 def test_budgets_are_compared_as_they_are_after_a_resume():
     longer, control = run(), run(exploit="none")
     compare([longer.run_id, control.run_id])

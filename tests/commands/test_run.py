@@ -245,6 +245,7 @@ def test_of_two_populations_that_make_the_experiment_at_once_none_is_refused(mon
 # --- stopped and resumed --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_larger_budget_goes_on_as_if_it_had_been_so_from_the_start():
     whole = run(turns=6, mode="generational")
     part = run(turns=3, mode="generational")
@@ -331,7 +332,7 @@ def test_a_controller_of_another_machine_that_is_silent_is_watched_and_then_repl
     result = run(turns=1)
     client(result).log_param(result.run_id, "lease/0002", "elsewhere:1:0-0-0:00000000")
     client(result).set_tag(result.run_id, "pbt.heartbeat", f"{time.time()}")
-    monkeypatch.setattr(lease, "_STALE", 1.0)
+    monkeypatch.setattr(lease, "_SILENCE_SECONDS", 1.0)
     assert pbt_flow.resume(result.run_id).turns == 4
     said = capfd.readouterr().err
     assert "last controller (elsewhere:1) may still be alive; this one listens for 1 s" in said
@@ -587,6 +588,7 @@ class Hopeless(Regression):
         return math.nan
 
 
+@pytest.mark.slow
 def test_where_no_turn_went_well_the_population_has_failed_though_nobody_is_retired():
     result = run(Hopeless, turns=2)
     assert (result.status, result.reason) == ("failed", "no turn of any member went well")
@@ -629,6 +631,7 @@ def test_where_every_last_turn_failed_the_best_of_what_was_there_before_wins(cap
     assert "the winner is what turn 2 of member" in told
 
 
+@pytest.mark.slow
 def test_nobody_trains_beyond_the_budget_where_one_worker_is_far_behind_the_others(tmp_path):
     """A slow start of a worker: the others are done before the first turn of one member is."""
     orders = tmp_path / "orders"

@@ -59,7 +59,7 @@ def wait(engine, count=1):
 
 def pids(engine):
     for process in engine._processes:
-        process.fork_server.settle()
+        process.fork_server.read_pids()
     return [process.pid for process in engine._processes]
 
 
@@ -85,6 +85,7 @@ def test_a_member_goes_back_to_the_worker_that_has_it_in_memory(engine):
     assert {member: p.index for p in engine._processes for member in p.members} == homes
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_turn_reported_lost(engine, tmp_path):
     (tmp_path / "die-1").touch()
     before = pids(engine)
@@ -104,6 +105,7 @@ def test_a_worker_that_dies_is_replaced_and_its_turn_reported_lost(engine, tmp_p
     assert LocalFolders({0: str(tmp_path / "0")}).record(0, 1) == turn
 
 
+@pytest.mark.slow
 def test_workers_outlive_the_process_that_they_were_forked_from(engine, tmp_path):
     before = pids(engine)
     os.kill(engine._fork_server._popen.pid, signal.SIGKILL)
@@ -121,6 +123,7 @@ def test_workers_outlive_the_process_that_they_were_forked_from(engine, tmp_path
     wait_until_dead(before)
 
 
+@pytest.mark.slow
 def test_a_turn_that_hangs_is_ended_at_its_time_limit(tmp_path):
     engine = opened(ProcessEngine(), tmp_path, slots=1, turn_timeout=120)
     try:
@@ -147,6 +150,7 @@ def test_workers_that_cannot_start_end_the_engine_with_what_they_said(tmp_path, 
         engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("slots", "threads"), [(1, 1), (2, 1), (2, 3)])
 def test_a_worker_imports_no_mlflow_and_has_the_threads_that_are_set_whoever_works_beside_it(
     slots, threads, tmp_path, monkeypatch
@@ -199,6 +203,7 @@ class Normalised(Regression):
         return {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_weights_do_not_depend_on_the_number_of_workers():
     def digests(workers, **settings):
@@ -219,6 +224,7 @@ def test_weights_do_not_depend_on_the_number_of_workers():
     assert len(alone) == 8
 
 
+@pytest.mark.slow
 def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
     (tmp_path / "spy.py").write_text(
         "import os, sys\n"
@@ -260,6 +266,7 @@ def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
     assert len(rest) == 2**16
 
 
+@pytest.mark.slow
 def test_deaths_in_turns_are_the_tasks_affair_however_many(tmp_path):
     engine = opened(ProcessEngine(), tmp_path, slots=1, turn_timeout=math.inf)
     try:

@@ -110,10 +110,10 @@ class Leaves(Regression):
         return super().model()
 
 
-def worker(folder: Path, passes: tuple[type[BaseException], ...] = (), **options: str) -> Worker:
+def worker(folder: Path, reraise: tuple[type[BaseException], ...] = (), **options: str) -> Worker:
     made = Worker(
         WorkerContext(task=TaskSpec(name=f"{__name__}:Leaves", options=options), seed=3),
-        passes=passes,
+        reraise=reraise,
     )
     made.folders = LocalFolders({0: str(folder)})
     return made
@@ -236,6 +236,7 @@ def test_no_run_goes_on_saying_that_it_is_running_whatever_ends_its_controller(
     assert mlflow.active_run() is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_in_a_worker_a_task_that_leaves_costs_no_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

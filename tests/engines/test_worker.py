@@ -294,7 +294,7 @@ def test_a_checkpoint_that_cannot_be_read_is_trouble_with_storage(tmp_path, monk
         raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr("pbt_flow.population.checkpoints.file_digest", fails)
-    with pytest.raises(StorageError, match=rf"{said}\[Errno 5\] .*; let .* be read by whom"):
+    with pytest.raises(StorageError, match=rf"{said}\[Errno 5\] .*; make .* readable for the user"):
         made.run(plan(turn=2, start=first.checkpoint))
     assert made.folders.record(0, 2) is None
 

@@ -116,7 +116,9 @@ def test_what_a_script_declares_may_follow_from_its_own_arguments(script):
         "keep_seed": False,
         "keep_folder": False,
     }
-    with pytest.raises(TaskError, match=r"(?s)joined.py left before its loop.*required: --most.*--"):
+    with pytest.raises(
+        TaskError, match=r"(?s)joined.py left before its loop.*required: --most.*--"
+    ):
         declare(str(kind.path))
 
 

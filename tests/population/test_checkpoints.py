@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import shutil
 import stat
 import zipfile
 from collections import OrderedDict
@@ -482,3 +483,15 @@ def test_files_are_readable_for_all_whom_the_umask_lets(tmp_path: Path) -> None:
     for name in (STATE, RECORD):
         mode = (tmp_path / turn_folder(1) / name).stat().st_mode
         assert stat.S_IMODE(mode) == 0o644
+
+
+@pytest.mark.parametrize(
+    "name", ["000002 (copy)", "backup", "2", "\u0660\u0660\u0660\u0660\u0660\u0662"]
+)
+def test_a_folder_that_is_no_turns_is_not_taken_for_the_last_turn(
+    tmp_path: Path, name: str
+) -> None:
+    folders = LocalFolders({0: str(tmp_path)})
+    folders.commit(turn_of(0, 1, None))
+    shutil.copytree(tmp_path / turn_folder(1), tmp_path / "turns" / name)
+    assert folders.last(0) == 1

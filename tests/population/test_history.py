@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pbt_flow.population.history import Candidate, Gain, History
+from pbt_flow.population.history import Candidate, Gain, History, best_of_round
 from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 
 INTERVAL = 10
@@ -241,6 +241,17 @@ def test_of_equal_members_the_lowest_wins(order: tuple[int, ...]) -> None:
     winner = history.winner()
     assert winner is not None
     assert winner.member == 1
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_the_best_of_a_round_among_equals_does_not_depend_on_who_arrived_first(
+    order: tuple[int, ...], direction: Any
+) -> None:
+    history = begun(3, direction)
+    for member in order:
+        do(history, member, None if member == 0 else 1.0)
+    assert best_of_round(history, 1).member == 1
 
 
 def test_one_failed_last_turn_does_not_throw_the_best_member_away() -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pbt_flow.population.lineage import (
     Node,
     ancestors,
+    count_copies,
     every_turn,
     founder_shares,
     founders,
-    gifts,
     hparams_parent,
     node_of,
     weights_parent,
@@ -101,21 +101,21 @@ def test_a_share_counts_the_members_that_have_got_that_far():
     assert founder_shares(history) == [{0: 0.5, 1: 0.5}, {0: 1.0}]
 
 
-def test_gifts_count_every_copy_whatever_was_taken():
+def test_every_copy_counts_whatever_was_taken():
     history = begun(3)
     do(history, 0)
     do(history, 1)
     do(history, 1, copy=(0, 1), copies="hparams")
     do(history, 2, copy=(0, 1), copies="weights")
     do(history, 0, copy=(1, 2))
-    assert gifts(history) == {0: 2, 1: 1}
+    assert count_copies(history) == {0: 2, 1: 1}
 
 
 def test_a_population_that_has_not_trained_is_a_tree_of_founders():
     history = begun(2)
     assert founders(history) == {Node(0, 0): 0, Node(1, 0): 1}
     assert founder_shares(history) == [{0: 0.5, 1: 0.5}]
-    assert not gifts(history)
+    assert not count_copies(history)
 
 
 FAULTS: list[Fault] = ["raises", "nan", "dies"]
@@ -162,4 +162,4 @@ def test_the_lineage_of_any_population_holds_together(seed, mode, copies, faults
             )
     for share in founder_shares(history):
         assert sum(share.values()) == pytest.approx(1)
-    assert sum(gifts(history).values()) == sum(turn.plan.donor is not None for turn in turns)
+    assert sum(count_copies(history).values()) == sum(turn.plan.donor is not None for turn in turns)

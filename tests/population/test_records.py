@@ -335,7 +335,7 @@ def test_what_is_no_record_at_all_is_refused(plain: Any) -> None:
 
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_a_record_of_another_version_says_so(version: Any) -> None:
-    with pytest.raises(RecordError, match=f"version {version!r}, this program reads version 1"):
+    with pytest.raises(RecordError, match=f"version {version!r}, and this program reads version 1"):
         turn_from_json(changed("version", version))
 
 
@@ -373,7 +373,7 @@ def test_a_checkpoint_is_named_by_two_whole_numbers(path: str, value: Any) -> No
     ],
 )
 def test_a_turn_is_ok_iff_it_has_a_score_and_a_checkpoint(plain: dict[str, Any]) -> None:
-    with pytest.raises(RecordError, match="ok means score and checkpoint"):
+    with pytest.raises(RecordError, match="that is ok has both a score and a checkpoint"):
         turn_from_json(plain)
 
 

@@ -18,7 +18,7 @@ from pbt_flow.population.result import Result
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.settings import Settings
-from pbt_flow.tracking.outcome import _note
+from pbt_flow.tracking.outcome import _description
 from pbt_flow.tracking.store import Store
 
 INTERVAL = 100
@@ -115,7 +115,7 @@ def test_where_nobody_copied_nothing_is_compared_with_itself():
     made = result(history(*rows), budget=2 * INTERVAL)
     assert made.best_initial.score == 8.0
     assert made.headline == "The winner reaches score 3"
-    assert "initial" not in summary(made) + _note(made)
+    assert "initial" not in summary(made) + _description(made)
 
 
 def test_a_control_goes_before_the_best_initial_setting():
@@ -145,7 +145,7 @@ def test_how_many_scores_the_best_initial_one_was_chosen_from_stands_beside_it()
     told = summary(made)
     assert "best initial setting, before it was replaced: member 01 after turn 2 (step 200)" in told
     assert "score 7, the best of 5 on the way" in told
-    assert "member-01, turn 2 (step 200)" in _note(made)
+    assert "member-01, turn 2 (step 200)" in _description(made)
 
 
 def over() -> History:
@@ -168,7 +168,7 @@ def test_a_winner_that_trained_beyond_its_budget_is_a_warning_wherever_it_is_nam
     assert made.to_json()["winner_step_over_budget"] == 1.75
     assert made.to_json()["budget"] == 400
     assert re.search(f"warning: the winner's weights have trained {sentence}", summary(made))
-    assert sentence in _note(made)
+    assert sentence in _description(made)
     shown = on_a_page(made)
     (warning,) = re.findall(r'<div class="warnings" role="alert">(.*?)</div>', shown, re.DOTALL)
     assert sentence in warning
@@ -185,7 +185,7 @@ def test_a_winner_below_its_budget_is_said_and_one_at_it_is_not():
     assert 'role="alert"' not in on_a_page(made)
     whole = result(replaced())
     assert whole.budget_note == ""
-    assert "a member was given" not in summary(whole) + on_a_page(whole) + _note(whole)
+    assert "a member was given" not in summary(whole) + on_a_page(whole) + _description(whole)
 
 
 def test_a_single_direction_is_that_of_the_first_metric_alone():

@@ -73,7 +73,7 @@ def test_a_schedule_says_what_is_live_at_each_step():
 
 @pytest.mark.parametrize("step", [-1, 30])
 def test_beyond_its_end_a_schedule_says_nothing(step):
-    with pytest.raises(ScheduleError, match=f"no hyperparameters at step {step}"):
+    with pytest.raises(ScheduleError, match=f"no hyperparameters for step {step}"):
         schedule().at(step)
 
 
@@ -92,7 +92,9 @@ def test_a_failed_turn_has_no_schedule():
     history, winner, _ = simulated(faults={(2, 8): ["raises"]})
     settings = {"task": "", "options": {}, "space": {}, "source": "", "seed": 0}
     assert winner.member != 2
-    with pytest.raises(ScheduleError, match="turn 8 of member 2 ended as failed"):
+    with pytest.raises(
+        ScheduleError, match="turn 8 of member 2 has no schedule: it ended as failed"
+    ):
         schedule_of(history.turns[2][-1], history, **settings)
 
 
@@ -138,12 +140,13 @@ def changed(*path, to):
         (changed("task", to=7), "task cannot be 7"),
         (changed("seed", to=True), "seed cannot be True"),
         (changed("score", to=math.nan), "score cannot be nan"),
+        (changed("score", to=10**400), "score cannot be 1000"),
         (changed("direction", to="up"), "direction cannot be 'up'"),
         (changed("extra", to=1), r"unknown fields \['extra'\]"),
         (lambda plain: plain.pop("seed"), r"missing or unknown fields \['seed'\]"),
         (changed("segments", to=[]), "no segments"),
         (changed("segments", to={}), "segments cannot be {}"),
-        (changed("segments", 0, to=5), "segment 1 is 5"),
+        (changed("segments", 0, to=5), "segment 1 must be a JSON object, got 5"),
         (changed("segments", 0, "start", to=1), "must begin at 0"),
         (changed("segments", 1, "start", to=11), "segment 2 goes from step 11 to 30"),
         (changed("segments", 1, "end", to=10), "segment 2 goes from step 10 to 10"),

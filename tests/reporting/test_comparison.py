@@ -125,6 +125,7 @@ def test_a_control_is_trained_beside_with_the_same_members_budget_and_seed():
     assert result.headline in Path(page).read_text()
 
 
+@pytest.mark.slow
 def test_a_population_that_is_there_can_be_the_control(capsys):
     known = train(exploit="none")
     command = ["run", "--task", "sample_tasks:Regression", "--engine", "inline", "--turns", "3"]
@@ -192,7 +193,7 @@ def test_a_control_that_ended_early_is_refused_before_anything_runs():
     # One that may end early itself is compared when it has ended, and its page says what came.
     beside = train(control=early.run_id, target=-1.0)
     made = Path(MlflowClient().download_artifacts(beside.run_id, "report/index.html")).read_text()
-    assert "the two had not the same budget" in made
+    assert "the two did not have the same budget" in made
 
 
 def test_a_control_that_has_not_ended_is_refused():
@@ -212,6 +213,7 @@ def test_a_bare_unequal_takes_no_run_id_for_its_value(capsys):
     assert main(["compare", *runs, "--unequal", "false"]) == 2
 
 
+@pytest.mark.slow
 def test_a_replay_is_no_control():
     whole, other = train(), train(exploit="none")
     MlflowClient().set_tag(other.run_id, "pbt.role", "replay")
@@ -331,7 +333,7 @@ def test_a_report_is_judged_by_its_own_direction_or_not_at_all(
         pair(ours={"accuracy": ours}, theirs={"accuracy": theirs}, direction=direction)
     )
     assert made.differences("PBT", "best report") == pytest.approx([gain])
-    assert made.told("PBT", "best report")[2] == ahead
+    assert made.describe_difference("PBT", "best report")[2] == ahead
     known = "greater" not in ahead
     table, numbers, whole = everywhere(made)
     row = next(line for line in table.splitlines() if line.startswith("| best report (accuracy)"))
@@ -375,12 +377,12 @@ def test_an_interval_says_what_it_is_over_and_a_single_pair_has_none():
             assert f"95% t interval {bounds} over 4 seeds" in text
     assert made.to_json()["gains"]["PBT"]["best report"]["seeds"] == 4
     same = Comparison.of([one for seed in range(2) for one in pair(seed, {"q": 1.0}, {"q": 1.0})])
-    assert same.told("PBT", "best report")[2].endswith(" in 0 of 2, equal in 2")
+    assert same.describe_difference("PBT", "best report")[2].endswith(" in 0 of 2, equal in 2")
     single = Comparison.of(noisy([0]))
     for text in everywhere(single):
         assert "95%" not in text
         assert "a single pair has no interval, and proves nothing" in text.lower()
-    assert single.told("PBT", "best report")[1] == "one pair: no interval"
+    assert single.describe_difference("PBT", "best report")[1] == "one pair: no interval"
 
 
 @pytest.mark.parametrize(("pairs", "least"), [(2, 0.5), (5, 0.0625), (6, None)])

@@ -15,7 +15,7 @@ from report_subjects import Rich, drawn, subject, text
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Member
 from pbt_flow.population.result import Result
-from pbt_flow.reporting import series as figures
+from pbt_flow.reporting import series
 from pbt_flow.reporting import summary_image as picture
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.plotly_charts import charts
@@ -56,9 +56,16 @@ def test_every_colour_that_a_chart_names_is_in_the_pages_style():
 def test_the_scores_are_those_of_the_members():
     one = subject(population=5)
     lines = [line for line in drawn(one)["scores"]["data"] if line["name"] == "members"]
-    for line, points in zip(lines, figures.scores(one.history).values(), strict=True):
+    for line, points in zip(lines, series.scores(one.history).values(), strict=True):
         assert line["x"] == [point.trained for point in points]
         assert line["y"] == pytest.approx([point.value for point in points], rel=1e-5)
+
+
+def test_founders_of_members_that_have_done_fewer_turns_have_descendants_too():
+    # The first score reaches the target, so that some members end without a turn.
+    one = subject(population=4, exploit="none", target=1e9)
+    assert len({member.turn for member in one.history.members.values()}) > 1
+    assert "4 of 4 founders have descendants" in text(one)
 
 
 def test_each_hyperparameter_is_on_its_own_scale():

@@ -92,6 +92,7 @@ def test_a_plugin_that_does_not_load_is_named_with_its_reason(
         pbt_flow.run("toy", exploit="greedy", engine="inline", quiet=True)
 
 
+@pytest.mark.slow
 def test_the_plugins_own_test_runs_the_contract(installed: Path, tmp_path: Path) -> None:
     (installed / "test_greedy.py").write_text((PLUGIN / "test_greedy.py").read_text())
     done = subprocess.run(

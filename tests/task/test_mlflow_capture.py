@@ -253,7 +253,14 @@ class LogsParams(Regression):
 
 
 def test_params_that_change_fail_no_turn_and_the_newest_value_is_a_tag() -> None:
-    result = run(LogsParams, population=4, turns=4, explore="perturb", warm=1)
+    result = run(
+        LogsParams,
+        turns=3,
+        exploit="truncation:fraction=0.5",
+        explore="perturb",
+        warm=1,
+        finalists="none",
+    )
     assert {t.status for turns in result.history.turns.values() for t in turns} == {"ok"}
     moved = 0
     for index, member in enumerate(members(result)):

@@ -258,7 +258,9 @@ def test_what_is_no_class_of_a_task_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(TaskError, match=told):
             declare(given)  # type: ignore[arg-type]
     made = type("Made", (task,), {"__module__": "json"})
-    with pytest.raises(TaskError, match="no Made in module json, which it says"):
+    with pytest.raises(
+        TaskError, match="Made says that it is defined in module json, which has no"
+    ):
         check_found(made)
     with pytest.raises(TaskError, match="Mine is not what mine has under that name by now"):
         check_found(type("Mine", (task,), {"__module__": task.__module__}))

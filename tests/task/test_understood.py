@@ -150,6 +150,7 @@ def test_a_resume_says_what_the_task_understands_otherwise(capfd, monkeypatch):
     assert tags_of(run_id)["pbt.understood-on-resume/data"] == now
 
 
+@pytest.mark.slow
 def test_a_note_that_no_controller_heard_of_is_told_by_the_next_one(capfd):
     run_id = run(Says, **SMALL).run_id
     store = Store.open(run_id)

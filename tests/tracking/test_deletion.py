@@ -133,7 +133,7 @@ def warned(result):
 @pytest.mark.parametrize(
     ("shelf", "why"),
     [
-        (Silent, "it was asked to, and said nothing"),
+        (Silent, "it was asked to, and gave no error"),
         pytest.param(
             Unable,
             "NotImplementedError: This artifact repository does not support deleting",
@@ -152,7 +152,7 @@ def test_a_store_that_cannot_delete_is_told_of_once_and_not_asked_again(shelf, w
     said = [line for line in capfd.readouterr().err.splitlines() if "delete" in line]
     assert said == [f"warning: {warned(result)}"]
     (place,) = set(shelf.asked)
-    assert re.search(rf"does not delete: shelf:/.*/{place} is still there \({why}", said[0])
+    assert re.search(rf"does not delete: shelf:/.*/{place} still exists \({why}", said[0])
     # All of them are there, and they are what their records say.
     digests = {t.checkpoint.digest for turns in result.history.turns.values() for t in turns}
     assert {file_digest(path) for path in states(shelf.folder)} == digests

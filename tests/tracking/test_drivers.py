@@ -10,13 +10,14 @@ from collections.abc import Iterator
 
 import mlflow
 import pytest
+import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 import pbt_flow
 from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.tracking.client import check_artifacts, connect, is_away, talking
-from pbt_flow.tracking.drivers import hide_password, is_of_a_store, says
+from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 
 WITHOUT = [
@@ -51,7 +52,7 @@ def test_a_database_without_its_driver_names_what_to_install(uri, module, packag
 
 @pytest.mark.usefixtures("database")
 @pytest.mark.parametrize(("place", "module", "package"), PLACES)
-def test_a_place_for_artifacts_without_its_package_is_named_before_a_run_is_made(
+def test_an_artifact_store_without_its_package_is_named_before_a_run_is_made(
     place, module, package, monkeypatch
 ):
     for name in [name for name in sys.modules if name.partition(".")[0] == module]:
@@ -59,7 +60,7 @@ def test_a_place_for_artifacts_without_its_package_is_named_before_a_run_is_made
     monkeypatch.setitem(sys.modules, module, None)
     client = MlflowClient()
     experiment_id = client.create_experiment("there", artifact_location=place)
-    with pytest.raises(StoreError, match="cannot reach the place for artifacts") as told:
+    with pytest.raises(StoreError, match="cannot reach the artifact store") as told:
         pbt_flow.run("toy", engine="inline", quiet=True, population=2, turns=1, experiment="there")
     assert f'is not installed; pip install "{package}"' in str(told.value)
     assert place in str(told.value)
@@ -84,7 +85,7 @@ def test_a_worker_that_lacks_the_package_does_not_wait_for_it(monkeypatch, tmp_p
 
 
 def test_a_place_of_an_unknown_kind_is_refused_in_mlflows_words():
-    with pytest.raises(StoreError, match="place for artifacts odd://place: .*odd://place"):
+    with pytest.raises(StoreError, match="artifact store odd://place: .*odd://place"):
         check_artifacts("odd://place", "sqlite://")
 
 
@@ -175,6 +176,13 @@ def uploading(code: int) -> Exception:
         return error
 
 
+def answered(code: int) -> Exception:
+    """What requests raises for an artifact that comes through a tracking server."""
+    response = requests.Response()
+    response.status_code = code
+    return requests.HTTPError(f"{code} for url", response=response)
+
+
 @pytest.mark.parametrize(
     ("error", "away"),
     [
@@ -188,16 +196,20 @@ def uploading(code: int) -> Exception:
         (ConnectionResetError("reset"), True),
         (ModuleNotFoundError("No module named 'boto3'", name="boto3"), False),
         (MlflowException("away"), True),
+        (answered(404), False),
+        (answered(408), True),
+        (answered(429), True),
+        (answered(503), True),
     ],
     ids=repr,
 )
 def test_what_only_a_change_mends_is_a_refusal(error, away):
-    assert is_of_a_store(error)
+    assert is_store_error(error)
     assert is_away(error) == away
     with pytest.raises(StoreError) as told, talking("sqlite://", "abc"):
         raise error
     assert isinstance(told.value, StoreUnavailable) == away
-    assert says(error) in str(told.value)
+    assert store_message(error) in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +224,7 @@ def test_what_only_a_change_mends_is_a_refusal(error, away):
     ids=repr,
 )
 def test_any_other_error_does_not_pass_for_one_of_the_store(error):
-    assert not is_of_a_store(error)
+    assert not is_store_error(error)
     with pytest.raises(type(error)) as told, talking("sqlite://", "abc"):
         raise error
     assert told.value is error
@@ -226,6 +238,11 @@ def test_any_other_error_does_not_pass_for_one_of_the_store(error):
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
         ("wasbs://container@account/x", "wasbs://container@account/x"),
+        ("http://h:5000/x@y", "http://h:5000/x@y"),
+        ("mysql+pymysql://u:p/a@h/db", "mysql+pymysql://u:***@h/db"),
+        ("postgresql://u:12/3@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://:secret@h/db", "postgresql://:***@h/db"),
+        ("https://:token@h/x", "https://:***@h/x"),
     ],
 )
 def test_passwords_are_hidden_and_nothing_else(text, shown):

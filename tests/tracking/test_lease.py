@@ -7,7 +7,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError
-from pbt_flow.tracking.lease import _birth, _has_died, claim
+from pbt_flow.tracking.lease import _has_died, _process_identity, claim
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -112,7 +112,7 @@ def test_ctrl_c_ends_the_watching_and_leaves_everything_as_it_was():
 
 @pytest.mark.parametrize("silence", [0, 50, 70])
 def test_a_controller_that_lives_on_this_machine_need_not_be_watched_while_it_is_heard(silence):
-    here = f"{os.uname().nodename}:{os.getpid()}:{_birth(os.getpid())}:12345678"
+    here = f"{os.uname().nodename}:{os.getpid()}:{_process_identity(os.getpid())}:12345678"
     run_id = population(here, time.time() - silence)
     watch = Watch()
     if silence < 60:
@@ -139,5 +139,5 @@ def test_a_controller_that_lives_on_this_machine_need_not_be_watched_while_it_is
     ],
 )
 def test_only_a_process_known_to_be_gone_counts_as_dead(change, died):
-    host, pid, birth = change(os.uname().nodename, os.getpid(), _birth(os.getpid()))
+    host, pid, birth = change(os.uname().nodename, os.getpid(), _process_identity(os.getpid()))
     assert _has_died(f"{host}:{pid}:{birth}:12345678") == died

@@ -78,6 +78,7 @@ def test_the_winners_model_is_logged_with_the_population():
     assert mlflow.active_run() is None
 
 
+@pytest.mark.slow
 def test_a_model_without_an_example_is_kept_without_a_signature():
     result = run(Regression)
     (model,) = logged(result)

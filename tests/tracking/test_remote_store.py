@@ -77,6 +77,9 @@ def test_what_a_turn_printed_is_on_its_run_before_the_turn_has_happened(tmp_path
     assert published == ["error.txt", "output.txt", "turn.json"]
     assert client.download_artifacts(run_id, "turns/000001/output.txt")
     assert folders.record(0, 1).error == "why"
+    for name in ("000002 (copy)", "backup"):  # which somebody has put beside the turns
+        client.log_artifacts(run_id, str(tmp_path / "cache/0/turns/000001"), f"turns/{name}")
+    assert folders.last(0) == 1
 
 
 def test_what_was_fetched_goes_with_the_last_who_can_ask_for_it(database, monkeypatch):
@@ -158,11 +161,11 @@ def test_ctrl_c_while_the_end_waits_for_a_server_says_what_is_safe_and_how_to_go
     assert population.wait(120) == 130, said.read_text()
     assert "Traceback" not in said.read_text()
     run_id = said.read_text().split("population ")[1].split()[0]
-    *_, last, end = said.read_text().splitlines()
+    *_, told, way_on, end = said.read_text().splitlines()
     assert end == "pbt_flow run: interrupted"
-    assert last.startswith(f"the tracking store {server.uri} was not told")
-    assert "every turn that was committed is safe, " in last
-    assert last.endswith(f"python -m pbt_flow resume {run_id} tells it")
+    assert told.startswith(f"the tracking store {server.uri} was not told")
+    assert "every turn that was committed is safe; " in told
+    assert way_on == f"  python -m pbt_flow resume {run_id}"
 
     server.start()
     assert MlflowClient().get_run(run_id).info.status == "RUNNING"

@@ -236,12 +236,21 @@ def test_a_population_of_the_version_that_wrote_tuples_as_lists_is_read_and_goes
     assert pbt_flow.resume(result.run_id, turns=3, **QUIET).turns == 6
 
 
-def test_a_list_in_a_record_that_is_no_choice_is_refused_with_the_turn() -> None:
+@pytest.mark.parametrize(
+    ("hparams", "message"),
+    [
+        ({"betas": [1]}, r"'betas': \[1\] does not lie in"),
+        ({"gammas": [1]}, r"unknown hyperparameter 'gammas'; the space has \['betas'"),
+    ],
+)
+def test_a_list_in_a_record_that_is_no_choice_is_refused_with_the_turn(
+    hparams: dict[str, Any], message: str
+) -> None:
     from benchmarks.random_inputs import turn_of
     from pbt_flow.population.records import fitted_turn
 
-    turn: Turn = turn_of({"betas": [1]})
-    with pytest.raises(RecordError, match=r"turn 1 of member 0: .*'betas': \[1\] does not lie in"):
+    turn: Turn = turn_of(hparams)
+    with pytest.raises(RecordError, match=f"turn 1 of member 0: .*{message}"):
         fitted_turn(turn, Tuples.space)
 
 
@@ -301,7 +310,7 @@ def test_a_default_that_changes_in_the_code_changes_no_population_that_has_begun
     assert "not on record" not in capsys.readouterr().err
     _code_becomes(monkeypatch, ScaledWithout)
     with pytest.raises(
-        TaskError, match=r"option new, with which it was trained \(7\), is not taken"
+        TaskError, match=r"option new, with which the population was trained \(7\), is not taken"
     ):
         pbt_flow.resume(result.run_id, turns=5, **QUIET)
 
@@ -401,14 +410,14 @@ def test_two_metrics_whose_names_are_written_alike_fail_the_turn_and_are_named()
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (Regression(seed=0), "given as its class, Regression, and not as an object of it"),
+        (Regression(seed=0), "given as its class, Regression, and not as an object of the class"),
         (None, r"a task is a subclass of pbt_flow.Task, or the name of one, got None"),
         (5, "a task is a subclass of pbt_flow.Task, or the name of one, got 5"),
         (dict, "a task is a subclass of pbt_flow.Task, .* got <class 'dict'>"),
         ("", "the name of the task is empty"),
         (
             type("Made", (Regression,), {}),
-            "there is no Made in module .*class statement",
+            "Made says that it is defined in module .* which has no .*class statement",
         ),
     ],
 )

@@ -254,7 +254,7 @@ def test_a_model_that_is_a_copy_has_no_average():
 
 def test_a_task_without_a_model_has_no_average(database):
     result = pbt_flow.run(
-        "tasks.quadratic:NoisyQuadratic",
+        "pbt_flow.tasks.quadratic:NoisyQuadratic",
         engine="inline",
         quiet=True,
         population=4,

@@ -1,6 +1,7 @@
 """What workers find out about the task itself: only what is so, once, and at nobody's cost."""
 
 import dataclasses
+import math
 import os
 import signal
 
@@ -139,6 +140,29 @@ def test_checks_change_nothing_of_the_turns_that_follow(tmp_path):
 )
 def test_the_first_difference_of_two_states_is_named(a, b, where):
     assert first_difference(a, b, "state") == where
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch calls these kinds experimental
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda values: values.to_sparse(),
+        lambda values: values.to_sparse_csr(),
+        lambda values: values.to_sparse_csc(),
+        lambda values: values.to_sparse_bsr((2, 2)),
+        lambda values: torch.nested.nested_tensor([values[0, :1], values[1]]),
+        lambda values: torch.nested.nested_tensor([values[0, :1], values[1]], layout=torch.jagged),
+    ],
+    ids=["coo", "csr", "csc", "bsr", "nested", "jagged"],
+)
+def test_tensors_that_torch_does_not_compare_are_compared(make):
+    one = torch.tensor([[1.0, 0.0], [0.0, math.nan]])
+    other = torch.tensor([[2.0, 0.0], [0.0, math.nan]])
+    dense = torch.tensor([[1.0, 0.0], [3.0, math.nan]])
+    assert first_difference({"x": make(one)}, {"x": make(one)}, "state") == ""
+    assert first_difference({"x": make(one)}, {"x": make(other)}, "state") == "state['x']"
+    assert first_difference({"x": make(one)}, {"x": make(dense)}, "state") == "state['x']"
+    assert first_difference({"x": make(one)}, {"x": one}, "state") == "state['x']"
 
 
 # --- in a population ------------------------------------------------------------------------------

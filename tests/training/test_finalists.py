@@ -237,6 +237,7 @@ def test_with_the_setting_none_the_score_decides(database):
     assert pbt_flow.load(result.run_id).winner == result.winner
 
 
+@pytest.mark.slow
 def test_a_population_that_goes_on_is_judged_anew(database):
     result = pbt_flow.run(Lucky, engine="inline", quiet=True, turns=4)
     longer = pbt_flow.resume(result.run_id, turns=8, quiet=True)

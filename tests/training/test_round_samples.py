@@ -54,6 +54,15 @@ class Drawing(Regression):
         (folder / "bias.txt").write_text(str(self.net.bias.item()))
 
 
+class Nested(Drawing):
+    """Draws into folders whose names begin like that of a round."""
+
+    def samples(self, folder: Path) -> None:
+        for name in ("round-robin", "round-7"):
+            (folder / name).mkdir()
+            super().samples(folder / name)
+
+
 class CannotDraw(Regression):
     """Has nothing to show."""
 
@@ -69,6 +78,7 @@ def artifacts(run_id, place):
     return sorted(info.path for info in MlflowClient().list_artifacts(run_id, place))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_rounds_are_on_the_run_and_in_the_report_once_after_a_resume_too(tmp_path):
     result = pbt_flow.run(Drawing, samples="rounds", turns=3, engine="inline", quiet=True)
@@ -95,6 +105,13 @@ def test_of_many_rounds_the_report_has_a_few_with_the_first_and_the_last():
     store = Store.open(result.run_id)
     assert list(store.artifacts.pictures(most=3)) == [1, 4, 8]
     assert list(store.artifacts.pictures()) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.usefixtures("database")
+def test_folders_of_the_winners_samples_are_taken_for_no_rounds():
+    result = pbt_flow.run(Nested, samples="rounds", turns=2, engine="inline", quiet=True)
+    assert "samples/round-robin" in artifacts(result.run_id, "samples")
+    assert list(Store.open(result.run_id).artifacts.shown()) == [1, 2]
 
 
 @pytest.mark.usefixtures("database")

@@ -123,6 +123,7 @@ def test_a_controller_that_is_killed_loses_nothing_that_was_committed(tmp_path, 
     assert json.loads(resumed.stdout)["winner"]["score"] == undisturbed.winner.score
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_ctrl_c_finishes_the_turns_under_way_and_says_how_to_go_on(tmp_path):
     (tmp_path / "slow").touch()
@@ -263,6 +264,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path, engine):
     assert not (tmp_path / "mlruns").exists()  # no population has begun
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_space_in_its_name_is_like_any_other(tmp_path, monkeypatch, capsys):
     from pbt_flow.cli import main
 
@@ -304,6 +306,7 @@ def test_an_error_in_a_tasks_file_is_told_from_the_first_line_on_that_is_its_aut
         assert "pbt_flow/" not in err.replace(str(tmp_path), "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_a_reader_that_leaves_ends_no_training(tmp_path):
     process = subprocess.Popen(
@@ -320,6 +323,7 @@ def test_a_reader_that_leaves_ends_no_training(tmp_path):
     assert pbt_flow.load(run.info.run_id).turns == 24
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_a_resume_with_nothing_left_to_train_says_so(capsys):
     result = pbt_flow.run("toy", population=2, turns=2, engine="inline", quiet=True)

@@ -29,7 +29,7 @@ from pbt_flow.engines.worker import read_score
 from pbt_flow.population.history import Gain
 from pbt_flow.population.result import Result
 from pbt_flow.population.schedule import Schedule
-from pbt_flow.reporting import series as figures
+from pbt_flow.reporting import series
 from pbt_flow.reporting import summary_image as picture
 from pbt_flow.reporting.comparison import Comparison, Entry
 from pbt_flow.reporting.comparison import page as comparison_page
@@ -41,7 +41,7 @@ from pbt_flow.strategies.exploit import welch_p
 from pbt_flow.strategies.samplers import OptunaSampler
 from pbt_flow.task import Task
 from pbt_flow.testing.simulation import Simulation, simulate
-from pbt_flow.tracking.outcome import _note
+from pbt_flow.tracking.outcome import _description
 from pbt_flow.training.diagnostics import Diagnostics
 from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.means import deviation, difference, in_reach, mean
@@ -109,12 +109,12 @@ def show_all(simulation: Simulation) -> Result:
     history, settings = simulation.history, simulation.controller.settings
     result = result_of(simulation)
     subject = ReportData(result=result, settings=settings, space=SPACE, control=result)
-    for drawn in (charts(subject, shades) if (shades := figures.Shades.of(history)) else {},):
+    for drawn in (charts(subject, shades) if (shades := series.Shades.of(history)) else {},):
         json.dumps(drawn, allow_nan=False)
     assert "<h1>" in page(subject)
     json.dumps(result.to_json(), allow_nan=False)
     assert result.headline
-    assert _note(result)
+    assert _description(result)
     assert cli.summary(result)
     study_of(history, SPACE, "study")
     shown = Progress(settings, "run", "store", quiet=True)
