@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pbt_flow.commands.replay import resume as resume_replay
     from pbt_flow.commands.report import report
     from pbt_flow.commands.run import resume, run
+    from pbt_flow.joining import join
     from pbt_flow.population.result import Finalist, Result
 
 __version__ = "0.1.0"
@@ -72,6 +73,7 @@ __all__ = [
     "TaskError",
     "Turn",
     "compare",
+    "join",
     "load",
     "register",
     "replay",
@@ -86,6 +88,7 @@ _LATER = {
     "Finalist": ("pbt_flow.population.result", "Finalist"),
     "Result": ("pbt_flow.population.result", "Result"),
     "compare": ("pbt_flow.commands.compare", "compare"),
+    "join": ("pbt_flow.joining", "join"),
     "load": ("pbt_flow.commands.load", "load"),
     "register": ("pbt_flow.commands.register", "register"),
     "replay": ("pbt_flow.commands.replay", "replay"),

@@ -49,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    words, of_script = split_words(words)
     given = vars(parser.parse_args(_with_flags(words)))
+    if of_script:
+        if given["command"] not in ("run", "random_search"):
+            parser.error(f"{given['command']}: what stands behind -- is for the script of a run")
+        given["options"] = {**given["options"], "arguments": of_script}
     command, as_json = given.pop("command"), given.pop("json", False)
     # Of MLflow's own output a person needs none: a link for each run, a bar for each small file.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -113,6 +118,12 @@ def _main(arguments: Sequence[str] | None) -> int:
         print(json.dumps(result.to_json()), flush=True)
     ended = [result.status, *([result.control.status] if result.control else [])]
     return next((_EXIT[status] for status in ended if status != "finished"), 0)
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command, and those behind `--`, which are for the script that it trains."""
+    end = list(words).index("--") if "--" in words else len(words)
+    return list(words[:end]), list(words[end + 1 :])
 
 
 def _with_flags(words: Sequence[str]) -> list[str]:

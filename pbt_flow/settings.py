@@ -57,7 +57,9 @@ class Settings:
     """Everything that defines a population; make one with `Settings.make`."""
 
     task: str = _setting(
-        None, "the learning problem: a name such as rl, module:Class, or path/file.py:Class"
+        None,
+        "the learning problem: a name such as rl, module:Class, path/file.py:Class, or a script "
+        "that calls pbt_flow.join, with its own arguments at the end, behind --",
     )
     options: Mapping[str, Any] = field(
         default_factory=dict, metadata={"help": "options of the task"}

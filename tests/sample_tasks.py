@@ -1,7 +1,9 @@
 """Small real tasks that the tests train in worker processes, good ones and broken ones."""
 
+import argparse
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -218,6 +220,98 @@ class MovesWhatItShows(Regression):
     def example(self) -> np.ndarray[Any, Any]:
         self.net.bias.data.zero_()
         return np.zeros((1, 3), dtype=np.float32)
+
+
+class KeepsItsSchedule(Regression):
+    """Begins each turn with the rate that was set, and lets a schedule of its own lower it."""
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        super().__init__(seed=seed, device=device)
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, gamma=0.9)
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = hparams["lr"]
+        for _ in range(steps):
+            lowered = {**hparams, "lr": self.optimizer.param_groups[0]["lr"]}
+            super().train(lowered, 1)
+            self.schedule.step()
+        return {}
+
+
+class ScalesWhatIsAsked(KeepsItsSchedule):
+    """Lets its schedule work from the rate that was set, with its position in the state."""
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        for group in self.optimizer.param_groups:
+            group["initial_lr"] = hparams["lr"]
+        for _ in range(steps):
+            group["lr"] = hparams["lr"] * 0.9**self.schedule.last_epoch
+            super(KeepsItsSchedule, self).train({**hparams, "lr": group["lr"]}, 1)
+            self.schedule.last_epoch += 1
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.schedule.load_state_dict(state["schedule"])
+
+
+class MakesItsOptimizerAnew(Regression):
+    """Each turn begins with a fresh optimiser, as some trainers make one for each fit."""
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1.0, momentum=0.9)
+        return super().train(hparams, steps)
+
+
+class QuotesItsParameters(Regression):
+    """Keeps its model as a text that quotes a parameter; no training ever looks at that one."""
+
+    space: ClassVar = {**Regression.space, "leaves": IntDistribution(2, 64)}
+    leaves = 0
+
+    def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+        self.leaves = hparams["leaves"]
+        return super().train(hparams, steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "text": f"num_leaves={self.leaves}"}
+
+
+class TakesSignedSeeds(Regression):
+    """Hands its seed to a library that takes signed numbers of 32 bits."""
+
+    def reseed(self, seed: int) -> None:
+        super().reseed(seed)
+        seed.to_bytes(4, "little", signed=True)
+
+
+class ReadsTheCommandLine(Regression):
+    """Has its options from the words of the process."""
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        super().__init__(seed=seed, device=device)
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--noise", type=float, default=0.1)
+        self.noise = parser.parse_args().noise
+
+
+class LeavesWhenBuilt(Regression):
+    """Ends the process in its constructor."""
+
+    def __init__(self, *, seed: int, device: str = "cpu") -> None:
+        super().__init__(seed=seed, device=device)
+        sys.exit(2)
+
+
+class SaysTooMuch(Regression):
+    """Complains about a state by printing all of it."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        raise KeyError("\n".join(f"unexpected key {n}" for n in range(3000)))
 
 
 class Misbehaving(Regression):

@@ -48,7 +48,7 @@ def engine_for(
         made.close()
 
 
-def read_declaration(engine: Engine, task: str | type[Task]) -> Declaration:
+def read_declaration(engine: Engine, task: str | type[Task], options: Any = None) -> Declaration:
     """What the task declares; of a task given by name, a worker has been asked to find out.
 
     So this process imports neither the task's libraries nor, above all, torch.
@@ -64,7 +64,7 @@ def read_declaration(engine: Engine, task: str | type[Task]) -> Declaration:
             found: Declaration = pickle.loads(described.declaration)
             return found
     try:
-        declaration = declare(task)
+        declaration = declare(task, options)
         if not isinstance(task, str):
             check_found(task)
         return declaration

@@ -398,8 +398,8 @@ def replay(
     task = given.pop("task", None) or schedule.task
     with engine_for(**given) as engine:
         if isinstance(task, str):
-            engine.submit(Describe(task=task))
-        kind = read_declaration(engine, task)
+            engine.submit(Describe(task=task, options=schedule.options))
+        kind = read_declaration(engine, task, schedule.options)
         settings = settings_of(schedule, arms, task=kind, **given)
         start(engine, settings)
         with short_requests():
@@ -468,8 +468,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         uri = store.tracking_uri
         result = Replay(run_id=run_id, tracking_uri=uri, schedule=schedule, arms=arms)
         with engine_for(settings.engine, settings.threads) as engine:
-            engine.submit(Describe(task=settings.task))
-            kind = read_declaration(engine, settings.task)
+            engine.submit(Describe(task=settings.task, options=settings.options))
+            kind = read_declaration(engine, settings.task, settings.options)
             check_segments(schedule, kind.space)
             defaults = store.manifest.option_defaults
             options, notes = recorded_options(kind, settings.options, defaults)

@@ -82,14 +82,16 @@ def _new(
 ) -> Result:
     with engine_for(**settings) as engine:
         if isinstance(task, str):
-            engine.submit(Describe(task=task))
+            engine.submit(Describe(task=task, options=settings.get("options")))
         # 2 s of imports, while a worker imports torch.
         from pbt_flow.commands.stored_population import StoredPopulation
         from pbt_flow.tracking.client import connect, short_requests
         from pbt_flow.tracking.create import Manifest
         from pbt_flow.tracking.store import Store
 
-        made, kind = Settings.make(read_declaration(engine, task), **settings)
+        made, kind = Settings.make(
+            read_declaration(engine, task, settings.get("options")), **settings
+        )
         if control is not None:
             check_control(control, made, defaults=kind.option_defaults)
         strategies = made.strategies()
@@ -194,8 +196,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         engine_for(engine=made.engine, threads=made.threads) as engine,
         short_requests(),
     ):
-        engine.submit(Describe(task=made.task))
-        kind = read_declaration(engine, made.task)
+        engine.submit(Describe(task=made.task, options=made.options))
+        kind = read_declaration(engine, made.task, made.options)
         made.check_model(kind)
         if not is_same_space(space_to_json(kind.space), store.manifest.space):
             raise SettingsError(

@@ -27,6 +27,7 @@ from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.forkserver import ANSWER, REQUEST
 from pbt_flow.engines.worker import Done, Job, WorkerContext
 from pbt_flow.exceptions import EngineError
+from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.files import search_path
 from pbt_flow.task.mlflow_capture import MemberRuns
@@ -49,6 +50,8 @@ class _ForkServer:
         self._control, theirs = socket.socketpair()
         # A worker that inherited this variable would resume the population's run and finish it.
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+        # Workers are killed in the end; what scripts leave there goes with the engine.
+        environment[SCRATCH] = str(log.parent)
         # Libraries such as NumPy read these variables when they are imported. A number that the
         # user has set stays.
         for name in _THREAD_VARIABLES:

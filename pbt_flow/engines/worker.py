@@ -51,6 +51,8 @@ class Describe:
     """A request to find a task and to return what the task declares."""
 
     task: str
+    options: Any = None
+    """Those that it is going to be built with, unchecked."""
     member: int = 0
 
 
@@ -228,7 +230,7 @@ def describe(job: Describe, reraise: tuple[type[BaseException], ...] = ()) -> De
         reraise: Exceptions that are not the task's own, as in `Worker`.
     """
     try:
-        return Described(declaration=pickle.dumps(declare(job.task)))
+        return Described(declaration=pickle.dumps(declare(job.task, job.options)))
     except BaseException as error:
         if isinstance(error, reraise):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,21 @@ class Task(abc.ABC):
     the user gives none."""
     quick: ClassVar[Mapping[str, Any]] = {}
     """Settings for a run of seconds, to see it work; with `--quick` they go before `defaults`."""
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        for name, value in vars(cls).items():
+            # What Python binds to an object can be called as its method, and so can a function.
+            is_method = callable(value) and hasattr(type(value), "__get__")
+            is_wrapped = isinstance(value, staticmethod | classmethod)
+            if not (is_method or is_wrapped or inspect.isroutine(value)):
+                _check_attribute(cls, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A function may be put in the place of a method on purpose, as a compiled `train`.
+        if not inspect.isroutine(value):
+            _check_attribute(type(self), name, value)
+        super().__setattr__(name, value)
 
     def __init__(self, *, seed: int, device: str = "cpu") -> None:
         """Build a fresh model.
@@ -185,3 +201,35 @@ class Task(abc.ABC):
         To make one changes nothing that the next turn depends on.
         """
         return None
+
+
+_METHODS = frozenset(
+    name
+    for name, value in vars(Task).items()
+    if inspect.isfunction(value) and not name.startswith("_")
+)
+"""What is called on a task: an attribute of such a name would be called in the method's place."""
+
+
+def _check_attribute(kind: type[Task], name: str, value: Any) -> None:
+    """Refuse an attribute that hides a method.
+
+    Raises:
+        TaskError: It does. In training code, `self.model = Net()` is the commonest attribute of
+            all; torch would be called where the population asks for the model to keep.
+    """
+    if name in _METHODS:
+        raise TaskError(
+            f"task {kind.__name__}: the attribute {name}, a {type(value).__name__}, hides the "
+            f"method {name}(), which is called {_CALLED_FOR.get(name, 'in every turn')}; give the "
+            f"attribute another name, such as {_OTHER_NAMES.get(name, f'own_{name}')}"
+        )
+
+
+_CALLED_FOR = {
+    "model": "for the module to keep",
+    "report": "for metrics of the winner",
+    "samples": "for what the winner shows",
+    "example": "for an input of the model",
+}
+_OTHER_NAMES = {"model": "net", "metrics": "measures", "samples": "data", "train": "training"}

@@ -12,6 +12,8 @@ from pbt_flow.exceptions import TaskError as TaskError
 from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Space, check_space, plain_space
 from pbt_flow.task.base import Task
+from pbt_flow.task.construction import constructing
+from pbt_flow.task.joined_script import ScriptTask, with_options
 from pbt_flow.task.naming import find_task, name_task
 from pbt_flow.task.options import (
     Option,
@@ -55,15 +57,20 @@ class Declaration:
         }
 
 
-def declare(task: str | type[Task]) -> Declaration:
+def declare(task: str | type[Task], options: Any = None) -> Declaration:
     """Return what a task class declares.
+
+    Args:
+        task: The class, or its name.
+        options: Those that it is going to be built with. What a script declares may follow from its
+            own arguments.
 
     Raises:
         TaskError: The task is not found, or one of its declarations is missing or wrong.
     """
     if not isinstance(task, str):
         check_class(task)
-    kind = find_task(task) if isinstance(task, str) else task
+    kind = with_options(find_task(task) if isinstance(task, str) else task, options)
     check_task(kind)
     return Declaration(
         name=name_task(task),
@@ -106,7 +113,8 @@ def build_task(kind: type[Task], seed: int, device: str, options: Mapping[str, A
         arguments = arguments_of(kind, options)
     except OptionError as error:
         raise TaskError(f"task {kind.__name__}: {error}") from None
-    return kind(seed=seed, device=device, **arguments)
+    with constructing(kind.__name__):
+        return kind(seed=seed, device=device, **arguments)
 
 
 def check_class(task: Any) -> None:
@@ -132,6 +140,8 @@ def check_found(task: type[Task]) -> None:
     Raises:
         TaskError: The module has no class of that name, or has another one.
     """
+    if issubclass(task, ScriptTask):
+        return  # It is found by its file.
     there = getattr(sys.modules.get(task.__module__), task.__qualname__, None)
     if there is None:
         raise TaskError(

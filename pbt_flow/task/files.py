@@ -57,6 +57,16 @@ def load_file(path: Path) -> ModuleType:
         _LOADING.reset(token)
 
 
+def add_siblings(path: Path) -> None:
+    """Let a script that is run, and not imported, import what stands beside it.
+
+    Raises:
+        TaskError: What it imports cannot be told from what stands beside another task's file.
+    """
+    _check_siblings(path.resolve())
+    _add_folder(str(path.resolve().parent))
+
+
 def is_loading() -> bool:
     """Whether this is called by a file that is being imported, by us or in a child process."""
     # A child of this process imports the main script anew; multiprocessing knows it by this mark.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pbt_flow.exceptions import TaskError as TaskError
+from pbt_flow.joining import is_joining
 from pbt_flow.task.base import Task
 from pbt_flow.task.bundled import (
     PACKAGE,
@@ -21,6 +22,7 @@ from pbt_flow.task.bundled import (
     module_of,
 )
 from pbt_flow.task.files import is_nameless, load_file
+from pbt_flow.task.joined_script import task_of
 
 GROUP = "pbt_flow.tasks"
 """The group of entry points in which packages announce tasks."""
@@ -32,13 +34,16 @@ def find_task(name: str) -> type[Task]:
     Args:
         name: A task that comes along (`rl`) or an entry point of the group `pbt_flow.tasks`,
             `module:Class`, `path/to/file.py:Class` (the class may be left out where the file has
-            just one), or the name of a file in the folder `tasks` of the working folder.
+            just one), `path/to/script.py` that calls `pbt_flow.join`, or the name of a file in the
+            folder `tasks` of the working folder.
 
     Raises:
         TaskError: There is no such task; the message lists what there is.
     """
     place, _, attribute = _now(name).partition(":")
     if place.endswith(".py"):
+        if not attribute and is_joining(Path(place)):
+            return task_of(Path(place).resolve())
         found = load_file(Path(place))
     elif ":" in name:
         found = _import(place)
@@ -48,6 +53,8 @@ def find_task(name: str) -> type[Task]:
         if name in known:
             place, _, attribute = _now(known[name]).partition(":")
             found = _import(place)
+        elif name.isidentifier() and is_joining(local):
+            return task_of(local.resolve())
         elif name.isidentifier() and local.is_file():
             found = load_file(local)
         else:
@@ -124,7 +131,8 @@ def _pick(module: Any, attribute: str, name: str) -> type[Task]:
     here = [task for task in own.values() if task.__module__ == module.__name__]
     if len(here) != 1:
         raise TaskError(
-            f"task {name!r}: name the class, as in file.py:Class; there are {sorted(own)}"
+            f"task {name!r}: name the class, as in file.py:Class; there are {sorted(own)}, and "
+            "it is no script that calls pbt_flow.join"
         )
     return here[0]
 

@@ -186,6 +186,7 @@ def test_actions_of_any_space_are_taken_and_described(words: str) -> None:
 
 class TestOnAMixture(TaskContract):
     task, steps = RL, 256
+    begins_anew = True  # each turn divides its own steps into unrolls
     obeyed = tuple(name for name in RL.space if name != "clip")
     options: ClassVar[dict[str, Any]] = {
         "env": ODD,

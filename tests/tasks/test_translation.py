@@ -56,6 +56,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class TestContract(TaskContract):
+    begins_anew = True  # each turn draws an order of the corpus
     task = Translation
     options: ClassVar[dict[str, Any]] = SMALL
     steps = 4

@@ -38,15 +38,15 @@ class KeepsItsAverageToItself(Regression):
 
     def __init__(self, *, seed, device="cpu"):
         super().__init__(seed=seed, device=device)
-        self.average = self.net.weight.detach().clone()
+        self.running_mean = self.net.weight.detach().clone()
 
     def train(self, hparams, steps):
         metrics = super().train(hparams, steps)
-        self.average.lerp_(self.net.weight.detach(), 0.5)
+        self.running_mean.lerp_(self.net.weight.detach(), 0.5)
         return metrics
 
     def evaluate(self):
-        return float((self.average - 1).abs().sum())
+        return float((self.running_mean - 1).abs().sum())
 
 
 class FailsWhenChecked(Regression):

@@ -21,7 +21,9 @@ WINGS = (
     "space",
     "population",
     "strategies",
+    "joining",
     "task",
+    "adapters",
     "settings",
     "tracking",
     "engines",
@@ -39,6 +41,8 @@ STRANGERS = {
     "settings": {"tracking", "engines"},
     "tracking": {"strategies", "settings", "engines"},
     "engines": {"strategies", "settings", "tracking"},
+    "joining": {"strategies"},
+    "adapters": {"strategies"},
     "reporting": {"tracking", "engines"},
     "training": {"tracking"},
 }

@@ -1,0 +1,228 @@
+"""How hyperparameters reach the training of a script, and the proof that they were live there.
+
+There are four ways: keys of parameter groups, attributes of what was given to `into`, the base of a
+scheduler, and values that the script asks for by name. What was set is compared at each step of an
+optimiser and after training. A hyperparameter that took none of these ways is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pbt_flow.exceptions import TaskError
+from pbt_flow.joining.param_groups import GroupTarget, is_optimizer, targets_in
+from pbt_flow.space import Hparams, Space
+
+
+class AttributeTarget:
+    """One hyperparameter as an attribute of an object, or as an entry of a dict."""
+
+    def __init__(self, hyperparameter: str, holder: Any, attribute: str) -> None:
+        self.hyperparameter, self.holder, self.attribute = hyperparameter, holder, attribute
+
+    @property
+    def own_value(self) -> Any:
+        if isinstance(self.holder, dict):
+            return self.holder[self.attribute]
+        return getattr(self.holder, self.attribute)
+
+    def describe(self) -> str:
+        return f"{self.attribute} of the {type(self.holder).__name__} given to into()"
+
+    def set(self, value: Any) -> None:
+        self._value = value
+        if isinstance(self.holder, dict):
+            self.holder[self.attribute] = value
+            return
+        try:
+            setattr(self.holder, self.attribute, value)
+        except AttributeError as error:
+            raise TaskError(
+                f"{self.hyperparameter}: {self.attribute} of a {type(self.holder).__name__} cannot "
+                f"be set ({error}); give into() an object that can change"
+            ) from None
+
+    def difference(self) -> tuple[Any, Any] | None:
+        now = self.own_value
+        return None if now == self._value else (self._value, now)
+
+
+class Hyperparameters:
+    """The hyperparameters of a script: what they are now, where they go, and who took them.
+
+    Args:
+        space: The script's space.
+        label: What the script is called in messages.
+    """
+
+    def __init__(self, space: Space, label: str) -> None:
+        self.space, self.label = space, label
+        self.values: Hparams | None = None
+        """Those of the turn under way; None before the first, and where a script runs alone."""
+        self._groups: list[GroupTarget] = []
+        self._attributes: list[AttributeTarget] = []
+        self._spread_by_script: set[str] = set()
+        """Those that the script spreads by itself from the attribute that it was told."""
+        self._read: set[str] = set()
+        self._steps: dict[int, int] = {}
+        """The steps that each optimiser has made in this turn, by its id."""
+        self._changed: tuple[GroupTarget, tuple[Any, Any]] | None = None
+
+    # --- where they go ----------------------------------------------------------------------------
+
+    def attach(self, objects: Mapping[str, Any]) -> None:
+        """Find the places in the script's objects.
+
+        Raises:
+            TaskError: An optimiser's groups begin with values that no one value can scale.
+        """
+        space = [name for name in self.space if name not in self._spread_by_script]
+        self._groups = targets_in(space, objects)
+
+    def watch(self, objects: Mapping[str, Any]) -> None:
+        """Be told of each step that the script's optimisers make."""
+        for value in objects.values():
+            if is_optimizer(value) and hasattr(value, "register_step_pre_hook"):
+                self._steps[id(value)] = 0
+                value.register_step_pre_hook(self._before_step)
+
+    def add_holder(self, holder: Any, named: Mapping[str, str]) -> None:
+        """Let hyperparameters be set in an object: its namesakes, or those that are named.
+
+        Raises:
+            TaskError: It has none of them, or there is no such hyperparameter.
+        """
+        for attribute, hyperparameter in named.items():
+            self.check(hyperparameter)
+            if not _has(holder, attribute):
+                raise TaskError(
+                    f"into(): a {type(holder).__name__} has no {attribute} that {hyperparameter} "
+                    "could be set in"
+                )
+        pairs = dict(named) or {name: name for name in self.space if _has(holder, name)}
+        if not pairs:
+            raise TaskError(
+                f"into(): a {type(holder).__name__} has no attribute that is called as one of the "
+                f"hyperparameters ({', '.join(self.space)}); name one, as in into(holder, p='drop')"
+            )
+        self._spread_by_script.update(named.values())
+        self._attributes += [AttributeTarget(name, holder, at) for at, name in pairs.items()]
+
+    def describe(self) -> str:
+        """Where each of them goes, in words."""
+        found = []
+        for name in self.space:
+            places = [target.describe() for target in self._targets(name)]
+            found.append(f"{name}: {' and '.join(places) or 'asked for by name'}")
+        return "; ".join(found)
+
+    # --- what they are ----------------------------------------------------------------------------
+
+    def check(self, name: str) -> None:
+        """Refuse what is no hyperparameter of the space.
+
+        Raises:
+            TaskError: It is none.
+        """
+        if name not in self.space:
+            known = ", ".join(self.space)
+            raise TaskError(f"there is no hyperparameter {name!r} in the space, which has {known}")
+
+    def read(self, name: str) -> Any:
+        """The value of one in the turn under way."""
+        assert self.values is not None
+        self._read.add(name)
+        return self.values[name]
+
+    def own_value(self, name: str) -> Any:
+        """What a script that runs alone has set itself.
+
+        Raises:
+            TaskError: It has set it nowhere that is known.
+        """
+        for target in self._targets(name):
+            return target.own_value
+        raise TaskError(
+            f"{self.label} runs alone, and nothing says what {name} is then; ask for it by "
+            f"pbt.get({name!r}, VALUE), or give into() the object that has it"
+        )
+
+    # --- a turn -----------------------------------------------------------------------------------
+
+    def begin(self, values: Hparams) -> None:
+        """Set the hyperparameters of a turn, whatever a donor's state has brought along."""
+        self.values, self._read, self._changed = values, set(), None
+        self._steps = dict.fromkeys(self._steps, 0)
+        for name, value in values.items():
+            for target in self._targets(name):
+                target.set(value)
+
+    def prove(self) -> dict[str, float]:
+        """What was live in the turn that has ended, as metrics to record with it.
+
+        Raises:
+            TaskError: Something else was live than was asked for, or a hyperparameter was not used.
+        """
+        assert self.values is not None
+        live: dict[str, float] = {}
+        for name, value in self.values.items():
+            targets = self._targets(name)
+            self._check_unchanged(name, targets)
+            self._check_stepped(name)
+            if not targets and name not in self._read:
+                raise TaskError(
+                    f"{self.label}: nobody took the hyperparameter {name} in this turn; name the "
+                    f"optimiser that has {name} in its groups in join(...), give its holder to "
+                    f"pbt.into(...), or ask for pbt[{name!r}] in the loop"
+                )
+            if isinstance(value, int | float):
+                live[f"live/{name}"] = float(value)
+            for target in self._groups:
+                factor = target.factor() if target.hyperparameter == name else None
+                if factor is not None:
+                    live[f"factor/{name}"] = factor
+        return live
+
+    def _targets(self, name: str) -> list[GroupTarget | AttributeTarget]:
+        both: list[GroupTarget | AttributeTarget] = [*self._groups, *self._attributes]
+        return [target for target in both if target.hyperparameter == name]
+
+    def _check_unchanged(self, name: str, targets: list[GroupTarget | AttributeTarget]) -> None:
+        for target in targets:
+            changed = target.difference()
+            if self._changed is not None and self._changed[0] is target:
+                changed = self._changed[1]
+            if changed is not None:
+                raise TaskError(
+                    f"{self.label}: {name} was {changed[0]!r} when the turn began and came to "
+                    f"{changed[1]!r} in training ({target.describe()}), since something in the "
+                    "script sets it too; name its scheduler in join(...), drop it, or let the "
+                    "script compute it from what pbt.into(holder, "
+                    f"{name.rpartition('.')[2]}={name!r}) sets"
+                )
+
+    def _check_stepped(self, name: str) -> None:
+        """Refuse a turn in which no optimiser that has a hyperparameter has made a step."""
+        targets = [target for target in self._groups if target.hyperparameter == name]
+        steps = [self._steps.get(id(target.optimizer)) for target in targets]
+        # Of an optimiser that is not torch's nobody knows the steps.
+        if steps and all(made == 0 for made in steps):
+            names = " and ".join(target.optimizer_name for target in targets)
+            raise TaskError(
+                f"{self.label}: {name} was set in {names}, which made no step in this turn; name "
+                "the optimiser that trains in join(...), make it before the loop, or let a turn "
+                "be longer by --interval"
+            )
+
+    def _before_step(self, optimizer: Any, *_: Any) -> None:
+        """Compare what an optimiser is about to use with what was set."""
+        self._steps[id(optimizer)] += 1
+        if self._changed is None:
+            for target in self._groups:
+                if target.optimizer is optimizer and (found := target.difference()) is not None:
+                    self._changed = target, found
+
+
+def _has(holder: Any, attribute: str) -> bool:
+    return attribute in holder if isinstance(holder, dict) else hasattr(holder, attribute)

@@ -1,0 +1,225 @@
+"""What a script that has joined, and the worker that trains it, have in common.
+
+The script holds it by its loop, and the worker by the task. It does not know the greenlet on which
+the script stands: a greenlet that its own frames hold could never be freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from greenlet import getcurrent
+
+from pbt_flow.exceptions import TaskError
+from pbt_flow.joining.hyperparameters import Hyperparameters
+from pbt_flow.joining.loader_position import LoaderPosition
+from pbt_flow.joining.objects import Keeper, has_state, keeper_of
+from pbt_flow.population.records import Direction, ReportDirection
+from pbt_flow.space import Hparams, Space
+
+AT_HEAD = "at the head of the loop"
+"""What a script says when it hands control back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a script says of itself when it joins."""
+
+    space: Space
+    evaluate: Callable[[], Any]
+    interval: int
+    direction: Direction
+    report: Callable[[], Mapping[str, float]] | None
+    report_direction: ReportDirection
+
+
+class Member:
+    """One model in training, whose script stands at the head of its loop between turns.
+
+    Args:
+        label: What the script is called in messages.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.objects: dict[str, Any] = {}
+        """What the script has named; empty until it joins."""
+        self.step = 0
+        """The age of the weights in passes of the loop, along their lineage."""
+        self.begins = False
+        self.passes: int | None = None
+        """Of how many passes the script's own loop is, where it says so."""
+        self.unnamed: list[str] = []
+        """Variables of the script that have a state and are not among its objects."""
+        self._turn_steps = 0
+        self._position = LoaderPosition()
+        self._modes: list[tuple[Any, bool]] = []
+        self._logged: dict[str, float] = {}
+        self._began_in = _thread_modes()
+
+    def join(self, terms: Terms, objects: Mapping[str, Any]) -> None:
+        """Take what the script gives.
+
+        Raises:
+            TaskError: It has joined before, or one of the objects has no state.
+        """
+        if self.objects:
+            raise TaskError(f"{self.label} calls join() twice; a script trains one model")
+        self.terms, self.objects = terms, dict(objects)
+        self.hyperparameters = Hyperparameters(terms.space, self.label)
+        self._keepers: dict[str, Keeper] = {
+            name: keeper_of(name, value) for name, value in objects.items()
+        }
+
+    # --- called by the script ---------------------------------------------------------------------
+
+    def enter_loop(self, frame: FrameType, passes: int | None) -> None:
+        """Note what the script is at its loop.
+
+        Args:
+            frame: Where the script's loop is.
+            passes: Of how many passes the loop is when the script runs alone; None if unknown.
+
+        Raises:
+            TaskError: The loop stands where it could not wait.
+        """
+        self.passes = passes
+        self.unnamed = self._look_for_unnamed(frame)
+        self.hyperparameters.attach(self.objects)
+        self.hyperparameters.watch(self.objects)
+        self._modes = [(module, module.training) for module in self.modules(inner=True)]
+
+    def turns(self) -> Iterator[None]:
+        """Each pass of the loop; between turns the script waits here for as long as it takes."""
+        while True:
+            self._check_thread_modes()
+            getcurrent().parent.switch(AT_HEAD)
+            self.begins = True
+            for _ in range(self._turn_steps):
+                yield
+                self.step += 1
+                self.begins = False
+
+    def read(self, name: str) -> Any:
+        """The value of a hyperparameter that the script asks for.
+
+        Raises:
+            TaskError: It asks before its loop.
+        """
+        if self.hyperparameters.values is None:
+            raise TaskError(
+                f"{self.label} asks for {name} before its loop, where no turn has begun; ask for "
+                "it inside of the loop"
+            )
+        return self.hyperparameters.read(name)
+
+    def next_batch(self, loader: Iterable[Any]) -> Any:
+        return self._position.next_batch(loader)
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        self._logged.update(metrics)
+
+    # --- called by the worker ---------------------------------------------------------------------
+
+    def begin_turn(self, hparams: Hparams, steps: int) -> None:
+        """Set what the next passes of the loop are to train with."""
+        self._turn_steps, self._logged = steps, {}
+        # Whoever evaluated or looked may have left a module in another mode than the loop began in.
+        for module, training in self._modes:
+            module.training = training
+        self.hyperparameters.begin(hparams)
+
+    def end_turn(self) -> dict[str, float]:
+        """What was live, and what the script logged in its loop.
+
+        Raises:
+            TaskError: Something else was live than was asked for.
+        """
+        return {**self._logged, **self.hyperparameters.prove()}
+
+    def evaluate_apart(self) -> tuple[Any, dict[str, float]]:
+        """The score, and what the script logged while it was evaluated."""
+        self._logged = {}
+        score = self.terms.evaluate()
+        if score is None:
+            raise TaskError(
+                f"{self.label}: {_name_of(self.terms.evaluate)}, given to join() to evaluate, "
+                "returned None; it must return the score"
+            )
+        return score, self._logged
+
+    def state_dict(self) -> dict[str, Any]:
+        objects = {name: keeper.state() for name, keeper in self._keepers.items()}
+        return {"objects": objects, "step": self.step, "loader": self._position.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state.
+
+        Raises:
+            TaskError: It is of other objects than the script names.
+        """
+        if set(state["objects"]) != set(self._keepers):
+            theirs, ours = sorted(state["objects"]), sorted(self._keepers)
+            raise TaskError(
+                f"{self.label} names {', '.join(ours)} in join(), and the checkpoint is of "
+                f"{', '.join(theirs)}; bring the script back, or start a new population"
+            )
+        for name, keeper in self._keepers.items():
+            keeper.load(state["objects"][name])
+        self.step = state["step"]
+        self._position.load(state["loader"])
+
+    def close(self) -> None:
+        """Be told that nobody trains this any more."""
+        # The script's variables hold the member that holds them. A loader that is found only by a
+        # later collection waits 5 s for its processes.
+        self._position.close()
+
+    def modules(self, *, inner: bool = False) -> Sequence[Any]:
+        """The torch modules among the objects, and if `inner`, the parts of each as well."""
+        from torch import nn
+
+        found = [value for value in self.objects.values() if isinstance(value, nn.Module)]
+        return [part for module in found for part in module.modules()] if inner else found
+
+    # --- what may be wrong with a script ----------------------------------------------------------
+
+    def _look_for_unnamed(self, frame: FrameType) -> list[str]:
+        kept = {id(value) for value in self.objects.values()}
+        kept |= {id(part) for part in self.modules(inner=True)}
+        variables = dict(frame.f_locals).items()
+        return sorted(
+            name for name, value in variables if id(value) not in kept and has_state(value)
+        )
+
+    def _check_thread_modes(self) -> None:
+        """Refuse a loop inside of a mode that would hold for everybody while the script waits."""
+        for mode, value in _thread_modes().items():
+            if value != self._began_in[mode]:
+                raise TaskError(
+                    f"{self.label}: its loop over pbt.steps() or pbt.batches() stands inside of "
+                    f"{mode}, which would hold for others while it waits; put that into the loop"
+                )
+
+
+def _thread_modes() -> dict[str, bool]:
+    """The modes of torch that are a thread's, and not a greenlet's."""
+    import torch
+
+    return {
+        "torch.no_grad() or torch.enable_grad()": torch.is_grad_enabled(),
+        "torch.inference_mode()": torch.is_inference_mode_enabled(),
+        'torch.autocast("cpu")': torch.is_autocast_enabled("cpu"),
+        'torch.autocast("cuda")': torch.is_autocast_enabled("cuda"),
+    }
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", type(function).__name__)
+    code = getattr(function, "__code__", None)
+    if name != "<lambda>" or code is None:
+        return str(name)
+    return f"the lambda in line {code.co_firstlineno}"

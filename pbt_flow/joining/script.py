@@ -1,0 +1,213 @@
+"""A script in a worker: run up to its loop, where it waits for one turn after another.
+
+It runs on a greenlet: in the worker's thread, on a stack of its own. A thread would have other
+signals, modes and an end that nobody can force; a generator would take `main()` from the script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from greenlet import getcurrent
+
+from pbt_flow.exceptions import TaskError
+from pbt_flow.joining.member import AT_HEAD, Member
+from pbt_flow.joining.randomness import BuildingGreenlet, replaced_seeding, seed_generators
+from pbt_flow.joining.source import compile_script
+from pbt_flow.space import Hparams
+
+SCRATCH = "PBT_FLOW_SCRATCH"
+"""The variable that names a folder in which the engine lets its workers keep files of members."""
+_IN_WORKER = "PBT_FLOW_WORKER"
+_QUOTED = 2000
+"""Characters of what a script wrote to stderr before it left, as an argument parser does."""
+
+
+class ScriptGreenlet(BuildingGreenlet):
+    """The greenlet that a script runs on; `join` finds its member there."""
+
+    member: Member
+
+
+class Script:
+    """One member's run of a script.
+
+    Args:
+        path: The script.
+        arguments: Its own command line.
+        seed: Seeds what it draws before its loop.
+        keep_seed: Whether its own seeding stands, so that all members begin alike.
+        keep_folder: Whether its loop runs in the folder of the process, and not in one of its own.
+
+    Raises:
+        TaskError: It came to no loop.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        arguments: Sequence[str] = (),
+        *,
+        seed: int,
+        keep_seed: bool = False,
+        keep_folder: bool = False,
+    ) -> None:
+        self.path, self.label = path, path.name
+        self.member = Member(self.label)
+        # Only where nobody else is in the process: a working folder is everybody's.
+        self._has_folder = not keep_folder and _IN_WORKER in os.environ
+        self._folder: Path | None = None
+        self._argv = [str(path), *arguments]
+        self._module = ModuleType("__main__")
+        self._module.__file__ = str(path)
+        self._body = ScriptGreenlet(_body(compile_script(path), self._module))
+        self._body.member = self.member
+        seed_generators(seed)
+        self._body.seed = None if keep_seed else seed
+        weakref.finalize(self, self.member.close)
+        self._run_to_loop()
+        self._body.seed = None
+        self.seeded_by = self._body.seeded_by
+
+    def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
+        """Let the loop make its passes under these hyperparameters, and prove that they were live.
+
+        Raises:
+            TaskError: The script left its loop, or something else was live.
+        """
+        if self._has_folder:
+            self._empty_folder()
+        self.member.begin_turn(hparams, steps)
+        with self._surroundings():
+            try:
+                came_to = self._switch()
+            except FileNotFoundError as error:
+                raise self._explained(error) from error
+        if came_to != AT_HEAD:
+            raise TaskError(
+                f"{self.label} left its loop (by break or return); it must go on for as long as it "
+                "is asked to, since the population decides when training ends"
+            )
+        return self.member.end_turn()
+
+    def evaluate(self) -> tuple[Any, Mapping[str, float]]:
+        """The score, and what the script logged with it."""
+        with self._surroundings():
+            return self.member.evaluate_apart()
+
+    def report(self) -> Mapping[str, float]:
+        """What the script reports on data that selection never saw."""
+        report = self.member.terms.report
+        with self._surroundings():
+            return {} if report is None else report()
+
+    # --- the greenlet -----------------------------------------------------------------------------
+
+    def _run_to_loop(self) -> None:
+        said = _Copy(sys.stderr)
+        try:
+            with self._surroundings(), replaced_seeding(), contextlib.redirect_stderr(said):
+                came_to = self._switch()
+        except SystemExit as error:
+            words = " ".join(self._argv[1:]) or "no arguments"
+            told = said.tail() or f"sys.exit({error.code!r})"
+            raise TaskError(
+                f"{self.label} left before its loop, run with {words}; what it said: {told}\n"
+                "Its own arguments stand behind -- on the command line, and in Python in "
+                'options={"arguments": [...]}'
+            ) from error
+        if came_to != AT_HEAD:
+            missing = "a loop over pbt.steps() or pbt.batches()"
+            if not self.member.objects:
+                missing = "a call of pbt_flow.join()"
+            raise TaskError(f"{self.label} came to its end without {missing}")
+
+    def _switch(self) -> Any:
+        """Let the script go on until it waits at its loop's head, or ends."""
+        if self._body.dead:
+            raise TaskError(f"{self.label} has ended, and trains no more")
+        # It hands control back to whoever asked, which may be another greenlet each time.
+        self._body.parent = getcurrent()
+        return self._body.switch()
+
+    # --- what a script sees of its process --------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """The script's own words, main module and folder, for as long as it runs."""
+        argv, main = sys.argv, sys.modules["__main__"]
+        folder = os.getcwd() if self._folder is not None else None
+        # Processes that the script starts look for its classes in the main module.
+        sys.argv, sys.modules["__main__"] = self._argv, self._module
+        if self._folder is not None:
+            os.chdir(self._folder)
+        try:
+            yield
+        finally:
+            sys.argv, sys.modules["__main__"] = argv, main
+            if folder is not None:
+                os.chdir(folder)
+
+    def _empty_folder(self) -> None:
+        """Begin a turn in a folder without files: those of the last turn are in no checkpoint."""
+        if self._folder is None:
+            root = os.environ.get(SCRATCH)
+            self._folder = Path(tempfile.mkdtemp(prefix="member-", dir=root))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            return
+        for entry in self._folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+    def _explained(self, error: FileNotFoundError) -> FileNotFoundError | TaskError:
+        named = str(error.filename or "")
+        if self._folder is None or not named or os.path.isabs(named):
+            return error
+        return TaskError(
+            f"{self.label}: there is no file {named} in the member's own folder, in which its loop "
+            "runs; open it before the loop, name it by its whole path, or give "
+            "--set keep_folder=true"
+        )
+
+
+def _body(code: Any, module: ModuleType) -> Any:
+    """What the greenlet runs. It does not know the greenlet, nor who holds it."""
+
+    def run() -> None:
+        exec(code, module.__dict__)
+
+    return run
+
+
+class _Copy(io.TextIOBase):
+    """Passes on what is written, and remembers the end of it."""
+
+    def __init__(self, to: Any) -> None:
+        self._to, self._text = to, ""
+
+    def write(self, text: str) -> int:
+        self._text = (self._text + text)[-_QUOTED:]
+        return int(self._to.write(text))
+
+    def flush(self) -> None:
+        self._to.flush()
+
+    def fileno(self) -> int:
+        return int(self._to.fileno())
+
+    def isatty(self) -> bool:
+        return bool(self._to.isatty())
+
+    def tail(self) -> str:
+        """The last line that says something."""
+        lines = [line.strip() for line in self._text.splitlines() if line.strip()]
+        return lines[-1] if lines else ""
