@@ -130,7 +130,7 @@ decisions: list[float] = []
 
 def measure(population: int, turns: int, slots: int, mode: str) -> tuple[list[float], list[float]]:
     """Milliseconds of each decision, and of the controller for each turn, in their order."""
-    settings, kind = Settings.make(Nothing, population=population, turns=turns, mode=mode)
+    settings, kind = Settings.for_task(Nothing, population=population, turns=turns, mode=mode)
     rng, history = np.random.default_rng(0), History(direction="maximize")
     points = settings.strategies().init.initial(kind.space, population, rng)
     history.begin(Member(index=index, hparams=point) for index, point in enumerate(points))

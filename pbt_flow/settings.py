@@ -54,7 +54,7 @@ def check_model_name(name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that defines a population; make one with `Settings.make`."""
+    """Everything that defines a population; make one with `Settings.for_task`."""
 
     task: str = _setting(
         None,
@@ -160,7 +160,7 @@ class Settings:
     experiment: str | None = _setting(None, "the MLflow experiment; default: MLflow's, or pbt_flow")
 
     @classmethod
-    def make(
+    def for_task(
         cls, task: str | type[Task] | Declaration, *, quick: bool | None = None, **given: Any
     ) -> tuple[Settings, Declaration]:
         """The settings for a task: those given, then the task's own defaults, then the general.

@@ -98,7 +98,7 @@ IN_THE_CONTROLLER = {
     "a round is logged": _store("log_population", 2),
     "a checkpoint is to be deleted": _store("delete_checkpoint", 3, before=True),
     "a checkpoint is deleted": _store("delete_checkpoint", 3),
-    "all turns are over": _controller("look", 1, before=True),
+    "all turns are over": _controller("inspect", 1, before=True),
     "two finalists are judged": Point(
         owner="pbt_flow.engines.worker:Worker", name="evaluate_afresh", nth=3
     ),
@@ -106,7 +106,7 @@ IN_THE_CONTROLLER = {
     "averages of finalists were tried": Point(
         owner="pbt_flow.commands.run", name="average_finalists", nth=1
     ),
-    "the winner is reported on": _controller("look", 1),
+    "the winner is reported on": _controller("inspect", 1),
     "the samples are there": _artifacts("log_samples", 1),
     "the model is begun": _client("create_logged_model", 1),
     "the model is written and not ended": _client("finalize_logged_model", 1, before=True),

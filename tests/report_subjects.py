@@ -42,7 +42,7 @@ def subject(control=False, warnings=(), faults=None, **settings) -> ReportData:
             status="finished",
         )
 
-    made, _ = Settings.make(Rich, **settings)
+    made, _ = Settings.for_task(Rich, **settings)
     return ReportData(
         result=result(),
         settings=made,

@@ -60,7 +60,7 @@ class Hesitant(Truncation):
 
 
 def made(task: str | type[Task] = Small, **given: Any) -> Settings:
-    return Settings.make(task, **given)[0]
+    return Settings.for_task(task, **given)[0]
 
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -116,9 +116,9 @@ def test_there_are_as_many_workers_as_cores_unless_said_otherwise(population: in
 
 
 def test_a_task_may_be_given_as_a_class_or_as_its_name(tmp_path: Path) -> None:
-    by_class, read_declaration = Settings.make(Opinionated)
-    by_name, found = Settings.make(f"{__name__}:Opinionated")
-    by_declaration, same = Settings.make(read_declaration)
+    by_class, read_declaration = Settings.for_task(Opinionated)
+    by_name, found = Settings.for_task(f"{__name__}:Opinionated")
+    by_declaration, same = Settings.for_task(read_declaration)
     assert by_class == by_name == by_declaration
     assert read_declaration == found == same == declare(Opinionated)
     assert by_class.task == f"{__name__}:Opinionated"
@@ -583,7 +583,7 @@ class Loose(Small):
 
 def test_an_option_that_is_given_leaves_the_tasks_other_options_as_they_are() -> None:
     def options(**given: Any) -> Any:
-        return Settings.make(Loose, **given)[0].options
+        return Settings.for_task(Loose, **given)[0].options
 
     assert options() == {"width": 4, "depth": 2}
     assert options(options={"width": "16"}) == {"width": 16, "depth": 2}

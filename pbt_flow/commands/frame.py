@@ -26,7 +26,7 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Status
 from pbt_flow.training.controller import Controller, Planner, ProgressListener, count_turns
-from pbt_flow.training.log_queue import Message
+from pbt_flow.training.log_queue import LogCall
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
@@ -112,7 +112,7 @@ def train(
         before = store.understood() if resumed else {}
         for line in _new_sentences(understood, before):
             screen.say(line)
-        controller.log_queue.put(partial(store.log_understood, understood, before))
+        controller.log_queue.add(partial(store.log_understood, understood, before))
         controller.noted.update(store.noted() if resumed else {})
         # The notes of all turns, since a controller may have been killed after a turn's commit and
         # before the user was told. `noted` keeps the others from being told twice.
@@ -120,12 +120,12 @@ def train(
             for turn in turns:
                 controller.tell_notes(turn)
         for turn in unlogged_turns:
-            controller.log_queue.put(partial(controller.log_turn, turn))
+            controller.log_queue.add(partial(controller.log_turn, turn))
         # A killed controller may not have told it. To tell it twice changes nothing.
         controller.tell_who_left(history.left)
         controller.find_checkpoints()
         if resumed:
-            controller.round_samples.shown = store.artifacts.shown()
+            controller.round_samples.done_rounds = store.artifacts.shown()
             # The controller goes through the rounds again, and must not warn of the same twice.
             controller.diagnostics.seen.update(store.warnings())
             controller.checks.made = store.checked()
@@ -229,7 +229,7 @@ def check_claim(lease: Lease) -> None:
         raise TakenOver("another controller has taken over, and it tells what becomes of the runs")
 
 
-def tell_if_possible(messages: Iterable[Message], say: Callable[[str], None]) -> None:
+def tell_if_possible(messages: Iterable[LogCall], say: Callable[[str], None]) -> None:
     """Send messages to the store until it refuses one; the user is told why.
 
     What is not sent can be made again from the turns.

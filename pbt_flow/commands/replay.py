@@ -38,7 +38,7 @@ from pbt_flow.settings import NONE, Settings
 from pbt_flow.space import Hparams, Space, check_hparams, space_to_json
 from pbt_flow.task import recorded_options
 from pbt_flow.training.controller import Controller
-from pbt_flow.training.log_queue import Message
+from pbt_flow.training.log_queue import LogCall
 from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.terminal import Unbroken
 
@@ -169,7 +169,7 @@ def settings_of(schedule: Schedule, arms: Sequence[Arm], **given: Any) -> Settin
     initial: list[Hparams] = []
     for arm in arms:
         initial += [arm.hparams or first.hparams] * len(arm.members)
-    made, kind = Settings.make(
+    made, kind = Settings.for_task(
         given.pop("task", None) or schedule.task,
         **{
             "options": schedule.options,
@@ -540,10 +540,10 @@ def _end(
     """
     history, log_queue = controller.history, controller.log_queue
     last = planner.last_turns(history)
-    messages: list[Message] = [partial(check_claim, lease)]
+    messages: list[LogCall] = [partial(check_claim, lease)]
     if status == "finished":
         planner.enter_results(history)
-        looked = controller.look([turn for turn in last if turn.ok], None)
+        looked = controller.inspect([turn for turn in last if turn.ok], None)
         reports: dict[int, Mapping[str, float]] = {}
         for checkpoint, report in looked.items():
             # A mean over values that are not finite would say nothing.
@@ -569,9 +569,9 @@ def _end(
         # and not until the disk takes them.
         messages = [partial(tell_if_possible, messages, screen.say)]
     for message in messages:
-        log_queue.put(message)
+        log_queue.add(message)
     try:
-        log_queue.drain()
+        log_queue.flush_and_wait()
     except StoreError:
         if status == "finished":
             # MLflow does not have the results of hours of training: the user sees them here.

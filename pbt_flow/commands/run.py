@@ -89,7 +89,7 @@ def _new(
         from pbt_flow.tracking.create import Manifest
         from pbt_flow.tracking.store import Store
 
-        made, kind = Settings.make(
+        made, kind = Settings.for_task(
             read_declaration(engine, task, settings.get("options")), **settings
         )
         if control is not None:
@@ -303,9 +303,9 @@ def _end(
             # A task may take a minute for it, and nothing would move on the screen.
             controller.progress.say("reporting on the winner and on the best initial setting")
             wanted = None if controller.settings.samples == "none" else folder
-            reports = controller.look([best, *([initial] if initial else [])], wanted)
+            reports = controller.inspect([best, *([initial] if initial else [])], wanted)
             if any(Path(folder).iterdir()):
-                log_queue.put(partial(artifacts.log_samples, Path(folder)))
+                log_queue.add(partial(artifacts.log_samples, Path(folder)))
         controller.engine.close()
         result = stored.result_of(
             history,
@@ -317,7 +317,7 @@ def _end(
         if averaged is not None and result.winner is not None:
             average = stored.average_of(result.winner, averaged)
             result = dataclasses.replace(result, average=average)
-            log_queue.put(partial(artifacts.keep_average, Path(place)))
+            log_queue.add(partial(artifacts.keep_average, Path(place)))
         living = {member.index for member in controller.living}
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
@@ -334,8 +334,8 @@ def _end(
             # What failed may be the very disk that these are written to: it is not waited for.
             left = [partial(tell_if_possible, left, say)]
         for message in [*left, ours, partial(stored.store.finish, ended, members)]:
-            log_queue.put(message)
-        log_queue.drain()
+            log_queue.add(message)
+        log_queue.flush_and_wait()
     return result
 
 

@@ -96,7 +96,7 @@ class Retry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Inspect:
     """A request for the report and the samples of a checkpoint, which is not trained for it."""
 
     member: int
@@ -108,10 +108,10 @@ class Look:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """The answer to a `Look`."""
+class Inspection:
+    """The answer to a `Inspect`."""
 
-    look: Look
+    request: Inspect
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     """Why there is no report; empty if there is one."""
@@ -215,8 +215,10 @@ class AverageEvaluated:
 Check: TypeAlias = CheckRestore | CheckNoise
 Checked: TypeAlias = RestoreChecked | NoiseChecked
 Fresh: TypeAlias = EvaluateAfresh | EvaluateAverage
-Job: TypeAlias = Plan | Retry | Look | Fresh | Check | Probe | Describe
-Done: TypeAlias = Turn | Report | EvaluatedAfresh | AverageEvaluated | Checked | Probed | Described
+Job: TypeAlias = Plan | Retry | Inspect | Fresh | Check | Probe | Describe
+Done: TypeAlias = (
+    Turn | Inspection | EvaluatedAfresh | AverageEvaluated | Checked | Probed | Described
+)
 
 
 def describe(job: Describe, reraise: tuple[type[BaseException], ...] = ()) -> Described:
@@ -276,7 +278,7 @@ class Worker:
     def do(self, job: Job) -> Done:
         """Do a job, and send what its task logs by itself to the run of the job's member."""
         # The model that a check trains is dropped, and so is what the task logs in it.
-        member = job.member if isinstance(job, Plan | Retry | Look) else None
+        member = job.member if isinstance(job, Plan | Retry | Inspect) else None
         with self.logging.job(member) as logged:
             done = self._do(job)
             logged.failed = isinstance(done, Turn) and not done.ok
@@ -287,8 +289,8 @@ class Worker:
             return self.run(job)
         if isinstance(job, Retry):
             return self.run(job.plan, lost=job.lost)
-        if isinstance(job, Look):
-            return self.look(job)
+        if isinstance(job, Inspect):
+            return self.inspect(job)
         if isinstance(job, CheckRestore):
             return self.check_restore(job)
         if isinstance(job, CheckNoise):
@@ -387,21 +389,21 @@ class Worker:
             self._folders.commit(turn, self.read_output())
         return turn
 
-    def look(self, look: Look) -> Report:
+    def inspect(self, request: Inspect) -> Inspection:
         """The report of a checkpoint: metrics on data that selection never saw, and samples."""
         metrics: Mapping[str, float] = {}
         try:
-            task = self._take_task(look.member, look.checkpoint)
+            task = self._take_task(request.member, request.checkpoint)
             task.reseed(report_seed(self.context.seed))
-            if look.report:
+            if request.report:
                 returned = task.report()
                 metrics = _read_metrics(_with_printable_names(returned, "report()"), "report()")
-            if look.samples is not None:
-                task.samples(Path(look.samples))
+            if request.samples is not None:
+                task.samples(Path(request.samples))
         except BaseException as error:
             self._raise_if_not_the_tasks(error)
-            return Report(look=look, error=_printable(account_of(error)))
-        return Report(look=look, metrics=metrics)
+            return Inspection(request=request, error=_printable(account_of(error)))
+        return Inspection(request=request, metrics=metrics)
 
     def check_restore(self, check: CheckRestore) -> RestoreChecked:
         """Compare a model that trains on with a restored one. Both are built here and dropped."""

@@ -23,10 +23,10 @@ from pbt_flow.engines.worker import (
     CheckNoise,
     CheckRestore,
     Done,
+    Inspect,
+    Inspection,
     Job,
-    Look,
     NoiseChecked,
-    Report,
     RestoreChecked,
     Retry,
     WorkerContext,
@@ -86,11 +86,11 @@ class SimulatedEngine(Engine):
     def submit(self, job: Job) -> None:
         assert len(self._pending) < self.slots, "more jobs than slots"
         self._order += 1
-        if isinstance(job, Look):
+        if isinstance(job, Inspect):
             self._see(job.checkpoint, "a look")
             if job.samples is not None:
                 Path(job.samples, "looked").touch()
-            heapq.heappush(self._pending, (self.now + 1.0, self._order, Report(look=job)))
+            heapq.heappush(self._pending, (self.now + 1.0, self._order, Inspection(request=job)))
             return
         if isinstance(job, CheckRestore | CheckNoise):
             self._see(job.checkpoint, "a check")
@@ -126,8 +126,8 @@ class SimulatedEngine(Engine):
         if isinstance(plan, Plan) and plan.start is not None:
             # Until now the turn might have had to be run again, by a worker that has to restore.
             self._see(plan.start, "a turn")
-        if isinstance(done, Report):
-            self._see(done.look.checkpoint, "a look")
+        if isinstance(done, Inspection):
+            self._see(done.request.checkpoint, "a look")
         if isinstance(done, RestoreChecked | NoiseChecked):
             self._see(done.check.checkpoint, "a check")
         if isinstance(done, Turn):
@@ -312,7 +312,7 @@ class Simulation:
     def go(self) -> Simulation:
         """Train to the end."""
         self.controller.go(_Silence())
-        self.controller.log_queue.drain()
+        self.controller.log_queue.flush_and_wait()
         return self
 
     def resumed(self, controller: type[Controller] | None = None) -> Simulation:
@@ -334,7 +334,7 @@ class Simulation:
         )
         for turn in self.engine.committed:
             if turn not in self.store.told:
-                made.log_queue.put(partial(made.log_turn, turn))
+                made.log_queue.add(partial(made.log_turn, turn))
         made.tell_who_left(anew.left)
         made.find_checkpoints()
         return Simulation(anew, self.engine, self.store, made, self.said)
@@ -385,7 +385,7 @@ def prepare(
         controller: Who decides; a class of one's own can try another rule.
         settings: Fields of `pbt_flow.Settings`.
     """
-    made, kind = Settings.make(task, **settings)
+    made, kind = Settings.for_task(task, **settings)
     rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
     founders = [
         Member(index=index, hparams=hparams)

@@ -103,7 +103,7 @@ class Checks:
         return new
 
     def _want(self, check: Check) -> None:
-        self.member_index.use(check.checkpoint)
+        self.member_index.count_use(check.checkpoint)
         self._waiting.append(check)
 
     def give_up(self) -> list[int]:
@@ -111,10 +111,10 @@ class Checks:
         dropped = [check.checkpoint for check in self._waiting]
         self._waiting.clear()
         for checkpoint in dropped:
-            self.member_index.use(checkpoint, -1)
+            self.member_index.count_use(checkpoint, -1)
         return [checkpoint.member for checkpoint in dropped]
 
-    def take(self, done: Checked | LostJob) -> int:
+    def receive(self, done: Checked | LostJob) -> int:
         """Note an answer, and let go of the checkpoint it was made from.
 
         Returns:
@@ -123,7 +123,7 @@ class Checks:
         check = done.job if isinstance(done, LostJob) else done.check
         assert isinstance(check, CheckRestore | CheckNoise)
         self._out.remove(check)
-        self.member_index.use(check.checkpoint, -1)
+        self.member_index.count_use(check.checkpoint, -1)
         if isinstance(check, CheckNoise):
             self._scores.append(done.scores if isinstance(done, NoiseChecked) else ())
             if len(self._scores) == self._expected:

@@ -29,9 +29,9 @@ from pbt_flow.engines.worker import (
     CheckNoise,
     CheckRestore,
     Done,
-    Look,
+    Inspect,
+    Inspection,
     NoiseChecked,
-    Report,
     RestoreChecked,
     Retry,
 )
@@ -172,7 +172,7 @@ class Controller:
             # A worker then goes on with the member that it has in memory.
             longest_first=self.planner is not None,
         )
-        self.member_index.begin(self.history.members.values(), self.history.left)
+        self.member_index.add_all(self.history.members.values(), self.history.left)
         self.pinned: Checkpoint | None = None
         self._pin()
         self.undecided = self.member_index.undecided()
@@ -363,7 +363,7 @@ class Controller:
             stage = self.history.left[member]
             why = f"stage {stage + 1} of {len(plan.stages)}, after {count_turns(plan.ends[stage])}"
             last = self.history.turns[member][-1]
-            self.log_queue.put(partial(self.store.leave, member, why, last.ended))
+            self.log_queue.add(partial(self.store.leave, member, why, last.ended))
 
     def _tell_of_stages(self) -> None:
         """Say which stages have ended, and have the runs of those end that have left."""
@@ -393,8 +393,8 @@ class Controller:
             if member is None:
                 return
             plan = (self.planner or self).plan(member)
-            self.member_index.take(member, plan.start_step + plan.steps)
-            self.member_index.use(plan.start)
+            self.member_index.pop_idle(member, plan.start_step + plan.steps)
+            self.member_index.count_use(plan.start)
             self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
             self.engine.submit(plan)
 
@@ -427,7 +427,7 @@ class Controller:
             # The workers train on while the controller talks to MLflow.
             self.dispatch()
             for turn in turns:
-                self.log_queue.put(partial(self.log_turn, turn))
+                self.log_queue.add(partial(self.log_turn, turn))
                 self.progress.turn(turn, self.history)
             # After their last turns: a run that has ended gets nothing more.
             self._tell_of_stages()
@@ -437,7 +437,7 @@ class Controller:
                 self.clean()
                 # What a round shows is wanted once it is complete.
                 self.dispatch()
-            self.log_queue.deliver()
+            self.log_queue.flush()
             self.progress.tick()
 
     def log_turn(self, turn: Turn) -> None:
@@ -451,13 +451,15 @@ class Controller:
 
     def accept(self, done: Done | LostJob) -> Turn | None:
         """Enter an outcome into the history; None if the turn is to be run again."""
-        if isinstance(done, Report) or (isinstance(done, LostJob) and isinstance(done.job, Look)):
-            self.touched.add(self.round_samples.take(done).member)
+        if isinstance(done, Inspection) or (
+            isinstance(done, LostJob) and isinstance(done.job, Inspect)
+        ):
+            self.touched.add(self.round_samples.receive(done).member)
             return None
         if isinstance(done, RestoreChecked | NoiseChecked) or (
             isinstance(done, LostJob) and isinstance(done.job, CheckRestore | CheckNoise)
         ):
-            self.touched.add(self.checks.take(done))
+            self.touched.add(self.checks.receive(done))
             return None
         if isinstance(done, LostJob):
             plan = done.job.plan if isinstance(done.job, Retry) else done.job
@@ -505,8 +507,8 @@ class Controller:
     def _forget_turn(self, plan: Plan) -> None:
         """Give up a turn of a member that has left meanwhile: it is not run again."""
         self.in_flight.pop(plan.member, None)
-        self.member_index.arrive(plan.start_step + plan.steps)
-        self.member_index.use(plan.start, -1)
+        self.member_index.count_arrival(plan.start_step + plan.steps)
+        self.member_index.count_use(plan.start, -1)
         if plan.start is not None:
             self.touched.add(plan.start.member)
 
@@ -517,11 +519,11 @@ class Controller:
         was_best = self.history.best_at(turn.step)
         self.history.add(turn)
         member = self.history.members[turn.member]
-        self.member_index.arrive(turn.plan.start_step + turn.plan.steps)
-        self.member_index.leave(before)
-        self.member_index.enter(member)
-        self.member_index.rest(member)
-        self.member_index.use(turn.plan.start, -1)
+        self.member_index.count_arrival(turn.plan.start_step + turn.plan.steps)
+        self.member_index.remove(before)
+        self.member_index.add(member)
+        self.member_index.mark_idle(member)
+        self.member_index.count_use(turn.plan.start, -1)
         self.tell_notes(turn)
         if turn.ok:
             self.held[turn.member].append(turn)
@@ -533,7 +535,7 @@ class Controller:
                 f"member {member.index} has failed {count_turns(member.failures)} in a row and is "
                 f"retired; the last: {turn.reason}"
             )
-            self.log_queue.put(partial(self.store.retire, member.index))
+            self.log_queue.add(partial(self.store.retire, member.index))
         left = [before.checkpoint, turn.plan.start, self.pinned]
         self._pin()
         self.touched.add(turn.member)
@@ -548,14 +550,14 @@ class Controller:
                 self.noted.add(topic)
                 where = f"turn {turn.number} of member {turn.member}"
                 self.soon.append(f"{topic}: {sentence} (first seen in {where})")
-                self.log_queue.put(partial(self.store.tag, {f"pbt.noted/{topic}": sentence}))
+                self.log_queue.add(partial(self.store.tag, {f"pbt.noted/{topic}": sentence}))
 
     def _pin(self) -> None:
         """Hold on to the best of the initial settings, which the report at the end looks at."""
         best = self.history.best_initial if self.planner is None else None
-        self.member_index.use(self.pinned, -1)
+        self.member_index.count_use(self.pinned, -1)
         self.pinned = None if best is None else best.checkpoint
-        self.member_index.use(self.pinned)
+        self.member_index.count_use(self.pinned)
 
     def look_for_an_end(self, turns: Sequence[Turn]) -> None:
         """Stop beginning turns when the time is over, the target is reached or nobody lives."""
@@ -601,7 +603,7 @@ class Controller:
                 }
                 ended = max(turn.ended for turn in turns)
                 step = turns[0].plan.trained
-                self.log_queue.put(partial(self.store.log_population, metrics, step, ended))
+                self.log_queue.add(partial(self.store.log_population, metrics, step, ended))
 
         if self.rounds > rounds_before and not self.stopping:
             newest = [
@@ -615,7 +617,7 @@ class Controller:
     def _show(self, turn: Turn) -> None:
         """Have a round's best turn looked at, if its checkpoint still exists."""
         if turn in self.held[turn.member]:
-            self.round_samples.want(turn)
+            self.round_samples.request(turn)
 
     @property
     def keep(self) -> int:
@@ -650,7 +652,7 @@ class Controller:
             try:
                 self._delete(turn.checkpoint)
             except StoreUnavailable:
-                self.log_queue.put(partial(self._delete, turn.checkpoint))
+                self.log_queue.add(partial(self._delete, turn.checkpoint))
 
     def _delete(self, checkpoint: Checkpoint) -> None:
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:
@@ -659,28 +661,30 @@ class Controller:
     def _warn(self, sign: Finding) -> None:
         """Tell the user of something that may be wrong, and keep it on the population's run."""
         self.progress.say(f"warning: {sign.text}")
-        self.log_queue.put(partial(self.store.tag, {f"pbt.warning/{sign.name}": sign.text}))
+        self.log_queue.add(partial(self.store.tag, {f"pbt.warning/{sign.name}": sign.text}))
 
     def _note(self, check: str, outcome: str) -> None:
         """Keep on the population's run what came of a check, which is made only once."""
-        self.log_queue.put(partial(self.store.tag, {f"pbt.checked/{check}": outcome}))
+        self.log_queue.add(partial(self.store.tag, {f"pbt.checked/{check}": outcome}))
 
     # --- what came of it ---
 
-    def look(self, turns: list[Turn], samples: str | None) -> dict[Checkpoint, Mapping[str, float]]:
+    def inspect(
+        self, turns: list[Turn], samples: str | None
+    ) -> dict[Checkpoint, Mapping[str, float]]:
         """Reports on some turns' checkpoints, and samples of the first."""
         reports = dict[Checkpoint, Mapping[str, float]]()
         checkpoints = dict.fromkeys(
             turn.checkpoint for turn in turns if turn.checkpoint is not None
         )
         looks = [
-            Look(member=checkpoint.member, checkpoint=checkpoint, samples=None if n else samples)
+            Inspect(member=checkpoint.member, checkpoint=checkpoint, samples=None if n else samples)
             for n, checkpoint in enumerate(checkpoints)
         ]
         for done in run_batch(self.engine, looks):
             error = ""
-            if isinstance(done, Report):
-                reports[done.look.checkpoint], error = done.metrics, done.error.strip()
+            if isinstance(done, Inspection):
+                reports[done.request.checkpoint], error = done.metrics, done.error.strip()
             elif isinstance(done, LostJob):
                 error = done.reason
             if error:

@@ -19,7 +19,7 @@ from pbt_flow.exceptions import PATIENCE, StoreUnavailable
 _SHORTEST, _LONGEST = 1.0, 30.0
 """The first and the longest pause between two attempts, in seconds."""
 
-Message: TypeAlias = Callable[[], None]
+LogCall: TypeAlias = Callable[[], None]
 """Tells the store one thing. It may be called twice, and must change nothing the second time."""
 
 
@@ -38,17 +38,17 @@ class LogQueue:
     clock: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = time.sleep
     patience: float | None = None
-    waiting: deque[Message] = field(default_factory=deque)
+    waiting: deque[LogCall] = field(default_factory=deque)
     _silent_since: float | None = None
     _attempt: float = 0.0
     """When to try again, while the store is silent."""
     _gap: float = _SHORTEST
 
-    def put(self, message: Message) -> None:
+    def add(self, message: LogCall) -> None:
         """Add a message after those that wait already."""
         self.waiting.append(message)
 
-    def deliver(self) -> None:
+    def flush(self) -> None:
         """Tell the store what waits, as far as it listens; never waits for it.
 
         Raises:
@@ -69,17 +69,17 @@ class LogQueue:
             self.say(f"the tracking store is back; it now knows the {kept} things that waited")
             self._silent_since, self._gap = None, _SHORTEST
 
-    def drain(self) -> None:
+    def flush_and_wait(self) -> None:
         """Tell the store everything, and wait for it while it is silent.
 
         Raises:
             StoreUnavailable: The store has been silent for longer than the patience lasts.
             StoreError: The store answers, and refuses.
         """
-        self.deliver()
+        self.flush()
         while self.waiting:
             self.pause(max(0.0, self._attempt - self.clock()))
-            self.deliver()
+            self.flush()
 
     def _wait_for_it(self, error: StoreUnavailable, *, heard: bool) -> None:
         now = self.clock()

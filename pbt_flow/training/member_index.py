@@ -50,13 +50,13 @@ class MemberIndex:
     _targets: Counter[int] = field(default_factory=Counter)
     """How many turns under way end at an age."""
 
-    def begin(self, members: Iterable[Member], left: Iterable[int] = ()) -> None:
+    def add_all(self, members: Iterable[Member], left: Iterable[int] = ()) -> None:
         """Enter members that are all idle, some of which have left."""
         self.left.update(left)
         self.out.update(self.left)
         for member in members:
-            self.enter(member)
-            self.rest(member)
+            self.add(member)
+            self.mark_idle(member)
 
     def begin_stage(
         self, budget: int, members: Iterable[Member], left: Iterable[int], busy: Container[int]
@@ -71,28 +71,28 @@ class MemberIndex:
         """
         there = list(members)
         for member in there:
-            self.leave(member)
+            self.remove(member)
         self.budget = budget
         self._idle.clear()
         self.left.update(left)
         self.out.update(self.left)
         for member in there:
-            self.enter(member)
+            self.add(member)
             if member.index not in busy:
-                self.rest(member)
+                self.mark_idle(member)
 
-    def enter(self, member: Member) -> None:
+    def add(self, member: Member) -> None:
         """Count a member as it stands now."""
         self._count(member, 1)
 
-    def leave(self, member: Member) -> None:
+    def remove(self, member: Member) -> None:
         """Undo `enter`."""
         self._count(member, -1)
 
     def _count(self, member: Member, one: int) -> None:
         if member.index in self.left:
             return  # Nobody stands on its checkpoint any more.
-        self.use(member.checkpoint, one)
+        self.count_use(member.checkpoint, one)
         if member.failures >= self.max_failures:
             if one > 0:
                 self.retired.add(member.index)
@@ -109,7 +109,7 @@ class MemberIndex:
 
     # --- who trains next ---
 
-    def rest(self, member: Member) -> None:
+    def mark_idle(self, member: Member) -> None:
         """Note that a member has nothing to do."""
         goes_on = member.failures < self.max_failures and member.index not in self.left
         if goes_on and member.turn < self.budget:
@@ -119,12 +119,12 @@ class MemberIndex:
         """The members that have nothing to do, in the order in which they may go on."""
         return (index for _, index in self._idle)
 
-    def take(self, member: Member, target: int) -> None:
+    def pop_idle(self, member: Member, target: int) -> None:
         """Note that an idle member has begun a turn that ends at the age `target`."""
         del self._idle[bisect.bisect_left(self._idle, self._place(member))]
         _add(self._targets, target, 1)
 
-    def arrive(self, target: int) -> None:
+    def count_arrival(self, target: int) -> None:
         """Note that a turn that was to end at the age `target` is over."""
         _add(self._targets, target, -1)
 
@@ -156,7 +156,7 @@ class MemberIndex:
         """
         return min(self._steps, default=sys.maxsize)
 
-    def use(self, checkpoint: Checkpoint | None, one: int = 1) -> None:
+    def count_use(self, checkpoint: Checkpoint | None, one: int = 1) -> None:
         """Count one more use of a checkpoint, or with -1 one less."""
         if checkpoint is not None:
             _add(self._uses, (checkpoint.member, checkpoint.turn), one)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pbt_flow.engines import LostJob
-from pbt_flow.engines.worker import Look, Report
+from pbt_flow.engines.worker import Inspect, Inspection
 from pbt_flow.population.records import Turn
 from pbt_flow.training.log_queue import LogQueue
 from pbt_flow.training.member_index import MemberIndex
@@ -37,11 +37,11 @@ class RoundSamples:
     member_index: MemberIndex
     log_queue: LogQueue
     say: Callable[[str], None]
-    shown: Container[int] = ()
+    done_rounds: Container[int] = ()
     """The rounds whose samples are in the store already."""
     _turns: dict[str, Turn] = field(default_factory=dict)
     """The turns that are or will be looked at, by the folder of their samples."""
-    _waiting: deque[Look] = field(default_factory=deque)
+    _waiting: deque[Inspect] = field(default_factory=deque)
     _silenced: bool = False
 
     @property
@@ -49,34 +49,34 @@ class RoundSamples:
         """How many looks have been handed out."""
         return len(self._turns) - len(self._waiting)
 
-    def want(self, turn: Turn) -> None:
+    def request(self, turn: Turn) -> None:
         """Have the samples of a round's best turn made, unless they are there."""
-        if turn.number in self.shown or turn.checkpoint is None:
+        if turn.number in self.done_rounds or turn.checkpoint is None:
             return
         folder = tempfile.mkdtemp(prefix="pbt_flow-")
-        self.member_index.use(turn.checkpoint)
+        self.member_index.count_use(turn.checkpoint)
         self._turns[folder] = turn
         self._waiting.append(
-            Look(member=turn.member, checkpoint=turn.checkpoint, samples=folder, report=False)
+            Inspect(member=turn.member, checkpoint=turn.checkpoint, samples=folder, report=False)
         )
 
-    def next(self) -> Look | None:
+    def next(self) -> Inspect | None:
         """What is to be looked at next."""
         return self._waiting.popleft() if self._waiting else None
 
-    def take(self, done: Report | LostJob) -> Turn:
+    def receive(self, done: Inspection | LostJob) -> Turn:
         """Have what was made put into the store, and let go of the checkpoint it was made from."""
-        look = done.look if isinstance(done, Report) else done.job
-        assert isinstance(look, Look)
+        look = done.request if isinstance(done, Inspection) else done.job
+        assert isinstance(look, Inspect)
         assert look.samples is not None
         turn = self._turns.pop(look.samples)
-        self.member_index.use(turn.checkpoint, -1)
-        error = done.error.strip() if isinstance(done, Report) else done.reason
+        self.member_index.count_use(turn.checkpoint, -1)
+        error = done.error.strip() if isinstance(done, Inspection) else done.reason
         if error and not self._silenced:
             # Once: what fails for one round fails for most.
             self._silenced = True
             self.say(f"no samples of round {turn.number}: {reason_in(error)}")
-        self.log_queue.put(partial(self._show, Path(look.samples), turn))
+        self.log_queue.add(partial(self._show, Path(look.samples), turn))
         return turn
 
     def close(self) -> None:

@@ -112,7 +112,7 @@ def simulated(
         planner=planner,
     )
     controller.go(Held())
-    controller.log_queue.drain()
+    controller.log_queue.flush_and_wait()
     planner.enter_results(history)
     return planner.arms, store
 

@@ -13,7 +13,7 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.engines import InlineEngine, LostJob, ProcessEngine
-from pbt_flow.engines.worker import Look, Probe, Probed, Retry, WorkerContext
+from pbt_flow.engines.worker import Inspect, Probe, Probed, Retry, WorkerContext
 from pbt_flow.exceptions import EngineError
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan, Turn
@@ -249,7 +249,7 @@ def test_what_a_task_prints_in_a_turn_is_kept_beside_its_record(tmp_path):
             engine.open(LocalFolders({m: str(tmp_path / kind / str(m)) for m in range(2)}))
             engine.submit(plan(0))
             (turn,) = wait(engine)
-            engine.submit(Look(member=0, checkpoint=turn.checkpoint))
+            engine.submit(Inspect(member=0, checkpoint=turn.checkpoint))
             wait(engine)
             engine.submit(plan(1))
             wait(engine)

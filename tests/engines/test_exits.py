@@ -20,7 +20,7 @@ from pbt_flow.engines.worker import (
     CheckRestore,
     Describe,
     Described,
-    Look,
+    Inspect,
     Probe,
     Worker,
     WorkerContext,
@@ -154,8 +154,8 @@ def test_no_job_ends_a_worker(tmp_path: Path, way: str) -> None:
     assert probed.error == told
     hparams = plan().hparams
     jobs = {
-        "report": Look(member=0, checkpoint=first),
-        "samples": Look(member=0, checkpoint=first, samples=str(tmp_path)),
+        "report": Inspect(member=0, checkpoint=first),
+        "samples": Inspect(member=0, checkpoint=first, samples=str(tmp_path)),
         "train": CheckRestore(member=0, other=0, checkpoint=first, hparams=hparams, steps=1),
         "evaluate": CheckNoise(member=0, checkpoint=first, times=2),
     }

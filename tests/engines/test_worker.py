@@ -18,7 +18,7 @@ from sample_tasks import Regression
 from single_turns import HPARAMS, plan, state, worker
 
 from pbt_flow.commands.launch import context_of
-from pbt_flow.engines.worker import Look, Probe, Worker, WorkerContext, read_score
+from pbt_flow.engines.worker import Inspect, Probe, Worker, WorkerContext, read_score
 from pbt_flow.exceptions import StorageError, StoreError
 from pbt_flow.population.checkpoints import LocalFolders, read_record
 from pbt_flow.population.records import Turn
@@ -173,7 +173,7 @@ class Alive(Regression):
     ("device", "warm", "most"), [("cpu", None, 2), ("cpu", 1, 1), ("cuda", None, 1), ("cuda", 3, 3)]
 )
 def test_a_worker_has_no_more_members_in_memory_than_it_may(device, warm, most, tmp_path, request):
-    settings, _ = Settings.make(Alive, population=4, warm=warm, device=device)
+    settings, _ = Settings.for_task(Alive, population=4, warm=warm, device=device)
     gc.collect()
     gc.freeze()  # a worker collects whatever it drops: not all that pytest has imported, each time
     request.addfinalizer(gc.unfreeze)
@@ -190,7 +190,7 @@ def test_a_worker_has_no_more_members_in_memory_than_it_may(device, warm, most, 
             for member in range(4):
                 turns.append(one.run(plan(member, number, newest[member])))
                 newest[member] = turns[-1].checkpoint
-        one.look(Look(member=0, checkpoint=newest[1]))
+        one.inspect(Inspect(member=0, checkpoint=newest[1]))
         assert Alive.most == (most if name == "bounded" else 4)
         del one
         gc.collect()
@@ -369,8 +369,8 @@ def test_a_look_reports_and_writes_samples_without_training(tmp_path):
     one = worker(tmp_path)
     turn = one.run(plan())
     (tmp_path / "samples").mkdir()
-    look = Look(member=0, checkpoint=turn.checkpoint, samples=str(tmp_path / "samples"))
-    report = one.look(look)
+    look = Inspect(member=0, checkpoint=turn.checkpoint, samples=str(tmp_path / "samples"))
+    report = one.inspect(look)
     weight = state(tmp_path, turn)["net"]["weight"]
     assert report.metrics["error"] == pytest.approx((weight - 1).abs().max().item())
     assert (tmp_path / "samples" / "weights.txt").exists()
@@ -383,8 +383,10 @@ def test_all_reports_of_a_population_are_drawn_from_its_seed(tmp_path):
         one = worker(tmp_path / str(len(reports)), "DrawsItsReport")
         one.context = dataclasses.replace(one.context, seed=seed)
         turns = [one.run(plan(member=member)) for member in (0, 1)]
-        looks = [Look(member=turn.checkpoint.member, checkpoint=turn.checkpoint) for turn in turns]
-        first, second = (one.look(look).metrics for look in looks)
+        looks = [
+            Inspect(member=turn.checkpoint.member, checkpoint=turn.checkpoint) for turn in turns
+        ]
+        first, second = (one.inspect(look).metrics for look in looks)
         assert first == second
         reports.append(first)
     assert reports[0] == reports[1] != reports[2]

@@ -157,7 +157,7 @@ def over() -> History:
 
 
 def on_a_page(one: Result) -> str:
-    settings, _ = Settings.make(Rich, population=2, turns=4, interval=INTERVAL)
+    settings, _ = Settings.for_task(Rich, population=2, turns=4, interval=INTERVAL)
     whole = page(ReportData(result=one, settings=settings, space=Rich.space))
     return whole.split("</style>")[1].split("<script>")[0]
 

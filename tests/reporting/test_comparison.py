@@ -99,7 +99,7 @@ def test_what_cannot_be_compared_says_why():
 
 def test_one_population_or_two_of_a_kind_are_refused():
     result = train()
-    entry = Entry(result=result, settings=pbt_flow.Settings.make(Regression, turns=3)[0])
+    entry = Entry(result=result, settings=pbt_flow.Settings.for_task(Regression, turns=3)[0])
     with pytest.raises(ComparisonError, match="two populations at least"):
         Comparison.of([entry])
     control = train(exploit="none").run_id
@@ -232,7 +232,7 @@ def test_a_replay_is_no_control():
 def entry(seed=0, report=None, direction=None, faults=None, budget=None, **settings) -> Entry:
     """A simulated population of the toy, whose winner has this report."""
     settings = {"population": 4, "turns": 4, "seed": seed, **settings}
-    made, _ = Settings.make(Toy, **settings)
+    made, _ = Settings.for_task(Toy, **settings)
     history = simulate(Toy, faults=faults, **settings).history
     result = Result.of(
         history,

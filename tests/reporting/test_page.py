@@ -127,7 +127,7 @@ def test_what_failed_is_marked_where_its_weights_came_from():
 def test_a_population_that_has_done_nothing_yet_has_a_page_too():
     history = History(direction="minimize")
     history.begin(Member(index=n, hparams={}) for n in range(3))
-    made, _ = Settings.make(Rich, population=3)
+    made, _ = Settings.for_task(Rich, population=3)
     result = Result.of(
         history,
         run_id="x",

@@ -35,7 +35,7 @@ PLAN = "16x1:none,8x2:hparams,4x4:hparams,2x16:both"
 def entry(seed=0, **more) -> Entry:
     """A simulated population; in stages unless it is said otherwise."""
     given = {**HOW, "stages": "wide", "seed": seed, **more}
-    settings, _ = Settings.make(Rich, **given)
+    settings, _ = Settings.for_task(Rich, **given)
     history = simulate(Rich, **given).history
     result = Result.of(
         history,

@@ -580,7 +580,7 @@ def train(task: Task, steps: int, **hparams: float) -> dict[str, float]:
 
 
 def test_its_defaults_are_settings() -> None:
-    settings, _ = Settings.make(GAN)
+    settings, _ = Settings.for_task(GAN)
     assert settings.interval == GAN.defaults["interval"]
 
 

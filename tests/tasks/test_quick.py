@@ -32,7 +32,7 @@ def test_a_quick_run_ends_with_a_winner_and_something_to_look_at(task, database)
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
-    settings, _ = Settings.make(declare(file), quick=True)
+    settings, _ = Settings.for_task(declare(file), quick=True)
     assert told["status"] == "finished"
     assert told["turns"] == settings.population * settings.turns <= 80
     assert told["winner"]["report"]

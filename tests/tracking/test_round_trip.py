@@ -319,7 +319,7 @@ def test_populations_are_compared_by_all_options_and_what_is_not_on_record_was_t
     None
 ):
     def made(**options: Any) -> pbt_flow.Settings:
-        whole, _ = pbt_flow.Settings.make(Scaled)
+        whole, _ = pbt_flow.Settings.for_task(Scaled)
         return dataclasses.replace(whole, options=options)
 
     def check(first: Any, second: Any) -> None:

@@ -226,7 +226,7 @@ def test_noise_is_not_evaluated_for_longer_than_a_tenth_of_the_run():
     from pbt_flow.training.checks import _evaluating
 
     turns = [own[-1] for own in simulate(Counting, turns=10).history.turns.values()]
-    settings, _ = Settings.make(Counting, turns=10)
+    settings, _ = Settings.for_task(Counting, turns=10)
 
     def times(evaluate):
         spent = {"train": 1 - evaluate, "evaluate": evaluate}

@@ -23,14 +23,14 @@ class Store:
                 raise StoreUnavailable("the store is away", "go on later")
             self.heard.append(what)
 
-        self.log_queue.put(tell)
+        self.log_queue.add(tell)
 
 
 def test_a_store_that_listens_hears_everything_at_once_and_in_order():
     store = Store()
     for what in "abc":
         store.put(what)
-    store.log_queue.deliver()
+    store.log_queue.flush()
     assert store.heard == ["a", "b", "c"]
     assert store.said == []
 
@@ -38,15 +38,15 @@ def test_a_store_that_listens_hears_everything_at_once_and_in_order():
 def test_what_a_silent_store_missed_it_hears_in_order_when_it_is_back():
     store = Store()
     store.put("a")
-    store.log_queue.deliver()
+    store.log_queue.flush()
     store.away = True
     for what in "bcd":
         store.put(what)
-        store.log_queue.deliver()
+        store.log_queue.flush()
         store.wait(20)
     store.away = False
     store.put("e")
-    store.log_queue.deliver()
+    store.log_queue.flush()
     assert store.heard == ["a", "b", "c", "d", "e"]
 
 
@@ -55,10 +55,10 @@ def test_the_user_reads_once_that_it_is_gone_and_once_that_it_is_back():
     store.away = True
     for what in "abc":
         store.put(what)
-        store.log_queue.deliver()
+        store.log_queue.flush()
         store.wait(20)
     store.away = False
-    store.log_queue.deliver()
+    store.log_queue.flush()
     assert store.said == [
         "the store is away. Training goes on, and what is logged waits for the store, for 100 "
         "seconds at most",
@@ -72,7 +72,7 @@ def test_attempts_become_rarer_and_never_rarer_than_half_a_minute():
     store.away = True
     store.put("a")
     while store.now < 200:
-        store.log_queue.deliver()
+        store.log_queue.flush()
         store.wait(0.5)
     gaps = [b - a for a, b in zip(store.asked, store.asked[1:], strict=False)]
     assert gaps[:6] == [1, 2, 4, 8, 16, 30]
@@ -83,7 +83,7 @@ def test_delivering_never_waits_and_draining_does():
     store = Store()
     store.away = True
     store.put("a")
-    store.log_queue.deliver()
+    store.log_queue.flush()
     assert store.now == 0
 
     def comes_back(seconds):
@@ -91,12 +91,12 @@ def test_delivering_never_waits_and_draining_does():
         store.away = store.now < 60
 
     store.log_queue.pause = comes_back
-    store.log_queue.drain()
+    store.log_queue.flush_and_wait()
     assert store.heard == ["a"]
     assert 60 <= store.now < 100
 
 
-@pytest.mark.parametrize("end", ["deliver", "drain"])
+@pytest.mark.parametrize("end", ["flush", "flush_and_wait"])
 def test_a_store_that_is_away_for_longer_than_the_patience_ends_the_run(end):
     store = Store()
     store.away = True
@@ -117,10 +117,10 @@ def test_patience_begins_anew_when_the_store_has_heard_something():
     for round_ in range(4):
         store.away = True
         store.put(round_)
-        store.log_queue.deliver()
+        store.log_queue.flush()
         store.wait(80)
         store.away = False
-        store.log_queue.deliver()
+        store.log_queue.flush()
     assert store.heard == [0, 1, 2, 3]
 
 
@@ -129,7 +129,7 @@ def test_a_refusal_is_no_silence():
         raise StoreError("no such run")
 
     store = Store()
-    store.log_queue.put(refuse)
+    store.log_queue.add(refuse)
     with pytest.raises(StoreError, match="no such run"):
-        store.log_queue.deliver()
+        store.log_queue.flush()
     assert store.said == []

@@ -15,7 +15,7 @@ import pytest
 import torch
 from single_turns import plan, worker
 
-from pbt_flow.engines.worker import Look, Worker, _read_metrics, read_score
+from pbt_flow.engines.worker import Inspect, Worker, _read_metrics, read_score
 from pbt_flow.population.checkpoints import read_record
 from pbt_flow.population.records import Turn, turn_from_json, turn_to_json
 from pbt_flow.tracking.store import _error_tag
@@ -223,7 +223,7 @@ def test_a_look_and_a_probe_show_it_too(tmp_path, monkeypatch):
     made = worker(tmp_path)
     turn = made.run(plan())
     monkeypatch.setattr("sample_tasks.Regression.report", lambda self: chained())
-    report = made.look(Look(member=0, checkpoint=turn.checkpoint))
+    report = made.look(Inspect(member=0, checkpoint=turn.checkpoint))
     assert reason_in(report.error) == RAISES[chained]
     assert isinstance(made, Worker)
 
