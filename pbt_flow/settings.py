@@ -30,6 +30,7 @@ from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler
 from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
 from pbt_flow.utils.cores import count_cores
+from pbt_flow.utils.text import did_you_mean
 
 Mode = Literal["async", "generational"]
 NONE = "none"
@@ -157,7 +158,7 @@ class Settings:
         on_resume=True,
     )
     name: str | None = _setting(None, "the name of the population's run in MLflow")
-    experiment: str | None = _setting(None, "the MLflow experiment; default: MLflow's, or pbt_flow")
+    experiment: str | None = _setting(None, "the MLflow experiment; default: MLflow's own")
 
     @classmethod
     def for_task(
@@ -198,7 +199,7 @@ class Settings:
                     + (
                         f"as an option of the task it goes into options={{{unknown[0]!r}: ...}}"
                         if option
-                        else f"there are {sorted(possible)}"
+                        else f"there are {sorted(possible)}{did_you_mean(unknown[0], possible)}"
                     )
                 )
         if quick and not kind.quick:

@@ -43,7 +43,7 @@ from .phrases import count, counted, listed
 try:
     from .gan_folders import FLAT, read_folder
 except ModuleNotFoundError as error:
-    raise TaskError(f"the gan task needs {error.name}: pip install 'pbt-flow[gan]'") from error
+    raise TaskError(f"the gan task needs {error.name}: pip install scikit-learn pillow") from error
 
 Arrays: TypeAlias = tuple[NDArray[np.uint8], NDArray[Any]]
 """Images, (N, channels, height, width), and their labels, (N,)."""
@@ -302,7 +302,7 @@ def _digits() -> tuple[Arrays, Arrays]:
     try:
         from sklearn.datasets import load_digits  # Takes a second: only for those who want digits.
     except ImportError:
-        raise TaskError("the digits need scikit-learn: pip install 'pbt-flow[gan]'") from None
+        raise TaskError("the digits need scikit-learn: pip install scikit-learn pillow") from None
     images, labels = load_digits(return_X_y=True)
     pixels = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     test, train = np.split(np.random.default_rng(0).permutation(len(pixels)), [len(pixels) // 5])

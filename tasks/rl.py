@@ -68,7 +68,9 @@ try:
         Policy,
     )
 except ModuleNotFoundError as error:
-    raise TaskError(f"the rl task needs {error.name}: pip install 'pbt-flow[rl]'") from error
+    raise TaskError(
+        f"the rl task needs {error.name}: pip install 'gymnasium[box2d,classic-control]'"
+    ) from error
 
 Shown: TypeAlias = tuple[int, int, Array]
 """A step, a copy, and what it showed after that step."""

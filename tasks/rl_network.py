@@ -21,7 +21,9 @@ try:
 
     from .rl_actions import Actions, span
 except ModuleNotFoundError as error:
-    raise TaskError(f"the rl task needs {error.name}: pip install 'pbt-flow[rl]'") from error
+    raise TaskError(
+        f"the rl task needs {error.name}: pip install 'gymnasium[box2d,classic-control]'"
+    ) from error
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 Array: TypeAlias = np.ndarray[Any, Any]

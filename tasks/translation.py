@@ -63,7 +63,7 @@ try:
     from sacrebleu.metrics.chrf import CHRF
 except ModuleNotFoundError as error:
     raise TaskError(
-        f"the translation task needs {error.name}: pip install 'pbt-flow[translation]'"
+        f"the translation task needs {error.name}: pip install sacrebleu sentencepiece Babel"
     ) from error
 
 FLOOR = 2.0

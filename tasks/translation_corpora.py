@@ -42,7 +42,7 @@ try:
     import sentencepiece
 except ModuleNotFoundError as error:
     raise TaskError(
-        f"the translation task needs {error.name}: pip install 'pbt-flow[translation]'"
+        f"the translation task needs {error.name}: pip install sacrebleu sentencepiece Babel"
     ) from error
 
 SOURCES = {
@@ -314,7 +314,7 @@ def read_hugging_face(place: str, max_pairs: int) -> tuple[Reading, dict[str, li
         import datasets
     except ModuleNotFoundError:
         raise CorpusError(
-            f"translation: data=hf:{place} needs datasets: pip install 'pbt-flow[translation-hf]'"
+            f"translation: data=hf:{place} needs datasets: pip install datasets"
         ) from None
     name, _, config = place.partition(",")
     saved = any(Path(name, file).is_file() for file in ("dataset_dict.json", "state.json"))
@@ -370,7 +370,7 @@ def make_phrases(count: int) -> list[Pair]:
         from babel import dates, lists, units
     except ModuleNotFoundError:
         raise CorpusError(
-            "translation: data=babel needs babel: pip install 'pbt-flow[translation]'"
+            "translation: data=babel needs babel: pip install sacrebleu sentencepiece Babel"
         ) from None
     rng = random.Random(0)
     measures = ["duration-hour", "duration-minute", "duration-day", "length-meter", "mass-gram"]

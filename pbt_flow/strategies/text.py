@@ -20,6 +20,7 @@ from typing import Any
 
 from pbt_flow.exceptions import PBTError, StrategyError
 from pbt_flow.utils.reasons import reason_of
+from pbt_flow.utils.text import did_you_mean
 
 GROUPS = {
     "exploit": "pbt_flow.exploits",
@@ -47,8 +48,8 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
     if kind is None:
         known = sorted({*kinds, *plugins(what)})
         raise StrategyError(
-            f"{what}: there is no {name!r}; choose from {known}, or name a dataclass "
-            "of your own as package.module.Class"
+            f"{what}: there is no {name!r}{did_you_mean(name, known)}; choose from {known}, or "
+            "name a dataclass of your own as package.module.Class"
         )
     if not _is_strategy(kind):
         raise StrategyError(f"{what} {name!r}: a strategy is a frozen dataclass, and this is none")
@@ -59,8 +60,8 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
         key, equals, value = item.partition("=")
         if not equals or key not in fields:
             raise StrategyError(
-                f"{what} {name!r}: {item!r} is no setting of it; it has {sorted(fields)}, "
-                f"written {name}:key=value,key=value"
+                f"{what} {name!r}: {item!r} is no setting of it{did_you_mean(key, fields)}; it has "
+                f"{sorted(fields)}, written {name}:key=value,key=value"
             )
         try:
             values[key] = _read(value, fields[key])

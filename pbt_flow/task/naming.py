@@ -23,6 +23,7 @@ from pbt_flow.task.bundled import (
 )
 from pbt_flow.task.files import is_nameless, load_file
 from pbt_flow.task.joined_script import task_of
+from pbt_flow.utils.text import did_you_mean
 
 GROUP = "pbt_flow.tasks"
 """The group of entry points in which packages announce tasks."""
@@ -62,8 +63,8 @@ def find_task(name: str) -> type[Task]:
             names = sorted({*known, *(path.stem for path in files)})
             there = f"there are {names}" if names else "none is installed, and none in ./tasks"
             raise TaskError(
-                f"no task is called {name!r}; {there}, or name one as module:Class or "
-                "path/to/file.py:Class"
+                f"no task is called {name!r}{did_you_mean(name, names)}; {there}, or name one as "
+                "module:Class or path/to/file.py:Class"
             )
     return _pick(found, attribute, name)
 

@@ -278,6 +278,7 @@ class _Silence:
     """A progress that only remembers what it was to say, and a lease that is never lost."""
 
     lost = False
+    asked_to_stop = False
 
     def __init__(self, said: list[str] | None = None) -> None:
         self.said: list[str] = [] if said is None else said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -46,6 +47,8 @@ def connect() -> tuple[MlflowClient, str]:
         StoreError: The store does not answer.
     """
     uri = mlflow.get_tracking_uri()
+    # What goes wrong is raised as well, and then told in a sentence, or tried again in silence.
+    logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
     missing = missing_database(uri)
     if missing is None:
         try:
@@ -60,7 +63,7 @@ def connect() -> tuple[MlflowClient, str]:
             "written; go to a folder of your own, or set MLFLOW_TRACKING_URI"
         )
     try:
-        with _database_lock(missing):
+        with _database_lock(missing), _whole_or_gone(missing):
             client = MlflowClient(uri)
             client.search_experiments(view_type=ViewType.ALL, max_results=1)
     except Exception as error:
@@ -68,6 +71,29 @@ def connect() -> tuple[MlflowClient, str]:
             raise
         raise _unreachable(uri, error) from error
     return client, uri
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    return record.exc_info is None
+
+
+def connect_to_present(what: str) -> tuple[MlflowClient, str]:
+    """The same for a store that must be there, since something is looked for in it.
+
+    Args:
+        what: What is not found where there is no store, as in "no run 5fa2".
+
+    Raises:
+        StoreError: There is none, or it does not answer.
+    """
+    # A client would make an empty database where there is none, and then find nothing in it.
+    uri = mlflow.get_tracking_uri()
+    if (file := missing_database(uri)) is not None:
+        raise StoreError(
+            f"{what} at {uri}: there is no file {file}. Go to the folder that the population began "
+            "in, or set MLFLOW_TRACKING_URI to its store"
+        )
+    return connect()
 
 
 def _unreachable(uri: str, error: Exception) -> StoreError:
@@ -132,6 +158,21 @@ def _database_lock(missing: Path | None) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def _whole_or_gone(missing: Path | None) -> Iterator[None]:
+    """Let an interrupt in the middle of a database's making leave nothing of it.
+
+    Args:
+        missing: The file that is to be made, if it is one.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if missing is not None:
+            missing.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ parent run holds what a resume needs.
 
 from __future__ import annotations
 
+import colorsys
 import contextlib
 import json
 import os
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Param, Run, RunTag
+from mlflow.entities import Experiment, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
@@ -28,11 +29,15 @@ from pbt_flow.tracking.adoption import FOUNDING, MANIFEST, adopt, callers_run, l
 from pbt_flow.tracking.client import check_artifacts, is_away
 from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
 
+_DEFAULT = "Default"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _MAX_RUNS_FOUND = 50_000
 """The most runs that MLflow returns for one search."""
 _MAX_PARAM_LENGTH = 6000
 """The most characters that MLflow keeps of a param."""
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000")
+_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+_GOLDEN = 0.618034
+"""The part of the colour circle between two members: no number of them comes round to the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,7 @@ def create_population(
             caller = callers_run(client)
             experiment_id = _experiment(client, settings, caller)
             check_artifacts(client.get_experiment(experiment_id).artifact_location, uri)
+        _mark(client, client.get_experiment(experiment_id))
         with _end_runs_on_failure(client, experiment_id, founding):
             parent = _parent_run(
                 client, settings, {**tags, FOUNDING: founding}, experiment_id, launched, caller
@@ -140,10 +146,8 @@ def _parent_run(
     caller: Run | None,
 ) -> Run:
     """Return the population's own run: the one that was made for this process, or a new one."""
-    method = "random search" if settings["exploit"] == "none" else "pbt"
-    if settings.get("stages", "none") != "none":
-        method = "successive halving" if settings["exploit"] == "none" else "pbt in stages"
-    default_name = f"{Path(settings['task'].partition(':')[0]).stem} {method}"
+    method = method_of(settings["exploit"], settings.get("stages", "none"))
+    default_name = f"{short_task(settings['task'])} {method} s{settings['seed']}"
     name = settings["name"] or default_name
     if launched is not None:
         adopt(client, launched, tags[FOUNDING])
@@ -164,7 +168,7 @@ def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run |
 
     The first of these that is given names it: the settings, the environment variables
     MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID, and the run that is active in this process.
-    Otherwise it is `pbt_flow`.
+    Otherwise it is MLflow's Default, which `mlflow run` takes as well, and without one `pbt_flow`.
 
     Raises:
         StoreError: The experiment is deleted, or no experiment has the id.
@@ -176,12 +180,15 @@ def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run |
         return _experiment_of_id(client, experiment_id)
     if not name and caller is not None:
         return str(caller.info.experiment_id)
-    name = name or "pbt_flow"
+    if not name:
+        default = client.get_experiment_by_name(_DEFAULT)
+        if default is not None and default.lifecycle_stage == "active":
+            return str(default.experiment_id)
+        name = "pbt_flow"
     found = client.get_experiment_by_name(name)
     if found is None:
-        kind = {"mlflow.experimentKind": "custom_model_development"}
         try:
-            return str(client.create_experiment(name, tags=kind))
+            return str(client.create_experiment(name, tags=_KIND))
         except MlflowException:
             # Another population that began at the same time may have made it just before.
             found = client.get_experiment_by_name(name)
@@ -190,6 +197,17 @@ def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run |
     if found.lifecycle_stage != "active":
         raise StoreError(f"the experiment {name!r}{where} is deleted; restore it or name another")
     return str(found.experiment_id)
+
+
+def _mark(client: MlflowClient, experiment: Experiment) -> None:
+    """Say of an experiment that nobody has said it of that its runs train models.
+
+    MLflow's UI would open it on a page for traces, of which there are none.
+    """
+    if not set(_KIND) & set(experiment.tags):
+        with contextlib.suppress(MlflowException):  # A comfort, never a condition.
+            for key, value in _KIND.items():
+                client.set_experiment_tag(experiment.experiment_id, key, value)
 
 
 def _experiment_of_id(client: MlflowClient, experiment_id: str) -> str:
@@ -258,7 +276,7 @@ def _member_run(
         run_name=member_name(index),
         tags={
             "mlflow.parentRunId": parent.info.run_id,
-            "mlflow.runColor": _COLOURS[index % len(_COLOURS)],
+            "mlflow.runColor": member_colour(index),
             "pbt.role": "member",
             "pbt.member": str(index),
             "pbt.population": parent.info.run_id,
@@ -274,6 +292,27 @@ def _member_run(
     params = [Param(key, shorten_param(text)) for key, text in texts.items()]
     client.log_batch(run.info.run_id, params=params)
     return run
+
+
+def method_of(exploit: str, stages: str) -> str:
+    """What a way of training a population is called, given two settings."""
+    if stages != "none":
+        return "successive halving" if exploit == "none" else "pbt in stages"
+    return "random search" if exploit == "none" else "pbt"
+
+
+def short_task(name: str) -> str:
+    """The name of a task as people say it: that of its file or module, without its place."""
+    place = name.partition(":")[0]
+    return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+
+
+def member_colour(index: int) -> str:
+    """The colour of a member's lines, which holds on a light and on a dark page."""
+    if index < len(_COLOURS):
+        return _COLOURS[index]
+    parts = colorsys.hls_to_rgb(index * _GOLDEN % 1.0, 0.52, 0.6)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
 
 
 def member_name(index: int) -> str:

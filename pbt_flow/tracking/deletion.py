@@ -6,6 +6,7 @@ nothing at all, so the store is asked afterwards what it still has.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,36 @@ from mlflow.tracking import MlflowClient
 
 from pbt_flow.population.checkpoints import STATE, Folders, LocalFolders, turn_folder
 from pbt_flow.population.records import Checkpoint
+from pbt_flow.tracking.catalogue import runs_below
 from pbt_flow.tracking.client import talking
+from pbt_flow.tracking.saved_view import view_tag
 from pbt_flow.utils.reasons import reason_of
+
+
+def delete_runs(client: MlflowClient, uri: str, run_id: str) -> None:
+    """Delete a population's run and all runs below it, with their artifacts, and its saved view.
+
+    The population's own run goes last: where this is cut short, it can be begun again.
+    """
+    parent = client.get_run(run_id)
+    for run in [*runs_below(client, parent), parent]:
+        repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
+        if run is not parent:
+            _delete_artifacts(repository)
+            client.delete_run(run.info.run_id)
+    experiment = client.get_experiment(parent.info.experiment_id)
+    if view_tag(run_id) in experiment.tags:
+        client.delete_experiment_tag(experiment.experiment_id, view_tag(run_id))
+    client.delete_run(run_id)
+    _delete_artifacts(repository)
+
+
+def _delete_artifacts(repository: Any) -> None:
+    """Delete what a run has left, where the place for artifacts can."""
+    for listed in repository.list_artifacts():
+        # In its base class MLflow's deletion says that it is not possible.
+        with contextlib.suppress(NotImplementedError):
+            repository.delete_artifacts(listed.path)
 
 
 @dataclass

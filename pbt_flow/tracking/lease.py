@@ -27,8 +27,10 @@ from pbt_flow.exceptions import StoreError
 
 _SILENCE_SECONDS = 60.0
 """How long a controller may be silent before it loses its claim."""
-_HEARTBEAT_SECONDS = 15.0
-"""The time between two heartbeats."""
+HEARTBEAT_SECONDS = 15.0
+"""The time between two heartbeats, and so until an owner hears that it is to end."""
+_STOP = "pbt.stop"
+"""The tag by which anybody asks the owner to end in order. Another value asks again."""
 _WATCH_SECONDS = 3.0
 """How often the heartbeat of another controller is read while it is watched."""
 _CLAIM_PREFIX = "lease/"
@@ -125,6 +127,11 @@ def _still_running(run_id: str, owner: str, heard: str) -> StoreError:
     )
 
 
+def ask_to_stop(client: MlflowClient, run_id: str) -> None:
+    """Ask the controller of a population to end in order."""
+    client.set_tag(run_id, _STOP, uuid.uuid4().hex)
+
+
 def is_orphan(run: Run) -> bool:
     """Whether the last controller of a run has not released it and is known to be dead."""
     return bool(_last_heartbeat(run)) and _has_died(_newest_claim(run)[1])
@@ -209,22 +216,32 @@ class Lease:
         """Whether another controller has taken over. This one must then change nothing any more."""
         self.took_over = took_over
         """From whom and why this controller took over, in words; "" if the last one released."""
+        self.asked_to_stop = False
+        """Whether somebody elsewhere wants this controller to end in order."""
         self._client, self._run_id, self._number = client, run_id, number
+        self._stop_before = client.get_run(run_id).data.tags.get(_STOP)
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, daemon=True, name="pbt_flow-lease")
         self._thread.start()
 
     def _keep_alive(self) -> None:
-        while not self._released.wait(_HEARTBEAT_SECONDS):
-            try:
-                params = self._client.get_run(self._run_id).data.params
-                self.lost = _claim_param(self._number + 1) in params
-                if self.lost:
-                    return
-                _send_heartbeat(self._client, self._run_id)
-            except (MlflowException, OSError):
-                # The store may be away for a moment, so the next heartbeat is tried all the same.
-                continue
+        while not self.lost and not self._released.wait(HEARTBEAT_SECONDS):
+            # The store may be away for a moment; the next beat will tell.
+            with contextlib.suppress(MlflowException, OSError):
+                self.beat()
+
+    def beat(self) -> None:
+        """Hear what others want of this controller, and say that it is alive.
+
+        Raises:
+            MlflowException: The store does not answer.
+        """
+        data = self._client.get_run(self._run_id).data
+        # What was asked of an earlier owner is done with.
+        self.asked_to_stop = data.tags.get(_STOP) != self._stop_before
+        self.lost = _claim_param(self._number + 1) in data.params
+        if not self.lost:
+            _send_heartbeat(self._client, self._run_id)
 
     def release(self) -> None:
         """Give up the claim, so that the next controller need not wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ ARMS = "arms.json"
 """The artifact that says what a replay trains: the schedule, and along what each model trains."""
 _DESCRIPTION = "mlflow.note.content"
 """MLflow's tag for the description on a run's page."""
+
+
+_IS_WINNER = "pbt.is_winner"
+"""The tag on the run of the member that won."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,7 @@ class Outcome:
         when = int(max(ended, default=0.0) * 1000)
         batch = [Metric(key, float(value), when, result.turns) for key, value in metrics.items()]
         with self.runs.talk():
+            self._mark_winner(result)
             # The tags come last: once they say that the population has ended, its result exists.
             self.runs.client.log_dict(self.runs.run_id, result.to_json(), RESULT)
             self.runs.client.log_batch(
@@ -68,6 +74,16 @@ class Outcome:
                 metrics=batch,
                 tags=[RunTag(key, value) for key, value in tags.items()],
             )
+
+    def _mark_winner(self, result: Result) -> None:
+        """Say on the winner's own run that it has won; another may have, before a resume."""
+        winner, before = result.winner, self.runs.tags().get("pbt.winner")
+        if before is not None and (winner is None or winner.run_id != before):
+            with contextlib.suppress(MlflowException):  # The run may have been deleted.
+                self.runs.client.delete_tag(before, _IS_WINNER)
+        if winner is not None:
+            said = f"after turn {winner.turn}: score {winner.score:.4g}"
+            self.runs.client.set_tag(winner.run_id, _IS_WINNER, said)
 
     def describe(self, result: Result) -> None:
         """Write only the description of the population's run, as `conclude` does."""

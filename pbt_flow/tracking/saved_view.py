@@ -23,6 +23,9 @@ Scale = Literal["linear", "log"]
 ChartLine = tuple[str, str, Scale]
 """What one chart shows: its title, its metric, and the scale of its y axis."""
 
+OVERVIEW = "populations"
+"""What stands in place of a run id for the view of all populations of an experiment."""
+
 
 def view_tag(run_id: str) -> str:
     """Return the name of the experiment's tag that holds a population's view."""
@@ -35,6 +38,31 @@ def view_address(experiment_id: str, run_id: str) -> str:
         f"#/experiments/{experiment_id}/runs?compareRunsMode=CHART"
         f"&viewStateShareKey={_view_key(run_id)}&workflowType=machine_learning"
     )
+
+
+def overview_address(experiment_id: str) -> str:
+    """Where the view of all populations opens: what follows the address of the MLflow UI."""
+    return (
+        f"#/experiments/{experiment_id}/runs?compareRunsMode="
+        f"&viewStateShareKey={_view_key(OVERVIEW)}&workflowType=machine_learning"
+    )
+
+
+def overview() -> str:
+    """The view of all populations of an experiment: a table, the newest first, and their scores."""
+    sections: dict[str, list[ChartLine]] = {
+        "Scores": [("best score", "best_score", "linear"), ("mean score", "mean_score", "linear")],
+        "Copies": [("copies in a round", "copies", "linear")],
+    }
+    columns = [
+        *(f"metrics.`{name}`" for name in ("winner/score", "best_score", "mean_score", "copies")),
+        *(f"params.`cfg/{name}`" for name in ("task", "exploit", "seed", "population", "turns")),
+        "tags.`pbt.status`",
+    ]
+    state = _state(OVERVIEW, "tags.`pbt.role` = 'population'", columns, sections)
+    state |= {"orderByKey": "attributes.start_time", "orderByAsc": False}
+    # Always the same, so that saving it again changes nothing.
+    return _packed("Populations", state, 0)
 
 
 def _view_key(run_id: str) -> str:
@@ -65,47 +93,70 @@ def population_view(
             ("step: the age of the weights", "step", "linear"),
         ],
     }
-    tags = ["pbt.copied", "pbt.left"] if staged else ["pbt.copied"]
-    return _packed(name, _state(run_id, space, sections, tags), int(now * 1000))
+    tags = ["pbt.copied", "pbt.is_winner", *(["pbt.left"] if staged else [])]
+    columns = ["score", "step", *(f"hparam/{name}" for name in space)]
+    state = _state(
+        run_id,
+        f"tags.`mlflow.parentRunId` = '{run_id}'",
+        [*(f"metrics.`{name}`" for name in columns), *(f"tags.`{name}`" for name in tags)],
+        sections,
+    )
+    together = _stable_uuid(run_id, "Together")
+    state["compareRunSections"].append(_section(together, "Together", wide=True))
+    metrics = [*(f"hparam/{name}" for name in space), "score"]
+    state["compareRunCharts"].append(
+        _parallel(_stable_uuid(together, "parallel"), together, metrics)
+    )
+    return _packed(name, state, int(now * 1000))
+
+
+def _section(own: str, name: str, *, wide: bool = False) -> dict[str, Any]:
+    """A group of charts; a wide one has a chart in a row, in place of three."""
+    shape = {"columns": 1, "cardHeight": 420} if wide else {}
+    return {
+        "uuid": own,
+        "name": name,
+        "display": True,
+        "isReordered": True,
+        "deleted": False,
+        "isGenerated": False,
+        **shape,
+    }
 
 
 def _state(
-    run_id: str,
-    space: Space,
+    view: str,
+    runs: str,
+    columns: Sequence[str],
     sections: Mapping[str, Sequence[ChartLine]],
-    tags: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the state of MLflow's chart view, with a section of charts for each title."""
-    ui_sections: list[dict[str, Any]] = []
-    charts: list[dict[str, Any]] = []
-    for title, lines in sections.items():
-        section_id = _stable_uuid(run_id, title)
-        ui_sections.append(
-            {
-                "uuid": section_id,
-                "name": title,
-                "display": True,
-                "isReordered": True,
-                "deleted": False,
-                "isGenerated": False,
-            }
-        )
-        for label, metric, scale in lines:
-            chart_id = _stable_uuid(run_id, title, metric)
-            charts.append(_chart(chart_id, section_id, label, metric, scale))
-    columns = ["score", "step", *(f"hparam/{name}" for name in space)]
+    """The state of a view.
+
+    Args:
+        view: Tells its charts from those of other views.
+        runs: Which runs it shows, as MLflow searches them.
+        columns: Of the table.
+        sections: The charts: label, metric and scale of each.
+    """
+    # The first chart is what everybody looks for.
+    ui_sections = [
+        _section(_stable_uuid(view, title), title, wide=number == 0)
+        for number, title in enumerate(sections)
+    ]
+    charts = [
+        _chart(_stable_uuid(view, title, metric), _stable_uuid(view, title), label, metric, scale)
+        for title, there in sections.items()
+        for label, metric, scale in there
+    ]
     return {
-        "searchFilter": f"tags.`mlflow.parentRunId` = '{run_id}'",
+        "searchFilter": runs,
         "orderByKey": "tags.`mlflow.runName`",
         "orderByAsc": True,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [
-            *(f"metrics.`{name}`" for name in columns),
-            *(f"tags.`{name}`" for name in tags),
-        ],
+        "selectedColumns": list(columns),
         "columnOrder": [],
         "columnWidths": {},
         # The default draws only the first ten runs.
@@ -124,6 +175,22 @@ def _state(
             "lineSmoothness": 0,
             "selectedXAxisMetricKey": "",
         },
+    }
+
+
+def _parallel(own: str, section: str, metrics: Sequence[str]) -> dict[str, Any]:
+    """Parallel coordinates: a line for each member through what it has now."""
+    return {
+        "uuid": own,
+        "type": "PARALLEL",
+        "runsCountToCompare": 100,
+        "metricSectionId": section,
+        "deleted": False,
+        "isGenerated": False,
+        "displayName": "hyperparameters and score of each member, as they are now",
+        "showAllRuns": True,
+        "selectedParams": [],
+        "selectedMetrics": list(metrics),
     }
 
 

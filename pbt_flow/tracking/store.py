@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-import mlflow
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -33,7 +32,8 @@ from pbt_flow.population.records import Checkpoint, Turn, fitted_turn
 from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
-from pbt_flow.tracking.client import connect, is_away, local_path, missing_database, read_text
+from pbt_flow.tracking.catalogue import whole_run_id
+from pbt_flow.tracking.client import connect_to_present, is_away, local_path, read_text
 from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
@@ -100,20 +100,14 @@ class Store(PopulationRuns):
 
     @classmethod
     def open(cls, run_id: str) -> Store:
-        """Open a population by its run id.
+        """Open a population by its run id, the unique beginning of it, or the word `last`.
 
         Raises:
             StoreError: There is no such run, or it is not a population.
         """
-        # If the database does not exist, a client would make an empty one, and find no run in it.
-        file = missing_database(mlflow.get_tracking_uri())
-        if file is not None:
-            raise StoreError(
-                f"no run {run_id} at {mlflow.get_tracking_uri()}: there is no file {file}. Go to "
-                "the folder that the population began in, or set MLFLOW_TRACKING_URI to its store"
-            )
-        client, uri = connect()
+        client, uri = connect_to_present(f"no run {run_id}")
         try:
+            run_id = whole_run_id(client, uri, run_id)
             run = client.get_run(run_id)
         except MlflowException as error:
             where = hide_password(uri)

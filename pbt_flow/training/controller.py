@@ -53,6 +53,8 @@ from pbt_flow.training.round_samples import RoundSamples, SampleStore
 from pbt_flow.utils.means import mean
 from pbt_flow.utils.reasons import reason_in
 
+INTERRUPTED = "interrupted"
+"""Why a controller ends that somebody has asked to."""
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
 _HUNG, _SURELY, _KNOWN = 20.0, 300.0, 5
@@ -122,6 +124,7 @@ class Claim(Protocol):
     """The right to control the population."""
 
     lost: bool
+    asked_to_stop: bool
 
 
 @dataclass
@@ -420,6 +423,10 @@ class Controller:
         while self.in_flight or self._beside_turns:
             if lease.lost:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
+            if lease.asked_to_stop and not self.stopping:
+                self.stopping = INTERRUPTED
+                under_way = count_turns(len(self.in_flight))
+                self.soon.append(f"asked to stop from elsewhere: finishing {under_way} under way")
             finished = self.engine.wait(timeout=0.5)
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pbt_flow
-from pbt_flow import cli
+from pbt_flow.cli.main import main
 from pbt_flow.exceptions import SettingsError, StrategyError
 from pbt_flow.strategies.exploit import EXPLOITS, Truncation
 from pbt_flow.strategies.text import parse
@@ -57,7 +57,7 @@ def test_it_is_named_where_one_looks_for_it(
     installed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["run", "--help"])
+        main(["run", "--help"])
     assert "installed: greedy" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(StrategyError, match="'greedy', 'none', 'tournament'"):
         parse("gredy", EXPLOITS, "exploit")

@@ -91,7 +91,11 @@ def test_text_becomes_the_strategy_that_it_describes(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("truncate", r"exploit: there is no 'truncate'; choose from \['everything', 'none', "),
+        (
+            "truncate",
+            r"exploit: there is no 'truncate'; did you mean truncation.; choose from "
+            r"\['everything', 'none', ",
+        ),
         ("", "exploit: there is no ''; choose from"),
         (":fraction=0.2", "exploit: there is no ''; choose from"),
         ("no.such.module.Class", "there is no 'no.such.module.Class'; .*package.module.Class"),
@@ -103,8 +107,8 @@ def test_text_becomes_the_strategy_that_it_describes(
         ("pathlib.Path", "exploit 'pathlib.Path': a strategy is a frozen dataclass, and this is"),
         (
             "truncation:fractoin=0.2",
-            r"exploit 'truncation': 'fractoin=0.2' is no setting of it; it has \['copies', "
-            r"'fraction', 'ties'\], written truncation:key=value,key=value",
+            r"exploit 'truncation': 'fractoin=0.2' is no setting of it; did you mean fraction.; "
+            r"it has \['copies', 'fraction', 'ties'\], written truncation:key=value,key=value",
         ),
         ("truncation:fraction", "'fraction' is no setting of it"),
         ("truncation:0.2", "'0.2' is no setting of it"),

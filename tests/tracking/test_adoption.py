@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import FloatDistribution
 
 import pbt_flow
-from pbt_flow.cli import main
+from pbt_flow.cli.main import main
 from pbt_flow.commands.replay import replay
 from pbt_flow.exceptions import StoreError
 from pbt_flow.population.schedule import Schedule
@@ -184,7 +184,9 @@ def test_the_command_line_says_it_in_one_line_and_trains_once_the_variable_is_go
     command = ["run", "--task", f"{Walk.__module__}:Walk", "--engine", "inline"]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert line.startswith("pbt_flow run: error: the environment variable MLFLOW_RUN_ID names run")
+    assert line.startswith(
+        "python -m pbt_flow run: error: the environment variable MLFLOW_RUN_ID names run"
+    )
     monkeypatch.delenv("MLFLOW_RUN_ID")
     assert main(command) == 0
     assert pbt_flow.load(first.run_id).turns == 4
@@ -218,7 +220,8 @@ def test_children_that_others_have_made_are_not_ended_where_a_founding_fails(mon
         def log_dict(self, *arguments: Any) -> None:
             raise OSError("no room")
 
-    settings = {"exploit": "none", "task": "a:B", "name": None, "experiment": None, "options": {}}
+    settings = {"exploit": "none", "task": "a:B", "seed": 0, "options": {}}
+    settings |= {"name": None, "experiment": None}
     plan = Manifest(
         settings=settings,
         space=space_to_json(Walk.space),

@@ -7,7 +7,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError
-from pbt_flow.tracking.lease import _has_died, _process_identity, claim
+from pbt_flow.tracking.lease import _has_died, _process_identity, ask_to_stop, claim
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -141,3 +141,17 @@ def test_a_controller_that_lives_on_this_machine_need_not_be_watched_while_it_is
 def test_only_a_process_known_to_be_gone_counts_as_dead(change, died):
     host, pid, birth = change(os.uname().nodename, os.getpid(), _process_identity(os.getpid()))
     assert _has_died(f"{host}:{pid}:{birth}:12345678") == died
+
+
+def test_a_controller_that_is_asked_to_stop_hears_it_and_the_next_one_does_not():
+    run_id = MlflowClient().create_run("0").info.run_id
+    heard = []
+    for _ in range(2):
+        lease = claim(MlflowClient(), run_id)
+        lease.beat()
+        heard.append(lease.asked_to_stop)
+        ask_to_stop(MlflowClient(), run_id)
+        lease.beat()
+        heard.append(lease.asked_to_stop)
+        lease.release()
+    assert heard == [False, True, False, True]

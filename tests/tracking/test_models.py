@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow.cli import main
+from pbt_flow.cli.main import main
 from pbt_flow.exceptions import SettingsError
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -172,11 +172,11 @@ def test_registering_what_has_no_model_is_one_sentence(capsys):
     assert "task NoModel keeps no model: it has no model()" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("words", "which"), [(["", "lander"], "RUN_ID"), (["0123", ""], "NAME")])
+@pytest.mark.parametrize(("words", "which"), [(["", "lander"], "RUN"), (["0123", ""], "NAME")])
 def test_a_run_or_a_name_that_is_empty_is_missing(words, which, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["register", *words])
-    assert f"register: {which} is missing" in capsys.readouterr().err
+    assert f"register: error: {which} is missing" in capsys.readouterr().err
 
 
 def test_a_name_that_cannot_be_is_refused_before_anything_is_logged(capsys):

@@ -162,7 +162,7 @@ def test_ctrl_c_while_the_end_waits_for_a_server_says_what_is_safe_and_how_to_go
     assert "Traceback" not in said.read_text()
     run_id = said.read_text().split("population ")[1].split()[0]
     *_, told, way_on, end = said.read_text().splitlines()
-    assert end == "pbt_flow run: interrupted"
+    assert end == "python -m pbt_flow run: interrupted"
     assert told.startswith(f"the tracking store {server.uri} was not told")
     assert "every turn that was committed is safe; " in told
     assert way_on == f"  python -m pbt_flow resume {run_id}"

@@ -34,7 +34,7 @@ from benchmarks.random_inputs import (
     random_metrics,
     random_space,
 )
-from pbt_flow.cli import _parser
+from pbt_flow.cli.parser import make_parser
 from pbt_flow.exceptions import RecordError, SpaceError
 from pbt_flow.population.records import Turn
 from pbt_flow.reporting import comparison as compare
@@ -335,7 +335,7 @@ def test_populations_are_compared_by_all_options_and_what_is_not_on_record_was_t
 
 def test_options_of_one_text_are_parted_but_not_inside_of_json() -> None:
     text = 'a=1 env={"x": "b=2 c=3"} größe=4'
-    given_ = _parser().parse_args(["run", "--set", text]).options
+    given_ = make_parser().parse_args(["run", "--set", text]).options
     assert given_ == {"a": "1", "env": '{"x": "b=2 c=3"}', "größe": "4"}
 
 
