@@ -8,40 +8,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pbt_flow.exceptions import (
-    CheckpointError,
-    ComparisonError,
-    Diverged,
-    EngineError,
-    OptionError,
-    PBTError,
-    PopulationError,
-    RecordError,
-    ReplayError,
-    ScheduleError,
-    SettingsError,
-    SpaceError,
-    StorageError,
-    StoreError,
-    StoreUnavailable,
-    StrategyError,
-    TakenOver,
-    TaskError,
-)
-from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
-from pbt_flow.settings import Settings
-from pbt_flow.task import Task
-
 if TYPE_CHECKING:
+    from pbt_flow.commands.catalogue import list_populations, show
     from pbt_flow.commands.compare import compare
+    from pbt_flow.commands.dry_run import dry_run
     from pbt_flow.commands.load import load, to_study
+    from pbt_flow.commands.manage import delete, stop
     from pbt_flow.commands.register import register
     from pbt_flow.commands.replay import replay
     from pbt_flow.commands.replay import resume as resume_replay
     from pbt_flow.commands.report import report
     from pbt_flow.commands.run import resume, run
+    from pbt_flow.commands.ui import ui
+    from pbt_flow.exceptions import (
+        CheckpointError,
+        ComparisonError,
+        Diverged,
+        EngineError,
+        OptionError,
+        PBTError,
+        PopulationError,
+        RecordError,
+        ReplayError,
+        ScheduleError,
+        SettingsError,
+        SpaceError,
+        StorageError,
+        StoreError,
+        StoreUnavailable,
+        StrategyError,
+        TakenOver,
+        TaskError,
+    )
     from pbt_flow.joining import join
+    from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
     from pbt_flow.population.result import Finalist, Result
+    from pbt_flow.settings import Settings
+    from pbt_flow.task import Task
 
 __version__ = "0.1.0"
 __all__ = [
@@ -73,7 +76,10 @@ __all__ = [
     "TaskError",
     "Turn",
     "compare",
+    "delete",
+    "dry_run",
     "join",
+    "list_populations",
     "load",
     "register",
     "replay",
@@ -81,30 +87,70 @@ __all__ = [
     "resume",
     "resume_replay",
     "run",
+    "show",
+    "stop",
     "to_study",
+    "ui",
 ]
 
-_LATER = {
-    "Finalist": ("pbt_flow.population.result", "Finalist"),
-    "Result": ("pbt_flow.population.result", "Result"),
-    "compare": ("pbt_flow.commands.compare", "compare"),
-    "join": ("pbt_flow.joining", "join"),
-    "load": ("pbt_flow.commands.load", "load"),
-    "register": ("pbt_flow.commands.register", "register"),
-    "replay": ("pbt_flow.commands.replay", "replay"),
-    "report": ("pbt_flow.commands.report", "report"),
-    "resume": ("pbt_flow.commands.run", "resume"),
-    "resume_replay": ("pbt_flow.commands.replay", "resume"),
-    "run": ("pbt_flow.commands.run", "run"),
-    "to_study": ("pbt_flow.commands.load", "to_study"),
+_PLACES = {
+    "commands.catalogue": ("list_populations", "show"),
+    "commands.compare": ("compare",),
+    "commands.dry_run": ("dry_run",),
+    "commands.load": ("load", "to_study"),
+    "commands.manage": ("delete", "stop"),
+    "commands.register": ("register",),
+    "commands.replay": ("replay", "resume_replay"),
+    "commands.report": ("report",),
+    "commands.run": ("resume", "run"),
+    "commands.ui": ("ui",),
+    "exceptions": (
+        "CheckpointError",
+        "ComparisonError",
+        "Diverged",
+        "EngineError",
+        "OptionError",
+        "PBTError",
+        "PopulationError",
+        "RecordError",
+        "ReplayError",
+        "ScheduleError",
+        "SettingsError",
+        "SpaceError",
+        "StorageError",
+        "StoreError",
+        "StoreUnavailable",
+        "StrategyError",
+        "TakenOver",
+        "TaskError",
+    ),
+    "joining": ("join",),
+    "population.records": ("Checkpoint", "Donor", "Member", "Plan", "Turn"),
+    "population.result": ("Finalist", "Result"),
+    "settings": ("Settings",),
+    "task": ("Task",),
 }
+"""Where each name of the front door is to be found."""
+_THERE = {"resume_replay": "resume"}
+"""What a name is called in its module, where that differs."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import a command when it is first used: a worker imports this package without them."""
+    """Import what a name stands for when it is first used.
+
+    A worker imports this package without commands, and the command line is ready for Ctrl-C before
+    the libraries are imported.
+    """
     import importlib
 
-    if name in _LATER:
-        module, attribute = _LATER[name]
-        return getattr(importlib.import_module(module), attribute)
+    for module, names in _PLACES.items():
+        if name in names:
+            found = getattr(importlib.import_module(f"pbt_flow.{module}"), _THERE.get(name, name))
+            globals()[name] = found
+            return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The names of the front door, whether or not they have been used."""
+    return sorted({*globals(), *__all__})

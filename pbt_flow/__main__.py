@@ -1,8 +1,41 @@
-"""`python -m pbt_flow`."""
+"""`python -m pbt_flow`, and the program `pbt-flow`."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+
+from pbt_flow.cli.launched import Launch
+from pbt_flow.utils.interrupts import Interrupts, handle_by
+
+
+def main() -> int:
+    """Run the command line, and return its exit code; Ctrl-C never ends it with a traceback."""
+    launch = Launch()
+    handler = Interrupts(launch.is_there)
+
+    def leave(number: int) -> None:
+        # Nothing has been written, and an exception may be lost in the middle of an import.
+        os.write(2, b"\npbt-flow: interrupted before anything was begun\n")
+        launch.tell("KILLED")
+        os._exit(130)
+
+    def tell_at_last() -> None:
+        # Whoever presses when all has been said makes the launcher write that the run has failed.
+        if code == 0 and handler.asked:
+            launch.tell("FINISHED")
+
+    code: int | None = None
+    # What is registered first is called last.
+    atexit.register(tell_at_last)
+    with handler.doing(leave):
+        # Never taken back: this process has no traceback to show until it is gone.
+        handle_by(handler)
+        from pbt_flow.cli.main import run_command
+    code = run_command(sys.argv[1:], handler, launch)
+    return code
+
 
 if __name__ == "__main__":
-    import sys
-
-    from pbt_flow.cli import main
-
     sys.exit(main())

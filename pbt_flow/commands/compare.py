@@ -29,8 +29,10 @@ def compare(run_ids: Sequence[str], *, out: str | None = None, unequal: bool = F
         ComparisonError: They differ in task or budget, or are all of one method.
     """
     launched_for = _launched_for_comparison()
-    entries = [StoredPopulation.open(run_id).entry() for run_id in dict.fromkeys(run_ids)]
-    made = Comparison.of(entries, unequal=unequal)
+    opened = [StoredPopulation.open(run_id) for run_id in dict.fromkeys(run_ids)]
+    # One population may have been named in two ways.
+    each = {stored.run_id: stored for stored in opened}
+    made = Comparison.of([stored.entry() for stored in each.values()], unequal=unequal)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(out or folder)
         with writing_to(str(place)):

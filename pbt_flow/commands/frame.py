@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pbt_flow.engines import Engine
@@ -25,16 +24,21 @@ from pbt_flow.exceptions import (
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Status
-from pbt_flow.training.controller import Controller, Planner, ProgressListener, count_turns
+from pbt_flow.training.controller import (
+    INTERRUPTED,
+    Controller,
+    Planner,
+    ProgressListener,
+    count_turns,
+)
 from pbt_flow.training.log_queue import LogCall
+from pbt_flow.utils.interrupts import interrupts_lead_to, one_interrupt_waits
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
     from pbt_flow.tracking.lease import Lease
     from pbt_flow.tracking.store import Store
 
-INTERRUPTED = "interrupted"
-"""Why the controller stops after Ctrl-C, and the status of the population then."""
 _Result = TypeVar("_Result")
 
 
@@ -62,6 +66,7 @@ def train(
     watch: Callable[[History], ProgressListener],
     end: Callable[[Controller, Status, Lease], _Result],
     understood: Mapping[str, str],
+    greeting: Sequence[str] = (),
     planner: Planner | None = None,
 ) -> _Result:
     """Train a population or a replay, as its only controller, until it has ended.
@@ -75,6 +80,7 @@ def train(
         end: Does what is to be done at the end, and makes what this function returns.
         understood: What the task understood of its data, options and environment: a sentence for
             each topic.
+        greeting: What the user is told before anything else.
         planner: Plans what each member trains next; None for the decisions of PBT.
 
     Raises:
@@ -85,13 +91,14 @@ def train(
     """
     store, settings = stored.store, stored.settings
     try:
+        for line in greeting:
+            screen.say(line)
         lease = store.claim(screen.say)
     except BaseException as error:
         # The runs of a population that is resumed belong to the controller that is alive.
         if not resumed:
-            _end_all_runs(store, error)
+            _give_up(store, error, screen)
         raise
-    ending = False
     try:
         history = stored.read_history() if resumed else stored.new_history()
         # A killed controller may have committed turns that MLflow was never told of.
@@ -147,7 +154,6 @@ def train(
         # A first Ctrl-C raises nothing: the turns under way have finished, and `go` has returned.
         if controller.stopping == INTERRUPTED:
             status = "interrupted"
-        ending = True
         return end(controller, status, lease)
     except TakenOver:
         # The runs belong to the controller that has taken over.
@@ -156,10 +162,7 @@ def train(
         # Closed before the runs are ended: a turn under way could mark its run as running again.
         engine.close()
         if not lease.lost:
-            _end_all_runs(store, error)
-        if ending and isinstance(error, KeyboardInterrupt):
-            what = "population" if planner is None else "replay"
-            screen.say(_end_not_told(store.tracking_uri, what, store.run_id))
+            _give_up(store, error, screen)
         raise
     finally:
         lease.release()
@@ -210,11 +213,26 @@ def _say_if_nothing_is_left(controller: Controller, screen: Screen) -> None:
         )
 
 
-def _end_all_runs(store: Store, error: BaseException) -> None:
-    """End all runs after an unforeseen error: else they say for ever that they are running."""
-    status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-    with contextlib.suppress(StoreError):
+def _give_up(store: Store, error: BaseException, screen: Screen) -> None:
+    """What no rule foresees must not leave runs that say they are running.
+
+    Of an interrupt that did not wait for an end in order, the user is told how to go on.
+    """
+    interrupted = isinstance(error, KeyboardInterrupt)
+    status, told = "KILLED" if interrupted else "FAILED", False
+    with contextlib.suppress(StoreError), one_interrupt_waits():
         store.finish(status, dict.fromkeys(range(len(store.members)), status))
+        told = True
+    if not interrupted:
+        return
+    again = f"python -m pbt_flow resume {store.run_id}"
+    if told:
+        screen.say(f"interrupted; every turn that was committed is safe, go on with\n  {again}")
+    else:
+        screen.say(
+            f"the tracking store {store.tracking_uri} was not told what became of the runs; every "
+            f"turn that was committed is safe; go on with\n  {again}"
+        )
 
 
 def check_claim(lease: Lease) -> None:
@@ -244,12 +262,8 @@ def tell_if_possible(messages: Iterable[LogCall], say: Callable[[str], None]) ->
 @contextlib.contextmanager
 def _signals_handled(controller: Controller) -> Iterator[None]:
     """On Ctrl-C let the turns under way finish; on a second one, or on SIGTERM, give them up."""
-    # Python lets only the main thread handle signals.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int) -> None:
         if number == signal.SIGINT and controller.stopping != INTERRUPTED:
             controller.stopping = INTERRUPTED
             # The controller says it later: a signal may come in the middle of a printed line.
@@ -258,9 +272,5 @@ def _signals_handled(controller: Controller) -> Iterator[None]:
             return
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with interrupts_lead_to(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

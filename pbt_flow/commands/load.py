@@ -33,4 +33,4 @@ def to_study(run_id: str) -> Study:
     from pbt_flow.reporting.optuna_study import study_of
 
     stored = StoredPopulation.open(run_id)
-    return study_of(stored.read_history(), stored.store.space, run_id)
+    return study_of(stored.read_history(), stored.store.space, stored.run_id)

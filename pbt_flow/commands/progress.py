@@ -21,6 +21,21 @@ from pbt_flow.utils.terminal import Unbroken
 from pbt_flow.utils.text import duration, number, values
 
 
+def plan_sentence(settings: Settings) -> str:
+    """What will be trained, and by how many workers."""
+    members, turns = settings.founders, settings.turns
+    if settings.engine == "inline":
+        where = "in this process"
+    else:
+        workers = min(settings.workers, members)
+        where = f"by {workers} worker{'s' if workers > 1 else ''}"
+    steps = f"{settings.interval:,} steps"
+    each = f"{members} members, each for {turns} turn{'s' if turns > 1 else ''} of {steps}"
+    if settings.stage_plan is not None:
+        each = f"{members} members in {len(settings.stage_plan.stages)} stages, in turns of {steps}"
+    return f"{each}: {settings.all_turns} turns, {where} on {settings.device}"
+
+
 class Progress:
     """Shows how a population is getting on.
 
@@ -35,7 +50,6 @@ class Progress:
         self, settings: Settings, run_id: str, tracking_uri: str, *, quiet: bool = False
     ) -> None:
         self._settings = settings
-        self._title = f"population {run_id}"
         self._quiet = quiet
         self._console = Console(file=cast("IO[str]", Unbroken(sys.stderr)), quiet=quiet)
         self._live: Live | None = None
@@ -44,7 +58,11 @@ class Progress:
         self._began = time.monotonic()
         self._drawn = 0.0
         self._failed = False
-        self.say(f"{self._title} at {tracking_uri}")
+        self._told = 0
+        """Turns that the user has been told of; where two end at once, history has both."""
+        self._estimated = False
+        self.greeting = [f"population {run_id} at {tracking_uri}", plan_sentence(settings)]
+        """What the user is told first."""
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal and not self._quiet:
@@ -64,13 +82,17 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        # A file gets whole lines, and a terminal whole words.
+        soft = not self._console.is_terminal
+        self._console.print(text, highlight=False, markup=False, soft_wrap=soft)
 
     def turn(self, turn: Turn, history: History) -> None:
         """Show a turn that has just been committed."""
         self._history = history
         if self._done_before is None:
             self._done_before = self._done(history) - 1
+        self._told += 1
+        self._estimate()
         if not turn.ok:
             where = ""
             if not self._failed:
@@ -80,7 +102,7 @@ class Progress:
                 f"turn {turn.number} of member {turn.member} {turn.status}: {turn.reason}{where}"
             )
         if self._live is None and turn.ok:
-            done, budget = self._done(history), self._settings.all_turns
+            done, budget = self._done_before + self._told, self._budget
             copied = f" from member {turn.plan.donor.member:02d}" if turn.plan.donor else ""
             self.say(
                 f"[{done}/{budget}{self._left(history)}] member {turn.member:02d} "
@@ -96,10 +118,26 @@ class Progress:
     def _done(self, history: History) -> int:
         return sum(member.turn for member in history.members.values())
 
+    @property
+    def _budget(self) -> int:
+        return self._settings.all_turns
+
+    def _estimate(self) -> None:
+        """Say once, after the first turns, how long all of them will take."""
+        first = min(self._settings.founders, 2 * self._settings.workers)
+        left = self._budget - (self._done_before or 0) - self._told
+        if self._estimated or self._told < first or left <= 0:
+            return
+        self._estimated = True
+        seconds = (time.monotonic() - self._began) / self._told * left
+        self.say(
+            f"the first {self._told} turns say: about {duration(seconds)} more for the other {left}"
+        )
+
     def _left(self, history: History) -> str:
         done = self._done(history)
         fresh = done - (self._done_before or 0)
-        budget = self._settings.all_turns
+        budget = self._budget
         if fresh < self._settings.founders or done >= budget:
             return ""
         left = (time.monotonic() - self._began) / fresh * (budget - done)
@@ -109,11 +147,10 @@ class Progress:
         self._drawn = time.monotonic()
         if self._live is None or self._history is None:
             return
-        history, settings = self._history, self._settings
-        done, budget = self._done(history), settings.all_turns
+        history, done = self._history, self._done(self._history)
         table = live_table(
             history,
-            f"{self._title}: {done} of {budget} turns{_stage(history)}{self._left(history)}",
+            f"{done} of {self._budget} turns{_stage(history)}{self._left(history)}",
             width=self._console.width,
             height=self._console.height,
         )

@@ -452,7 +452,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
 
     with short_requests():
         stored = StoredPopulation.open(run_id)
-        store = stored.store
+        store, run_id = stored.store, stored.run_id
         launched_for = take_launched_run(store.client)
         if not stored.is_replay:
             raise ReplayError(f"run {run_id} is no replay; go on with pbt_flow.resume")

@@ -174,7 +174,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
 
     with short_requests():
         stored = StoredPopulation.open(run_id)
-        store = stored.store
+        store, run_id = stored.store, stored.run_id
         launched_for = take_launched_run(store.client)
     if stored.is_replay:
         raise PopulationError(
@@ -235,8 +235,6 @@ def _train(
 ) -> Result:
     began = time.monotonic()
     progress = Progress(stored.settings, stored.run_id, stored.store.tracking_uri, quiet=quiet)
-    for note in notes:
-        progress.say(note)
 
     def watch(history: History) -> LiveReport:
         def so_far() -> ReportData:
@@ -253,6 +251,7 @@ def _train(
         resumed=resumed,
         screen=progress,
         watch=watch,
+        greeting=[*progress.greeting, *notes],
         understood=understood,
         end=partial(_end, stored, kind, began),
     )

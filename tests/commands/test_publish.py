@@ -13,13 +13,16 @@ from mlflow.tracking import MlflowClient
 from report_subjects import subject
 
 import pbt_flow
-from pbt_flow import cli, report
+from pbt_flow import report
+from pbt_flow.cli.main import main
 from pbt_flow.commands.publish import LiveReport, publish, write
+from pbt_flow.commands.summary import ui
 from pbt_flow.population.lineage import ancestors
 from pbt_flow.population.schedule import Schedule
 from pbt_flow.reporting.page import page
 from pbt_flow.tracking.saved_view import view_tag
 from pbt_flow.tracking.store import Store
+from pbt_flow.tracking.views import address_of
 
 
 class Kept:
@@ -193,7 +196,7 @@ def test_the_command_puts_the_report_on_the_run_with_a_control_beside_it(result,
         "sample_tasks:Regression", turns=4, engine="inline", quiet=True, exploit="none"
     )
     capsys.readouterr()
-    assert cli.main(["report", result.run_id, "--control", control.run_id]) == 0
+    assert main(["report", result.run_id, "--control", control.run_id]) == 0
     head, *names = capsys.readouterr().out.splitlines()
     assert head == f"among the artifacts of run {result.run_id}:"
     assert set(names) == WHOLE
@@ -203,7 +206,7 @@ def test_the_command_puts_the_report_on_the_run_with_a_control_beside_it(result,
 
 
 def test_a_report_on_what_is_no_population_is_refused(database, capsys):
-    assert cli.main(["report", "0" * 32]) == 2
+    assert main(["report", "0" * 32]) == 2
     assert "no run" in capsys.readouterr().err
 
 
@@ -212,7 +215,8 @@ def test_the_charts_of_the_population_are_saved_in_mlflow(result):
     run = client.get_run(result.run_id)
     tags = client.get_experiment(run.info.experiment_id).tags
     assert json.loads(tags[view_tag(result.run_id)])["name"].startswith("mine (")
-    assert result.charts in cli.ui(result)[-1]
+    assert ui(result)[-1] == f"  python -m pbt_flow ui {result.run_id}"
+    assert address_of(result.run_id[:12])[1] == result.charts
 
 
 def test_warnings_are_read_off_the_run(result):

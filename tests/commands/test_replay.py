@@ -20,7 +20,8 @@ from optuna.distributions import FloatDistribution
 from sample_tasks import KeepsTheDonorsRate, Regression
 
 import pbt_flow
-from pbt_flow import cli, report
+from pbt_flow import report
+from pbt_flow.cli.main import main
 from pbt_flow.commands.replay import (
     INITIAL,
     LAST,
@@ -121,6 +122,7 @@ class Held:
     """A lease that is never lost."""
 
     lost = False
+    asked_to_stop = False
 
 
 def test_each_arm_has_its_models_and_what_they_hold():
@@ -313,7 +315,7 @@ def children(run_id):
 
 def test_the_command_replays_a_winner_as_runs_in_mlflow(result, capsys):
     capsys.readouterr()
-    assert cli.main(["replay", result.run_id, "--seeds", "2", "--engine", "inline", "--json"]) == 0
+    assert main(["replay", result.run_id, "--seeds", "2", "--engine", "inline", "--json"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
     client = MlflowClient()
@@ -348,7 +350,7 @@ def test_a_schedule_file_is_enough_and_the_same_seed_gives_the_same_models(resul
     other = replay(plan, seeds=1, seed=8, **INLINE)
     assert first.to_json()["arms"] == again.to_json()["arms"]
     assert first.arms[0].scores != other.arms[0].scores
-    assert cli.main(["replay", path, "--seeds", "1", "--engine", "inline"]) == 0
+    assert main(["replay", path, "--seeds", "1", "--engine", "inline"]) == 0
 
 
 def test_a_task_that_keeps_the_restored_rate_is_found_out(result):
@@ -416,7 +418,7 @@ def test_a_replay_that_was_interrupted_goes_on_to_what_it_would_have_come_to(
     states = {name: run.info.status for name, run in children(run_id).items()}
     assert states == {"schedule-00": "FINISHED", "last-00": "KILLED", "best_initial-00": "KILLED"}
     assert len(digests(run_id)) == 5
-    assert cli.main([*command[3:], "--engine", "inline", "--json"]) == 0
+    assert main([*command[3:], "--engine", "inline", "--json"]) == 0
     out, _ = capsys.readouterr()
     assert json.loads(out)["arms"] == whole.to_json()["arms"]
     assert digests(run_id) == digests(whole.run_id)
@@ -465,7 +467,7 @@ def test_a_replay_is_resumed_as_a_replay_and_a_population_as_a_population(result
     # Nor is it taken for a population by those that show one, or take its schedule.
     with pytest.raises(PopulationError, match="is a replay, which has no report"):
         report(made.run_id)
-    assert cli.main(["replay", made.run_id]) == 2
+    assert main(["replay", made.run_id]) == 2
 
 
 def test_a_replay_that_does_not_know_any_more_what_to_train_says_so(database):
@@ -532,8 +534,8 @@ def test_a_killed_replay_comes_bit_for_bit_to_what_an_undisturbed_one_does(tmp_p
 def test_a_file_that_is_no_schedule_is_refused(text, tmp_path, capsys):
     path = tmp_path / "schedule.json"
     path.write_text(text)
-    assert cli.main(["replay", str(path)]) == 2
-    assert capsys.readouterr().err.startswith("pbt_flow replay: error:")
+    assert main(["replay", str(path)]) == 2
+    assert capsys.readouterr().err.startswith("python -m pbt_flow replay: error:")
     assert issubclass(ScheduleError, ValueError)
 
 

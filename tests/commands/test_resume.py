@@ -11,7 +11,9 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow import cli, compare, report
+from pbt_flow import compare, report
+from pbt_flow.cli.main import main
+from pbt_flow.commands.summary import summary
 from pbt_flow.exceptions import ComparisonError, RecordError, SettingsError, StoreError
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.tracking.lease import claim
@@ -58,7 +60,7 @@ def test_the_command_that_an_interrupted_resume_prints_goes_on_with_its_settings
     result = run("test_resume:Interrupts", population=4)
     stopped = resume(result, turns=4, max_failures=5)
     assert stopped.status == "interrupted"
-    assert cli.summary(stopped).endswith(f"python -m pbt_flow resume {result.run_id}")
+    assert summary(stopped).endswith(f"python -m pbt_flow resume {result.run_id}")
     ended = pbt_flow.resume(result.run_id, quiet=True)
     assert (ended.status, turns(ended)) == ("finished", {4})
     tags = MlflowClient().get_run(result.run_id).data.tags
@@ -69,7 +71,7 @@ def test_a_limit_that_a_resume_lifts_stays_lifted():
     result = run(target=1e9, seconds=600.0, turns=2)
     assert result.reason == "the target 1e+09 is reached"
     command = ["resume", result.run_id, "--engine", "inline"]
-    assert cli.main([*command, "--target", "none", "--seconds=none"]) == 0
+    assert main([*command, "--target", "none", "--seconds=none"]) == 0
     tag = json.loads(MlflowClient().get_run(result.run_id).data.tags["pbt.settings"])
     assert tag == {"target": None, "seconds": None}
     assert turns(pbt_flow.load(result.run_id)) == {2}
@@ -99,7 +101,7 @@ def test_a_tag_cannot_change_what_defines_a_population():
 
 def test_what_cannot_change_is_refused_by_the_command_with_the_reason(capsys):
     result = run()
-    assert cli.main(["resume", result.run_id, "--interval", "4"]) == 2
+    assert main(["resume", result.run_id, "--interval", "4"]) == 2
     assert "interval cannot change on resume, since it defines" in capsys.readouterr().err
 
 
@@ -194,7 +196,7 @@ def test_half_a_control_is_none(capsys):
     from pbt_flow.commands.run import _beside
 
     beside = _beside(result, half)
-    text = cli.summary(beside)
+    text = summary(beside)
     assert f"python -m pbt_flow resume {control.run_id}" in text
     assert f"python -m pbt_flow report {result.run_id} --control {control.run_id}" in text
     assert pbt_flow.load(result.run_id).control is None
@@ -218,7 +220,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     result, control = run(), run(exploit="none")
     (tmp_path / "file").touch()
     for command in (["report", result.run_id], ["compare", result.run_id, control.run_id]):
-        assert cli.main([*command, "--out", str(tmp_path / "file")]) == 1
+        assert main([*command, "--out", str(tmp_path / "file")]) == 1
         assert f"cannot write to the folder {tmp_path / 'file'}" in capsys.readouterr().err
 
 

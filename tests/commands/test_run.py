@@ -205,7 +205,7 @@ def test_only_newest_checkpoints_are_left_on_disk_and_all_records():
 
 
 @pytest.mark.parametrize(
-    ("name", "becomes"), [(None, "sample_tasks pbt"), ("lr-search-2", "lr-search-2")]
+    ("name", "becomes"), [(None, "sample_tasks pbt s0"), ("lr-search-2", "lr-search-2")]
 )
 def test_the_run_that_mlflow_run_made_is_the_population(name, becomes, monkeypatch):
     made = MlflowClient().create_run("0", run_name=name)
@@ -237,7 +237,7 @@ def test_of_two_populations_that_make_the_experiment_at_once_none_is_refused(mon
         return found[-1]
 
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", and_then_another_makes_it)
-    result = run(turns=1)
+    result = run(turns=1, experiment="new")
     assert found[0] is None
     assert client(result).get_run(result.run_id).info.experiment_id == found[-1].experiment_id
 
@@ -688,3 +688,28 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match=f"the folder {folder} cannot be written; go to a folder"):
         connect()
     assert not any(folder.iterdir())
+
+
+def test_a_run_without_an_experiment_goes_where_mlflow_run_puts_it():
+    """One home for both: and MLflow's UI opens it on its runs, and not on traces."""
+    result = run(turns=1)
+    experiment = MlflowClient().get_experiment(
+        client(result).get_run(result.run_id).info.experiment_id
+    )
+    assert (experiment.name, experiment.experiment_id) == ("Default", "0")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_an_interrupt_while_a_database_is_made_leaves_nothing_of_it(monkeypatch, tmp_path):
+    from pbt_flow.tracking import client as way
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/new.db")
+
+    def interrupted(uri):
+        Path(tmp_path, "new.db").write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(way, "MlflowClient", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        way.connect()
+    assert not Path(tmp_path, "new.db").exists()

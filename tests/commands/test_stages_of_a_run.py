@@ -7,7 +7,8 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow import cli
+from pbt_flow.cli.main import main
+from pbt_flow.cli.summary import summary
 from pbt_flow.commands.stored_population import StoredPopulation
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -53,12 +54,12 @@ def test_all_that_is_made_of_a_population_in_stages_knows_who_left(capsys):
         result.headline,
     )
     assert len(pbt_flow.to_study(result.run_id).trials) == 8
-    assert "2 members left at the end of a stage, as planned" in cli.summary(result)
+    assert "2 members left at the end of a stage, as planned" in summary(result)
     # The schedule follows the winner's path, which is longer than `turns`.
     replayed = pbt_flow.replay(result.run_id, seeds=1, engine="inline", quiet=True)
     assert [segment.end for segment in replayed.schedule.segments] == [5, 10, 15]
     assert all(len(arm.scores) == 1 for arm in replayed.arms)
-    assert cli.main(["compare", result.run_id, result.control.run_id]) == 0
+    assert main(["compare", result.run_id, result.control.run_id]) == 0
     assert "PBT in stages against random search" in capsys.readouterr().out
 
 

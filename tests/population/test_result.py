@@ -11,7 +11,7 @@ from report_subjects import Rich, subject, text
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow.cli import summary
+from pbt_flow.commands.summary import summary
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.population.result import Result

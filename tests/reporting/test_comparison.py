@@ -11,7 +11,7 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow import compare, report
-from pbt_flow.cli import main
+from pbt_flow.cli.main import main
 from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.result import Result
 from pbt_flow.reporting.comparison import Comparison, Entry, check_pair, page

@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow import cli
+from pbt_flow.cli.summary import summary
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.engines import Engine, LostJob
 from pbt_flow.engines.worker import (
@@ -183,7 +183,7 @@ def test_the_average_is_in_the_result_in_mlflow_and_in_the_registered_model(data
     assert run.data.metrics["average/distance"] == average.report["distance"]
     assert run.data.tags["pbt.average"] == average.parents_told
     assert result.headline.startswith(f"The average of {len(parents)} finalists reaches distance")
-    assert "handed over: the average of" in cli.summary(result)
+    assert "handed over: the average of" in summary(result)
     page = pbt_flow.report(result.run_id, out="made")[0]
     assert average.parents_told in Path(page).read_text()
 

@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 
 import pbt_flow
-from pbt_flow.cli import _parser
+from pbt_flow.cli.parser import make_parser
 
 ROOT = Path(pbt_flow.__file__).parents[1]
-BY_ANOTHER_NAME = {"random_search": "run"}
+BY_ANOTHER_NAME = {"random_search": "run", "list": "list_populations"}
 """`run(..., exploit="none")` is random search."""
 
 
 def commands() -> list[str]:
     (parsers,) = (
-        action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)
+        action
+        for action in make_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
     )
     return list(parsers.choices)
 

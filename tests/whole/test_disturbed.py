@@ -172,16 +172,16 @@ MISTAKES = [
     (("run", "--task", "toy", "--initial", "[h]"), "is not JSON"),
     (("run", "--task", "toy", "--mode", "sync"), "mode must be one of"),
     (("run", "--task", "toy", "--resample", "optuna:sampler=CmaEsSampler"), "keeps its state"),
-    (("resume",), "RUN_ID is missing"),
+    (("resume",), "RUN is missing"),
     (("resume", "0" * 32), "no run 000"),
     (("report", "0" * 32), "set MLFLOW_TRACKING_URI to its store"),
-    (("jump",), "invalid choice: 'jump'"),
+    (("jump",), "there is no 'jump'; there are run"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), MISTAKES, ids=lambda x: str(x)[:40])
 def test_a_mistake_gets_one_clear_sentence_and_exit_code_2(arguments, sentence, capsys):
-    from pbt_flow.cli import main
+    from pbt_flow.cli.main import main
 
     # Two of them ask a worker for the task, as usual; the others save its seconds of imports.
     inline = arguments[0] == "run" and not {"rll", "ratte=1"} & set(arguments)
@@ -198,19 +198,19 @@ def test_a_mistake_gets_one_clear_sentence_and_exit_code_2(arguments, sentence, 
 
 
 def test_ctrl_c_before_the_first_turn_is_no_traceback(monkeypatch, capsys):
-    from pbt_flow.cli import main
+    from pbt_flow.cli.main import main
 
     def interrupted(*arguments, **settings):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pbt_flow.commands.run.run", interrupted)
     assert main(["run", "--task", "toy"]) == 130
-    assert capsys.readouterr().err == "pbt_flow run: interrupted\n"
+    assert capsys.readouterr().err == "python -m pbt_flow run: interrupted\n"
 
 
 @pytest.mark.usefixtures("database")
 def test_the_last_line_of_a_json_run_is_the_result(tmp_path, capsys):
-    from pbt_flow.cli import main
+    from pbt_flow.cli.main import main
 
     assert main(["run", "--task", "toy", "--turns", "3", "--engine", "inline", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
@@ -224,7 +224,7 @@ def test_the_last_line_of_a_json_run_is_the_result(tmp_path, capsys):
 
 @pytest.mark.usefixtures("database")
 def test_random_search_is_one_word_away(capsys):
-    from pbt_flow.cli import main
+    from pbt_flow.cli.main import main
 
     assert main(["random_search", "--task", "toy", "--turns", "2", "--engine", "inline"]) == 0
     run_id = capsys.readouterr().out.split("population ")[-1].split()[0]
@@ -266,7 +266,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path, engine):
 
 @pytest.mark.slow
 def test_a_folder_with_a_space_in_its_name_is_like_any_other(tmp_path, monkeypatch, capsys):
-    from pbt_flow.cli import main
+    from pbt_flow.cli.main import main
 
     (tmp_path / "my folder").mkdir()
     monkeypatch.chdir(tmp_path / "my folder")
@@ -283,17 +283,19 @@ def test_a_folder_with_a_space_in_its_name_is_like_any_other(tmp_path, monkeypat
 
 
 def test_a_value_with_a_space_is_one_value():
-    from pbt_flow.cli import _parser
+    from pbt_flow.cli.parser import make_parser
 
-    given = _parser().parse_args(["run", "--set", "data=/my files/x", "--set", "a=1 b=two words"])
+    given = make_parser().parse_args(
+        ["run", "--set", "data=/my files/x", "--set", "a=1 b=two words"]
+    )
     assert given.options == {"data": "/my files/x", "a": "1", "b": "two words"}
-    assert _parser().parse_args(["run", "--set", ""]).options == {}  # of an MLproject
+    assert make_parser().parse_args(["run", "--set", ""]).options == {}  # of an MLproject
 
 
 def test_an_error_in_a_tasks_file_is_told_from_the_first_line_on_that_is_its_authors(
     tmp_path, capsys
 ):
-    from pbt_flow.cli import main
+    from pbt_flow.cli.main import main
 
     (tmp_path / "mine.py").write_text("def wrong(:\n    pass\n")
     (tmp_path / "other.py").write_text("def f():\n    import no_such_library\nf()\n")

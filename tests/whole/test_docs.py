@@ -22,7 +22,8 @@ import torch
 import yaml
 
 import pbt_flow
-from pbt_flow.cli import _parser, split_words
+from pbt_flow.cli.arguments import split_words
+from pbt_flow.cli.parser import make_parser
 from pbt_flow.exceptions import CheckpointError
 from pbt_flow.settings import STRATEGIES
 from pbt_flow.strategies.text import parse
@@ -165,7 +166,7 @@ def takes(words: list[str]) -> None:
     """Check words as the command line would, with the strategies and the task that they name."""
     if "--help" in words:
         return
-    given = vars(_parser().parse_args(split_words(words)[0]))
+    given = vars(make_parser().parse_args(split_words(words)[0]))
     for name, kinds in STRATEGIES.items():
         if given.get(name):
             parse(given[name], {**kinds, **PLUGINS.get(name, {})}, name)

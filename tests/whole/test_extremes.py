@@ -22,7 +22,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from rich.console import Console
 
 import pbt_flow
-from pbt_flow import cli, compare
+from pbt_flow import compare
+from pbt_flow.commands import summary as of_population
 from pbt_flow.commands.progress import Progress
 from pbt_flow.commands.replay import INITIAL, LAST, SCHEDULE, Arm, Replay, note, summary
 from pbt_flow.engines.worker import read_score
@@ -115,7 +116,7 @@ def show_all(simulation: Simulation) -> Result:
     json.dumps(result.to_json(), allow_nan=False)
     assert result.headline
     assert _description(result)
-    assert cli.summary(result)
+    assert of_population.summary(result)
     study_of(history, SPACE, "study")
     shown = Progress(settings, "run", "store", quiet=True)
     shown._console = Console(file=io.StringIO(), force_terminal=True)

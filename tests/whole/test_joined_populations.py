@@ -10,7 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import pbt_flow
-from pbt_flow.cli import main
+from pbt_flow.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "docs" / "examples" / "script.py"

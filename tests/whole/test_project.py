@@ -12,7 +12,7 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from pbt_flow.cli import _parser
+from pbt_flow.cli.parser import make_parser
 from pbt_flow.settings import Settings
 from pbt_flow.task import find_task
 from pbt_flow.tasks import TASKS
@@ -40,7 +40,7 @@ def test_each_command_is_one_that_the_command_line_takes(name):
     values = {key: spec.get("default", "abc") for key, spec in entry["parameters"].items()}
     words = entry["command"].format(**values).split()
     assert words[:3] == ["python", "-m", "pbt_flow"]
-    _parser().parse_args(words[3:])
+    make_parser().parse_args(words[3:])
 
 
 def test_the_environment_lists_third_parties_only():
@@ -168,3 +168,18 @@ def test_each_mutation_of_reliability_md_still_fits_the_code(monkeypatch):
         text = (ROOT / "pbt_flow" / mutation.file).read_text()
         assert text.count(mutation.before) == 1, mutation.promise
         assert f"| {mutation.promise} |" in table, mutation.promise
+
+
+def test_no_message_advises_to_install_a_name_that_is_not_ours_on_the_index():
+    """Whoever took the name would be run by everybody who follows the advice."""
+    files = [*(ROOT / "pbt_flow").rglob("*.py"), *(ROOT / "tasks").glob("*.py")]
+    for path in files:
+        assert not re.search("pip install '?pbt[-_]flow", path.read_text()), path
+
+
+def test_the_user_requirements_are_the_tested_ones_without_the_tools_of_the_tests():
+    tested, rest = (ROOT / "requirements.txt").read_text().split("# test\n")
+    user = (ROOT / "requirements-run.txt").read_text()
+    pins = [line for line in tested.splitlines() if "==" in line]
+    assert [line for line in user.splitlines() if "==" in line] == pins
+    assert "pytest==" in rest

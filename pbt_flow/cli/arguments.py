@@ -1,0 +1,132 @@
+"""How the words of a command are read: the value of a setting, a flag, options of the task.
+
+An MLproject hands over every parameter, so an empty text counts as not given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pbt_flow.settings import NONE
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words of a command, and those behind `--`, which are for the script that it trains."""
+    end = list(words).index("--") if "--" in words else len(words)
+    return list(words[:end]), list(words[end + 1 :])
+
+
+def with_flags(words: Sequence[str]) -> list[str]:
+    """The words of a command, where a bare --unequal does not take the run id behind it.
+
+    An MLproject hands over a value, and argparse takes the next word for one.
+    """
+    found = list(words)
+    for place, word in enumerate(words):
+        following = words[place + 1].lower() if place + 1 < len(words) else ""
+        if word == "--unequal" and following not in _FLAGS:
+            found[place] = "--unequal=true"
+    return found
+
+
+_YES, _NO = ("true", "1", "yes", "on"), ("", "false", "0", "no", "off")
+_FLAGS = {*_YES, *_NO} - {""}
+"""What may stand behind a flag."""
+
+
+def reader_of(name: str, hint: Any) -> Any:
+    """What reads the value of a setting from a word; `hint` is the type of its field."""
+    if name == "initial":
+        return _json
+    possible = get_args(hint) or (hint,)
+    kinds = [kind for kind in possible if kind in (int, float)]
+    if not kinds:
+        return str
+
+    def read(text: str) -> Any:
+        if text == NONE and type(None) in possible:
+            return NONE
+        return kinds[0](text) if text else None
+
+    read.__name__ = kinds[0].__name__
+    return read
+
+
+def flag(text: str) -> bool | None:
+    """A flag of an MLproject, where it has a value."""
+    if text.lower() in _NO:
+        return None
+    if text.lower() in _YES:
+        return True
+    raise argparse.ArgumentTypeError(f"must be true or false, got {text!r}")
+
+
+def flag_or_text(text: str) -> bool | str | None:
+    """A flag that may also name something."""
+    try:
+        return flag(text)
+    except argparse.ArgumentTypeError:
+        return text
+
+
+def _json(text: str) -> Any:
+    """Initial points: a JSON list of objects, or `@file.json`."""
+    if not text:
+        return None
+    try:
+        points = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+        raise argparse.ArgumentTypeError('must be a list of objects, as in [{"lr": 0.001}]')
+    return points
+
+
+class TaskOptions(argparse.Action):
+    """Collects `--set a=1 --set b=2 c=3`; an MLproject hands over all of them as one text."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        collected = dict(getattr(namespace, self.dest))
+        # A value may hold spaces, as a path does: an option ends where the next one begins.
+        items = list[str]()
+        for text in values:
+            items += _split_options(text.strip())
+        for item in items:
+            key, equals, value = item.partition("=")
+            if not equals or not key:
+                parser.error(f"--set takes KEY=VALUE, got {item!r}")
+            if collected.get(key, value) != value:
+                parser.error(f"--set: {key} is given twice, as {collected[key]} and as {value}")
+            collected[key] = value
+        setattr(namespace, self.dest, collected)
+
+
+def _split_options(text: str) -> list[str]:
+    """The options in one text: each begins where a name with = does, except inside of JSON."""
+    found = list[str]()
+    for part in re.split(r"(?<!\s)(?=\s+[^\W\d]\w*=)", text):
+        inside = found[-1].partition("=")[2] if found else ""
+        if inside[:1] in ("{", "[") and not _is_json(inside):
+            found[-1] += part
+        elif part.strip():
+            found.append(part.strip())
+    return found
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True

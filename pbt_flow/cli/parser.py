@@ -1,0 +1,311 @@
+"""The words that the command line takes: `Settings` as options, and what else a command needs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+from pbt_flow import __version__
+from pbt_flow.cli.arguments import (
+    TaskOptions,
+    flag,
+    flag_or_text,
+    reader_of,
+    split_words,
+    with_flags,
+)
+from pbt_flow.exceptions import PBTError
+from pbt_flow.settings import Settings
+from pbt_flow.strategies.text import plugins
+from pbt_flow.utils.text import did_you_mean
+
+GROUPS = {
+    "what is trained": (
+        *("task", "options", "population", "turns", "interval", "seconds", "target", "seed"),
+        "initial",
+    ),
+    "what is tried next": ("mode", "exploit", "explore", "init", "resample", "max_failures"),
+    "where turns run": ("engine", "workers", "threads", "device", "warm", "turn_timeout", "keep"),
+    "what is left in MLflow": ("name", "experiment", "register", "samples"),
+}
+"""The settings under the headings of the help; a setting that is in none stands under the first."""
+RUN_ID = "its run id, the beginning of it, or last"
+
+
+def program() -> str:
+    """What the user called this program."""
+    name = Path(sys.argv[0]).name
+    return "pbt-flow" if name.startswith("pbt-flow") else "python -m pbt_flow"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are a sentence, with what the user may have meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence and where the help is, and exit with 2."""
+        self.exit(2, f"{self.prog}: error: {message}\nthe options are in {self.prog} --help\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            raise argparse.ArgumentError(
+                None, f"there is no {value!r}{did_you_mean(str(value), known)}; "
+                f"there are {', '.join(known)}"
+            )  # fmt: skip
+
+
+def parse(words: Sequence[str]) -> dict[str, Any]:
+    """Read the words of a command: what was given, by name.
+
+    Exits with 2 where they cannot be read, and with 0 after help.
+    """
+    parser = make_parser()
+    words, of_script = split_words(words)
+    if not words:
+        parser.print_help()
+        raise SystemExit(2)
+    if (task := _asks_for_task(words)) is not None:
+        from pbt_flow.commands.task_help import task_help
+
+        try:
+            told = task_help(task)
+        except PBTError as error:
+            subparsers(parser)[words[0]].error(str(error))
+        print(f"{told}\n\nall other options are in {program()} {words[0]} --help")
+        raise SystemExit(0)
+    found, unknown = parser.parse_known_args(with_flags(words))
+    if unknown:
+        command = subparsers(parser)[found.command]
+        known = [option for one in command._actions for option in one.option_strings]
+        word = unknown[0].partition("=")[0]
+        what = "no option" if word.startswith("-") else "too many words:"
+        command.error(f"{what} {word}{did_you_mean(word, known)}")
+    given = vars(found)
+    if of_script:
+        if found.command not in ("run", "random_search"):
+            parser.error(f"{found.command}: what stands behind -- is for the script of a run")
+        given["options"] = {**given["options"], "arguments": of_script}
+    return given
+
+
+def _asks_for_task(words: Sequence[str]) -> str | None:
+    """The task that help is wanted with, as in `run --task rl --help`."""
+    if words[0] not in ("run", "random_search") or not {"-h", "--help"} & set(words):
+        return None
+    for place, word in enumerate(words):
+        if word.startswith("--task="):
+            return word.partition("=")[2]
+        if word == "--task" and place + 1 < len(words):
+            return words[place + 1]
+    return None
+
+
+def subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
+    (found,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def make_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog=program(),
+        description="Population Based Training whose members are MLflow runs.",
+        epilog="The runs go to MLFLOW_TRACKING_URI, by default mlflow.db in the working folder. "
+        f"A RUN is {RUN_ID}. A task's own options: {program()} run --task rl --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"pbt-flow {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_training(commands)
+    _add_looking(commands)
+    _add_keeping(commands)
+    return parser
+
+
+def _add_training(commands: Any) -> None:
+    run = commands.add_parser("run", help="train a population")
+    control = commands.add_parser(
+        "random_search", help="train the control: the same members, nobody copies"
+    )
+    resume = commands.add_parser(
+        "resume", help="go on with a population or a replay that was stopped"
+    )
+    _add_run_id(resume, "the population, or the replay", optional=True)
+    for command in (run, control, resume):
+        _add_settings(
+            command, on_resume=command is resume, skip=("exploit",) * (command is control)
+        )
+        _add_output(command)
+    for command in (run, control):
+        command.add_argument(
+            "--quick",
+            nargs="?",
+            const=True,
+            type=flag,
+            help="train for seconds only, with the task's small settings, to see it work",
+        )
+        command.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="train one turn of one member in a temporary folder, say what all of it would "
+            "take, and write nothing",
+        )
+    run.add_argument(
+        "--control",
+        nargs="?",
+        const=True,
+        type=flag_or_text,
+        metavar="RUN",
+        help="train random search beside it, with the same budget, seed and initial points; or "
+        "compare with that population",
+    )
+    replay = commands.add_parser(
+        "replay", help="train fresh models along the winner's schedule, and beside it"
+    )
+    replay.add_argument("run_id", metavar="RUN", help="the population, or a schedule.json")
+    replay.add_argument(
+        "--seeds", type=reader_of("seeds", int), help="fresh models of each kind (5)"
+    )
+    replay.add_argument("--task", help="where the task is now, if it is not where it was")
+    own = ("workers", "threads", "warm", "turn_timeout", "engine", "device")
+    for name in ("seed", *own, "name", "experiment"):
+        hint = get_type_hints(Settings)[name]
+        replay.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            type=reader_of(name, hint),
+            metavar=name.upper(),
+            help=Settings.__dataclass_fields__[name].metadata["help"],
+        )
+    _add_output(replay)
+    stop = commands.add_parser(
+        "stop", help="ask a population that is training elsewhere to end in order"
+    )
+    _add_run_id(stop, "the population, or the replay")
+
+
+def _add_looking(commands: Any) -> None:
+    listed = commands.add_parser("list", help="the populations that there are, newest first")
+    listed.add_argument(
+        "--all", action="store_true", help="all of them, and not only the newest twenty"
+    )
+    _add_json(listed, "print a JSON list")
+    shown = commands.add_parser("show", help="what became of a population, and its settings")
+    _add_run_id(shown, "the population")
+    _add_json(shown, "print one line of JSON")
+    ui = commands.add_parser("ui", help="open MLflow's UI on a population")
+    _add_run_id(ui, "the population; without it, all of them", optional=True)
+    ui.add_argument("--port", type=int, help="where the UI listens; default: a free port")
+    ui.add_argument("--no-browser", action="store_true", help="print the address only")
+    report = commands.add_parser(
+        "report", help="make the report of a population: a page, a picture, the winner's schedule"
+    )
+    _add_run_id(report, "the population")
+    report.add_argument(
+        "--control", metavar="RUN", help="a population to compare with, such as random search"
+    )
+    report.add_argument(
+        "--out", metavar="FOLDER", help="write files there, and not to the run in MLflow"
+    )
+    compare = commands.add_parser(
+        "compare", help="compare populations of one task and budget by method, paired by seed"
+    )
+    compare.add_argument("runs", nargs="+", metavar="RUN", help=f"the populations, each {RUN_ID}")
+    for command in (report, compare):
+        command.add_argument(
+            "--unequal",
+            nargs="?",
+            const=True,
+            type=flag,
+            help="compare what did not train equally long all the same, and say so",
+        )
+    compare.add_argument("--out", metavar="FOLDER", help="write a page and the numbers there")
+    _add_json(compare)
+
+
+def _add_keeping(commands: Any) -> None:
+    register = commands.add_parser(
+        "register", help="make the winner a version of a registered model, and its champion"
+    )
+    _add_run_id(register, "the population")
+    register.add_argument("model", metavar="NAME", help="the registered model")
+    delete = commands.add_parser(
+        "delete", help="delete a population: its runs, checkpoints, report and saved view"
+    )
+    _add_run_id(delete, "the population, or the replay")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_run_id(command: argparse.ArgumentParser, what: str, *, optional: bool = False) -> None:
+    # An MLproject hands over an empty text for one that is missing.
+    command.add_argument(
+        "run_id", nargs="?" if optional else None, metavar="RUN", help=f"{what}: {RUN_ID}"
+    )  # fmt: skip
+
+
+def _add_json(
+    command: argparse.ArgumentParser, help: str = "print the result as one line of JSON, last"
+) -> None:
+    command.add_argument("--json", action="store_true", help=help)
+
+
+def _add_output(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("what is printed")
+    group.add_argument("--json", action="store_true", help="the result as one line of JSON, last")
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="nothing but the result, while it trains"
+    )
+    group.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="MLflow's own log lines as well, and of an error its traceback",
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser, *, on_resume: bool, skip: Sequence[str]) -> None:
+    """One option for each field of the settings."""
+    hints = get_type_hints(Settings)
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    titles = {name: title for title, names in GROUPS.items() for name in names}
+    first = next(iter(GROUPS))
+    for f in dataclasses.fields(Settings):
+        if f.name in skip:
+            continue
+        group = groups[titles.get(f.name, first)]
+        fixed = on_resume and not f.metadata.get("on_resume")
+        if f.name == "options":
+            group.add_argument(
+                "--set",
+                dest="options",
+                action=TaskOptions,
+                nargs="*",
+                default={},
+                metavar="KEY=VALUE",
+                help=argparse.SUPPRESS if fixed else "options of the task, such as env=CartPole-v1",
+            )
+            continue
+        group.add_argument(
+            f"--{f.name.replace('_', '-')}",
+            dest=f.name,
+            type=reader_of(f.name, hints[f.name]),
+            metavar=f.name.upper(),
+            # Taken all the same: that it cannot change is said by whom it concerns.
+            help=argparse.SUPPRESS if fixed else _help(f, on_resume=on_resume),
+        )
+
+
+def _help(setting: dataclasses.Field[Any], *, on_resume: bool) -> str:
+    """What the help says of a setting: what it is, which plugins there are, its default."""
+    text: str = setting.metadata["help"]
+    if installed := sorted(plugins(setting.name)):
+        text += f"; installed: {', '.join(installed)}"
+    if on_resume:
+        return f"{text} (as it was)"
+    if setting.default not in (None, dataclasses.MISSING) and setting.name != "initial":
+        text += f" (the task's default, or {setting.default})"
+    return text

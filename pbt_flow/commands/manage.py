@@ -1,0 +1,94 @@
+"""A population is asked to end from elsewhere, or is deleted with all that belongs to it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from pbt_flow.exceptions import PopulationError
+from pbt_flow.utils.text import byte_count
+
+
+def stop(run_id: str) -> str:
+    """Ask a population or a replay that is training, here or elsewhere, to end in order.
+
+    Its controller reads this with its next heartbeat, lets the turns under way finish, and ends as
+    after Ctrl-C.
+
+    Args:
+        run_id: Its run, the beginning of its id, or `last`.
+
+    Returns:
+        What was done, in a sentence.
+
+    Raises:
+        StoreError: There is no such population.
+        PopulationError: It is not running.
+    """
+    from pbt_flow.commands.stored_population import StoredPopulation
+    from pbt_flow.tracking.client import short_requests
+    from pbt_flow.tracking.lease import HEARTBEAT_SECONDS, ask_to_stop
+
+    with short_requests():
+        store = StoredPopulation.open(run_id).store
+        if store.status != "running":
+            raise PopulationError(
+                f"population {store.run_id} is not running: it is {store.status}, and there is "
+                "nothing to stop"
+            )
+        with store.talk():
+            ask_to_stop(store.client, store.run_id)
+    return (
+        f"population {store.run_id} is asked to end: it hears of it within "
+        f"{HEARTBEAT_SECONDS:.0f} s, and lets the turns under way finish"
+    )
+
+
+def delete(run_id: str, *, confirm: Callable[[str], bool] = lambda question: True) -> str:
+    """Delete a population or a replay: its runs, with all their artifacts, and its saved view.
+
+    MLflow keeps the rows of a deleted run until `mlflow gc`. A registered model stays.
+
+    Args:
+        run_id: Its run, the beginning of its id, or `last`.
+        confirm: Is asked, before anything is deleted, whether what the question says is wanted.
+
+    Returns:
+        What was done, in a sentence.
+
+    Raises:
+        StoreError: There is no such population, or the store refuses.
+        PopulationError: It is running, or it was not confirmed.
+    """
+    from pbt_flow.commands.stored_population import StoredPopulation
+    from pbt_flow.tracking.catalogue import describe_runs
+    from pbt_flow.tracking.client import short_requests
+    from pbt_flow.tracking.deletion import delete_runs
+
+    with short_requests():
+        store = StoredPopulation.open(run_id).store
+        with store.talk():
+            (about,) = describe_runs(store.client, [store.client.get_run(store.run_id)])
+        if store.status == "running":
+            raise PopulationError(
+                f"population {store.run_id} is running; stop it first: "
+                f"python -m pbt_flow stop {store.run_id[:12]}"
+            )
+        size = "" if about.disk is None else f", {byte_count(about.disk)}"
+        what = f"{about.name} ({store.run_id[:12]}): {about.members} members{size}"
+        if not confirm(f"delete {what}?"):
+            raise PopulationError(f"population {store.run_id} was not deleted")
+        with store.talk():
+            delete_runs(store.client, store.tracking_uri, store.run_id)
+    return f"deleted {what}; `mlflow gc` takes its rows out of MLflow's database"
+
+
+def ask_in_terminal(question: str) -> bool:
+    """Ask a person, and take nothing but a yes for one.
+
+    Raises:
+        PopulationError: Nobody is there to be asked.
+    """
+    if not sys.stdin.isatty():
+        raise PopulationError(f"{question} Nobody can be asked here; with --yes it is done")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")

@@ -1,0 +1,109 @@
+"""The words of the command line: settings are options, and a mistake is told with its remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from pbt_flow import __version__
+from pbt_flow.cli.arguments import flag
+from pbt_flow.cli.main import main
+from pbt_flow.cli.parser import GROUPS, make_parser, parse, subparsers
+from pbt_flow.commands.task_help import domain_in_words
+from pbt_flow.settings import Settings
+
+
+def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code of a command, and all that it printed."""
+    try:
+        code = main(words)
+    except SystemExit as left:
+        code = int(left.code or 0)
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "--popultion", "3"], "no option --popultion; did you mean --population?"),
+        (["run", "--popultion=3"], "no option --popultion; did you mean --population?"),
+        (["resum", "1"], "there is no 'resum'; did you mean resume?"),
+        (["run", "--turns", "many"], "argument --turns: invalid int value: 'many'"),
+        (["report", "1", "2"], "too many words: 2"),
+        (["report"], "the following arguments are required: RUN"),
+        (["run", "--task", "toy", "--quick", "perhaps"], "must be true or false, got 'perhaps'"),
+    ],
+)
+def test_a_misspelt_word_is_told_with_what_was_meant_and_where_the_help_is(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, printed = told(words, capsys)
+    assert code == 2
+    assert sentence in printed
+    command = f" {words[0]}" if words[0] in subparsers(make_parser()) else ""
+    assert printed.endswith(f"the options are in python -m pbt_flow{command} --help\n")
+    assert "usage" not in printed
+
+
+def test_without_a_word_there_is_help_and_the_version_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, printed = told([], capsys)
+    assert (code, "train a population" in printed) == (2, True)
+    assert told(["--version"], capsys) == (0, f"pbt-flow {__version__}\n")
+
+
+def test_each_setting_stands_under_one_heading_of_the_help() -> None:
+    names = [name for group in GROUPS.values() for name in group]
+    assert len(names) == len(set(names))
+    assert set(names) <= {field.name for field in dataclasses.fields(Settings)}
+    text = subparsers(make_parser())["run"].format_help()
+    for field in dataclasses.fields(Settings):
+        option = "--set" if field.name == "options" else f"--{field.name.replace('_', '-')}"
+        assert f"  {option} " in text
+
+
+def test_a_resume_has_no_default_but_what_was() -> None:
+    text = subparsers(make_parser())["resume"].format_help()
+    assert "the task's default" not in text
+    assert "(as it was)" in text
+
+
+@pytest.mark.parametrize(("word", "means"), [("yes", True), ("TRUE", True), ("no", None)])
+def test_a_flag_takes_the_words_that_people_say(word: str, means: bool | None) -> None:
+    assert flag(word) is means
+    assert parse(["run", "--quick", word])["quick"] is means
+
+
+def test_help_with_a_task_tells_its_options_and_what_it_searches(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, printed = told(["run", "--task", "toy", "--help"], capsys)
+    assert code == 0
+    for line in ("  h0: 0 to 1", "  rate: ", "default 0.01", "  turns=20", "maximize the score"):
+        assert line in printed
+    code, printed = told(["random_search", "--task=nothing", "-h"], capsys)
+    assert code == 2
+    assert "no task is called 'nothing'" in printed
+
+
+@pytest.mark.parametrize(
+    ("domain", "words"),
+    [
+        (FloatDistribution(1e-5, 0.01, log=True), "1e-05 to 0.01, logarithmic"),
+        (FloatDistribution(0, 1, step=0.25), "0 to 1 in steps of 0.25"),
+        (IntDistribution(1, 64), "1 to 64, whole numbers"),
+        (IntDistribution(2, 64, step=2), "2 to 64 in steps of 2"),
+        (CategoricalDistribution(["adam", "sgd"]), "one of 'adam', 'sgd'"),
+    ],
+)
+def test_a_domain_is_told_in_words(domain: BaseDistribution, words: str) -> None:
+    assert domain_in_words(domain) == words

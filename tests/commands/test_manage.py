@@ -1,0 +1,97 @@
+"""A population is stopped from elsewhere, and deleted with all that belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import ViewType
+from mlflow.tracking import MlflowClient
+from sample_tasks import Regression
+
+import pbt_flow
+from pbt_flow.cli.main import main
+from pbt_flow.tracking import lease
+from pbt_flow.tracking.saved_view import view_tag
+
+SMALL = {"population": 2, "turns": 2, "engine": "inline", "quiet": True}
+
+pytestmark = pytest.mark.usefixtures("database")
+
+
+class AsksForAnEnd(Regression):
+    """Asks in each turn that its population stop, as somebody at another terminal may."""
+
+    def train(self, hparams: Any, steps: int) -> Mapping[str, float]:
+        (running,) = pbt_flow.list_populations()
+        pbt_flow.stop(running.run_id[:12])
+        return super().train(hparams, steps)
+
+
+def test_a_population_that_is_asked_to_stop_ends_in_order_and_can_be_resumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
+    result = pbt_flow.run(AsksForAnEnd, **{**SMALL, "turns": 1000})
+    assert result.status == "interrupted"
+    assert 0 < result.turns < 2000
+    run = MlflowClient().get_run(result.run_id)
+    assert (run.info.status, run.data.tags["pbt.status"]) == ("KILLED", "interrupted")
+    (listed,) = pbt_flow.list_populations()
+    assert (listed.status, listed.turns) == ("interrupted", result.turns)
+
+
+def test_what_does_not_run_cannot_be_stopped() -> None:
+    made = pbt_flow.run("toy", **SMALL)
+    with pytest.raises(pbt_flow.PopulationError, match="is not running: it is finished"):
+        pbt_flow.stop(made.run_id)
+
+
+def folders(run_id: str) -> list[Path]:
+    """Where the artifacts of a population and its members lie."""
+    client = MlflowClient()
+    found = client.search_runs(["0", "1"], f"tags.`pbt.population` = '{run_id}'")
+    uris = [run.info.artifact_uri for run in [client.get_run(run_id), *found]]
+    return [Path(uri.removeprefix("file://")) for uri in uris]
+
+
+def test_a_deleted_population_leaves_no_run_no_checkpoint_and_no_view() -> None:
+    gone, stays = pbt_flow.run("toy", **SMALL), pbt_flow.run("toy", seed=1, **SMALL)
+    places, client = folders(gone.run_id), MlflowClient()
+    assert len(places) == 3
+    assert all(list(place.rglob("*.json")) for place in places)
+    told = pbt_flow.delete(gone.run_id[:12])
+    assert told.startswith(f"deleted toy pbt s0 ({gone.run_id[:12]}): 2 members, ")
+    assert not [file for place in places for file in place.rglob("*") if file.is_file()]
+    experiment = client.get_run(stays.run_id).info.experiment_id
+    tags = client.get_experiment(experiment).tags
+    assert (view_tag(gone.run_id) in tags, view_tag(stays.run_id) in tags) == (False, True)
+    left = client.search_runs([experiment], run_view_type=ViewType.ACTIVE_ONLY)
+    assert {run.data.tags.get("pbt.population", run.info.run_id) for run in left} == {stays.run_id}
+    assert [one.run_id for one in pbt_flow.list_populations()] == [stays.run_id]
+    with pytest.raises(pbt_flow.StoreError):
+        pbt_flow.resume(gone.run_id, quiet=True)
+
+
+def test_nothing_is_deleted_that_was_not_confirmed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pbt_flow.run("toy", **SMALL)
+    with pytest.raises(pbt_flow.PopulationError, match="was not deleted"):
+        pbt_flow.delete(made.run_id, confirm=lambda question: False)
+    # Without a terminal there is nobody to ask.
+    assert main(["delete", "last"]) == 1
+    assert "with --yes it is done" in capsys.readouterr().err
+    assert len(pbt_flow.list_populations()) == 1
+    assert main(["delete", "last", "--yes"]) == 0
+    assert pbt_flow.list_populations() == []
+
+
+def test_a_running_population_is_not_deleted() -> None:
+    made = pbt_flow.run("toy", **SMALL)
+    client = MlflowClient()
+    client.update_run(made.run_id, status="RUNNING")
+    with pytest.raises(pbt_flow.PopulationError, match="is running; stop it first"):
+        pbt_flow.delete(made.run_id)
