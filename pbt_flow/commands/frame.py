@@ -33,6 +33,7 @@ from pbt_flow.training.controller import (
 )
 from pbt_flow.training.log_queue import LogCall
 from pbt_flow.utils.interrupts import interrupts_lead_to, one_interrupt_waits
+from pbt_flow.utils.passwords import hide_password
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
@@ -170,9 +171,6 @@ def train(
 
 def _end_not_told(tracking_uri: str, what: str, run_id: str) -> str:
     """What the user reads if the store has not been told the outcome of a population."""
-    # Imported here, since this file must not import mlflow: a worker imports torch meanwhile.
-    from pbt_flow.tracking.drivers import hide_password
-
     return (
         f"the tracking store {hide_password(tracking_uri)} was not told the outcome of the {what}; "
         "every turn that was committed is safe; to tell the store, run\n"
@@ -230,8 +228,8 @@ def _give_up(store: Store, error: BaseException, screen: Screen) -> None:
         screen.say(f"interrupted; every turn that was committed is safe, go on with\n  {again}")
     else:
         screen.say(
-            f"the tracking store {store.tracking_uri} was not told what became of the runs; every "
-            f"turn that was committed is safe; go on with\n  {again}"
+            f"the tracking store {hide_password(store.tracking_uri)} was not told what became of "
+            f"the runs; every turn that was committed is safe; go on with\n  {again}"
         )
 
 

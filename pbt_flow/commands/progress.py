@@ -17,6 +17,7 @@ from pbt_flow.commands.live_table import live_table
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.settings import Settings
+from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.terminal import Unbroken
 from pbt_flow.utils.text import duration, number, values
 
@@ -61,7 +62,10 @@ class Progress:
         self._told = 0
         """Turns that the user has been told of; where two end at once, history has both."""
         self._estimated = False
-        self.greeting = [f"population {run_id} at {tracking_uri}", plan_sentence(settings)]
+        self.greeting = [
+            f"population {run_id} at {hide_password(tracking_uri)}",
+            plan_sentence(settings),
+        ]
         """What the user is told first."""
 
     def __enter__(self) -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pbt_flow.population.result import NO_WINNER, Finalist, Result, effort_note
+from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.text import duration, number, values
 
 
@@ -98,6 +99,7 @@ def _average(average: Finalist) -> list[str]:
 def ui(result: Result) -> list[str]:
     """How to open MLflow's UI on the population."""
     if result.tracking_uri.startswith("http"):
-        return [f"look at it in the MLflow UI at {result.tracking_uri}/{result.charts}"]
+        place = hide_password(result.tracking_uri)
+        return [f"look at it in the MLflow UI at {place}/{result.charts}"]
     command = f"  python -m pbt_flow ui {result.run_id}"
     return ["look at it in MLflow's UI with", command]

@@ -17,8 +17,8 @@ from pbt_flow.exceptions import StoreError
 from pbt_flow.population.stages import NOBODY, StagePlan
 from pbt_flow.tracking.client import local_path
 from pbt_flow.tracking.create import method_of, short_task
-from pbt_flow.tracking.drivers import hide_password
 from pbt_flow.tracking.lease import is_orphan
+from pbt_flow.utils.passwords import hide_password
 
 LAST = "last"
 """The word for the population that began last."""

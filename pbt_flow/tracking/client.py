@@ -19,13 +19,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError, StoreUnavailable
-from pbt_flow.tracking.drivers import (
-    check_database,
-    hide_password,
-    is_refusal,
-    is_store_error,
-    store_message,
-)
+from pbt_flow.tracking.drivers import check_database, is_refusal, is_store_error, store_message
+from pbt_flow.utils.passwords import hide_password
 
 _SHORT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _REFUSALS = {

@@ -27,7 +27,8 @@ from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space, space_from_json
 from pbt_flow.tracking.adoption import FOUNDING, MANIFEST, adopt, callers_run, launched_run
 from pbt_flow.tracking.client import check_artifacts, is_away
-from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
+from pbt_flow.tracking.drivers import is_store_error, store_message
+from pbt_flow.utils.passwords import hide_password
 
 _DEFAULT = "Default"
 _KIND = {"mlflow.experimentKind": "custom_model_development"}

@@ -6,10 +6,9 @@ tells these exceptions from our own errors and the user's, and names a package t
 
 from __future__ import annotations
 
-import re
-
 from mlflow.exceptions import MlflowException
 
+from pbt_flow.utils.passwords import DATABASES, hide_password
 from pbt_flow.utils.reasons import reason_of
 
 _STORE_PACKAGES = {
@@ -49,8 +48,6 @@ _INSTALL_NAMES = {
     "databricks": "databricks-sdk",
 }
 """What to install for a module, if the package has another name than the module."""
-_DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
-"""Schemes of the databases that MLflow takes as tracking stores."""
 _CONNECT_SECONDS = 20
 """How long a database server may take to answer at all."""
 _REFUSING_CODES = {*range(400, 500)} - {408, 429}
@@ -95,15 +92,6 @@ def is_refusal(error: BaseException) -> bool:
     return any(_status_code(each) in _REFUSING_CODES for each in errors if each is not None)
 
 
-def hide_password(text: str) -> str:
-    """Return a text with `***` for each password in a URI."""
-    # SQLAlchemy reads all up to the @ as the password, also a slash. In other URIs a slash ends the
-    # host, and an @ behind it belongs to a path.
-    databases = "|".join(_DATABASES)
-    text = re.sub(rf"(\b(?:{databases})(?:\+\w+)?://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)
-    return re.sub(r"(\w://[^\s:/@]*):[^\s/@]+@", r"\1:***@", text)
-
-
 def check_database(uri: str) -> None:
     """Connect to a database once, so that a wrong URI or password fails at once.
 
@@ -113,7 +101,7 @@ def check_database(uri: str) -> None:
         Exception: Whatever SQLAlchemy or its driver raises.
     """
     scheme = uri.partition("://")[0].partition("+")[0]
-    if scheme not in _DATABASES:
+    if scheme not in DATABASES:
         return
     import sqlalchemy
 

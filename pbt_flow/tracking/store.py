@@ -36,13 +36,14 @@ from pbt_flow.tracking.catalogue import whole_run_id
 from pbt_flow.tracking.client import connect_to_present, is_away, local_path, read_text
 from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import StoredStates
-from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
+from pbt_flow.tracking.drivers import is_store_error, store_message
 from pbt_flow.tracking.lease import Lease, claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
 from pbt_flow.tracking.population_runs import PopulationRuns
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.saved_view import view_address
+from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.values import Value
 
 CHANGED = "pbt.settings"

@@ -17,8 +17,9 @@ from mlflow.tracking import MlflowClient
 import pbt_flow
 from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.tracking.client import check_artifacts, connect, is_away, talking
-from pbt_flow.tracking.drivers import hide_password, is_store_error, store_message
+from pbt_flow.tracking.drivers import is_store_error, store_message
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
+from pbt_flow.utils.passwords import hide_password
 
 WITHOUT = [
     ("postgresql+psycopg://u:secret@127.0.0.1/db", "psycopg", "psycopg[binary]"),
