@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pbt_flow.settings import Settings
     from pbt_flow.task import Task
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "Checkpoint",
     "CheckpointError",

@@ -164,7 +164,7 @@ def _add_training(commands: Any) -> None:
         "compare with that population",
     )
     replay = commands.add_parser(
-        "replay", help="train fresh models along the winner's schedule, and beside it"
+        "replay", help="train fresh models along the winner's schedule, and two that stand still"
     )
     replay.add_argument("run_id", metavar="RUN", help="the population, or a schedule.json")
     replay.add_argument(

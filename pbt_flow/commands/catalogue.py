@@ -108,6 +108,9 @@ class ShownPopulation:
             "settings",
         ]
         plain = settings.to_json()
+        if settings.stage_plan is not None:
+            # As it is after the resumes: its last stage takes what the budget leaves.
+            plain["stages"] = str(settings.stage_plan)
         for name, value in plain.items():
             if value not in (None, [], {}) and name != "options":
                 lines.append(f"  {name}={number(value)}")

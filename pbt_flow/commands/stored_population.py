@@ -182,6 +182,7 @@ class StoredPopulation:
         """An average of finalists, beside the winner."""
         return replace(
             winner,
+            score=averaged.score,
             report=averaged.report,
             fresh=averaged.fresh,
             parents=tuple((turn.member, turn.number) for turn in averaged.parents),
@@ -196,8 +197,9 @@ class StoredPopulation:
         )
         return replace(
             winner,
+            score=plain["score"],
             report=_read_report(plain["report"]),
-            fresh=FreshScore(**plain["fresh"]),
+            fresh=None if plain["fresh"] is None else FreshScore(**plain["fresh"]),
             parents=tuple((member, turn) for member, turn in plain["parents"]),
             checkpoint=checkpoint,
             revive=partial(self._revive_average, checkpoint),

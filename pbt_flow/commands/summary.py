@@ -90,7 +90,10 @@ def _average(average: Finalist) -> list[str]:
     """What is handed over in place of the winner, where it is better."""
     lines = [f"handed over: the average of {len(average.parents)} finalists' weights"]
     lines.append(f"  {average.parents_told}")
-    lines.append(f"  fresh score {average.fresh}, on data that no choice has seen")
+    if average.fresh is None:
+        lines.append(f"  score {number(average.score)}, on the data that selection went by")
+    else:
+        lines.append(f"  fresh score {average.fresh}, on data that no choice has seen")
     if average.report:
         lines.append(f"  report {values(average.report)}")
     return lines

@@ -17,6 +17,7 @@ from pbt_flow.exceptions import TaskError
 from pbt_flow.joining.hyperparameters import Hyperparameters
 from pbt_flow.joining.loader_position import LoaderPosition
 from pbt_flow.joining.objects import Keeper, has_state, keeper_of
+from pbt_flow.joining.param_groups import is_optimizer
 from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space
 
@@ -87,6 +88,7 @@ class Member:
             TaskError: The loop stands where it could not wait.
         """
         self.passes = passes
+        self._check_trained_is_kept()
         self.unnamed = self._look_for_unnamed(frame)
         self.hyperparameters.attach(self.objects)
         self.hyperparameters.watch(self.objects)
@@ -195,6 +197,32 @@ class Member:
             name for name, value in variables if id(value) not in kept and has_state(value)
         )
 
+    def _check_trained_is_kept(self) -> None:
+        """Refuse a script whose optimiser trains weights that no checkpoint would hold.
+
+        A copy would get the donor's optimiser and keep its own weights, and nothing would say so.
+
+        Raises:
+            TaskError: None of an optimiser's weights belongs to a named object.
+        """
+        kept = set[int]()
+        for value in self.objects.values():
+            if not is_optimizer(value) and hasattr(value, "state_dict"):
+                kept |= {tensor.data_ptr() for tensor in _tensors_in(value.state_dict())}
+            elif hasattr(value, "data_ptr"):
+                kept.add(value.data_ptr())
+        for name, optimizer in self.objects.items():
+            groups = getattr(optimizer, "param_groups", None)
+            if groups is None or not is_optimizer(optimizer):
+                continue
+            trained = [weight for group in groups for weight in group["params"]]
+            if trained and not any(weight.data_ptr() in kept for weight in trained):
+                raise TaskError(
+                    f"{self.label}: {name} trains weights that no object named in join(...) has, "
+                    "so that no checkpoint would hold them; name the model as well, as in "
+                    "join(..., model=model)"
+                )
+
     def _check_thread_modes(self) -> None:
         """Refuse a loop inside of a mode that would hold for everybody while the script waits."""
         for mode, value in _thread_modes().items():
@@ -203,6 +231,18 @@ class Member:
                     f"{self.label}: its loop over pbt.steps() or pbt.batches() stands inside of "
                     f"{mode}, which would hold for others while it waits; put that into the loop"
                 )
+
+
+def _tensors_in(state: Any) -> Iterator[Any]:
+    """All tensors of a state, however deep they lie in it."""
+    if hasattr(state, "data_ptr"):
+        yield state
+    elif isinstance(state, Mapping):
+        for part in state.values():
+            yield from _tensors_in(part)
+    elif isinstance(state, list | tuple):
+        for part in state:
+            yield from _tensors_in(part)
 
 
 def _thread_modes() -> dict[str, bool]:

@@ -27,6 +27,15 @@ def is_joining(path: Path) -> bool:
     return has_join
 
 
+def has_classes(path: Path) -> bool:
+    """Whether a file defines any class; also where it cannot be read, for others to say why."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return True
+    return any(isinstance(node, ast.ClassDef) for node in ast.walk(tree))
+
+
 def compile_script(path: Path) -> object:
     """The code of a script.
 

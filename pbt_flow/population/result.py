@@ -261,10 +261,8 @@ class Result:
 
     @property
     def _quoted(self) -> Finalist | None:
-        """The finalist whose numbers the headline quotes: the average, if it has a report."""
-        if self.average is not None and self.average.report:
-            return self.average
-        return self.winner
+        """The finalist whose numbers the headline quotes: the one that is handed over."""
+        return self.best
 
     def _beside(self, winner: Finalist, control: Result, control_winner: Finalist) -> str:
         """The headline of a population that has a control."""

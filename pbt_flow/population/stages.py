@@ -163,18 +163,15 @@ class StagePlan:
 
         >>> plan = StagePlan.of("narrow", population=8, turns=10, workers=2)
         >>> print(plan.describe())  # doctest: +NORMALIZE_WHITESPACE
-        stages: 8 members for 3 turns (hyperparameters are copied), then the best 4 for 6 turns,
-        then the best 2 for 16 turns (weights and hyperparameters are copied); 80 of 80 turns in
-        all, and the winner trains for 25 turns instead of 10
+        stages: 8 members for 3 turns (hyperparameters are copied), then the best 4 for 6 turns
+        (hyperparameters are copied), then the best 2 for 16 turns (weights and hyperparameters are
+        copied); 80 of 80 turns in all, and the winner trains for 25 turns instead of 10
         """
-        parts, before = list[str](), ""
+        parts = list[str]()
         for number, stage in enumerate(self.stages):
             who = f"the best {stage.members}" if number else f"{stage.members} members"
             turns = "1 turn" if stage.turns == 1 else f"{stage.turns} turns"
-            # What is copied is told where it changes.
-            copied = _COPIED[stage.copies]
-            parts.append(f"{who} for {turns}" + (f" ({copied})" if copied != before else ""))
-            before = copied
+            parts.append(f"{who} for {turns} ({_COPIED[stage.copies]})")
         return (
             f"stages: {', then '.join(parts)}; {self.total} of {self.budget} turns in all, and the "
             f"winner trains for {self.ends[-1]} turns instead of {self.turns}"

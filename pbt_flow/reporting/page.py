@@ -177,12 +177,13 @@ def _cards(subject: ReportData) -> Iterable[str]:
             place += f"; report {values(finalist.report)}"
         cards.append((number(finalist.score), f"score of the {name}", place))
     average = result.average
-    if average is not None and average.fresh is not None:
-        title = f"fresh score of the average of {len(average.parents)} finalists"
+    if average is not None:
+        kind = "score" if average.fresh is None else "fresh score"
+        title = f"{kind} of the average of {len(average.parents)} finalists"
         explanation = f"handed over in place of the winner; of {average.parents_told}"
         if average.report:
             explanation += f"; report {values(average.report)}"
-        cards.append((number(average.fresh.mean), title, explanation))
+        cards.append((number(average.score), title, explanation))
     if not math.isnan(result.mean_score):
         explanation = "of what the members stand on"
         if result.left:

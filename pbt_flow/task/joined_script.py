@@ -132,6 +132,12 @@ class ScriptTask(Task):
                 f"{', '.join(member.unnamed)}: has a state and is not named in join(...), so that "
                 "a copy and a resume go on without it"
             )
+        if member.passes is not None and member.step > member.passes:
+            found["loop"] = (
+                f"the script's own loop is of {member.passes} passes, and a member trains on past "
+                "its end; a schedule of the script goes on as it does there, so give it the passes "
+                "of the longest member"
+            )
         if self._script.seeded_by:
             found["seed"] = (
                 f"{self._script.seeded_by} of the script comes to another seed for each member; "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pbt_flow.exceptions import TaskError as TaskError
-from pbt_flow.joining import is_joining
+from pbt_flow.joining import has_classes, is_joining
 from pbt_flow.task.base import Task
 from pbt_flow.task.bundled import (
     PACKAGE,
@@ -45,6 +45,12 @@ def find_task(name: str) -> type[Task]:
     if place.endswith(".py"):
         if not attribute and is_joining(Path(place)):
             return task_of(Path(place).resolve())
+        if not attribute and not has_classes(Path(place)):
+            # It is not run to find out: a training script would train to its end.
+            raise TaskError(
+                f"{place} is no task: it has no class, and does not call pbt_flow.join; a script "
+                "joins by a few lines, see docs/writing.md"
+            )
         found = load_file(Path(place))
     elif ":" in name:
         found = _import(place)
@@ -132,8 +138,8 @@ def _pick(module: Any, attribute: str, name: str) -> type[Task]:
     here = [task for task in own.values() if task.__module__ == module.__name__]
     if len(here) != 1:
         raise TaskError(
-            f"task {name!r}: name the class, as in file.py:Class; there are {sorted(own)}, and "
-            "it is no script that calls pbt_flow.join"
+            f"task {name!r}: name the class, as in file.py:Class; there are "
+            f"{sorted(own) or 'no tasks in it'}, and it is no script that calls pbt_flow.join"
         )
     return here[0]
 

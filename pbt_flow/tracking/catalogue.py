@@ -68,6 +68,8 @@ def find_runs(client: MlflowClient, roles: Sequence[str], most: int | None = Non
     found = list[Run]()
     for role in roles:
         found += _search(client, experiments, f"tags.`pbt.role` = '{role}'", most)
+    # Each model of a replay has the replay's role as well, and belongs to it.
+    found = [run for run in found if "pbt.population" not in run.data.tags]
     found.sort(key=lambda run: run.info.start_time, reverse=True)
     return found[:most]
 
@@ -147,7 +149,7 @@ def _describe(
     members = _search(
         client,
         [run.info.experiment_id],
-        f"tags.`pbt.population` = '{run.info.run_id}' AND tags.`pbt.role` = 'member'",
+        f"tags.`pbt.population` = '{run.info.run_id}' AND tags.`pbt.member` != ''",
     )
     turns = _number(_changed(tags).get("turns", params.get("cfg/turns")))
     is_replay = tags["pbt.role"] == "replay"

@@ -54,6 +54,7 @@ class Outcome:
             metrics |= self.names.named("winner", winner.report)
         if (average := result.average) is not None:
             tags["pbt.average"] = average.parents_told
+            metrics["average/score"] = average.score
             if average.fresh is not None:
                 metrics["average/fresh_score"] = average.fresh.mean
             metrics |= self.names.named("average", average.report)

@@ -67,8 +67,8 @@ class Store(PopulationRuns):
     """The names of the task's metrics in MLflow."""
 
     def __post_init__(self) -> None:
-        self.names.reserve("winner/score", "winner/fresh_score", "average/fresh_score")
-        self.names.reserve("best_initial/score")
+        self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
+        self.names.reserve("average/score", "average/fresh_score")
 
     @property
     def outcome(self) -> Outcome:

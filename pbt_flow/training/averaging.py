@@ -4,7 +4,8 @@ Finalists that descend from one founder lie in one valley of the loss, so that t
 weights lies there as well, and is less the chance of anybody's last steps. Whose weights go into it
 is decided greedily: it begins with the winner, and the next best finalist is taken in if that makes
 the average better on the fresh data of the judgement. The average is kept if it is better than the
-winner on data that none of these choices has seen.
+winner on data that none of these choices has seen. A task whose data is a fixed split has no such
+data; there the score of every turn decides, and nothing is called fresh.
 
 Source: Wortsman et al. 2022, Model soups (ICML; arXiv 2203.05482), greedy soup.
 """
@@ -41,8 +42,11 @@ class Averaged:
     """Whose weights it is the mean of, the winner first."""
     checkpoint: Checkpoint
     """Its state, below the folder that it was written into."""
-    fresh: FreshScore
-    """On data that no choice of its parents has seen."""
+    score: float
+    """What it is worth: on fresh data where the task has any, else on the data of every turn."""
+    fresh: FreshScore | None
+    """Its score on data that no choice of its parents has seen; None where the task has no other
+    data than that of its turns."""
     report: Mapping[str, float]
     """What `Task.report` measured of it."""
 
@@ -75,6 +79,8 @@ def average_finalists(
     scores = _evaluate(engine, winner.checkpoint, 0, times)
     if not scores:
         return None
+    # A task that gives the score of the turn again is evaluated on the same data each time.
+    has_fresh_data = any(score != winner.score for score in scores)
     best, parents = sign * mean(scores), [winner]
     for candidate in candidates:
         done = _try(engine, [*parents, candidate], 0, times, say)
@@ -86,8 +92,9 @@ def average_finalists(
     if len(parents) == 1:
         return None
     # What was chosen on these data looks better on them than it is.
-    before = _evaluate(engine, winner.checkpoint, times, times)
-    done = _try(engine, parents, times, times, say, folder)
+    first = times if has_fresh_data else 0
+    before = _evaluate(engine, winner.checkpoint, first, times)
+    done = _try(engine, parents, first, times, say, folder)
     if done is None or done.checkpoint is None or not before:
         return None
     if not sign * mean(done.scores) > sign * mean(before):
@@ -96,7 +103,8 @@ def average_finalists(
     return Averaged(
         parents=parents,
         checkpoint=done.checkpoint,
-        fresh=FreshScore.of(done.scores),
+        score=mean(done.scores),
+        fresh=FreshScore.of(done.scores) if has_fresh_data else None,
         report=done.metrics,
     )
 

@@ -34,6 +34,16 @@ def test_a_population_is_listed_with_what_it_is_and_has_done() -> None:
     assert [one.run_id for one in pbt_flow.list_populations(most=1)] == [second.run_id]
 
 
+def test_a_replay_is_listed_as_one_with_its_models_in_it() -> None:
+    made = pbt_flow.run("toy", **SMALL)
+    replay = pbt_flow.replay(made.run_id, seeds=1, quiet=True, engine="inline")
+    first, second = pbt_flow.list_populations()
+    assert (first.run_id, first.method, second.run_id) == (replay.run_id, "replay", made.run_id)
+    models = sum(len(arm.members) for arm in replay.arms)
+    segments = len(replay.schedule.segments)
+    assert (first.members, first.turns, first.budget) == (models, models * segments, 4)
+
+
 def test_a_run_id_may_be_its_beginning_or_the_word_last_wherever_one_is_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

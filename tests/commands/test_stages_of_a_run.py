@@ -8,8 +8,8 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.cli.main import main
-from pbt_flow.cli.summary import summary
 from pbt_flow.commands.stored_population import StoredPopulation
+from pbt_flow.commands.summary import summary
 
 pytestmark = pytest.mark.usefixtures("database")
 PLAN = "4x1:none,2x2:both"

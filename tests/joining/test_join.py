@@ -503,6 +503,38 @@ def test_a_members_loop_has_a_folder_of_its_own_that_is_empty_when_a_turn_begins
         turn(kept, {"x": 0.5}, steps=1)
 
 
+def test_a_script_whose_weights_no_checkpoint_would_hold_is_refused(script):
+    kind = script(
+        """
+        pbt = pbt_flow.join({"lr": RATE}, score, optimizer=optimizer)
+    """,
+        loop=True,
+    )
+    with pytest.raises(TaskError, match="optimizer trains weights that no object named in join"):
+        build(kind)
+
+
+def test_a_script_that_neither_joins_nor_has_a_class_is_refused_without_running_it(tmp_path):
+    (tmp_path / "plain.py").write_text("open('was_run', 'w').close()")
+    with pytest.raises(TaskError, match="has no class, and does not call pbt_flow.join"):
+        find_task(str(tmp_path / "plain.py"))
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_member_that_trains_past_the_scripts_own_end_says_so(script):
+    kind = script(
+        """
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)
+    """,
+        loop=True,
+    )
+    task = build(kind)
+    task.train({"lr": 0.1}, 8)
+    assert "loop" not in task.understood()
+    task.train({"lr": 0.1}, 1)
+    assert "is of 8 passes, and a member trains on past its end" in task.understood()["loop"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

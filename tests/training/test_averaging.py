@@ -13,8 +13,8 @@ from optuna.distributions import FloatDistribution
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow.cli.summary import summary
 from pbt_flow.commands.stored_population import StoredPopulation
+from pbt_flow.commands.summary import summary
 from pbt_flow.engines import Engine, LostJob
 from pbt_flow.engines.worker import (
     AverageEvaluated,
@@ -33,8 +33,10 @@ class Numbers(Engine):
 
     slots = 2
 
-    def __init__(self, *numbers: float, noise: float = 0.0, fails: bool = False) -> None:
-        self.numbers, self.noise, self.fails = numbers, noise, fails
+    def __init__(
+        self, *numbers: float, top: float = 0.0, noise: float = 0.0, fails: bool = False
+    ) -> None:
+        self.numbers, self.top, self.noise, self.fails = numbers, top, noise, fails
         self.tried: list[tuple[int, ...]] = []
         self._done: list[Any] = []
 
@@ -68,7 +70,7 @@ class Numbers(Engine):
     def _scores(self, members: list[int], job: Any) -> tuple[float, ...]:
         weight = sum(self.numbers[member] for member in members) / len(members)
         numbers = range(job.first, job.first + job.times)
-        return tuple(-((weight - 1) ** 2) + self.noise * number for number in numbers)
+        return tuple(self.top - (weight - 1) ** 2 + self.noise * number for number in numbers)
 
     def wait(self, timeout: float | None = None) -> list[Any]:
         return [self._done.pop()]
@@ -111,6 +113,15 @@ def test_the_average_is_worth_what_it_is_on_data_that_no_choice_has_seen():
     later = sum(range(times, 2 * times)) / times
     assert found.fresh.readings == times
     assert found.fresh.mean == pytest.approx(-0.0025 + later)
+
+
+def test_where_all_turns_were_scored_on_the_same_data_nothing_is_called_fresh():
+    history, engine = of_one_founder(3), Numbers(0.0, 2.0, 5.0, top=2.0)
+    assert history.winner().score == 1.0  # what the engine says of the weight 0, too
+    found = averaged(history, engine)
+    assert not history.fresh
+    assert [turn.member for turn in found.parents] == [0, 1]
+    assert (found.score, found.fresh) == (2.0, None)
 
 
 def test_an_average_that_is_no_better_is_not_handed_over():
