@@ -68,7 +68,9 @@ def start(*arguments):
 
 def run():
     settings = ["--mode", "generational", "--turns", 12, "--set", "orders=."]
-    return start("run", "--task", "sample_tasks:Misbehaving", "--workers", 2, *settings)
+    # The default experiment keeps its artifacts where the shared database was made.
+    place = ["--experiment", "on this disk"]
+    return start("run", "--task", "sample_tasks:Misbehaving", "--workers", 2, *settings, *place)
 
 
 def ended(process):
