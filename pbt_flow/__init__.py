@@ -6,7 +6,11 @@ What the command line can do, these functions can: `run`, `resume`, `load`, `rep
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pbt_flow.utils.folder_finder import FolderFinder
 
 if TYPE_CHECKING:
     from pbt_flow.commands.catalogue import list_populations, show
@@ -47,6 +51,15 @@ if TYPE_CHECKING:
     from pbt_flow.task import Task
 
 __version__ = "0.2.0.dev0"
+PACKAGE = "pbt_flow.tasks"
+"""The package of the tasks that come along; `pbt_flow.task.bundled` has their names."""
+FIRST_WORDS = '"""The tasks that come with pbt_flow'
+"""What that package begins with, in each version: a user's package does not."""
+# In a clone it lies beside this package. At the end of the finders, so that what is installed as
+# `pbt_flow.tasks` goes before a folder that happens to lie there.
+sys.meta_path.append(
+    FolderFinder(PACKAGE, Path(__file__).resolve().parents[1] / "tasks", FIRST_WORDS)
+)
 __all__ = [
     "Checkpoint",
     "CheckpointError",

@@ -7,6 +7,6 @@ from pbt_flow.joining.join import Join, join
 from pbt_flow.joining.member import Member, Terms
 from pbt_flow.joining.randomness import preserved
 from pbt_flow.joining.script import Script
-from pbt_flow.joining.source import has_classes, is_joining
+from pbt_flow.joining.source import is_joining, is_training
 
-__all__ = ["Join", "Member", "Script", "Terms", "has_classes", "is_joining", "join", "preserved"]
+__all__ = ["Join", "Member", "Script", "Terms", "is_training", "is_joining", "join", "preserved"]

@@ -27,13 +27,18 @@ def is_joining(path: Path) -> bool:
     return has_join
 
 
-def has_classes(path: Path) -> bool:
-    """Whether a file defines any class; also where it cannot be read, for others to say why."""
+def is_training(path: Path) -> bool:
+    """Whether a file has a loop of its own and no class: to import it would be to train.
+
+    A file that cannot be read is none; whoever imports it says what is wrong with it.
+    """
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return True
-    return any(isinstance(node, ast.ClassDef) for node in ast.walk(tree))
+        return False
+    if any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)):
+        return False
+    return any(isinstance(statement, ast.For | ast.While) for statement in tree.body)
 
 
 def compile_script(path: Path) -> object:

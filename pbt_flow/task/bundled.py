@@ -1,8 +1,8 @@
 """The tasks that come with pbt_flow: where they lie, and by which names they are known.
 
 They are the package `pbt_flow.tasks`. In a wheel it lies inside of `pbt_flow`; in a clone it is the
-folder `tasks` beside it, which a finder of this module leads to. Earlier versions installed it as
-a package `tasks`, and their populations and models name classes by that.
+folder `tasks` beside it, which a finder leads to (`pbt_flow/__init__.py`). Earlier versions
+installed it as a package `tasks`, and their populations and models name classes by that.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-PACKAGE = "pbt_flow.tasks"
-"""The package of the tasks that come along."""
+from pbt_flow import FIRST_WORDS, PACKAGE
+from pbt_flow.utils.folder_finder import begins_with
+
 EARLIER = "tasks"
 """What the package was called in earlier versions; it is a name that users have as well."""
-_BESIDE = Path(__file__).resolve().parents[2] / "tasks"
-"""Where the tasks lie, if this is a clone."""
-_FIRST_WORDS = '"""The tasks that come with pbt_flow'
-"""What the package of the tasks begins with, in each version: a user's package does not."""
 
 
 def bundled_tasks() -> dict[str, str]:
@@ -53,16 +50,9 @@ def is_in_some_copy(path: Path) -> bool:
     if module_of(path) is not None:
         return True
     beside = path.parent.parent / "pbt_flow" / "__init__.py"
-    return path.parent.name == EARLIER and beside.is_file() and _is_ours(path.parent)
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder is the package of the tasks, by its first words; it is not imported."""
-    try:
-        with (folder / "__init__.py").open(encoding="utf-8") as file:
-            return file.read(len(_FIRST_WORDS)) == _FIRST_WORDS
-    except (OSError, UnicodeDecodeError):
-        return False
+    return (
+        path.parent.name == EARLIER and beside.is_file() and begins_with(path.parent, FIRST_WORDS)
+    )
 
 
 def current_name(name: str) -> str | None:
@@ -75,24 +65,6 @@ def _folder() -> Path | None:
     """Where the tasks lie."""
     spec = importlib.util.find_spec(PACKAGE)
     return None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent
-
-
-# --- in a clone -----------------------------------------------------------------------------------
-
-
-class _CloneFinder(MetaPathFinder):
-    """Finds `pbt_flow.tasks` in the folder beside the package, where nothing else has found it."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != PACKAGE or not _is_ours(_BESIDE):
-            return None
-        return importlib.util.spec_from_file_location(PACKAGE, _BESIDE / "__init__.py")
-
-
-# At the end: what is installed as `pbt_flow.tasks` goes before a folder that happens to lie there.
-sys.meta_path.append(_CloneFinder())
 
 
 # --- under the earlier name -----------------------------------------------------------------------

@@ -11,16 +11,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from pbt_flow import PACKAGE
 from pbt_flow.exceptions import TaskError as TaskError
-from pbt_flow.joining import has_classes, is_joining
+from pbt_flow.joining import is_joining, is_training
 from pbt_flow.task.base import Task
-from pbt_flow.task.bundled import (
-    PACKAGE,
-    bundled_tasks,
-    current_name,
-    is_in_some_copy,
-    module_of,
-)
+from pbt_flow.task.bundled import bundled_tasks, current_name, is_in_some_copy, module_of
 from pbt_flow.task.files import is_nameless, load_file
 from pbt_flow.task.joined_script import task_of
 from pbt_flow.utils.text import did_you_mean
@@ -45,11 +40,11 @@ def find_task(name: str) -> type[Task]:
     if place.endswith(".py"):
         if not attribute and is_joining(Path(place)):
             return task_of(Path(place).resolve())
-        if not attribute and not has_classes(Path(place)):
+        if not attribute and is_training(Path(place)):
             # It is not run to find out: a training script would train to its end.
             raise TaskError(
-                f"{place} is no task: it has no class, and does not call pbt_flow.join; a script "
-                "joins by a few lines, see docs/writing.md"
+                f"{place} is no task: it has a loop and no class, and does not call pbt_flow.join; "
+                "a script joins by a few lines, see docs/writing.md"
             )
         found = load_file(Path(place))
     elif ":" in name:

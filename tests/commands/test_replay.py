@@ -362,7 +362,7 @@ def test_a_task_that_keeps_the_restored_rate_is_found_out(result):
     moving = dataclasses.replace(plan, segments=(first, *changed))
     with pytest.raises(ReplayError, match="a restored optimiser may have brought"):
         replay(moving, seeds=1, task=KeepsTheDonorsRate, **INLINE)
-    states = [run.info.status for run in MlflowClient().search_runs(["1"], max_results=4)]
+    states = [run.info.status for run in MlflowClient().search_runs(["0"], max_results=4)]
     assert "FAILED" in states
 
 
@@ -515,7 +515,7 @@ def test_a_killed_replay_comes_bit_for_bit_to_what_an_undisturbed_one_does(tmp_p
 
     process, told = disturbed(["replay", str(path), "--seeds", "1"], signal.SIGTERM, 1)
     assert process.returncode == 130
-    assert told[-1] == "pbt_flow replay: interrupted"
+    assert told[-1] == "python -m pbt_flow replay: interrupted"
     command = told[-2].split()[3:]
     run_id = command[1]
     runs = [MlflowClient().get_run(run_id), *children(run_id).values()]

@@ -515,8 +515,8 @@ def test_a_script_whose_weights_no_checkpoint_would_hold_is_refused(script):
 
 
 def test_a_script_that_neither_joins_nor_has_a_class_is_refused_without_running_it(tmp_path):
-    (tmp_path / "plain.py").write_text("open('was_run', 'w').close()")
-    with pytest.raises(TaskError, match="has no class, and does not call pbt_flow.join"):
+    (tmp_path / "plain.py").write_text("for epoch in range(9):\n    open('was_run', 'w').close()")
+    with pytest.raises(TaskError, match="has a loop and no class, and does not call"):
         find_task(str(tmp_path / "plain.py"))
     assert not (tmp_path / "was_run").exists()
 

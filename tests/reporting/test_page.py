@@ -174,8 +174,10 @@ def test_the_saved_view_shows_all_members_score_hyperparameters_and_lineage():
         "Score",
         "Hyperparameters",
         "Lineage",
+        "Together",
     ]
-    scales = {chart["metricKey"]: chart["scaleType"] for chart in state["compareRunCharts"]}
+    lines = [chart for chart in state["compareRunCharts"] if "metricKey" in chart]
+    scales = {chart["metricKey"]: chart["scaleType"] for chart in lines}
     assert scales == {
         "score": "linear",
         "hparam/lr": "log",

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pbt_flow.task import TaskError, bundled, find_task, is_same_task, name_task
+import pbt_flow
+from pbt_flow.task import TaskError, find_task, is_same_task, name_task
 from pbt_flow.tasks import TASKS
+from pbt_flow.utils.folder_finder import FolderFinder
 
 ROOT = Path(__file__).resolve().parents[2]
 WATCHED = "open('executed', 'a').close()\n"
@@ -136,17 +138,16 @@ def test_a_model_of_an_earlier_wheel_finds_its_class_when_it_is_told_to(tmp_path
 
 
 def test_a_folder_beside_the_package_is_ours_by_its_first_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """Whoever copies `pbt_flow` into a project of theirs may have a folder `tasks` there."""
-    finder = bundled._CloneFinder()
-    assert finder.find_spec("pbt_flow.tasks", None) is not None
-    assert finder.find_spec("pbt_flow.tests", None) is None
+    ours = FolderFinder(pbt_flow.PACKAGE, ROOT / "tasks", pbt_flow.FIRST_WORDS)
+    assert ours.find_spec("pbt_flow.tasks", None) is not None
+    assert ours.find_spec("pbt_flow.tests", None) is None
     write({"tasks/__init__.py": "raise RuntimeError('executed')"}, tmp_path)
-    monkeypatch.setattr(bundled, "_BESIDE", tmp_path / "tasks")
-    assert finder.find_spec("pbt_flow.tasks", None) is None
-    monkeypatch.setattr(bundled, "_BESIDE", tmp_path / "nowhere")
-    assert finder.find_spec("pbt_flow.tasks", None) is None
+    for place in ("tasks", "nowhere"):
+        theirs = FolderFinder(pbt_flow.PACKAGE, tmp_path / place, pbt_flow.FIRST_WORDS)
+        assert theirs.find_spec("pbt_flow.tasks", None) is None
 
 
 def test_what_is_installed_goes_before_a_folder_beside_it(tmp_path: Path) -> None:

@@ -393,7 +393,7 @@ def check_ours_of_workers(result: Any) -> None:
     # Of the turn that died and was run again there are both; its open run has failed.
     assert ended == ["FAILED"] + ["FINISHED"] * 10
     assert len(everything()) == 3 + len(inner)
-    assert {r.info.experiment_id for r in everything()} == {"1"}
+    assert {r.info.experiment_id for r in everything()} == {"0"}
     ids = {member.info.run_id for member in members(result)}
     assert {run.data.tags["mlflow.parentRunId"] for run in inner} == ids
     assert sum("of a child" in run.data.metrics for run in inner) == 1

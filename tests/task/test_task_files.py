@@ -46,9 +46,11 @@ def as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if "pytest-of-" in str(getattr(module, "__file__", None)):
             monkeypatch.delitem(sys.modules, name)
     modules = dict(sys.modules)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(task_files, "_LOADED", set(task_files._LOADED))
-    monkeypatch.setattr(task_files, "_FOLDERS", list(task_files._FOLDERS))
+    # So is the folder in which another test has written one.
+    path = [folder for folder in sys.path if "pytest-of-" not in folder]
+    monkeypatch.setattr(sys, "path", path)
+    monkeypatch.setattr(task_files, "_LOADED", set())
+    monkeypatch.setattr(task_files, "_FOLDERS", [])
     yield
     for name in set(sys.modules) - set(modules):
         if not name.startswith(("torch", "numpy", "optuna", "scipy", "concurrent", "multi")):
