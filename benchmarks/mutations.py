@@ -417,8 +417,8 @@ MUTATIONS = [
         "an average is worth what it is on data that no choice has seen",
         "training/test_averaging.py::no_choice_has_seen",
         "training/averaging.py",
-        "done = _try(engine, parents, times, times, say, folder)",
-        "done = _try(engine, parents, 0, times, say, folder)",
+        "first = times if has_fresh_data else 0",
+        "first = 0",
         "it is judged on the data that chose its parents",
     ),
     Mutation(
