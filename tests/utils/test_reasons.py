@@ -219,11 +219,11 @@ def test_the_tag_of_a_long_error_has_the_reason_and_the_end():
     assert _error_tag(brief) == "turn 1 failed: ValueError: short\n\nTraceback"
 
 
-def test_a_look_and_a_probe_show_it_too(tmp_path, monkeypatch):
+def test_an_inspection_shows_it_too(tmp_path, monkeypatch):
     made = worker(tmp_path)
     turn = made.run(plan())
     monkeypatch.setattr("sample_tasks.Regression.report", lambda self: chained())
-    report = made.look(Inspect(member=0, checkpoint=turn.checkpoint))
+    report = made.inspect(Inspect(member=0, checkpoint=turn.checkpoint))
     assert reason_in(report.error) == RAISES[chained]
     assert isinstance(made, Worker)
 
