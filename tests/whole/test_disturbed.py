@@ -320,7 +320,7 @@ def test_a_reader_that_leaves_ends_no_training(tmp_path):
         pass
     process.stdout.close()
     assert process.wait(timeout=120) == 0
-    (run,) = MlflowClient().search_runs(["1"], "tags.`pbt.role` = 'population'")
+    (run,) = MlflowClient().search_runs(["0"], "tags.`pbt.role` = 'population'")
     assert run.info.status == "FINISHED"
     assert pbt_flow.load(run.info.run_id).turns == 24
 

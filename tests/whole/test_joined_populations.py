@@ -84,7 +84,7 @@ def test_four_members_train_four_turns_in_processes_and_a_killed_run_comes_to_th
         if line.startswith("[6/16"):
             process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    (run,) = MlflowClient().search_runs(["1"], "tags.`pbt.role` = 'population'")
+    (run,) = MlflowClient().search_runs(["0"], "tags.`pbt.role` = 'population'")
     resumed = pbt_flow.resume(run.info.run_id, quiet=True)
     undisturbed = pbt_flow.run(str(script), quiet=True, **{**settings, "engine": "inline"})
     assert len(turns_of(resumed)) == 16
