@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,4 +95,11 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def database(migrated_database: Path, tmp_path: Path) -> Path:
     """MLflow's default store in the working folder, empty and ready."""
-    return Path(shutil.copy(migrated_database, tmp_path / "mlflow.db"))
+    path = Path(shutil.copy(migrated_database, tmp_path / "mlflow.db"))
+    # As MLflow would have it: the default experiment keeps its artifacts beside its database.
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        where = (tmp_path / "mlruns" / "0").as_uri()
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (where,)
+        )
+    return path
