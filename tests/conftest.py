@@ -98,7 +98,7 @@ def database(migrated_database: Path, tmp_path: Path) -> Path:
     path = Path(shutil.copy(migrated_database, tmp_path / "mlflow.db"))
     # As MLflow would have it: the default experiment keeps its artifacts beside its database.
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        where = (tmp_path / "mlruns" / "0").as_uri()
+        where = str(tmp_path / "mlruns" / "0")
         connection.execute(
             "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (where,)
         )

@@ -330,4 +330,4 @@ def test_a_reader_that_leaves_ends_no_training(tmp_path):
 def test_a_resume_with_nothing_left_to_train_says_so(capsys):
     result = pbt_flow.run("toy", population=2, turns=2, engine="inline", quiet=True)
     assert pbt_flow.resume(result.run_id, turns=2, engine="inline").turns == 4
-    assert "nothing is left to train: every member has done turns=2;" in capsys.readouterr().err
+    assert "is spent; resume with a larger --turns to train more" in capsys.readouterr().err
