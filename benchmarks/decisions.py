@@ -24,7 +24,7 @@ from optuna.distributions import FloatDistribution
 
 from pbt_flow import Task
 from pbt_flow.engines import Engine
-from pbt_flow.engines.worker import (
+from pbt_flow.engines.jobs import (
     CheckNoise,
     CheckRestore,
     Done,

@@ -41,7 +41,7 @@ from optuna.distributions import (
 )
 
 import pbt_flow
-from pbt_flow.engines.worker import read_score
+from pbt_flow.engines.returned import read_score
 from pbt_flow.exceptions import PBTError
 from pbt_flow.population.history import Gain
 from pbt_flow.population.records import (

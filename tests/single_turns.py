@@ -1,6 +1,7 @@
 """A worker without a process, and plans of single turns for it."""
 
-from pbt_flow.engines.worker import Worker, WorkerContext
+from pbt_flow.engines.jobs import WorkerContext
+from pbt_flow.engines.worker import Worker
 from pbt_flow.population.checkpoints import LocalFolders, load_state
 from pbt_flow.population.records import Plan
 from pbt_flow.task import TaskSpec

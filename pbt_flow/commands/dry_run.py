@@ -12,7 +12,7 @@ from pbt_flow.commands.launch import check_buildable, engine_for, read_declarati
 from pbt_flow.commands.progress import plan_sentence
 from pbt_flow.commands.task_help import domain_in_words
 from pbt_flow.engines import Engine, LostJob
-from pbt_flow.engines.worker import Describe
+from pbt_flow.engines.jobs import Describe
 from pbt_flow.exceptions import PopulationError
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan, Turn, derive_seed

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pbt_flow.engines import Engine, InlineEngine, LostJob, ProcessEngine
-from pbt_flow.engines.worker import Described, Done, Probe, Probed, WorkerContext
+from pbt_flow.engines.jobs import Described, Done, Probe, Probed, WorkerContext
 from pbt_flow.exceptions import EngineError, PBTError, PopulationError
 from pbt_flow.settings import Settings
 from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, check_found, declare

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from pbt_flow.commands.frame import check_claim, tell_if_possible, train
 from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, start
 from pbt_flow.engines import Engine
-from pbt_flow.engines.worker import Describe
+from pbt_flow.engines.jobs import Describe
 from pbt_flow.exceptions import PBTError, ReplayError, ScheduleError, SettingsError, StoreError
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Member, Plan, Turn, derive_seed

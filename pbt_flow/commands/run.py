@@ -24,7 +24,7 @@ from pbt_flow.commands.launch import check_buildable, engine_for, read_declarati
 from pbt_flow.commands.progress import Progress
 from pbt_flow.commands.publish import LiveReport, publish, publish_model
 from pbt_flow.engines import Engine
-from pbt_flow.engines.worker import Describe
+from pbt_flow.engines.jobs import Describe
 from pbt_flow.exceptions import PopulationError, SettingsError
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint

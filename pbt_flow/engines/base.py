@@ -8,7 +8,7 @@ from __future__ import annotations
 import abc
 from dataclasses import dataclass
 
-from pbt_flow.engines.worker import Done, Job, WorkerContext
+from pbt_flow.engines.jobs import Done, Job, WorkerContext
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.mlflow_capture import MemberRuns
 

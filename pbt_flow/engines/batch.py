@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pbt_flow.engines.base import Engine, LostJob
-from pbt_flow.engines.worker import Done, Job
+from pbt_flow.engines.jobs import Done, Job
 
 
 def run_batch(engine: Engine, jobs: Sequence[Job]) -> Iterator[Done | LostJob]:

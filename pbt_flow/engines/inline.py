@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pbt_flow.engines.base import Engine, LostJob
-from pbt_flow.engines.worker import Describe, Done, Job, Worker, WorkerContext, describe
+from pbt_flow.engines.jobs import Describe, Done, Job, WorkerContext
+from pbt_flow.engines.worker import Worker, describe
 from pbt_flow.exceptions import EngineError, StorageError
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging

@@ -25,7 +25,7 @@ from typing import Any
 
 from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.forkserver import ANSWER, REQUEST
-from pbt_flow.engines.worker import Done, Job, WorkerContext
+from pbt_flow.engines.jobs import Done, Job, WorkerContext
 from pbt_flow.exceptions import EngineError
 from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders

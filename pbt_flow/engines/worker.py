@@ -10,215 +10,50 @@ from __future__ import annotations
 import gc
 import math
 import pickle
-import re
 import shutil
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
 
+from pbt_flow.engines.jobs import (
+    AverageEvaluated,
+    CheckNoise,
+    CheckRestore,
+    Describe,
+    Described,
+    Done,
+    EvaluateAfresh,
+    EvaluateAverage,
+    EvaluatedAfresh,
+    Fresh,
+    Inspect,
+    Inspection,
+    Job,
+    NoiseChecked,
+    Probe,
+    Probed,
+    RestoreChecked,
+    Retry,
+    WorkerContext,
+)
 from pbt_flow.engines.restore_check import Difference, State, Trained, compare_restored
+from pbt_flow.engines.returned import (
+    printable,
+    read_metrics,
+    read_score,
+    read_understood,
+    with_printable_names,
+)
 from pbt_flow.exceptions import CheckpointError, Diverged, PBTError, StorageError, StoreError
 from pbt_flow.population.checkpoints import STATE, Folders, copy_state, load_state, save_state
 from pbt_flow.population.fresh_score import fresh_seed
 from pbt_flow.population.records import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
-from pbt_flow.space import Hparams, own_hparams
-from pbt_flow.task import Task, TaskSpec, declare
+from pbt_flow.space import own_hparams
+from pbt_flow.task import Task, declare
 from pbt_flow.task.mlflow_capture import TaskLogging
-from pbt_flow.utils.means import mean
-from pbt_flow.utils.reasons import account_of, in_short, message_of, reason_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerContext:
-    """What all turns of one population share."""
-
-    task: TaskSpec
-    seed: int
-    warm: int = 1
-    """How many members' tasks a worker holds in memory at most: the task that trains, and others
-    that the worker keeps so that it need not build and restore them again."""
-    threads: int = 1
-    """How many CPU threads torch has. Torch splits sums among its threads, so that results depend
-    on this number. Therefore it must not depend on the number of workers."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Describe:
-    """A request to find a task and to return what the task declares."""
-
-    task: str
-    options: Any = None
-    """Those that it is going to be built with, unchecked."""
-    member: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Described:
-    """The answer to a `Describe`."""
-
-    declaration: bytes
-    """The pickled declaration; empty if the task cannot be found, or its declaration cannot be
-    pickled."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """A request to build one fresh model, to find out whether the task can be built at all."""
-
-    member: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probed:
-    """The answer to a `Probe`."""
-
-    error: str = ""
-    """Why the task cannot be built; empty if it can."""
-    understood: Mapping[str, str] = field(default_factory=dict)
-    """What the task understood of its data, options and environment: a sentence for each topic."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retry:
-    """A request to run a turn again, since the worker that ran it died or hung."""
-
-    plan: Plan
-    lost: float
-    """Seconds that the earlier tries took. The turn's record counts them as lost time."""
-
-    @property
-    def member(self) -> int:
-        return self.plan.member
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspect:
-    """A request for the report and the samples of a checkpoint, which is not trained for it."""
-
-    member: int
-    checkpoint: Checkpoint
-    report: bool = True
-    """Whether the task's `report` is wanted."""
-    samples: str | None = None
-    """The folder to write samples into; None if no samples are wanted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspection:
-    """The answer to a `Inspect`."""
-
-    request: Inspect
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    error: str = ""
-    """Why there is no report; empty if there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckRestore:
-    """A request to find out whether a restored model trains on as the one that was saved."""
-
-    member: int
-    other: int
-    """The member whose fresh model takes over the state."""
-    checkpoint: Checkpoint
-    hparams: Hparams
-    steps: int
-    """How many steps each short training takes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RestoreChecked:
-    """The answer to a `CheckRestore`."""
-
-    check: CheckRestore
-    difference: Difference | None = None
-    """How the restored model differs; None if it does not, or if nothing can be said since the task
-    does not repeat itself."""
-    error: str = ""
-    """Why the check failed; empty if it did not."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckNoise:
-    """A request to evaluate a checkpoint several times, each time with another seed."""
-
-    member: int
-    checkpoint: Checkpoint
-    times: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseChecked:
-    """The answer to a `CheckNoise`."""
-
-    check: CheckNoise
-    scores: tuple[float, ...] = ()
-    error: str = ""
-    """Why the check failed; empty if it did not."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateAfresh:
-    """A request to evaluate a checkpoint, `times` times, on data that no decision has seen."""
-
-    member: int
-    checkpoint: Checkpoint
-    first: int = 0
-    """The number of the first evaluation. Each number has data of its own, which are the same for
-    all checkpoints of a population."""
-    times: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluatedAfresh:
-    """The answer to an `EvaluateAfresh`."""
-
-    request: EvaluateAfresh
-    scores: tuple[float, ...] = ()
-    error: str = ""
-    """Why there are no scores; empty if there are."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateAverage:
-    """A request to average the weights of some checkpoints, and to evaluate the average afresh."""
-
-    member: int
-    parents: tuple[Checkpoint, ...]
-    first: int = 0
-    """The number of the first evaluation, as in `EvaluateAfresh`."""
-    times: int = 1
-    folder: str | None = None
-    """The folder to write the average's state into, whose report is then made too; None if neither
-    is wanted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AverageEvaluated:
-    """The answer to an `EvaluateAverage`."""
-
-    request: EvaluateAverage
-    scores: tuple[float, ...] = ()
-    """The scores of the average; empty if the task's states cannot be averaged."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """What the task's `report` returned for the average, if it was wanted."""
-    checkpoint: Checkpoint | None = None
-    """The average's state, if it was wanted."""
-    error: str = ""
-    """Why there are no scores; empty if there are."""
-
-
-Check: TypeAlias = CheckRestore | CheckNoise
-Checked: TypeAlias = RestoreChecked | NoiseChecked
-Fresh: TypeAlias = EvaluateAfresh | EvaluateAverage
-Job: TypeAlias = Plan | Retry | Inspect | Fresh | Check | Probe | Describe
-Done: TypeAlias = (
-    Turn | Inspection | EvaluatedAfresh | AverageEvaluated | Checked | Probed | Described
-)
+from pbt_flow.utils.reasons import account_of, message_of, reason_of
 
 
 def describe(job: Describe, reraise: tuple[type[BaseException], ...] = ()) -> Described:
@@ -315,7 +150,7 @@ class Worker:
             self._raise_if_not_the_tasks(error)
             # The message of a PBTError is a whole sentence; other messages need the type as well.
             told = message_of(error) if isinstance(error, PBTError) else reason_of(error)
-            return Probed(error=_printable(told))
+            return Probed(error=printable(told))
         return Probed(understood=self._understood or {})
 
     def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
@@ -348,13 +183,11 @@ class Worker:
                 task.reseed(plan.seed)
             with _timed(seconds, "train"):
                 returned = task.train(own_hparams(plan.hparams), plan.steps)
-                metrics = _read_metrics(_with_printable_names(returned, "train()"), "train()")
+                metrics = read_metrics(with_printable_names(returned, "train()"), "train()")
             with _timed(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
                 returned = task.metrics()
-                evaluation = _read_metrics(
-                    _with_printable_names(returned, "metrics()"), "metrics()"
-                )
+                evaluation = read_metrics(with_printable_names(returned, "metrics()"), "metrics()")
                 notes = self._read_notes(task)
             if math.isfinite(score):
                 with _timed(seconds, "checkpoint"):
@@ -367,10 +200,10 @@ class Worker:
             # Trouble with the storage is no failure of the task: no record may blame the turn.
             raise
         except Diverged as told:
-            status, score, sample, error = "diverged", None, (), _printable(message_of(told))
+            status, score, sample, error = "diverged", None, (), printable(message_of(told))
         except BaseException as other:
             self._raise_if_not_the_tasks(other)
-            score, sample, error = None, (), _printable(account_of(other))
+            score, sample, error = None, (), printable(account_of(other))
         turn = Turn(
             plan=plan,
             status=status,
@@ -397,12 +230,12 @@ class Worker:
             task.reseed(report_seed(self.context.seed))
             if request.report:
                 returned = task.report()
-                metrics = _read_metrics(_with_printable_names(returned, "report()"), "report()")
+                metrics = read_metrics(with_printable_names(returned, "report()"), "report()")
             if request.samples is not None:
                 task.samples(Path(request.samples))
         except BaseException as error:
             self._raise_if_not_the_tasks(error)
-            return Inspection(request=request, error=_printable(account_of(error)))
+            return Inspection(request=request, error=printable(account_of(error)))
         return Inspection(request=request, metrics=metrics)
 
     def check_restore(self, check: CheckRestore) -> RestoreChecked:
@@ -424,7 +257,7 @@ class Worker:
             )
         except BaseException as error:
             self._raise_if_not_the_tasks(error)
-            return RestoreChecked(check=check, error=_printable(account_of(error)))
+            return RestoreChecked(check=check, error=printable(account_of(error)))
         return RestoreChecked(check=check, difference=difference)
 
     def check_noise(self, check: CheckNoise) -> NoiseChecked:
@@ -434,7 +267,7 @@ class Worker:
             scores = evaluate_again(check, self.context.seed, task)
         except BaseException as error:
             self._raise_if_not_the_tasks(error)
-            return NoiseChecked(check=check, error=_printable(account_of(error)))
+            return NoiseChecked(check=check, error=printable(account_of(error)))
         return NoiseChecked(check=check, scores=scores)
 
     def evaluate_afresh(self, request: EvaluateAfresh) -> EvaluatedAfresh:
@@ -444,7 +277,7 @@ class Worker:
             scores = evaluate_afresh(request, self.context.seed, task)
         except BaseException as error:
             self._raise_if_not_the_tasks(error)
-            return EvaluatedAfresh(request=request, error=_printable(account_of(error)))
+            return EvaluatedAfresh(request=request, error=printable(account_of(error)))
         self._keep_warm(request.member, request.checkpoint.digest, task)
         return EvaluatedAfresh(request=request, scores=scores)
 
@@ -462,12 +295,12 @@ class Worker:
             if request.folder is not None:
                 task.reseed(report_seed(self.context.seed))
                 returned = task.report()
-                metrics = _read_metrics(_with_printable_names(returned, "report()"), "report()")
+                metrics = read_metrics(with_printable_names(returned, "report()"), "report()")
                 root = Path(request.folder)
                 checkpoint = save_state(state, lead.member, lead.turn, root)
         except BaseException as error:
             self._raise_if_not_the_tasks(error)
-            return AverageEvaluated(request=request, error=_printable(account_of(error)))
+            return AverageEvaluated(request=request, error=printable(account_of(error)))
         return AverageEvaluated(
             request=request, scores=scores, metrics=metrics, checkpoint=checkpoint
         )
@@ -496,7 +329,7 @@ class Worker:
             seed = derive_seed(self.context.seed, member, 0)
             task = self.context.task.build(seed, self.device)
             if self._understood is None:
-                self._understood = _read_understood(task)
+                self._understood = read_understood(task)
         if start is not None and start.digest != digest:
             task.load_state_dict(self._load_state(start))
         return task
@@ -514,7 +347,7 @@ class Worker:
 
     def _read_notes(self, task: Task) -> dict[str, str]:
         """What the task understands now, and did not understand when it was built."""
-        before, now = self._understood or {}, _read_understood(task)
+        before, now = self._understood or {}, read_understood(task)
         return {topic: text for topic, text in now.items() if before.get(topic) != text}
 
     def _make_room(self) -> None:
@@ -613,119 +446,6 @@ def evaluate_afresh(request: Fresh, seed: int, task: Task) -> tuple[float, ...]:
         score, _ = read_score(task.evaluate_fresh())
         scores.append(score)
     return tuple(scores)
-
-
-def _printable(text: str) -> str:
-    """A text with escapes for what files and databases refuse: zero bytes and lone surrogates."""
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
-    """The score, and the sample that it is the mean of, from what `Task.evaluate` returned.
-
-    The sample of a single number is empty.
-
-    Raises:
-        TypeError: `evaluate` returned neither a number nor a sequence of at least one number.
-    """
-    try:
-        if isinstance(returned, str | bytes | Mapping):
-            raise TypeError
-        # A tensor without dimensions has `__len__`, which raises: it counts as a number.
-        if getattr(returned, "ndim", 1) == 0 or not hasattr(returned, "__len__"):
-            return float(returned), ()
-        sample = tuple(float(value) for value in returned)
-        if not sample:
-            raise TypeError
-        return mean(sample), sample
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"evaluate() must return a number or a sequence of numbers, got {in_short(returned)}"
-        ) from None
-    except OverflowError:
-        raise TypeError(
-            f"evaluate() must return numbers that a float can hold, got {in_short(returned)}"
-        ) from None
-
-
-def _read_metrics(returned: Any, what: str) -> dict[str, float]:
-    """The metrics that a task's method returned, as floats; none if it returned None.
-
-    Args:
-        returned: What the method returned.
-        what: The method, for the message.
-
-    Raises:
-        TypeError: The method returned no mapping, or one of its metrics is no number. The message
-            names the metric.
-    """
-    if returned is None:
-        return {}
-    try:
-        plain = dict(returned)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{what} must return a mapping of names to numbers, got {in_short(returned)}"
-        ) from None
-    found: dict[str, float] = {}
-    for name, value in plain.items():
-        try:
-            found[str(name)] = float(value)
-        except Exception as error:
-            raise TypeError(
-                f"{what} must return a mapping of names to numbers that a float can hold: the "
-                f"metric {in_short(name)} is {in_short(value)} ({reason_of(error)})"
-            ) from error
-    return found
-
-
-def _with_printable_names(returned: Any, what: str) -> Any:
-    """The metrics that a task's method returned, under names that files and databases take.
-
-    What is no mapping is returned as it is: `_read_metrics` says what is wrong with it.
-
-    Raises:
-        ValueError: Two names are written alike, such as 1 and "1".
-    """
-    if not isinstance(returned, Mapping):
-        return returned
-    # A lone surrogate in a metric's name would stop every message to MLflow that has the name.
-    names = {name: _printable(str(name)) for name in returned}
-    for written, count in Counter(names.values()).items():
-        if count > 1:
-            raise ValueError(
-                f"{what} returned {count} metrics whose names are written {written!r}; name "
-                "metrics by texts that differ"
-            )
-    return {names[name]: value for name, value in returned.items()}
-
-
-_LONGEST_SENTENCE = 1000
-
-
-def _read_understood(task: Task) -> dict[str, str]:
-    """What the task understood: each topic, and the sentence on it, on one line.
-
-    These sentences are for people, and must not stop the training. So an error in `understood`
-    becomes a sentence itself.
-    """
-    try:
-        told = dict(task.understood())
-        return {_topic_name(str(topic)): _on_one_line(str(text)) for topic, text in told.items()}
-    except (Exception, SystemExit) as error:
-        reason = _on_one_line(reason_of(error))
-        return {"understood": f"understood() must return a sentence for each topic: {reason}"}
-
-
-def _topic_name(text: str) -> str:
-    """A topic as it can be part of a tag's name in MLflow."""
-    return re.sub(r"[^\w\-. ]", "_", _on_one_line(text))[:100] or "_"
-
-
-def _on_one_line(text: str) -> str:
-    """A text on one line, cut if it is long."""
-    line = _printable(" ".join(text.split()))
-    return line if len(line) <= _LONGEST_SENTENCE else f"{line[: _LONGEST_SENTENCE - 1]}…"
 
 
 @contextmanager

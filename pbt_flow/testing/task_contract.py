@@ -23,7 +23,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pbt_flow.engines.restore_check import first_difference
-from pbt_flow.engines.worker import read_score
+from pbt_flow.engines.returned import read_score
 from pbt_flow.joining.param_groups import groups_key
 from pbt_flow.population.checkpoints import load_state, save_state
 from pbt_flow.population.records import derive_seed

@@ -19,12 +19,7 @@ from pathlib import Path
 
 from pbt_flow.engines import Engine, LostJob
 from pbt_flow.engines.batch import run_batch
-from pbt_flow.engines.worker import (
-    AverageEvaluated,
-    EvaluateAfresh,
-    EvaluateAverage,
-    EvaluatedAfresh,
-)
+from pbt_flow.engines.jobs import AverageEvaluated, EvaluateAfresh, EvaluateAverage, EvaluatedAfresh
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
 from pbt_flow.population.lineage import founders, node_of

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from pbt_flow.engines import LostJob
-from pbt_flow.engines.worker import (
+from pbt_flow.engines.jobs import (
     Check,
     Checked,
     CheckNoise,

@@ -25,7 +25,7 @@ import numpy as np
 
 from pbt_flow.engines import Engine, LostJob
 from pbt_flow.engines.batch import run_batch
-from pbt_flow.engines.worker import (
+from pbt_flow.engines.jobs import (
     CheckNoise,
     CheckRestore,
     Done,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pbt_flow.engines import Engine, LostJob
 from pbt_flow.engines.batch import run_batch
-from pbt_flow.engines.worker import EvaluateAfresh, EvaluatedAfresh
+from pbt_flow.engines.jobs import EvaluateAfresh, EvaluatedAfresh
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Turn

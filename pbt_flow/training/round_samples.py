@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pbt_flow.engines import LostJob
-from pbt_flow.engines.worker import Inspect, Inspection
+from pbt_flow.engines.jobs import Inspect, Inspection
 from pbt_flow.population.records import Turn
 from pbt_flow.training.log_queue import LogQueue
 from pbt_flow.training.member_index import MemberIndex

@@ -13,7 +13,7 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.engines import InlineEngine, LostJob, ProcessEngine
-from pbt_flow.engines.worker import Inspect, Probe, Probed, Retry, WorkerContext
+from pbt_flow.engines.jobs import Inspect, Probe, Probed, Retry, WorkerContext
 from pbt_flow.exceptions import EngineError
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan, Turn

@@ -15,16 +15,16 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
-from pbt_flow.engines.worker import (
+from pbt_flow.engines.jobs import (
     CheckNoise,
     CheckRestore,
     Describe,
     Described,
     Inspect,
     Probe,
-    Worker,
     WorkerContext,
 )
+from pbt_flow.engines.worker import Worker
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan
 from pbt_flow.task import TaskError, TaskSpec

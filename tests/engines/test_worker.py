@@ -18,7 +18,9 @@ from sample_tasks import Regression
 from single_turns import HPARAMS, plan, state, worker
 
 from pbt_flow.commands.launch import context_of
-from pbt_flow.engines.worker import Inspect, Probe, Worker, WorkerContext, read_score
+from pbt_flow.engines.jobs import Inspect, Probe, WorkerContext
+from pbt_flow.engines.returned import read_score
+from pbt_flow.engines.worker import Worker
 from pbt_flow.exceptions import StorageError, StoreError
 from pbt_flow.population.checkpoints import LocalFolders, read_record
 from pbt_flow.population.records import Turn

@@ -8,7 +8,8 @@ import pytest
 from sample_tasks import Regression
 
 from pbt_flow import Diverged, report, resume, run
-from pbt_flow.engines.worker import Probe, Worker, WorkerContext
+from pbt_flow.engines.jobs import Probe, WorkerContext
+from pbt_flow.engines.worker import Worker
 from pbt_flow.exceptions import RecordError
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan, turn_from_json, turn_to_json

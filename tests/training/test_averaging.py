@@ -16,12 +16,7 @@ import pbt_flow
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.commands.summary import summary
 from pbt_flow.engines import Engine, LostJob
-from pbt_flow.engines.worker import (
-    AverageEvaluated,
-    EvaluateAfresh,
-    EvaluateAverage,
-    EvaluatedAfresh,
-)
+from pbt_flow.engines.jobs import AverageEvaluated, EvaluateAfresh, EvaluateAverage, EvaluatedAfresh
 from pbt_flow.population.records import Checkpoint
 from pbt_flow.task import Task
 from pbt_flow.training.averaging import average_finalists

@@ -13,8 +13,9 @@ from sample_tasks import DrawsFromItsOwnGenerator, ForgetsMomentum, Regression
 from simulated import Counting, slowly, turns_of
 
 import pbt_flow
+from pbt_flow.engines.jobs import CheckNoise, CheckRestore, WorkerContext
 from pbt_flow.engines.restore_check import first_difference
-from pbt_flow.engines.worker import CheckNoise, CheckRestore, Worker, WorkerContext
+from pbt_flow.engines.worker import Worker
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan
 from pbt_flow.task import TaskSpec

@@ -17,7 +17,7 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.engines import Engine, LostJob
-from pbt_flow.engines.worker import EvaluateAfresh, EvaluatedAfresh
+from pbt_flow.engines.jobs import EvaluateAfresh, EvaluatedAfresh
 from pbt_flow.population.fresh_score import FreshScore, fresh_seed
 from pbt_flow.population.records import derive_seed, report_seed
 from pbt_flow.task import Task

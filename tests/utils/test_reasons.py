@@ -15,7 +15,9 @@ import pytest
 import torch
 from single_turns import plan, worker
 
-from pbt_flow.engines.worker import Inspect, Worker, _read_metrics, read_score
+from pbt_flow.engines.jobs import Inspect
+from pbt_flow.engines.returned import read_metrics, read_score
+from pbt_flow.engines.worker import Worker
 from pbt_flow.population.checkpoints import read_record
 from pbt_flow.population.records import Turn, turn_from_json, turn_to_json
 from pbt_flow.tracking.store import _error_tag
@@ -258,7 +260,7 @@ def test_a_score_that_is_none_is_refused_on_one_line():
 )
 def test_a_metric_that_is_no_number_is_named_with_its_value(value, shown):
     with pytest.raises(TypeError) as told:
-        _read_metrics({"good": 1, "l\n oss": value}, "train()")
+        read_metrics({"good": 1, "l\n oss": value}, "train()")
     reason = reason_of(told.value)
     assert reason.startswith("TypeError: train() must return a mapping of names to numbers")
     assert f"the metric 'l\\n oss' is {shown}" in reason
