@@ -10,6 +10,26 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pbt_flow.exceptions import (
+    CheckpointError,
+    ComparisonError,
+    Diverged,
+    EngineError,
+    OptionError,
+    PBTError,
+    PopulationError,
+    RecordError,
+    ReplayError,
+    ScheduleError,
+    SettingsError,
+    SpaceError,
+    StorageError,
+    StoreError,
+    StoreUnavailable,
+    StrategyError,
+    TakenOver,
+    TaskError,
+)
 from pbt_flow.utils.folder_finder import FolderFinder
 
 if TYPE_CHECKING:
@@ -24,26 +44,6 @@ if TYPE_CHECKING:
     from pbt_flow.commands.report import report
     from pbt_flow.commands.run import resume, run
     from pbt_flow.commands.ui import ui
-    from pbt_flow.exceptions import (
-        CheckpointError,
-        ComparisonError,
-        Diverged,
-        EngineError,
-        OptionError,
-        PBTError,
-        PopulationError,
-        RecordError,
-        ReplayError,
-        ScheduleError,
-        SettingsError,
-        SpaceError,
-        StorageError,
-        StoreError,
-        StoreUnavailable,
-        StrategyError,
-        TakenOver,
-        TaskError,
-    )
     from pbt_flow.joining import join
     from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
     from pbt_flow.population.result import Finalist, Result
@@ -117,26 +117,6 @@ _PLACES = {
     "commands.report": ("report",),
     "commands.run": ("resume", "run"),
     "commands.ui": ("ui",),
-    "exceptions": (
-        "CheckpointError",
-        "ComparisonError",
-        "Diverged",
-        "EngineError",
-        "OptionError",
-        "PBTError",
-        "PopulationError",
-        "RecordError",
-        "ReplayError",
-        "ScheduleError",
-        "SettingsError",
-        "SpaceError",
-        "StorageError",
-        "StoreError",
-        "StoreUnavailable",
-        "StrategyError",
-        "TakenOver",
-        "TaskError",
-    ),
     "joining": ("join",),
     "population.records": ("Checkpoint", "Donor", "Member", "Plan", "Turn"),
     "population.result": ("Finalist", "Result"),

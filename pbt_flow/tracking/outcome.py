@@ -58,6 +58,9 @@ class Outcome:
             if average.fresh is not None:
                 metrics["average/fresh_score"] = average.fresh.mean
             metrics |= self.names.named("average", average.report)
+        elif "pbt.average" in self.runs.tags():
+            # An average was handed over before a resume; its tag must not stay.
+            tags["pbt.average"] = "none"
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}
             metrics |= self.names.named("best_initial", initial.report)

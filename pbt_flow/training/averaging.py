@@ -71,12 +71,15 @@ def average_finalists(
     times = known.readings if known else 1
     turns = sum(member.turn for member in history.members.values())
     candidates = related[1 : 1 + max(1, int(SHARE * turns) // times)]
-    scores = _evaluate(engine, winner.checkpoint, 0, times)
-    if not scores:
-        return None
-    # A task that gives the score of the turn again is evaluated on the same data each time.
-    has_fresh_data = any(score != winner.score for score in scores)
-    best, parents = sign * mean(scores), [winner]
+    if known is not None:
+        has_fresh_data, best = True, sign * known.mean
+    else:
+        scores = _evaluate(engine, winner.checkpoint, 0, times)
+        if not scores:
+            return None
+        # A task that gives the score of the turn again is evaluated on the same data each time.
+        has_fresh_data, best = any(score != winner.score for score in scores), sign * mean(scores)
+    parents = [winner]
     for candidate in candidates:
         done = _try(engine, [*parents, candidate], 0, times, say)
         if done is None:

@@ -201,6 +201,15 @@ def test_with_the_setting_fresh_nothing_is_averaged(database):
     assert pbt_flow.load(result.run_id).average is None
 
 
+def test_an_average_of_before_a_resume_is_no_longer_named(database):
+    result = pbt_flow.run(Scattered, engine="inline", quiet=True, seed=1)
+    assert result.average is not None
+    longer = pbt_flow.resume(result.run_id, turns=9, finalists="fresh", quiet=True)
+    assert longer.average is None
+    assert MlflowClient().get_run(result.run_id).data.tags["pbt.average"] == "none"
+    assert pbt_flow.load(result.run_id).best == longer.winner
+
+
 class OneCount(Task):
     """Its model has a tensor of floats and one of integers."""
 
