@@ -1,4 +1,4 @@
-"""The mean of several finalists' weights: as a rule it is better than each of them.
+"""The mean of several finalists' weights: it is often better than each of them.
 
 Finalists that descend from one founder lie in one valley of the loss, so that the mean of their
 weights lies there as well, and is less the chance of anybody's last steps. Whose weights go into it
@@ -97,7 +97,7 @@ def average_finalists(
         return None
     if not sign * mean(done.scores) > sign * mean(before):
         return None
-    say(f"the average of {len(parents)} finalists is better than each of them")
+    say(f"the average of {len(parents)} finalists is better than the winner")
     return Averaged(
         parents=parents,
         checkpoint=done.checkpoint,
