@@ -21,6 +21,7 @@ from typing import get_args
 
 from pbt_flow.exceptions import SettingsError
 from pbt_flow.population.records import Copies
+from pbt_flow.utils.text import did_you_mean
 
 NOBODY = "none"
 """The word for stages in which nobody copies, and as the whole setting for no stages."""
@@ -274,7 +275,8 @@ def _read(text: str) -> tuple[Stage, ...]:
             raise SettingsError(
                 f"stages must be {NOBODY}, {', '.join(SHAPES)}, or a list as in "
                 "16x2:none,8x4:hparams,2x32:both (members x turns : what is copied, which is "
-                f"{NOBODY}, {', '.join(get_args(Copies))}), got {part.strip()!r} in {text!r}"
+                f"{NOBODY}, {', '.join(get_args(Copies))}), got {part.strip()!r}"
+                + (f" in {text!r}" if "," in text else did_you_mean(text, [NOBODY, *SHAPES]))
             )
         members, turns = int(found[1]), int(found[2])
         if members < 2 or turns < 1:

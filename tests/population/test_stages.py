@@ -82,8 +82,8 @@ def test_a_turn_belongs_to_the_stage_in_which_it_is_done(turn, stage):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("broad", "stages must be none, narrow, wide, or a list as in .*, got 'broad' in 'broad'"),
-        ("8x20", "got '8x20' in '8x20'"),
+        ("broad", "stages must be none, narrow, wide, or a list as in .*, got 'broad'"),
+        ("8x20", "got '8x20'"),
         ("8x20:all", "what is copied, which is none, both, weights, hparams.*got '8x20:all'"),
         ("8x10:both,", "got '' in '8x10:both,'"),
         ("1x160:none", "at least 2 members and 1 turn each, got 1x160:none as stage 1"),
