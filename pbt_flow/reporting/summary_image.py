@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,18 @@ from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.reporting.tree_layout import lay_out
 from pbt_flow.space import index_of
 
+_TITLE_LETTERS = 100
+"""So many letters of the title have room beside each other."""
 _BEST, _MEAN, _CONTROL, _FAINT, _INK = "#0072b2", "#d55e00", "#7a8794", "#7d8a9888", "#17202a"
 
 
 def draw(subject: ReportData, path: Path) -> None:
     """Draw scores, hyperparameters and the family tree into the file `path`."""
     # Imported here, since matplotlib takes 0.5 s. Not pyplot, which might open a window.
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # With `parse_math` a dollar in a name would begin a formula.
-    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # A letter that the font lacks is drawn as a box; the user need not hear of it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure = _make_figure(subject, Figure)
@@ -41,11 +42,14 @@ def _make_figure(subject: ReportData, figure_class: Any) -> Any:
     # Four charts look better as two rows of two than as three and one.
     columns = 2 if len(names) == 4 else min(3, len(names))
     rows = math.ceil(len(names) / columns)
-    height = 6.4 + 2.4 * rows
+    title = [subject.title, *textwrap.wrap(subject.headline, _TITLE_LETTERS)]
+    # Two lines have room above the charts.
+    extra = 0.2 * max(0, len(title) - 2)
+    height = 6.4 + 2.4 * rows + extra
     # The margins are set by hand, in inches: matplotlib's automatic layouts would take as long as
     # all the drawing.
     figure = figure_class(figsize=(11, height))
-    figure.suptitle(f"{subject.title}\n{subject.headline}", fontsize=12, y=1 - 0.15 / height)
+    figure.suptitle(_without_math("\n".join(title)), fontsize=12, y=1 - 0.15 / height)
     grid = figure.add_gridspec(
         rows + 2,
         # Two columns of the grid for each chart, so that a short row can be centred.
@@ -54,7 +58,7 @@ def _make_figure(subject: ReportData, figure_class: Any) -> Any:
         left=0.07,
         right=0.98,
         bottom=0.5 / height,
-        top=1 - 0.75 / height,
+        top=1 - (0.75 + extra) / height,
         hspace=0.5,
         wspace=0.6,
     )
@@ -69,6 +73,14 @@ def _make_figure(subject: ReportData, figure_class: Any) -> Any:
             _draw_hparam(axes, subject, name, shades)
         _draw_tree(figure.add_subplot(grid[-1, :]), subject, shades)
     return figure
+
+
+def _without_math(text: str) -> str:
+    """A text as matplotlib shows it letter for letter: a dollar in a name begins no formula.
+
+    Formulas cannot be switched off for all: the powers of ten on an axis are some.
+    """
+    return text.replace("$", r"\$")
 
 
 def _colour(shade: int) -> Any:
@@ -136,13 +148,15 @@ def _draw_hparam(axes: Any, subject: ReportData, name: str, shades: series.Shade
     if winners_steps:
         axes.plot(winners_steps, winners_values, color=_INK, linewidth=2)
     if isinstance(dist, CategoricalDistribution):
-        axes.set_yticks(range(len(dist.choices)), [str(choice) for choice in dist.choices])
+        axes.set_yticks(
+            range(len(dist.choices)), [_without_math(str(choice)) for choice in dist.choices]
+        )
         axes.set_ylim(-0.5, len(dist.choices) - 0.5)
     elif dist.log:
         axes.set_yscale("log")
     axes.autoscale_view()
     _style_axes(axes, xlabel="step of the weights")
-    axes.set_title(name, fontsize=10)
+    axes.set_title(_without_math(name), fontsize=10)
 
 
 def _draw_tree(axes: Any, subject: ReportData, shades: series.Shades) -> None:

@@ -160,6 +160,22 @@ def test_the_picture_is_drawn(settings, tmp_path):
     assert 20_000 < len(data) < 300_000
 
 
+def test_the_pictures_title_fits_and_only_powers_of_ten_are_formulas():
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = picture._make_figure(subject(name="$cost$ " * 12), Figure)
+    FigureCanvasAgg(figure).draw()
+    (title,) = (text for text in figure.texts if "cost" in text.get_text())
+    assert title.get_text().startswith(r"\$cost\$")
+    assert title.get_window_extent().width < figure.bbox.width
+    assert title.get_window_extent().y0 > figure.axes[0].get_window_extent().y1
+    labels = [label for axes in figure.axes for label in axes.get_yticklabels()]
+    powers = [label for label in labels if "mathdefault" in label.get_text()]
+    assert powers
+    assert all(label.get_parse_math() for label in powers)
+
+
 # --- the saved view -------------------------------------------------------------------------------
 
 
