@@ -42,7 +42,8 @@ def _make_figure(subject: ReportData, figure_class: Any) -> Any:
     # Four charts look better as two rows of two than as three and one.
     columns = 2 if len(names) == 4 else min(3, len(names))
     rows = math.ceil(len(names) / columns)
-    title = [subject.title, *textwrap.wrap(subject.headline, _TITLE_LETTERS)]
+    title = textwrap.wrap(subject.title, _TITLE_LETTERS)
+    title += textwrap.wrap(subject.headline, _TITLE_LETTERS)
     # Two lines have room above the charts.
     extra = 0.2 * max(0, len(title) - 2)
     height = 6.4 + 2.4 * rows + extra

@@ -164,7 +164,7 @@ def test_the_pictures_title_fits_and_only_powers_of_ten_are_formulas():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = picture._make_figure(subject(name="$cost$ " * 12), Figure)
+    figure = picture._make_figure(subject(name="$cost$ " * 30), Figure)
     FigureCanvasAgg(figure).draw()
     (title,) = (text for text in figure.texts if "cost" in text.get_text())
     assert title.get_text().startswith(r"\$cost\$")
