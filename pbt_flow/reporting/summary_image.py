@@ -17,7 +17,7 @@ from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.reporting.tree_layout import lay_out
 from pbt_flow.space import index_of
 
-_TITLE_LETTERS = 100
+_TITLE_LETTERS = 115
 """So many letters of the title have room beside each other."""
 _BEST, _MEAN, _CONTROL, _FAINT, _INK = "#0072b2", "#d55e00", "#7a8794", "#7d8a9888", "#17202a"
 
