@@ -398,6 +398,22 @@ MUTATIONS = [
         "the best by its score wins",
     ),
     Mutation(
+        "a best record ever can still be handed over at the end",
+        "training/test_finalists.py::evaluating_it_gives_its_score_again",
+        "training/controller.py",
+        "                wanted += self.history.best_ever\n",
+        "                pass\n",
+        "nobody holds on to its checkpoint",
+    ),
+    Mutation(
+        "a best score ever that was luck does not win",
+        "training/test_finalists.py::worth_on_fresh_data",
+        "population/history.py",
+        "        judged = [record for record in finalists if record.checkpoint in self.fresh]\n",
+        "        judged = self.best_ever[:1]\n",
+        "the best score ever wins",
+    ),
+    Mutation(
         "no turn's data is fresh",
         "training/test_finalists.py::that_of_no_turn",
         "population/fresh_score.py",

@@ -120,9 +120,10 @@ class Settings:
     )
     finalists: Literal["average", "fresh", "none"] = _setting(
         "average",
-        "how the winner is chosen: fresh, by evaluating the members' last records again on data "
-        "that no decision has seen, at most once for two turns; none, by its score; average: as "
-        "fresh, and the average of finalists' weights is handed over where it is better still",
+        "how the winner is chosen: fresh, by evaluating the members' last records and the two "
+        "best ever again on data that no decision has seen, at most once for two turns; none, of "
+        "the last records by its score; average: as fresh, and the average of finalists' weights "
+        "is handed over where it is better still",
         on_resume=True,
     )
     register: str | None = _setting(

@@ -176,7 +176,7 @@ class Controller:
             longest_first=self.planner is not None,
         )
         self.member_index.add_all(self.history.members.values(), self.history.left)
-        self.pinned: Checkpoint | None = None
+        self.pinned: list[Checkpoint] = []
         self._pin()
         self.undecided = self.member_index.undecided()
         self.strategies = self.settings.strategies()
@@ -543,7 +543,7 @@ class Controller:
                 f"retired; the last: {turn.reason}"
             )
             self.log_queue.add(partial(self.store.retire, member.index))
-        left = [before.checkpoint, turn.plan.start, self.pinned]
+        left = [before.checkpoint, turn.plan.start, *self.pinned]
         self._pin()
         self.touched.add(turn.member)
         if was_best is not None:
@@ -560,11 +560,21 @@ class Controller:
                 self.log_queue.add(partial(self.store.tag, {f"pbt.noted/{topic}": sentence}))
 
     def _pin(self) -> None:
-        """Hold on to the best of the initial settings, which the report at the end looks at."""
-        best = self.history.best_initial if self.planner is None else None
-        self.member_index.count_use(self.pinned, -1)
-        self.pinned = None if best is None else best.checkpoint
-        self.member_index.count_use(self.pinned)
+        """Hold on to what the end looks at: the best initial setting, and the best records ever."""
+        wanted = list[Turn]()
+        if self.planner is None:
+            if self.history.best_initial is not None:
+                wanted.append(self.history.best_initial)
+            if self.settings.finalists != "none":
+                wanted += self.history.best_ever
+        pinned = [turn.checkpoint for turn in wanted if turn.checkpoint is not None]
+        if pinned == self.pinned:
+            return
+        for checkpoint in self.pinned:
+            self.member_index.count_use(checkpoint, -1)
+        for checkpoint in pinned:
+            self.member_index.count_use(checkpoint)
+        self.pinned = pinned
 
     def look_for_an_end(self, turns: Sequence[Turn]) -> None:
         """Stop beginning turns when the time is over, the target is reached or nobody lives."""
