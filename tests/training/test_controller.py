@@ -322,7 +322,7 @@ def test_each_try_of_a_turn_that_hung_is_time_lost_and_not_waiting(tries):
     assert (spent["lost"], spent["waiting"]) == (300 * tries, 0)
     assert spent["train"] == 24 - (tries - 1)
     # What a turn may take follows from turns, and not from the tries that came to nothing.
-    assert max(simulation.controller.durations) == 1
+    assert max(simulation.controller.turn_times.durations) == 1
 
 
 def test_a_member_that_keeps_failing_is_retired_and_the_others_go_on():
