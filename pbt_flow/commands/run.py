@@ -21,7 +21,7 @@ from pbt_flow.commands.frame import (
     train,
 )
 from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, start
-from pbt_flow.commands.progress import Progress
+from pbt_flow.commands.progress import Progress, usual_stages_note
 from pbt_flow.commands.publish import LiveReport, publish, publish_model
 from pbt_flow.engines import Engine
 from pbt_flow.engines.jobs import Describe
@@ -119,7 +119,15 @@ def _new(
             }
             store = Store.create(client, uri, plan, tags=tags)
             stored = StoredPopulation(store=store, settings=made)
-            return _train(stored, kind, engine, understood=understood, resumed=False, quiet=quiet)
+            return _train(
+                stored,
+                kind,
+                engine,
+                understood=understood,
+                resumed=False,
+                quiet=quiet,
+                notes=usual_stages_note(made, settings),
+            )
 
 
 def _known(control: str) -> Entry:
