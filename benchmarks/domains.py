@@ -36,6 +36,7 @@ PAIRS = Path(__file__).with_name("pairs.json")
 CONTROL = "random search"
 METHODS: dict[str, list[str]] = {
     CONTROL: ["random_search"],
+    "random search, decay": ["random_search", "--set", "decay=cosine"],
     "halving, same stages": ["random_search", "--stages", "wide"],
     "PBT": ["run"],
     "PBT in stages, wide": ["run", "--stages", "wide"],

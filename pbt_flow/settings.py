@@ -300,6 +300,11 @@ class Settings:
         return self.turns if plan is None else plan.ends[-1]
 
     @property
+    def budget(self) -> int:
+        """The steps of a member that trains to the end."""
+        return self.last_turn * self.interval
+
+    @property
     def all_turns(self) -> int:
         """The turns of all members together."""
         plan = self.stage_plan

@@ -38,6 +38,7 @@ from torch.nn.functional import pad, softplus
 from pbt_flow.space import Hparams, Space
 from pbt_flow.task import Task, TaskError
 
+from .decay import Decay, Kind
 from .gan_images import Images, load_images, scale
 from .gan_inception import (
     REPORT,
@@ -169,6 +170,7 @@ class GAN(Task):
         k: int = 1,
         samples: int = 2000,
         imagenet: str = "",
+        decay: Kind = "none",
     ) -> None:
         """Build both networks.
 
@@ -187,6 +189,7 @@ class GAN(Task):
             samples: Images that a score is computed from.
             imagenet: Also report the Inception score of ImageNet's network (minutes): the file
                 with its weights, or `download`.
+            decay: With `cosine`, both learning rates are the first ones, and fall to 0.
 
         Raises:
             TaskError: An option is out of its range, or the data cannot be had.
@@ -213,6 +216,8 @@ class GAN(Task):
         torch.manual_seed(seed)
         self.generator = make_generator(latent, width, *shape).to(device)
         self.discriminator = make_discriminator(width, *shape).to(device)
+        self.decay = Decay(decay)
+        self.follows_budget = self.decay.is_on
         # The learning rates are set by `train`; a beta of 0.5 is the advice of DCGAN.
         self.generator_adam, self.discriminator_adam = (
             torch.optim.Adam(network.parameters(), betas=(0.5, 0.999), fused=True)
@@ -221,21 +226,26 @@ class GAN(Task):
 
     def understood(self) -> Mapping[str, str]:
         """The classes and their sizes, and what there is about the pictures."""
-        return self.images.understood
+        return {**self.images.understood, **self.decay.understood(self.budget)}
 
     def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
         # Whoever has looked at the generator since the last turn left it in evaluation mode, in
         # which batch normalisation takes no statistics from the batch.
         self.generator.train()
         self.discriminator.train()
-        for adam, name in (
-            (self.generator_adam, "lr_generator"),
-            (self.discriminator_adam, "lr_discriminator"),
-        ):
-            for group in adam.param_groups:
-                group["lr"] = hparams[name]
+        adams = {
+            name: (adam, float(hparams[name]))  # type: ignore[arg-type]
+            for name, adam in (
+                ("lr_generator", self.generator_adam),
+                ("lr_discriminator", self.discriminator_adam),
+            )
+        }
         generator_loss = discriminator_loss = torch.zeros((), device=self.device)
         for _ in range(steps):
+            rates = {
+                f"rate/{name}": self.decay.set_rate(adam, first, self.budget)
+                for name, (adam, first) in adams.items()
+            }
             for _ in range(self.k):
                 real = self._real()
                 with torch.no_grad():
@@ -257,7 +267,9 @@ class GAN(Task):
             self.generator_adam.step()
             self.discriminator.requires_grad_(True)
             generator_loss = generator_loss + loss.detach() / steps
+            self.decay.age += 1
         return {
+            **(rates if self.decay.is_on else {}),
             "generator_loss": float(generator_loss),
             "discriminator_loss": float(discriminator_loss),
             "spread": float(fake.std(0).mean() / real.std(0).mean()),
@@ -309,11 +321,13 @@ class GAN(Task):
         return torch.cat([self.generator(part.to(self.device)) for part in parts])
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self._parts().items()}
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {**parts, **self.decay.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, part in self._parts().items():
             part.load_state_dict(copy.deepcopy(state[name]))  # Optimisers would share tensors.
+        self.decay.restore(state)
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
         return {

@@ -50,6 +50,7 @@ try:
     from gymnasium.vector import VectorEnv
     from PIL import Image
 
+    from .decay import Decay, Kind
     from .rl_actions import Actions, describe_actions, scale
     from .rl_environments import (
         declared_observations,
@@ -292,6 +293,8 @@ class RL(Task):
             returns deviate by about 100, and the mean of 10 is then uncertain by 30, as much as
             members differ by. More would be steadier still, and more of it of older weights.
         report_episodes: How many fresh episodes the report plays.
+        decay: With `cosine`, the learning rate is the first one, and falls to 0, from one update to
+            the next.
     """
 
     space: ClassVar[Space] = {
@@ -336,6 +339,7 @@ class RL(Task):
         minibatches: int = 4,
         episodes: int = 20,
         report_episodes: int = 20,
+        decay: Kind = "none",
     ) -> None:
         super().__init__(seed=seed, device=device)
         # With one environment a turn might end a single episode, and a t-test needs two returns.
@@ -376,6 +380,8 @@ class RL(Task):
         self.optimizer = torch.optim.Adam(self.net.parameters(), eps=1e-5, fused=True)
         self.traces = Normaliser(1)  # of the discounted sums of rewards, which scale the rewards
         self.carry = 0
+        self.decay = Decay(decay)
+        self.follows_budget = self.decay.is_on
         self.turn: Episodes | None = None
 
     def reseed(self, seed: int) -> None:
@@ -384,8 +390,6 @@ class RL(Task):
 
     def train(self, hparams: Hparams, steps: int) -> dict[str, float]:
         drawn: Mapping[str, Any] = hparams  # numbers all, as the space says
-        for group in self.optimizer.param_groups:
-            group["lr"] = float(drawn["lr"])
         due = self.carry + steps
         unrolls, length = divide(due, int(drawn["unroll"]), self.envs)
         self.carry = due - unrolls * length * self.envs
@@ -396,8 +400,10 @@ class RL(Task):
         self._check_state("with which the turn began")
         measured = []
         for update in range(1, unrolls + 1):
+            rate = self.decay.set_rate(self.optimizer, float(drawn["lr"]), self.budget)
             unroll = self._play(turn, length, 1 - float(drawn["one_minus_gamma"]))
             measured.append(self._learn(unroll, drawn))
+            self.decay.age += length * self.envs
             # Broken weights must not act: some environments crash on an action that is NaN.
             self._check_state(f"after update {update} of the turn, at step {turn.steps}")
         metrics = {"env_steps": float(len(measured) * length * self.envs), "unroll": float(length)}
@@ -406,6 +412,7 @@ class RL(Task):
             metrics["episode_return"] = fmean(turn.returns)
         if measured:
             metrics |= {name: fmean(m[name] for m in measured) for name in measured[0]}
+            metrics |= {"rate/lr": rate} if self.decay.is_on else {}
         return metrics
 
     def _begin_turn(self) -> Episodes:
@@ -589,7 +596,7 @@ class RL(Task):
         return min(PATIENCE, max(SHORT_PATIENCE, turn.steps, 10 * turn.longest))
 
     def understood(self) -> dict[str, str]:
-        told = {"environment": self.described}
+        told = {"environment": self.described, **self.decay.understood(self.budget)}
         if self.unroll_bytes > 2**30:
             told["memory"] = (
                 f"the observations of an unroll of {LONGEST_UNROLL} steps take "
@@ -609,6 +616,7 @@ class RL(Task):
             "optimizer": self.optimizer.state_dict(),
             "traces": self.traces.state_dict(),
             "carry": self.carry,
+            **self.decay.state(),
         }
         return copy.deepcopy(state)
 
@@ -618,6 +626,7 @@ class RL(Task):
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.traces.load_state_dict(state["traces"])
         self.carry = int(state["carry"])
+        self.decay.restore(state)
         self._end_turn()
 
     def report(self) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """Machine translation by a small Transformer, selected by BLEU: section 4.2 of the PBT paper.
 
 What is tuned is what the paper tunes: the learning rate and three dropout rates. There is no
-schedule and no warm-up: PBT finds them. The default is Chinese to English on Tatoeba sentences of
-up to five words, a small task for two CPU cores; its BLEU says nothing about newspaper text.
+warm-up, and no schedule unless `decay=cosine` asks for one: PBT finds them. The default is Chinese
+to English on Tatoeba sentences of up to five words, a small task for two CPU cores; its BLEU says
+nothing about newspaper text.
 
     python -m pbt_flow run --task translation
     python -m pbt_flow run --task translation --set data=files:train.de,train.en --set max_words=20
@@ -40,6 +41,7 @@ from torch import nn
 from pbt_flow.space import Hparams, Space
 from pbt_flow.task import Task, TaskError
 
+from .decay import Decay, Kind
 from .phrases import count, shown
 from .translation_columns import Pair
 from .translation_corpora import BOS, EOS, PAD, UNKNOWN, Corpus, load
@@ -322,6 +324,7 @@ class Translation(Task):
         batch_tokens: int = 512,
         label_smoothing: float = 0.1,
         tokenize: str = "",
+        decay: Kind = "none",
     ) -> None:
         """Read the corpus and build a fresh model. A step is one batch, one update.
 
@@ -346,6 +349,7 @@ class Translation(Task):
                 and the rest is on the right piece (Szegedy et al., 2016). The dev NLL has none.
             tokenize: The tokeniser of sacreBLEU: 13a, zh, ja-mecab, char, ... Empty: by the script
                 of the training targets (see `translation_scripts.choose_tokenizer`).
+            decay: With `cosine`, the learning rate is the first one, and falls to 0.
 
         Raises:
             TaskError: An option cannot be used, or the data cannot be had or read.
@@ -406,12 +410,15 @@ class Translation(Task):
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), betas=(0.9, 0.98), eps=1e-9, fused=True
         )
+        self.decay = Decay(decay)
+        self.follows_budget = self.decay.is_on
         longest = int(self.training.lengths()[1].max())
         self.translator = Translator(self.network, source, target, limit=longest)
 
     def understood(self) -> Mapping[str, str]:
         """Splits and sizes, which side is the source, what was left out, and the tokeniser."""
         told = {**self.corpus.understood, "tokenizer": self.why_tokenizer}
+        told |= self.decay.understood(self.budget)
         if self.too_long:
             pairs = count(self.too_long, "training pair")
             told["batches"] = f"{pairs} left out, longer than batch_tokens={self.batch_tokens}"
@@ -424,15 +431,15 @@ class Translation(Task):
 
     def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
         """Train on `steps` batches; return the mean loss and target pieces per second."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = hparams["lr"]
         for site in ("residual", "attention", "relu"):
             getattr(self.network.drop, site).p = hparams[f"{site}_dropout"]
         self.network.train()
+        first = float(hparams["lr"])  # type: ignore[arg-type]
         started = time.perf_counter()
         loss_sum, tokens = torch.zeros((), device=self.device), 0
         batches = self.training.batches(self.rng, self.batch_tokens)
         for rows in itertools.islice(batches, steps):
+            rate = self.decay.set_rate(self.optimizer, first, self.budget)
             source = batch(self.training.source, rows, self.device)
             target = batch(self.training.target, rows, self.device)
             logits = self.network(source, target[:, :-1])
@@ -449,8 +456,10 @@ class Translation(Task):
             self.optimizer.step()
             loss_sum += loss.detach()
             tokens += int((labels != PAD).sum())
+            self.decay.age += 1
         seconds = time.perf_counter() - started
-        return {"loss": float(loss_sum) / steps, "tokens_per_second": tokens / seconds}
+        metrics = {"loss": float(loss_sum) / steps, "tokens_per_second": tokens / seconds}
+        return {**metrics, "rate/lr": rate} if self.decay.is_on else metrics
 
     def evaluate(self) -> Sequence[float]:
         """The score on the dev split, as a sample (see `score` and `measure`)."""
@@ -492,6 +501,7 @@ class Translation(Task):
             "network": copy.deepcopy(self.network.state_dict()),
             "optimizer": copy.deepcopy(self.optimizer.state_dict()),
             "vocabulary": self.vocabulary,
+            **self.decay.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -501,6 +511,7 @@ class Translation(Task):
         self.network.load_state_dict(state["network"])
         # Adam would go on to write into the tensors of `state`.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self.decay.restore(state)
 
     def report(self) -> Mapping[str, float]:
         """BLEU, its standard error, chrF and NLL on the test split, which selection never saw."""

@@ -15,15 +15,26 @@ from typing import Any
 
 from pbt_flow.engines import Engine, InlineEngine, LostJob, ProcessEngine
 from pbt_flow.engines.jobs import Described, Done, Probe, Probed, WorkerContext
-from pbt_flow.exceptions import EngineError, PBTError, PopulationError
+from pbt_flow.exceptions import EngineError, PBTError, PopulationError, SettingsError
 from pbt_flow.settings import Settings
 from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, check_found, declare
 from pbt_flow.task.files import is_loading
 from pbt_flow.utils.reasons import reason_of
 
 
-def spec_of(settings: Settings) -> TaskSpec:
-    return TaskSpec(name=settings.task, options=settings.options, device=settings.device)
+def spec_of(settings: Settings, budget: int | None = None) -> TaskSpec:
+    """The task of a population, with all that is needed to build a model of it.
+
+    Args:
+        settings: Those of the population.
+        budget: The steps of a member that trains to the end; by default as the settings say.
+    """
+    return TaskSpec(
+        name=settings.task,
+        options=settings.options,
+        device=settings.device,
+        budget=settings.budget if budget is None else budget,
+    )
 
 
 @contextlib.contextmanager
@@ -89,34 +100,42 @@ def _own_lines(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, trace, chain=False)).rstrip()
 
 
-def context_of(settings: Settings, slots: int) -> WorkerContext:
-    """What all turns of a population share, where so many run at once."""
+def context_of(settings: Settings, slots: int, budget: int | None = None) -> WorkerContext:
+    """What all turns of a population share, where so many run at once; `budget` as in `spec_of`."""
     share = -(-settings.founders // slots)
     # Memory of a GPU is scarce, and what the task takes of it is not known.
     usual = share if settings.device == "cpu" else 1
     return WorkerContext(
-        task=spec_of(settings),
+        task=spec_of(settings, budget),
         seed=settings.seed,
         warm=settings.warm or usual,
         threads=settings.threads,
     )
 
 
-def start(engine: Engine, settings: Settings) -> None:
-    """Let the engine get ready, and build the task's first model."""
+def start(engine: Engine, settings: Settings, budget: int | None = None) -> None:
+    """Let the engine get ready, and build the task's first model; `budget` as in `spec_of`."""
     slots = 1 if settings.engine == "inline" else min(settings.workers, settings.founders)
-    engine.start(context_of(settings, slots), slots=slots)
+    engine.start(context_of(settings, slots, budget), slots=slots)
     engine.submit(Probe())
 
 
-def check_buildable(engine: Engine, settings: Settings) -> Mapping[str, str]:
+def check_buildable(
+    engine: Engine, settings: Settings, *, begun_with: int | None = None
+) -> Mapping[str, str]:
     """Refuse a task that cannot be built, before anything is written.
+
+    Args:
+        engine: The engine that has been started.
+        settings: Those of the population.
+        begun_with: The budget that a population which is resumed has had until now.
 
     Returns:
         What the task understood of its data, options and environment, by topic.
 
     Raises:
         TaskError: It cannot be built.
+        SettingsError: The task follows the budget, and the budget is another now.
     """
     probed = _ask(engine)
     reason = probed.reason if isinstance(probed, LostJob) else ""
@@ -124,7 +143,15 @@ def check_buildable(engine: Engine, settings: Settings) -> Mapping[str, str]:
         reason = probed.error
     if reason:
         raise TaskError(f"task {settings.task} cannot be built: {reason}")
-    return probed.understood if isinstance(probed, Probed) else {}
+    if not isinstance(probed, Probed):
+        return {}
+    if probed.follows_budget and begun_with not in (None, settings.budget):
+        raise SettingsError(
+            f"turns cannot change here: task {settings.task} trains along a schedule that ends at "
+            f"step {begun_with:,}, and the members have begun with it; give turns to a new "
+            "population instead"
+        )
+    return probed.understood
 
 
 def _ask(engine: Engine) -> Done | LostJob:

@@ -154,6 +154,7 @@ def winners_schedule(data: ReportData) -> Schedule | None:
         space=data.space,
         source=data.result.run_id,
         seed=settings.seed,
+        budget=settings.budget,
     )
 
 

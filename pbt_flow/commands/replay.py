@@ -401,7 +401,7 @@ def replay(
             engine.submit(Describe(task=task, options=schedule.options))
         kind = read_declaration(engine, task, schedule.options)
         settings = settings_of(schedule, arms, task=kind, **given)
-        start(engine, settings)
+        start(engine, settings, schedule.followed)
         with short_requests():
             client, uri = connect()
             understood = check_buildable(engine, settings)
@@ -474,7 +474,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
             defaults = store.manifest.option_defaults
             options, notes = recorded_options(kind, settings.options, defaults)
             settings = dataclasses.replace(settings, options=options)
-            start(engine, settings)
+            start(engine, settings, schedule.followed)
             understood = check_buildable(engine, settings)
             return _train(
                 dataclasses.replace(stored, settings=settings),

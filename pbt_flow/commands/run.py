@@ -216,7 +216,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         options, notes = recorded_options(kind, made.options, defaults)
         made = dataclasses.replace(made, options=options)
         start(engine, made)
-        understood = check_buildable(engine, made)
+        understood = check_buildable(engine, made, begun_with=stored.settings.budget)
         return _train(
             dataclasses.replace(stored, settings=made),
             kind,

@@ -153,7 +153,7 @@ class StoredPopulation:
             reason=reason,
             seconds=seconds,
             charts=self.store.charts,
-            budget=self.settings.last_turn * self.settings.interval,
+            budget=self.settings.budget,
             report_direction=self.store.manifest.report_direction,
             revive=self.revive,
         )

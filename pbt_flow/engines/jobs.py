@@ -60,6 +60,8 @@ class Probed:
     """Why the task cannot be built; empty if it can."""
     understood: Mapping[str, str] = field(default_factory=dict)
     """What the task understood of its data, options and environment: a sentence for each topic."""
+    follows_budget: bool = False
+    """Whether the task's training depends on how long it is going to be."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,7 +151,7 @@ class Worker:
             # The message of a PBTError is a whole sentence; other messages need the type as well.
             told = message_of(error) if isinstance(error, PBTError) else reason_of(error)
             return Probed(error=printable(told))
-        return Probed(understood=self._understood or {})
+        return Probed(understood=self._understood or {}, follows_budget=task.follows_budget)
 
     def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
         """Run a turn and commit its record. An exception of the task is an outcome of the turn.

@@ -55,11 +55,20 @@ class Schedule:
     """The best initial configuration: the best fixed hyperparameters that the population tried."""
     segments: Sequence[Segment] = field(repr=False)
     """The segments in order, without gaps, from step 0."""
+    budget: int | None = None
+    """The steps of a member that trained to the end of the population, for a task that follows them
+    (see `Task.budget`); the winner may have trained fewer or more. None says that they were as many
+    as the schedule has."""
 
     @property
     def steps(self) -> int:
         """How many steps the schedule is long."""
         return self.segments[-1].end
+
+    @property
+    def followed(self) -> int:
+        """The budget that models trained along the schedule are to be given."""
+        return self.steps if self.budget is None else self.budget
 
     def at(self, step: int) -> Hparams:
         """Return the hyperparameters for weights that have trained `step` steps.
@@ -85,6 +94,8 @@ class Schedule:
 
     def to_json(self) -> dict[str, Any]:
         """Return the schedule as plain JSON values."""
+        # Only where it says something, so that earlier versions can read all other schedules.
+        budget = {} if self.budget is None else {"budget": self.budget}
         return {
             "version": 1,
             "task": self.task,
@@ -98,6 +109,7 @@ class Schedule:
             "segments": [
                 {**vars(segment), "hparams": dict(segment.hparams)} for segment in self.segments
             ],
+            **budget,
         }
 
     @classmethod
@@ -113,7 +125,10 @@ class Schedule:
             raise ScheduleError(
                 f"the schedule has version {version!r}, and this program reads version 1"
             )
-        _check_fields(plain, _SCHEDULE_FIELDS, "the schedule")
+        known = _SCHEDULE_FIELDS | ({"budget": (int,)} if "budget" in plain else {})
+        _check_fields(plain, known, "the schedule")
+        if plain.get("budget", 1) < 1:
+            raise ScheduleError(f"the schedule: budget cannot be {plain['budget']}")
         if plain["direction"] not in ("maximize", "minimize"):
             raise ScheduleError(f"the schedule's direction cannot be {plain['direction']!r}")
         try:
@@ -129,6 +144,7 @@ class Schedule:
                 score=float(plain["score"]),
                 best_initial=None if best is None else check_hparams(best, space),
                 segments=_read_segments(plain["segments"], space),
+                budget=plain.get("budget"),
             )
         except SpaceError as error:
             raise ScheduleError(f"not a schedule: {error}") from None
@@ -153,8 +169,11 @@ def schedule_of(
     space: Space,
     source: str,
     seed: int,
+    budget: int | None = None,
 ) -> Schedule:
     """Return the schedule along which the weights of `turn` were trained.
+
+    The arguments behind `history` are fields of `Schedule`.
 
     Raises:
         ScheduleError: The turn did not go well, so there are no weights to reproduce.
@@ -183,6 +202,7 @@ def schedule_of(
             )
             for ancestor in ancestors(history, turn)
         ),
+        budget=None if budget == turn.step else budget,
     )
 
 

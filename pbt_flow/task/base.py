@@ -49,6 +49,15 @@ class Task(abc.ABC):
     the user gives none."""
     quick: ClassVar[Mapping[str, Any]] = {}
     """Settings for a run of seconds, to see it work; with `--quick` they go before `defaults`."""
+    follows_budget: bool = False
+    """Whether training depends on how long it is going to be, as under a rate that falls to 0 at
+    the end. A constructor sets it, perhaps by an option. Then `budget` is given, and a resume with
+    other `turns` is refused, since it would bend a schedule that has been trained along."""
+    budget: int | None = None
+    """The steps that a member trains which stays to the end of its population; set as soon as the
+    constructor is done, and only where `follows_budget` is True. Weights may get older than that: a
+    member that copies an older one trains its own turns all the same. How many steps the weights
+    have trained is not given, and belongs into the state."""
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)

@@ -93,6 +93,8 @@ class TaskSpec:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The options, as a record holds them."""
     device: str = "cpu"
+    budget: int | None = None
+    """The steps of a member that trains to the end (see `Task.budget`); None if not known."""
 
     def build(self, seed: int, device: str | None = None) -> Task:
         """Build a fresh model.
@@ -100,11 +102,27 @@ class TaskSpec:
         Raises:
             TaskError: The class does not take one of the options, or not its value.
         """
-        return build_task(find_task(self.name), seed, device or self.device, self.options)
+        return build_task(
+            find_task(self.name), seed, device or self.device, self.options, budget=self.budget
+        )
 
 
-def build_task(kind: type[Task], seed: int, device: str, options: Mapping[str, Any]) -> Task:
+def build_task(
+    kind: type[Task],
+    seed: int,
+    device: str,
+    options: Mapping[str, Any],
+    *,
+    budget: int | None = None,
+) -> Task:
     """Build a fresh model of a class, under options as a record holds them.
+
+    Args:
+        kind: The class.
+        seed: Seeds the initial weights.
+        device: Where to put the model, as torch names it.
+        options: What the class takes besides.
+        budget: The steps of a member that trains to the end, for a task that follows them.
 
     Raises:
         TaskError: The class does not take one of the options, or not its value.
@@ -114,7 +132,11 @@ def build_task(kind: type[Task], seed: int, device: str, options: Mapping[str, A
     except OptionError as error:
         raise TaskError(f"task {kind.__name__}: {error}") from None
     with constructing(kind.__name__):
-        return kind(seed=seed, device=device, **arguments)
+        made = kind(seed=seed, device=device, **arguments)
+    # Others may have an attribute of their own by this name.
+    if made.follows_budget:
+        made.budget = budget
+    return made
 
 
 def check_class(task: Any) -> None:

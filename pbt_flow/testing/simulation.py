@@ -39,9 +39,8 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, own_hparams
-from pbt_flow.task import Task
+from pbt_flow.task import Task, build_task
 from pbt_flow.task.mlflow_capture import MemberRuns
-from pbt_flow.task.options import arguments_of
 from pbt_flow.training.controller import Controller
 
 Fault = Literal["raises", "nan", "inf", "dies", "hangs"]
@@ -394,7 +393,7 @@ def prepare(
     history = History(direction=kind.direction, stages=made.stage_plan)
     history.begin(founders)
     engine = SimulatedEngine(
-        task=lambda seed: task(seed=seed, **arguments_of(task, made.options)),
+        task=lambda seed: build_task(task, seed, "cpu", made.options, budget=made.budget),
         seed=made.seed,
         slots=made.founders if slots is None else slots,
         duration=duration,

@@ -94,7 +94,10 @@ class TaskContract:
     def make(self, member: int = 0) -> Task:
         """A fresh model of one member."""
         with constructing(self.task.__name__):
-            return self.task(seed=derive_seed(SEED, member, 0), **self.options)
+            made = self.task(seed=derive_seed(SEED, member, 0), **self.options)
+        if made.follows_budget:
+            made.budget = 4 * self.steps  # No sentence trains a model for longer.
+        return made
 
     def turn(self, task: Task, hparams: Hparams, number: int) -> tuple[float, dict[str, Any]]:
         """The turn of that number: the score, and the state as it comes back from a checkpoint."""

@@ -115,6 +115,17 @@ def test_a_winner_of_a_real_population_survives_json():
     assert Schedule.from_json(json.loads(json.dumps(made.to_json()))) == made
 
 
+def test_a_schedule_knows_the_budget_of_a_population_that_ended_before_it():
+    history, winner, _ = simulated()
+    how = {"task": "", "options": {}, "space": NoisyQuadratic.space, "source": "", "seed": 0}
+    short = schedule_of(winner, history, **how, budget=100)
+    assert short.followed == Schedule.from_json(short.to_json()).followed == 100 != winner.step
+    # Earlier versions know no budget, and read the schedules that need none.
+    full = schedule_of(winner, history, **how, budget=winner.step)
+    assert "budget" not in full.to_json()
+    assert full.followed == Schedule.from_json(full.to_json()).followed == winner.step
+
+
 def test_the_table_has_a_line_for_each_segment_with_every_digit():
     lr = 0.1 + 0.2
     first, second = csv.DictReader(
@@ -142,6 +153,8 @@ def changed(*path, to):
         (changed("score", to=math.nan), "score cannot be nan"),
         (changed("score", to=10**400), "score cannot be 1000"),
         (changed("direction", to="up"), "direction cannot be 'up'"),
+        (changed("budget", to=0), "budget cannot be 0"),
+        (changed("budget", to=None), "budget cannot be None"),
         (changed("extra", to=1), r"unknown fields \['extra'\]"),
         (lambda plain: plain.pop("seed"), r"missing or unknown fields \['seed'\]"),
         (changed("segments", to=[]), "no segments"),

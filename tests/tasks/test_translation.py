@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import pbt_flow
 from pbt_flow.task import TaskError
+from pbt_flow.tasks.decay import cosine
 from pbt_flow.testing import TaskContract, assert_same
 
 sacrebleu = pytest.importorskip("sacrebleu")
@@ -62,8 +64,28 @@ class TestContract(TaskContract):
     steps = 4
 
 
+def test_with_a_decay_the_rate_falls_over_a_turns_end_and_a_restore() -> None:
+    first, other = make(decay="cosine"), make(decay="cosine", seed=1)
+    assert first.follows_budget
+    assert not make().follows_budget
+    first.budget = other.budget = 12
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    try:
+        told = [first.train(GOOD, 6)["rate/lr"]]
+        other.load_state_dict(copy.deepcopy(first.state_dict()))
+        told.append(other.train(GOOD, 6)["rate/lr"])
+    finally:
+        hook.remove()
+    assert rates == pytest.approx([GOOD["lr"] * cosine(age, 12) for age in range(12)])
+    assert told == [rates[5], rates[11]]
+    assert "age" not in make().state_dict()
+
+
 def make(**options: Any) -> Translation:
-    task = Translation(seed=0, **{**SMALL, **options})
+    task = Translation(**{"seed": 0, **SMALL, **options})
     task.reseed(0)
     return task
 
