@@ -34,8 +34,11 @@ from pbt_flow.utils.text import did_you_mean
 
 Mode = Literal["async", "generational"]
 NONE = "none"
-"""Given for a setting that may be without a value, this word takes its value away. None cannot say
-that: it means that the setting is not given, and that the value from before stays."""
+"""The word that takes away the value of a setting which may be without one, such as `seconds`.
+
+Python's None cannot say that: it means that the user has not given the setting, and that the value
+from before stays.
+"""
 
 
 def _setting(default: Any, help: str, *, on_resume: bool = False) -> Any:
@@ -44,10 +47,10 @@ def _setting(default: Any, help: str, *, on_resume: bool = False) -> Any:
 
 
 def check_model_name(name: str) -> None:
-    """Refuse what cannot be the name of a registered model.
+    """Refuse a text that cannot be the name of a registered model.
 
     Raises:
-        SettingsError: It cannot.
+        SettingsError: The text is empty, or has a character that MLflow uses in addresses.
     """
     if not name or set(name) & set("/:@"):
         raise SettingsError(f"register must name a model, without any of / : @, got {name!r}")
@@ -165,21 +168,23 @@ class Settings:
     def for_task(
         cls, task: str | type[Task] | Declaration, *, quick: bool | None = None, **given: Any
     ) -> tuple[Settings, Declaration]:
-        """The settings for a task: those given, then the task's own defaults, then the general.
+        """The settings for a task.
+
+        A setting that is not given is the task's own default, and else the default of this class.
 
         Args:
             task: A task class, the name of one, or what one declares.
             quick: Whether the task's settings for a run of seconds go before its other defaults.
-            given: Fields of this class; None counts as not given, and the word `none` takes away a
-                limit that the task's defaults set. A strategy may be given as an object in place of
-                its text.
+            given: Fields of this class. None counts as not given. The word `none` takes away a
+                limit that the task's defaults set. A strategy may be an object in place of its
+                text.
 
         Returns:
             The checked settings, with every default filled in, and what the task declares.
 
         Raises:
             SettingsError: A setting is unknown or out of its range.
-            TaskError: The task is not to be found, or declares nonsense.
+            TaskError: The task cannot be found, or what it declares cannot be.
             StrategyError: A strategy is unknown or has no such setting.
             SpaceError: An initial point lies outside the space.
         """
@@ -210,7 +215,7 @@ class Settings:
         usual = {**kind.defaults, **kind.quick} if quick else kind.defaults
         values = {**usual, **cls._read_given(given)}
         if isinstance(values.get("options"), Mapping):
-            # Each option on its own: one that is given leaves the task's others as they are.
+            # An option that is given leaves the task's other options as they are.
             sources_of = [kind.defaults, kind.quick if quick else {}, values]
             values["options"] = {
                 k: v for of in sources_of for k, v in of.get("options", {}).items()
@@ -260,12 +265,14 @@ class Settings:
         return True
 
     def _planned_stages(self) -> str:
-        """The stages written out: a named plan depends on workers, and a resume may change those.
+        """The stages written out, since what `wide` means depends on the number of workers.
+
+        A resume may change that number, and must not change the stages.
 
         Raises:
-            SettingsError: They cannot be.
+            SettingsError: There are no such stages, or not within the budget.
         """
-        self._check_numbers()
+        self._check_values()
         plan = StagePlan.of(
             self.stages, population=self.population, turns=self.turns, workers=self.workers
         )
@@ -313,8 +320,8 @@ class Settings:
     def draw_founders(self, space: Space, rng: np.random.Generator) -> list[Hparams]:
         """The first hyperparameters of every member.
 
-        Those of a population without stages come first, whatever the stages are, so that a control
-        with the same seed begins with the very same. What stages have more are drawn after them.
+        The first `population` of them do not depend on the stages, so that a control with the same
+        seed begins with the very same. Stages that begin with more members draw the others later.
         """
         sampler, count = self.strategies().init, self.population - len(self.initial)
         points = [*self.initial, *sampler.initial(space, count, rng)]
@@ -323,7 +330,11 @@ class Settings:
         return [check_hparams(point, space) for point in points[: self.founders]]
 
     def _try_strategies(self, space: Space) -> None:
-        """Use each strategy once on the space: what could only fail later must fail now."""
+        """Use each strategy once on the space, so that one that fails there fails now.
+
+        Raises:
+            StrategyError: A strategy cannot work on this space.
+        """
         made, rng = self.strategies(), np.random.default_rng(0)
         point = draw(space, rng)
         two = [Candidate(member=n, fitness=float(n), sample=(float(n), n + 1.0)) for n in (0, 1)]
@@ -338,11 +349,18 @@ class Settings:
             made.resample.fresh(space, [], rng)
 
     def _check(self) -> None:
-        self._check_numbers()
+        """Refuse settings that cannot be, alone or together.
+
+        Raises:
+            SettingsError: A value has the wrong type, is out of its range or contradicts another.
+            StrategyError: A strategy is unknown or has no such setting.
+        """
+        self._check_values()
         if self.seed < 0:
             raise SettingsError(f"seed must not be negative, got {self.seed}")
         for name in ("seconds", "turn_timeout"):
-            if (value := getattr(self, name)) is not None and value <= 0:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
                 raise SettingsError(f"{name} must be above 0, got {value}")
         if self.register is not None:
             check_model_name(self.register)
@@ -354,22 +372,24 @@ class Settings:
         if (plan := self.stage_plan) is not None:
             _check_copies_in_stages(exploit, plan)
 
-    def _check_numbers(self) -> None:
+    def _check_values(self) -> None:
         """Refuse values of another type, and numbers that are too small.
 
         Raises:
-            SettingsError: There is one.
+            SettingsError: A setting has such a value.
         """
         if type(self.stages) is not str:
             raise SettingsError(f"stages must be a text or a StagePlan, got {self.stages!r}")
         hints = get_type_hints(type(self))
         for f in dataclasses.fields(self):
             value, hint = getattr(self, f.name), hints[f.name]
-            if hint is int and type(value) is not int:
-                raise SettingsError(f"{f.name} must be a number, got {value!r}")
-            if hint == int | None and value is not None and type(value) is not int:
-                raise SettingsError(f"{f.name} must be a number, got {value!r}")
-            if hint == float | None and value is not None:
+            if value is None and type(None) in get_args(hint):
+                continue
+            if hint in (int, int | None) and type(value) is not int:
+                raise SettingsError(f"{f.name} must be a whole number, got {value!r}")
+            if hint in (str, str | None) and not isinstance(value, str):
+                raise SettingsError(f"{f.name} must be a text, got {value!r}")
+            if hint == float | None:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 never = f.name == "turn_timeout" and value == math.inf
                 if not number or not (math.isfinite(value) or never):
@@ -386,14 +406,15 @@ class Settings:
                 "to copy (for a single run, train it with your own script)"
             )
         for name in ("workers", "turns", "interval", "max_failures", "keep", "warm", "threads"):
-            if (value := getattr(self, name)) is not None and value < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
 
     def check_model(self, kind: Declaration) -> None:
         """Refuse to register the model of a task that keeps none.
 
         Raises:
-            SettingsError: It keeps none.
+            SettingsError: `register` is set, and the task has no `model()`.
         """
         if self.register is not None and not kind.has_model:
             raise SettingsError(f"register: task {kind.label} keeps no model: it has no model()")
@@ -402,7 +423,7 @@ class Settings:
         """The strategies that the settings name.
 
         Raises:
-            StrategyError: One of them does not exist, or cannot be set like this.
+            StrategyError: A strategy does not exist, or does not take its settings.
         """
         made = Strategies(
             **{name: parse(getattr(self, name), kinds, name) for name, kinds in STRATEGIES.items()}
@@ -420,7 +441,7 @@ class Settings:
 
     @property
     def is_control(self) -> bool:
-        """Whether nobody copies, and nobody leaves: random search."""
+        """Whether the population is random search: nobody copies, and nobody leaves."""
         return self.stages == NOBODY and isinstance(self.strategies().exploit, NoExploit)
 
     @property
@@ -432,10 +453,10 @@ class Settings:
         return "successive halving" if copies_nobody else "Population Based Training in stages"
 
     def copies_warning(self) -> str | None:
-        """What to tell the user where members would copy too often; None where they would not.
+        """What to tell the user if members would copy too often; None if they would not.
 
-        Nothing is said of stages: of the two members of a last stage one copies the other at every
-        turn, which is meant.
+        A population in stages gets no warning. Of the two members of a last stage one copies the
+        other at every turn, and that is meant.
         """
         if self.stages != NOBODY:
             return None
@@ -455,7 +476,10 @@ class Settings:
 
     @classmethod
     def _read_given(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that were given: without those that are None, and with None for the word."""
+        """The settings that were given, with None in place of the word `none`.
+
+        Those that are None were not given, and are left out.
+        """
         hints = get_type_hints(cls)
         optional = {
             f.name
@@ -472,7 +496,7 @@ class Settings:
         """These settings with those changed that a resumed population may change.
 
         Args:
-            given: Fields of this class; None counts as not given. The word `none` lifts a limit, as
+            given: Fields of this class. None counts as not given. The word `none` lifts a limit, as
                 in `seconds="none"`.
 
         Raises:
@@ -492,10 +516,11 @@ class Settings:
     def changed(self, changes: Mapping[str, Any]) -> Settings:
         """These settings with the values of a resume, where None is the value of a lifted limit.
 
-        Options may come to those that there are: a class may have got more of them since.
+        The changes may bring options that the population does not have, since its task's class may
+        have got more of them. They cannot change an option that it has.
 
         Raises:
-            SettingsError: A setting is among them that defines the population.
+            SettingsError: One of the settings defines the population, and cannot change.
         """
         for name in changes:
             known = type(self).__dataclass_fields__.get(name)
@@ -530,8 +555,8 @@ def _check_copies_in_stages(exploit: Exploit, plan: StagePlan) -> None:
     """Refuse an exploit that copies otherwise than the stages say.
 
     Raises:
-        SettingsError: The exploit's own setting says what is copied, and so do the stages.
-        StrategyError: What it copies cannot be set.
+        SettingsError: Both the exploit's own setting and the stages say what is copied.
+        StrategyError: The exploit has no setting for what it copies.
     """
     check_copies(exploit)
     if exploit.copies in ("weights", "hparams"):

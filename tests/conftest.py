@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import base64
+import gc
 import os
-import shutil
 import signal
-import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import Phase, settings
+
+if TYPE_CHECKING:
+    from stored_populations import TrainedOnce
+
+    from pbt_flow.population.result import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,6 +42,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 # takes half a minute. Set before anything imports torch, for the processes of the tests as well.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# By default Python looks for garbage so often that it took a seventh of the time of these tests.
+gc.set_threshold(20_000, 10, 10)
 
 # A shell lets what it starts in the background ignore Ctrl-C, and every process inherits that.
 # Tests press Ctrl-C, on themselves and on others.
@@ -65,6 +73,18 @@ def as_if_installed() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def older_objects_are_passed_over() -> None:
+    """A collection of garbage passes over what is there before the tests of a file begin.
+
+    The imports are 340,000 objects, and MLflow keeps thousands more for each database that was
+    opened. A worker in this process collects whenever it drops a member, and each time it would
+    look at all of them.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test works in an empty folder: MLflow's default store is a file in the working one."""
@@ -78,28 +98,66 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         os.environ.pop(name, None)
 
 
+_EMPTY_PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture(autouse=True)
+def pictures_without_ink(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture of a population is laid out, and its file is there, but nothing is painted.
+
+    Each population ends with its picture, and the painting is half of the time of a small one.
+    A test to which the picture matters says so: `@pytest.mark.paints`.
+    """
+    if request.node.get_closest_marker("paints") is None:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", _save_nothing)
+
+
+def _save_nothing(figure: object, path: Path, **how: object) -> None:
+    path.write_bytes(_EMPTY_PICTURE)
+
+
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: its migrations take seconds, so all tests share one."""
     from mlflow.tracking import MlflowClient
+    from stored_populations import working_in
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     # The default experiment keeps its artifacts where it was made: not in this repository.
-    before = Path.cwd()
-    os.chdir(path.parent)
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    os.chdir(before)
+    with working_in(path.parent):
+        MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 
 @pytest.fixture
 def database(migrated_database: Path, tmp_path: Path) -> Path:
     """MLflow's default store in the working folder, empty and ready."""
-    path = Path(shutil.copy(migrated_database, tmp_path / "mlflow.db"))
-    # As MLflow would have it: the default experiment keeps its artifacts beside its database.
-    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        where = str(tmp_path / "mlruns" / "0")
-        connection.execute(
-            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (where,)
-        )
-    return path
+    from stored_populations import copy_empty
+
+    return copy_empty(migrated_database, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained_once(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedOnce:
+    """The populations that more than one test begins with."""
+    from stored_populations import TrainedOnce
+
+    return TrainedOnce(tmp_path_factory.mktemp("trained"), migrated_database)
+
+
+@pytest.fixture
+def trained(trained_once: TrainedOnce, tmp_path: Path) -> Callable[..., list[Result]]:
+    """Populations in the store of the working folder, which the test may do with as it likes.
+
+    `one, other = trained({"turns": 3}, {"exploit": "none"})` begins a test: the two are trained
+    once for all tests that ask for the same, and copied. By default the task is `Regression`.
+    """
+
+    def trained(*populations: Mapping[str, Any], task: Any = None) -> list[Result]:
+        from sample_tasks import Regression
+
+        return trained_once.copy_to(tmp_path, task or Regression, populations or ({},))
+
+    return trained

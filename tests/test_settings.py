@@ -301,13 +301,13 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
         ({"interval": 0}, "interval must be at least 1, got 0"),
         ({"max_failures": 0}, "max_failures must be at least 1, got 0"),
         ({"warm": 0}, "warm must be at least 1, got 0"),
-        ({"warm": 1.0}, "warm must be a number, got 1.0"),
+        ({"warm": 1.0}, "warm must be a whole number, got 1.0"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"seconds": 0}, "seconds must be above 0, got 0"),
         ({"seconds": -1.5}, "seconds must be above 0, got -1.5"),
         ({"turn_timeout": 0.0}, "turn_timeout must be above 0, got 0.0"),
         *(
-            ({name: "3"}, f"{name} must be a number, got '3'")
+            ({name: "3"}, f"{name} must be a whole number, got '3'")
             for name in ("workers", "turns", "interval", "seed", "keep")
         ),
         *(
@@ -317,12 +317,16 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
             # A turn may be given all the time in the world.
             if (name, value) != ("turn_timeout", math.inf)
         ),
-        ({"population": "8"}, "population must be a number, got '8'"),
+        ({"population": "8"}, "population must be a whole number, got '8'"),
         *(
-            ({name: 2.5}, f"{name} must be a number, got 2.5")
+            ({name: 2.5}, f"{name} must be a whole number, got 2.5")
             for name in ("population", "workers", "turns", "interval", "seed", "max_failures")
         ),
-        ({"turns": True}, "turns must be a number, got True"),
+        ({"turns": True}, "turns must be a whole number, got True"),
+        *(
+            ({name: 5}, f"{name} must be a text, got 5")
+            for name in ("register", "device", "name", "experiment")
+        ),
         ({"mode": "sync"}, r"mode must be one of \['async', 'generational'\], got 'sync'"),
         ({"engine": "ray"}, r"engine must be one of \['processes', 'inline'\], got 'ray'"),
         (
@@ -438,7 +442,7 @@ def test_the_word_none_lifts_a_limit_of_the_task_or_of_before_a_resume(name: str
     lifted = settings.resumed(**{name: "none"})
     assert lifted == dataclasses.replace(settings, **{name: None})
     assert Settings.from_json(settings.to_json()).changed({name: None}) == lifted
-    with pytest.raises(SettingsError, match="turns must be a number, got 'none'"):
+    with pytest.raises(SettingsError, match="turns must be a whole number, got 'none'"):
         settings.resumed(turns="none")
 
 
@@ -461,7 +465,7 @@ def test_a_resume_without_changes_changes_nothing() -> None:
     ("given", "message"),
     [
         ({"workers": 0}, "workers must be at least 1, got 0"),
-        ({"turns": "9"}, "turns must be a number, got '9'"),
+        ({"turns": "9"}, "turns must be a whole number, got '9'"),
         ({"seconds": -1}, "seconds must be above 0, got -1"),
         ({"engine": "ray"}, "engine must be one of"),
     ],
@@ -531,7 +535,7 @@ def test_the_json_does_not_share_what_can_be_changed() -> None:
     [
         ({"from_the_future": 1}, "settings of another version: unknown 'from_the_future'"),
         ({"population": 1}, "population must be at least 2"),
-        ({"turns": "9"}, "turns must be a number, got '9'"),
+        ({"turns": "9"}, "turns must be a whole number, got '9'"),
         ({"mode": "sync"}, "mode must be one of"),
     ],
 )

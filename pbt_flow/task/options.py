@@ -650,7 +650,7 @@ def to_json(value: Any) -> Any:
         # Sorted, since the order of a set differs between processes.
         return sorted((to_json(part) for part in value), key=json.dumps)
     if isinstance(value, Mapping):
-        return {_text_of_key(key): to_json(part) for key, part in value.items()}
+        return _mapping_to_json(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.init]
         return {name: to_json(getattr(value, name)) for name in names}
@@ -658,6 +658,21 @@ def to_json(value: Any) -> Any:
     if isinstance(value, _PYDANTICS_OWN) or hasattr(type(value), "__pydantic_validator__"):
         return to_json(TypeAdapter(type(value)).dump_python(value, mode="json"))
     raise ValueError(f"JSON has nothing for an object of {type(value).__qualname__}")
+
+
+def _mapping_to_json(mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping as a record holds it.
+
+    Raises:
+        ValueError: JSON has no type for a key or a value, or two keys are one text in JSON.
+    """
+    plain: dict[str, Any] = {}
+    for key, value in mapping.items():
+        text = _text_of_key(key)
+        if text in plain:
+            raise ValueError(f"two of its keys are {text!r} in JSON, which has only texts as keys")
+        plain[text] = to_json(value)
+    return plain
 
 
 def _text_of_key(key: Any) -> str:

@@ -1,7 +1,7 @@
 """A population without MLflow, files or waiting: the real controller, a simulated engine and clock.
 
-For tests and for studies of the method itself: thousands of populations, every order of events
-reproducible from a seed, faults where a schedule puts them.
+It is for tests, and for studies of the method itself that need thousands of populations. A seed
+determines the order of all events, and faults happen where a schedule puts them.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class SimulatedEngine(Engine):
     states: dict[tuple[int, int], dict[str, Any]] = field(default_factory=dict)
     """The checkpoints that exist."""
     most_states: int = 0
-    """The greatest number of them that ever existed at once."""
+    """The greatest number of checkpoints that ever existed at once."""
     log: list[tuple[float, str, int, int]] = field(default_factory=list)
-    """What happened: time, event, member, turn."""
+    """What happened, as the time, the event, the member and the turn."""
     committed: list[Turn] = field(default_factory=list)
     """The turns that have a record, in the order in which they ended."""
 
@@ -92,7 +92,7 @@ class SimulatedEngine(Engine):
             return
         if isinstance(job, CheckRestore | CheckNoise):
             self._see(job.checkpoint, "a check")
-            # In no time, so that what is simulated is the method, with checks and without.
+            # A check takes no simulated time, so that it changes no result of a study.
             heapq.heappush(self._pending, (self.now, self._order, self._check(job)))
             return
         plan, lost = (job.plan, job.lost) if isinstance(job, Retry) else (job, 0.0)
@@ -119,10 +119,12 @@ class SimulatedEngine(Engine):
         if isinstance(plan, Retry):
             plan = plan.plan
         if isinstance(plan, Plan):
-            # This attempt is over; one that was lost with its controller would be made again.
+            # Only now is the attempt over: one that is lost with its controller is made again, and
+            # meets the same fault.
             del self._faults.get((plan.member, plan.turn), [])[:1]
         if isinstance(plan, Plan) and plan.start is not None:
-            # Until now the turn might have had to be run again, by a worker that has to restore.
+            # Until now the turn might have had to be run again by a worker that must restore, so
+            # the checkpoint that it began with must still exist.
             self._see(plan.start, "a turn")
         if isinstance(done, Inspection):
             self._see(done.request.checkpoint, "a look")
@@ -151,11 +153,12 @@ class SimulatedEngine(Engine):
         self._pending.clear()
 
     def _see(self, checkpoint: Checkpoint, what: str) -> None:
+        """Fail if a checkpoint was deleted that something still needs."""
         place = checkpoint.member, checkpoint.turn
         assert place in self.states, f"{place} was deleted during {what} that needs it"
 
     def forget_turns_under_way(self) -> None:
-        """Lose what no controller has been told of, with the states that it left."""
+        """Lose the outcomes that no controller has received, with the states that they left."""
         for _, _, done in self._pending:
             if isinstance(done, Turn):
                 self.states.pop((done.member, done.number), None)
@@ -204,9 +207,9 @@ class MemoryStore:
     founders: Sequence[Member] = ()
     """The members as they were before they trained."""
     outages: Sequence[tuple[float, float]] = ()
-    """When the store does not answer: from and until, in simulated seconds."""
+    """When the store does not answer, as pairs of begin and end in simulated seconds."""
     told: list[Turn] = field(default_factory=list)
-    """The turns that were logged, in that order."""
+    """The turns that were logged, in the order in which they were."""
     retired: list[int] = field(default_factory=list)
     """The members whose runs were ended."""
     left: dict[int, str] = field(default_factory=dict)
@@ -273,7 +276,7 @@ class MemoryStore:
 
 
 class _Silence:
-    """A progress that only remembers what it was to say, and a lease that is never lost."""
+    """A listener that remembers what it was to say, and a lease that is never lost."""
 
     lost = False
     asked_to_stop = False
@@ -315,12 +318,13 @@ class Simulation:
         return self
 
     def resumed(self, controller: type[Controller] | None = None) -> Simulation:
-        """The same population under another controller, which knows what was committed.
+        """The same population under another controller, which knows only what was committed.
 
-        As after a kill: turns under way are lost, and so is all that the controller had in mind.
+        It is as after a kill: turns under way are lost, and so is all that the controller kept in
+        memory.
 
         Args:
-            controller: Who decides from now on; by default the like of the one before.
+            controller: The class that decides from now on; by default that of the one before.
         """
         before, history = self.controller, self.history
         anew = History(direction=history.direction, stages=history.stages)
@@ -377,11 +381,12 @@ def prepare(
 
     Args:
         task: The task class; its turns are really trained.
-        slots: Turns that run at once, in simulated time; None for one of each member.
+        slots: How many turns run at once; None for one of each member.
         duration: Simulated seconds of a turn, perhaps drawn from the generator.
         faults: What goes wrong, by member and turn.
-        outages: When the tracking store does not answer: from and until, in simulated seconds.
-        controller: Who decides; a class of one's own can try another rule.
+        outages: When the tracking store does not answer, as pairs of begin and end in simulated
+            seconds.
+        controller: The class that decides; a subclass can try another rule.
         settings: Fields of `pbt_flow.Settings`.
     """
     made, kind = Settings.for_task(task, **settings)

@@ -45,17 +45,20 @@ LOOKS = (
 """The methods of a task that look at it; the model is used on the example."""
 
 SEED = 0
-"""The population whose seeds the contract uses, for fresh models and for turns, as a run does. They
-are unsigned numbers of 32 bits; those of turns 1 and 2 of its first member are beyond 31."""
+"""The seed of the population whose seeds the contract uses, for fresh models and for turns.
+
+The seeds are unsigned numbers of 32 bits, as in a run. Those of turns 1 and 2 of the first member
+need all 32, so that a task which takes fewer is found out.
+"""
 _LONGEST = 20
-"""Lines of a message."""
+"""How many lines the message of a failure has at most."""
 _Test = TypeVar("_Test", bound=Callable[..., None])
 
 
 def sentence(test: _Test) -> _Test:
     """A sentence of the contract, whose failure is told in few lines.
 
-    An error of a library may print a whole state; nobody reads 70,000 characters.
+    The error of a library may print a whole state, and nobody reads 70,000 characters.
     """
 
     @functools.wraps(test)
@@ -132,8 +135,8 @@ class TaskContract:
         warm = self.make(0)
         _, state = self.turn(warm, middle(self.task.space), number=1)
         score, after = self.turn(warm, middle(self.task.space), number=2)
-        # A worker restores into a fresh model, or into that of another member, which has trained
-        # and was evaluated: an evaluation that training does not undo shows in the fresh one.
+        # A worker restores into a fresh model, or into one of another member that has trained and
+        # was evaluated. The fresh one lacks what an evaluation leaves behind.
         fresh, used = self.make(1), self.make(1)
         self.turn(used, middle(self.task.space), number=3)
         for name, cold in (("fresh", fresh), ("used", used)):
@@ -146,15 +149,16 @@ class TaskContract:
     def test_looking_changes_nothing_that_the_next_turn_depends_on(self) -> None:
         """Two turns come out the same, whether or not somebody looked at the model between them.
 
-        A worker forgets a model that it has looked at, but people do not: `winner.task()` is there
-        to be looked at and trained on. A model that is left in evaluation mode trains on without
-        dropout, and without the statistics of batch normalisation.
+        A worker forgets a model that it has looked at, but people look at `winner.task()` and then
+        train it on. A model that is left in evaluation mode trains on without dropout, and without
+        updating the statistics of batch normalisation.
         """
         state, score = self._after_looks()
         looked_state, looked_score = self._after_looks(*LOOKS)
         if same((state, score), (looked_state, looked_score)):
             return
-        for look in LOOKS:  # Which one was it?
+        # Some look changed something: find which one.
+        for look in LOOKS:
             looked_state, looked_score = self._after_looks(look)
             assert_same(looked_state, state, f"state of a turn after {look}()")
             assert_same(looked_score, score, f"score of a turn after {look}()")
@@ -173,9 +177,9 @@ class TaskContract:
     def test_hyperparameters_are_obeyed_after_restoring_a_donor(self) -> None:
         """From one donor's state, two values of a hyperparameter must lead to two states.
 
-        Where restoring brings back the donor's value (`optimizer.load_state_dict` does so with the
-        learning rate), or a scheduler overwrites the value that was set, both end up the same: the
-        commonest bug of PBT in the wild, and a silent one.
+        Both end up the same if restoring brings back the donor's value, as
+        `optimizer.load_state_dict` does with the learning rate, or if a scheduler overwrites the
+        value that was set. That is the commonest bug of PBT, and a silent one.
         """
         names = self._names_to_obey()
         _, donated = self.turn(self.make(0), middle(self.task.space), number=1)
@@ -215,9 +219,9 @@ class TaskContract:
     def test_rates_are_live_in_the_optimisers_after_restoring_a_donor(self) -> None:
         """At each step that an optimiser makes, its groups hold what was asked for.
 
-        A schedule that is kept from the script multiplies what it finds: the turn begins with the
-        rate that was set, and goes on with others, while the record tells the one that was set. A
-        base under which a schedule works is right if it is the one that was asked for.
+        A schedule that the task kept from a script multiplies the rate that it finds. The turn then
+        begins with the rate that was set and goes on with others, while the record tells the one
+        that was set. A schedule may work on a base rate, if the base is what was asked for.
         """
         space = self.task.space
         _, donated = self.turn(self.make(0), middle(space), number=1)
@@ -243,8 +247,8 @@ class TaskContract:
     def test_a_turns_end_changes_nothing(self) -> None:
         """Two turns come to what one of twice the length does, if nothing is seeded in between.
 
-        An optimiser or a schedule that each turn makes anew has forgotten what it had learnt. That
-        happens to a restored model as well, so that no other sentence finds it.
+        An optimiser or a schedule that each turn makes anew has forgotten what it had learnt. A
+        restored model forgets it just the same, so that no other sentence finds this fault.
         """
         if self.begins_anew:
             return
@@ -300,7 +304,8 @@ def through_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
     """The state as it is read back from a checkpoint of a run.
 
     Raises:
-        CheckpointError: It cannot be; the message is the one of a run, and names the place.
+        CheckpointError: The state cannot be saved. The message is that of a run, and names the
+            place in the state.
     """
     with tempfile.TemporaryDirectory() as folder:
         return load_state(save_state(state, 0, 1, Path(folder)), Path(folder))
@@ -318,8 +323,8 @@ _Outcome = tuple[dict[str, Any], tuple[float, dict[str, float]]]
 def _is_obeyed(first: _Outcome, second: _Outcome, name: str) -> bool:
     """Whether two values of a hyperparameter have led to two models.
 
-    A state may hold a model as a text, which quotes the parameters that it was trained with. It
-    differs where the model does not. Then it counts what the models do.
+    A state may hold a model as a text that quotes the hyperparameters. Such texts differ even if
+    the models do not. Where only texts differ, the scores and metrics must differ as well.
     """
     states = [_learnt(state, name) for state, _ in (first, second)]
     if not same(*(_numbers(state) for state in states)):
@@ -367,13 +372,13 @@ class _WatchedRates:
                 self._held[name][place] = held and self._held[name].get(place, True)
 
     def missed(self) -> dict[str, tuple[Any, Any]]:
-        """The hyperparameters that no group had throughout: what was asked for, what was there."""
+        """For each hyperparameter that no group had throughout: what was asked, what was there."""
         missed = {name for name, held in self._held.items() if held and not any(held.values())}
         return {name: (self._asked[name], self._found[name]) for name in sorted(missed)}
 
 
 def _places_of(key: str) -> tuple[str, ...]:
-    """Where a group has a value, or the base that a schedule makes it from."""
+    """The keys under which a group has a value, or the base from which a schedule makes it."""
     return key, f"initial_{key}", f"max_{key}"
 
 

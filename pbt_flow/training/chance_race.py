@@ -1,4 +1,4 @@
-"""Members left at the end of a stage, and the ranks by which they did were chance."""
+"""A sign: members left at the end of a stage, and the ranks that decided it look like chance."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pbt_flow.training.rank_noise import SUSPECT
 from pbt_flow.utils.ranks import correlation, ranks_of, scatter
 
 _RACED = 0.6
-"""The correlation of the ranks of a stage's last two turns, and the share of the scores' variance
-that lies between members, of a race that is no lottery."""
+"""A race is no lottery if the ranks of its last two turns correlate this much, or if this share of
+the scores' variance lies between members."""
 _RACERS = 8
-"""Of fewer members the ranks of two turns say too little."""
+"""With fewer members the ranks of two turns say too little."""
 
 
 def find_chance_race(history: History, number: int, turns: Sequence[Turn]) -> Finding | None:
-    """Say so where a stage ends with a round, and its ranks look like chance.
+    """A finding if a stage ends with this round and its ranks look like chance.
 
-    Compared are the ranks of the stage's last two turns: in pure noise their correlation over m
-    members has mean 0 and variance 1 / (m - 1). Where every score comes with a sample, members
-    must also differ by no more than the samples' own error: an analysis of variance.
+    The rule compares the ranks of the stage's last two turns. In pure noise their correlation over
+    m members has mean 0 and variance 1 / (m - 1). If every score comes with a sample, an analysis
+    of variance must also show that members differ by no more than the samples' own error.
 
     Args:
         history: The population's turns.
@@ -65,8 +65,9 @@ def find_chance_race(history: History, number: int, turns: Sequence[Turn]) -> Fi
 
 
 def _between_and_within(samples: Sequence[Sequence[float]]) -> float | None:
-    """How many times the variance of members' means is what the scatter of their samples makes
-    expect; None where they have no samples of one size, or these do not scatter.
+    """The variance of members' means, over the one that the scatter of their samples explains.
+
+    None if members have no samples of one size, or if the samples do not scatter.
     """
     size = min(map(len, samples))
     if size < 2 or size < max(map(len, samples)):
@@ -78,10 +79,10 @@ def _between_and_within(samples: Sequence[Sequence[float]]) -> float | None:
 
 
 def _largest_of_chance(samples: Sequence[Sequence[float]]) -> float:
-    """The ratio of variances above which members differ, or it is too early to tell.
+    """The ratio of variances above which members differ, or above which nobody can tell yet.
 
-    It is what noise gives in 95 of 100 cases, and at most what a share of `_RACED` of the variance
-    between members gives in 5 of 100.
+    It is the smaller one of two ratios. Noise alone stays below the first in 95 of 100 cases. If a
+    share of `_RACED` of the variance lies between members, they stay below the second in 5 of 100.
     """
     from scipy.special import fdtri
 

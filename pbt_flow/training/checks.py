@@ -1,9 +1,10 @@
-"""What the workers find out about a task itself, once for each population, beside its turns.
+"""Checks of the task itself, which workers make once for each population, beside its turns.
 
-Two questions that no record of turns can answer. Does a restored model train on as the one that was
-saved? And, where ranks look like chance: do members differ by more than one of them does from
-itself, evaluated again? A check reads a checkpoint and trains or evaluates models that are dropped
-afterwards, so that it changes nothing of the population; one that comes to nothing is not repeated.
+They answer two questions that no record of turns can answer. Does a restored model train on as the
+one that was saved? And if ranks look like chance: do members differ by more than one of them does
+from itself when it is evaluated again? A check reads a checkpoint, and trains or evaluates models
+that are dropped afterwards, so that it changes nothing of the population. A check that fails is not
+made again.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.utils.reasons import reason_in
 
 _LEAST_TURNS = 40
-"""Turns of all members together below which nothing is checked: it would be a good part of them."""
+"""A population with fewer turns in all is not checked: the checks would cost a good part of it."""
 _SHARE = 10
-"""A short training is an interval divided by this."""
+"""The check of restoring trains for an interval divided by this."""
 _EVALUATIONS, _MEMBERS = 256, 32
-"""For the noise as many evaluations together, of no more members; what there is to win with more
-members is less than with more evaluations of each, once there are 30 or so."""
+"""The check of noise evaluates about this often in all, and at most this many members. With 30
+members or so, more evaluations of each say more than further members would."""
 _COSTS = 0.1
-"""The share of the population's whole time that evaluating again may take at most."""
+"""The check of noise may take this share of the population's whole time at most."""
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Checks:
     member_index: MemberIndex
     diagnostics: Diagnostics
     note: Callable[[str, str], None]
-    """Keeps on the population's run that a check was made, and what came of it."""
+    """Writes on the population's run that a check was made, and what came of it."""
     warn: Callable[[Finding], None]
     made: Container[str] = ()
     """The checks that an earlier controller of this population has made."""
@@ -57,7 +58,7 @@ class Checks:
     _waiting: deque[Check] = field(default_factory=deque)
     _scores: list[tuple[float, ...]] = field(default_factory=list)
     _expected: int = 0
-    """How many answers there will be about the noise."""
+    """How many answers about the noise will come."""
     _out: list[Check] = field(default_factory=list)
 
     @property
@@ -71,22 +72,22 @@ class Checks:
         return {check.checkpoint for check in [*self._out, *self._waiting]}
 
     def next(self) -> Check | None:
-        """What is to be checked next."""
+        """The next check, which counts as handed out from now on; None if none waits."""
         if not self._waiting:
             return None
         self._out.append(self._waiting.popleft())
         return self._out[-1]
 
     def ask(self, turns: Sequence[Turn], *, noisy: bool) -> None:
-        """Ask what has not been asked yet.
+        """Have those checks made that have not been asked for yet.
 
         Args:
             turns: Turns of one round whose checkpoints exist.
             noisy: Whether ranks look like chance.
         """
         settings = self.settings
-        # Random search never copies a state, and never ranks.
         small = settings.all_turns < _LEAST_TURNS
+        # Random search never copies a state, and never ranks: neither check would help it.
         if settings.is_control or small or not turns:
             return
         if self._is_new("restores"):
@@ -107,7 +108,11 @@ class Checks:
         self._waiting.append(check)
 
     def give_up(self) -> list[int]:
-        """Drop what has not been handed out; returns the members whose checkpoints are let go."""
+        """Drop the checks that have not been handed out.
+
+        Returns:
+            The members whose checkpoints are no longer needed for a check.
+        """
         dropped = [check.checkpoint for check in self._waiting]
         self._waiting.clear()
         for checkpoint in dropped:
@@ -115,7 +120,7 @@ class Checks:
         return [checkpoint.member for checkpoint in dropped]
 
     def receive(self, done: Checked | LostJob) -> int:
-        """Note an answer, and let go of the checkpoint it was made from.
+        """Take an answer, after which its check no longer needs its checkpoint.
 
         Returns:
             The member whose checkpoint that is.
@@ -152,7 +157,8 @@ class Checks:
                     "reseed() leaves a generator alone; copies lose it",
                 )
             )
-        # After the sign: whoever is killed in between says it again, rather than never.
+        # Written after the warning: a controller that is killed in between warns again on resume.
+        # The other way round, nobody would ever be warned.
         self.note("restores", "differs" if found else "no difference was found")
 
     def _judge_noise(self) -> None:
@@ -164,7 +170,7 @@ class Checks:
 
 
 def _restoring(turn: Turn, settings: Settings) -> CheckRestore:
-    """Train on from a turn's checkpoint, with what it was trained with."""
+    """A check that trains on from a turn's checkpoint, under the turn's hyperparameters."""
     assert turn.checkpoint is not None
     return CheckRestore(
         member=turn.member,
@@ -176,7 +182,7 @@ def _restoring(turn: Turn, settings: Settings) -> CheckRestore:
 
 
 def _evaluating(turns: Sequence[Turn], settings: Settings) -> list[CheckNoise]:
-    """Evaluate each member's checkpoint again: as often as that is worth, and as it may cost."""
+    """Checks that evaluate each member's checkpoint again, as often as the time allows."""
     chosen = same_age(turns)[:_MEMBERS]
     if len(chosen) < FEW:
         return []

@@ -1,8 +1,8 @@
-"""Signs that a population is not doing what its owner thinks: pure rules on the turns of a round.
+"""Signs that a population is not doing what its owner thinks: rules on the turns of a round.
 
-Each sign is seen at most once, at the end of a round, and says what was measured and what to try.
-Nothing here changes what a population does. Each rule has a file of its own beside this one, and a
-rate of false alarms and a power (docs/reliability.md).
+A rule finds each sign at most once, at the end of a round. The finding says what was measured and
+what to try. No rule changes what a population does. Each has a file of its own beside this one, and
+a measured rate of false alarms and power (docs/reliability.md).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pbt_flow.training.turn_overhead import TurnOverhead
 
 @dataclass
 class Diagnostics:
-    """Looks at a population round by round, and remembers what it has said."""
+    """Looks at a population round by round, and remembers which signs it has found."""
 
     history: History
     space: Space
     seen: set[str] = field(default_factory=set)
-    """The names of the signs that were seen."""
+    """The names of the signs that were found."""
 
     def __post_init__(self) -> None:
         self._noise = RankNoise(self.history)
@@ -35,7 +35,7 @@ class Diagnostics:
         self._overhead = TurnOverhead()
 
     def round(self, number: int, turns: Sequence[Turn]) -> list[Finding]:
-        """The signs that are new after a round.
+        """The signs that this round shows for the first time.
 
         Args:
             number: The round: every living member has done so many turns.
@@ -51,20 +51,21 @@ class Diagnostics:
         overhead = self._overhead.find(number, turns)
         if overhead is not None:
             yield overhead
-        # Ranks that lasted once are no chance, though one stage may end in a tie.
+        # Ranks that once lasted are not chance, even if a later stage ends in a tie.
         race = None if self._noise.ranks_last else find_chance_race(self.history, number, turns)
         if race is not None:
             yield race
 
     @property
     def looks_noisy(self) -> bool:
-        """Whether ranks look like chance: a reason to look at the scores, and not yet a sign."""
+        """Whether ranks look like chance: a reason to evaluate again, and not yet a sign."""
         return self._noise.is_suspected and "noise" not in self.seen
 
     def judge_noise(self, scores: Sequence[Sequence[float]]) -> Finding | None:
-        """Whether members differ by chance alone: their checkpoints were evaluated again.
+        """A finding if members differ by chance alone.
 
         Args:
-            scores: For each member the scores of one checkpoint; as many for each.
+            scores: For each member the scores of one checkpoint that was evaluated again and again,
+                equally often for each.
         """
         return self._noise.judge(scores)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pbt_flow.population.records import Turn
 
 FEW = 4
-"""Of smaller populations nothing is said: two members always agree."""
+"""No sign is looked for among fewer members: the ranks of two or three often agree by chance."""
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,15 @@ class Finding:
     """One sign, in words."""
 
     name: str
-    """Of the tag `pbt.warning/<name>` on the population's run."""
+    """Ends the name of the tag `pbt.warning/<name>` on the population's run."""
     text: str
+    """What was measured, and what to try, in one sentence."""
 
 
 def same_age(turns: Sequence[Turn]) -> list[Turn]:
-    """Of some turns that went well, those with weights of the commonest age.
+    """The turns that went well and whose weights have the commonest age.
 
-    Scores of other ages differ for that reason alone.
+    Weights of another age score differently for that reason alone.
     """
     ages = Counter(turn.step for turn in turns if turn.ok)
     commonest = max(ages, key=lambda age: (ages[age], age), default=None)

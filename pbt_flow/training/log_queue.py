@@ -1,9 +1,9 @@
-"""What is still to be told to the tracking store, kept while the store does not answer.
+"""A queue of calls to the tracking store, which keeps them while the store does not answer.
 
-A turn is committed by its record on disk; what MLflow shows is a projection of it. So a store that
-is away, restarted or locked need not stop the training: what is meant for it waits here, in order,
-and is told when the store answers again. Only a store that is away for too long ends the run, which
-can then be resumed.
+A turn is committed by its record on disk, and MLflow shows a projection of it. So a store that is
+away, restarted or locked need not stop the training: the calls wait here, in order, and are made
+when the store answers again. Only a store that is away for too long ends the run, which can then be
+resumed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ LogCall: TypeAlias = Callable[[], None]
 
 @dataclass
 class LogQueue:
-    """Messages to a store that may be away for a while.
+    """Calls to a store that may be away for a while.
 
     Args:
-        say: Tells the user what is happening: once when the store goes, once when it is back.
-        clock: Seconds since any fixed moment.
-        pause: Waits for so many seconds.
-        patience: For how many seconds the store may be silent; None is `PATIENCE`.
+        say: Tells the user when the store stops answering, and when it answers again.
+        clock: Returns the seconds since any fixed moment.
+        pause: Waits for a number of seconds.
+        patience: How many seconds the store may be silent; None stands for `PATIENCE`.
     """
 
     say: Callable[[str], None]
@@ -41,15 +41,16 @@ class LogQueue:
     waiting: deque[LogCall] = field(default_factory=deque)
     _silent_since: float | None = None
     _attempt: float = 0.0
-    """When to try again, while the store is silent."""
+    """When to try again, by the clock, while the store is silent."""
     _gap: float = _SHORTEST
+    """How many seconds to wait between the next two attempts."""
 
     def add(self, message: LogCall) -> None:
-        """Add a message after those that wait already."""
+        """Add a call after those that wait already."""
         self.waiting.append(message)
 
     def flush(self) -> None:
-        """Tell the store what waits, as far as it listens; never waits for it.
+        """Make the calls that wait, until one finds no answer. Never wait for the store.
 
         Raises:
             StoreUnavailable: The store has been silent for longer than the patience lasts.
@@ -70,7 +71,7 @@ class LogQueue:
             self._silent_since, self._gap = None, _SHORTEST
 
     def flush_and_wait(self) -> None:
-        """Tell the store everything, and wait for it while it is silent.
+        """Make all calls that wait, and wait for the store while it is silent.
 
         Raises:
             StoreUnavailable: The store has been silent for longer than the patience lasts.
@@ -82,6 +83,15 @@ class LogQueue:
             self.flush()
 
     def _wait_for_it(self, error: StoreUnavailable, *, heard: bool) -> None:
+        """Plan the next attempt, or give the store up.
+
+        Args:
+            error: Why the store did not answer.
+            heard: Whether the store has answered a call before that, in the same attempt.
+
+        Raises:
+            StoreUnavailable: The store has been silent for longer than the patience lasts.
+        """
         now = self.clock()
         patience = PATIENCE if self.patience is None else self.patience
         if self._silent_since is None:

@@ -1,7 +1,8 @@
-"""Who lives, who is idle, who is youngest, and what they stand on: counted turn by turn.
+"""An index of the members: who lives, who is idle, who is youngest, which checkpoints are in use.
 
-A decision must not look at everybody: with a thousand members that alone would take longer than the
-decision. So each of these answers is kept, and a turn that is accepted changes one member in it.
+A decision must not look at every member: with a thousand of them that would take longer than the
+decision itself. So the index keeps these answers, and each accepted turn changes the entry of one
+member.
 """
 
 from __future__ import annotations
@@ -23,32 +24,32 @@ class MemberIndex:
     """The members of a population as they stand between their turns."""
 
     budget: int
-    """Turns of each living member until it has nothing more to do, or until its stage ends."""
+    """How many turns each living member does in all, or until its stage ends."""
     max_failures: int
     """Turns in a row that may fail before a member is retired."""
     longest_first: bool = False
     """Whether the idle member with the most turns goes first, and not the one with the fewest."""
     alive: int = 0
-    """How many members train: they are not retired, and have not left."""
+    """How many members train on: they are not retired, and have not left."""
     retired: set[int] = field(default_factory=set)
-    """Those that are."""
+    """The members that failed too often."""
     left: set[int] = field(default_factory=set)
-    """Those that have left at the end of a stage."""
+    """The members that have left at the end of a stage."""
     out: set[int] = field(default_factory=set)
-    """Those that are retired or have left: what they scored is compared, and makes no quorum."""
+    """The members that are retired or have left. Their scores are compared, but make no quorum."""
     _turns: Counter[int] = field(default_factory=Counter)
-    """How many living members have done so many turns."""
+    """For each number of turns, how many living members have done so many."""
     _ages: Counter[int] = field(default_factory=Counter)
-    """How many members that will decide again are compared at an age."""
+    """For each age, how many of the members that will decide again are compared at it."""
     _steps: Counter[int] = field(default_factory=Counter)
-    """How many members that will decide again have weights of an age."""
+    """For each age, how many of the members that will decide again have weights of it."""
     _uses: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """How many members stand on a checkpoint, turns under way began with it, or pins name it."""
+    """For each checkpoint, how many members, turns under way and pins use it."""
     _idle: list[tuple[int, int]] = field(default_factory=list)
-    """Who has nothing to do, as turns done and index, in this order;
-    or the other way round, see `longest_first`."""
+    """The idle members, sorted by the turns that they have done, and then by their index. With
+    `longest_first` the number of turns is negative."""
     _targets: Counter[int] = field(default_factory=Counter)
-    """How many turns under way end at an age."""
+    """For each age, how many turns under way end at it."""
 
     def add_all(self, members: Iterable[Member], left: Iterable[int] = ()) -> None:
         """Enter members that are all idle, some of which have left."""
@@ -65,9 +66,9 @@ class MemberIndex:
 
         Args:
             budget: Turns that a member will have done at the end of the next stage.
-            members: Those that have not left before.
-            left: Those of them that leave.
-            busy: Those of them that are in the middle of a turn.
+            members: The members that have not left before.
+            left: The members that leave now.
+            busy: The members that are in the middle of a turn.
         """
         there = list(members)
         for member in there:
@@ -86,7 +87,7 @@ class MemberIndex:
         self._count(member, 1)
 
     def remove(self, member: Member) -> None:
-        """Undo `enter`."""
+        """Take a member out of the counts, as it stood when it was added."""
         self._count(member, -1)
 
     def _count(self, member: Member, one: int) -> None:
@@ -149,7 +150,7 @@ class MemberIndex:
     # --- what may be deleted ---
 
     def undecided(self) -> int:
-        """The smallest age that a member may still copy, or more than any age.
+        """The smallest age that a member may still copy; a number above all ages if nobody may.
 
         A member that failed is compared at the age of its effort, but it may be rescued by a record
         as young as its own weights.
@@ -167,7 +168,7 @@ class MemberIndex:
 
 
 def _add(counter: Counter[_Key], key: _Key, one: int) -> None:
-    """Count, and forget what is counted no more: the smallest key must be one that there is."""
+    """Add to a count, and remove a key whose count is 0: `min` must find keys that count."""
     counter[key] += one
     if not counter[key]:
         del counter[key]

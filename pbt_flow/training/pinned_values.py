@@ -1,4 +1,4 @@
-"""Half of the members have moved a hyperparameter to the same bound, and gained by it."""
+"""A sign: half of the members have moved a hyperparameter to one bound, and gained by it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from pbt_flow.utils.means import difference
 from pbt_flow.utils.ranks import correlation, ranks_of
 
 _GAINED = 4.0
-"""Standard deviations of chance by which those nearer a bound must have gained more. So many, since
-there are many hyperparameters and rounds, and since one that does nothing is copied along with one
-that does."""
+"""By how many standard deviations of chance the members nearer a bound must have gained more.
+
+There are so many because a population has many hyperparameters and rounds, and because a
+hyperparameter that does nothing is copied along with one that does.
+"""
 _EDGE = 0.01
 """A value within this share of its range from a bound counts as at the bound."""
 
 
 @dataclass
 class _Pull:
-    """How the rank of a hyperparameter goes with the rank of what was gained, over the rounds."""
+    """How the ranks of a hyperparameter's values and of the members' gains go together."""
 
     total: float = 0.0
-    """The correlations of all rounds, each times its degrees of freedom."""
+    """The sum of the correlations of all rounds, each times its degrees of freedom."""
     freedom: int = 0
     """The sum of these degrees of freedom."""
 
@@ -37,9 +39,9 @@ class _Pull:
 class PinnedValues:
     """Looks for bounds that a population would rather cross.
 
-    Copies carry a hyperparameter that does nothing along with those that do, and explore moves it
-    at random: it comes to a bound as well, in two of three long runs. What tells the two apart is
-    whether those nearer the bound have gained more in their turns so far.
+    A hyperparameter that does nothing comes to a bound as well, in two of three long runs: copies
+    carry it along with those that do something, and explore moves it at random. What tells the two
+    apart is whether the members nearer the bound have gained more in their turns so far.
     """
 
     history: History
@@ -70,7 +72,7 @@ class PinnedValues:
         self, name: str, dist: BaseDistribution, pull: _Pull, number: int, turns: Sequence[Turn]
     ) -> Iterator[Finding]:
         for bound, edge, sign in (("lower", 0.0, -1), ("upper", 1.0, 1)):
-            # Without any round that counts, chance has a deviation of 1.
+            # Before any round counts, `freedom` is 0, and any pull would look certain.
             if sign * pull.total < _GAINED * math.sqrt(pull.freedom or 1):
                 continue
             there = [t for t in turns if abs(_place(t.plan.hparams[name], dist) - edge) < _EDGE]
@@ -87,7 +89,7 @@ class PinnedValues:
             )
 
     def _first(self, turn: Turn, name: str) -> object:
-        """What a member began with."""
+        """The value with which a turn's member began."""
         return self.history.turn(turn.member, 1).plan.hparams[name]
 
     def _gain(self, turn: Turn) -> float:

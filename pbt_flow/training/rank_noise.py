@@ -1,8 +1,8 @@
-"""Do members rank by chance? A cheap test of every round, and a sharp one where that suspects it.
+"""A sign: members rank by chance. A cheap test runs in every round, and a sharp one on suspicion.
 
-The cheap test goes on from round to round: do ranks last into the next one? Where noise explains
-them better, workers evaluate checkpoints again (`checks.py`), and an analysis of variance of these
-scores decides.
+The cheap test goes on from round to round, and asks whether ranks last into the next one. If noise
+explains them better, workers evaluate checkpoints again (`checks.py`), and an analysis of variance
+of these scores decides.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pbt_flow.training.findings import FEW, Finding, same_age
 from pbt_flow.utils.ranks import correlation, ranks_of, scatter
 
 LASTS = 0.3
-"""The correlation of a rank with the next one, and the share of the scores' variance that lies
-between members, from which on a population does not copy by chance."""
+"""A population does not copy by chance if ranks correlate this much with those of the next round,
+or if this share of the scores' variance lies between members."""
 SUSPECT, _CLEARED = math.log(3), -math.log(10)
-"""Wald's bounds of a sequential test: noise explains the ranks three times better, which is reason
-enough to look at the scores, or ten times worse. However often one looks, pure noise crosses the
-second in 1 of 10 runs at most."""
+"""The bounds of a sequential test (Wald 1945, doi:10.1214/aoms/1177731118). At the first, noise
+explains the ranks three times better, which is reason enough to evaluate again. At the second it
+explains them ten times worse: pure noise ever comes to that bound in 1 of 10 runs at most."""
 
 
 @dataclass
@@ -33,8 +33,8 @@ class RankNoise:
     has_copies: bool = False
     """Whether any member has copied another: without copies, noise does no harm."""
     ranks_last: bool = False
-    """Whether ranks were once seen to last: late in a good run, where members are alike, they are
-    chance, and that is no fault."""
+    """Whether ranks were once seen to last. Late in a good run the members are alike, so that their
+    ranks are chance, and that is no fault."""
     _suspicion: float = 0.0
     """Logarithm of how much better pure noise explains the ranks so far than ranks that last."""
     _spread: float = 0.0
@@ -44,11 +44,11 @@ class RankNoise:
 
     @property
     def is_suspected(self) -> bool:
-        """Whether ranks look like chance: a reason to look at the scores, and not yet a sign."""
+        """Whether ranks look like chance: a reason to evaluate again, and not yet a sign."""
         return self._suspicion >= SUSPECT and not self.ranks_last and self.has_copies
 
     def add_round(self, number: int, turns: Sequence[Turn]) -> None:
-        """Go on with the sequential test: are ranks chance, or do they last into the next round?
+        """Continue the sequential test of whether ranks are chance or last into the next round.
 
         The test compares the rank of the record that a turn began with, its own or a donor's, with
         the rank of what came out of it. In pure noise their correlation r over m members has mean 0
@@ -79,16 +79,18 @@ class RankNoise:
         self.ranks_last = self._suspicion <= _CLEARED
 
     def judge(self, scores: Sequence[Sequence[float]]) -> Finding | None:
-        """Whether members differ no more than each of them does from itself, evaluated again.
+        """A finding if members differ no more than each of them does from itself.
 
-        An analysis of variance: F compares the members' means with the scatter of each. It is noise
-        where F is not above what noise gives in 92.5 of 100 cases, nor above what even a share of
-        `LASTS` of all variance between members gives in 95 of 100, and where members of the rounds
-        before did not differ by more than this scatter either: late in a good run they are alike,
-        and that is no fault. An evaluation that repeats itself exactly has no noise.
+        This is an analysis of variance, whose ratio F compares the members' means with the scatter
+        of each member's scores. The members' differences are noise if three things hold. F lies
+        where noise alone puts it in 92.5 of 100 cases. F does not come to what it would exceed in
+        95 of 100 cases if a share of `LASTS` of the variance lay between members. And members of
+        the rounds before did not differ by more than this scatter either, since late in a good run
+        they are alike, which is no fault. An evaluation that repeats itself exactly has no noise.
 
         Args:
-            scores: For each member the scores of one checkpoint; as many for each.
+            scores: For each member the scores of one checkpoint that was evaluated again and again,
+                equally often for each.
         """
         from scipy.special import fdtri
 

@@ -1,7 +1,7 @@
-"""What the best member of each round shows: its samples, made by the workers between turns.
+"""The samples of the best member of each round, which workers make between turns.
 
-One grid of pictures after each round says more of a generator than its score does. They are made
-from a checkpoint, which is held on to until then, so that no turn waits for them.
+One grid of pictures after each round says more of a generator than its score does. Workers make the
+samples from a checkpoint, which is kept until then, so that no turn waits for them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pbt_flow.utils.reasons import reason_in
 
 
 class SampleStore(Protocol):
-    """Where samples are shown."""
+    """Where the samples go."""
 
     def log_samples(self, folder: Path, turn: Turn | None = None) -> None: ...
 
 
 @dataclass
 class RoundSamples:
-    """The samples of a population's rounds, from the wish to the store."""
+    """The samples of a population's rounds, from the request to the store."""
 
     store: SampleStore
     member_index: MemberIndex
@@ -40,17 +40,19 @@ class RoundSamples:
     done_rounds: Container[int] = ()
     """The rounds whose samples are in the store already."""
     _turns: dict[str, Turn] = field(default_factory=dict)
-    """The turns that are or will be looked at, by the folder of their samples."""
+    """The turns whose samples are being made or will be, by the folder of the samples."""
     _waiting: deque[Inspect] = field(default_factory=deque)
+    """The requests that no worker has yet."""
     _silenced: bool = False
+    """Whether the user was told of a failure: what fails for one round fails for most."""
 
     @property
     def under_way(self) -> int:
-        """How many looks have been handed out."""
+        """How many requests workers have at present."""
         return len(self._turns) - len(self._waiting)
 
     def request(self, turn: Turn) -> None:
-        """Have the samples of a round's best turn made, unless they are there."""
+        """Have the samples of a round's best turn made, unless the store has them."""
         if turn.number in self.done_rounds or turn.checkpoint is None:
             return
         folder = tempfile.mkdtemp(prefix="pbt_flow-")
@@ -61,11 +63,15 @@ class RoundSamples:
         )
 
     def next(self) -> Inspect | None:
-        """What is to be looked at next."""
+        """The next request for a worker; None if none waits."""
         return self._waiting.popleft() if self._waiting else None
 
     def receive(self, done: Inspection | LostJob) -> Turn:
-        """Have what was made put into the store, and let go of the checkpoint it was made from."""
+        """Have the samples put into the store. Their checkpoint is no longer needed for them.
+
+        Returns:
+            The turn whose samples they are.
+        """
         look = done.request if isinstance(done, Inspection) else done.job
         assert isinstance(look, Inspect)
         assert look.samples is not None
@@ -73,14 +79,13 @@ class RoundSamples:
         self.member_index.count_use(turn.checkpoint, -1)
         error = done.error.strip() if isinstance(done, Inspection) else done.reason
         if error and not self._silenced:
-            # Once: what fails for one round fails for most.
             self._silenced = True
             self.say(f"no samples of round {turn.number}: {reason_in(error)}")
         self.log_queue.add(partial(self._show, Path(look.samples), turn))
         return turn
 
     def close(self) -> None:
-        """Give up what has not been made."""
+        """Give up the samples that have not been made."""
         for folder in self._turns:
             shutil.rmtree(folder, ignore_errors=True)
         self._turns.clear()

@@ -1,4 +1,4 @@
-"""Most of a turn is not training."""
+"""A sign: most of a turn's time is not training."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pbt_flow.population.records import Turn
 from pbt_flow.training.findings import FEW, Finding
 
 _NEGLIGIBLE = 0.1
-"""Seconds of overhead a turn that nobody minds."""
+"""Overhead of so many seconds in a turn is never a sign."""
 _ROUNDS = 5
-"""Rounds after which overhead is judged."""
+"""The overhead is judged after so many rounds."""
 
 
 @dataclass
 class TurnOverhead:
-    """The seconds of the newest turns, in training and beside it."""
+    """Compares the seconds that the newest turns spent in training with those beside it."""
 
     _beside: deque[float] = field(default_factory=lambda: deque(maxlen=99))
     _training: deque[float] = field(default_factory=lambda: deque(maxlen=99))
 
     def find(self, number: int, turns: Sequence[Turn]) -> Finding | None:
-        """A finding where the median turn of several rounds trains for less than half of its time.
+        """A finding if the median turn of several rounds trains for less than half of its time.
 
-        One slow disk or one busy second makes a round look bad, and so does a first turn, which may
-        download data or compile.
+        A single round may look bad because of a busy second, and the first one because the task
+        downloads its data or compiles: the first does not count, and five others are needed.
 
         Args:
             number: The round: every living member has done so many turns.

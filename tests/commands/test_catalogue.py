@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from mlflow.tracking import MlflowClient
 import pbt_flow
 from pbt_flow.cli.main import main
 from pbt_flow.commands.catalogue import table
+from pbt_flow.population.result import Result
 from pbt_flow.tracking.catalogue import ListedPopulation
 
 SMALL = {"population": 2, "turns": 2, "engine": "inline", "quiet": True}
@@ -34,8 +36,10 @@ def test_a_population_is_listed_with_what_it_is_and_has_done() -> None:
     assert [one.run_id for one in pbt_flow.list_populations(most=1)] == [second.run_id]
 
 
-def test_a_replay_is_listed_as_one_with_its_models_in_it() -> None:
-    made = pbt_flow.run("toy", **SMALL)
+def test_a_replay_is_listed_as_one_with_its_models_in_it(
+    trained: Callable[..., list[Result]],
+) -> None:
+    (made,) = trained(task="toy")
     replay = pbt_flow.replay(made.run_id, seeds=1, quiet=True, engine="inline")
     first, second = pbt_flow.list_populations()
     assert (first.run_id, first.method, second.run_id) == (replay.run_id, "replay", made.run_id)
@@ -45,9 +49,9 @@ def test_a_replay_is_listed_as_one_with_its_models_in_it() -> None:
 
 
 def test_a_run_id_may_be_its_beginning_or_the_word_last_wherever_one_is_taken(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Callable[..., list[Result]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = pbt_flow.run("toy", **SMALL)
+    (first,) = trained(task="toy")
     beginning = first.run_id[:10]
     assert pbt_flow.load("last").run_id == pbt_flow.load(beginning).run_id == first.run_id
     resumed = pbt_flow.resume(beginning, turns=3, quiet=True)
@@ -61,7 +65,7 @@ def test_a_run_id_may_be_its_beginning_or_the_word_last_wherever_one_is_taken(
     assert replay.schedule.source == first.run_id
     # A replay is nobody's last population.
     assert pbt_flow.load("last").run_id == first.run_id
-    search = pbt_flow.run("toy", exploit="none", **{**SMALL, "turns": 3})
+    search = pbt_flow.run("toy", exploit="none", interval=3, **{**SMALL, "turns": 3})
     made = pbt_flow.compare([beginning, first.run_id, search.run_id[:9]])
     assert first.run_id in json.dumps(made.to_json())
 

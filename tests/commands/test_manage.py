@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.cli.main import main
+from pbt_flow.population.result import Result
 from pbt_flow.tracking import lease
 from pbt_flow.tracking.saved_view import view_tag
 
@@ -43,8 +44,8 @@ def test_a_population_that_is_asked_to_stop_ends_in_order_and_can_be_resumed(
     assert (listed.status, listed.turns) == ("interrupted", result.turns)
 
 
-def test_what_does_not_run_cannot_be_stopped() -> None:
-    made = pbt_flow.run("toy", **SMALL)
+def test_what_does_not_run_cannot_be_stopped(trained: Callable[..., list[Result]]) -> None:
+    (made,) = trained(task="toy")
     with pytest.raises(pbt_flow.PopulationError, match="is not running: it is finished"):
         pbt_flow.stop(made.run_id)
 
@@ -57,8 +58,10 @@ def folders(run_id: str) -> list[Path]:
     return [Path(uri.removeprefix("file://")) for uri in uris]
 
 
-def test_a_deleted_population_leaves_no_run_no_checkpoint_and_no_view() -> None:
-    gone, stays = pbt_flow.run("toy", **SMALL), pbt_flow.run("toy", seed=1, **SMALL)
+def test_a_deleted_population_leaves_no_run_no_checkpoint_and_no_view(
+    trained: Callable[..., list[Result]],
+) -> None:
+    gone, stays = trained({}, {"seed": 1}, task="toy")
     places, client = folders(gone.run_id), MlflowClient()
     assert len(places) == 3
     assert all(list(place.rglob("*.json")) for place in places)
@@ -76,9 +79,9 @@ def test_a_deleted_population_leaves_no_run_no_checkpoint_and_no_view() -> None:
 
 
 def test_nothing_is_deleted_that_was_not_confirmed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: Callable[..., list[Result]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = pbt_flow.run("toy", **SMALL)
+    (made,) = trained(task="toy")
     with pytest.raises(pbt_flow.PopulationError, match="was not deleted"):
         pbt_flow.delete(made.run_id, confirm=lambda question: False)
     # Without a terminal there is nobody to ask.
@@ -89,8 +92,8 @@ def test_nothing_is_deleted_that_was_not_confirmed(
     assert pbt_flow.list_populations() == []
 
 
-def test_a_running_population_is_not_deleted() -> None:
-    made = pbt_flow.run("toy", **SMALL)
+def test_a_running_population_is_not_deleted(trained: Callable[..., list[Result]]) -> None:
+    (made,) = trained(task="toy")
     client = MlflowClient()
     client.update_run(made.run_id, status="RUNNING")
     with pytest.raises(pbt_flow.PopulationError, match="is running; stop it first"):

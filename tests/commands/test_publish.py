@@ -68,6 +68,7 @@ def files(folder: Path) -> set[str]:
 WHOLE = {"report/index.html", "report/summary.png", "schedule.json", "schedule.csv"}
 
 
+@pytest.mark.paints
 def test_a_report_a_picture_and_the_winners_schedule_are_left(tmp_path):
     plateau = {"plateau": "nothing has become better for 5 turns"}
     one, place = subject(warnings=plateau), Kept(tmp_path / "kept")
@@ -167,11 +168,12 @@ def test_a_report_that_fails_on_the_way_is_said_and_tried_again_later(tmp_path):
 # --- on a run in MLflow ---------------------------------------------------------------------------
 
 
+SMALL = {"turns": 4, "population": 4, "interval": 5}
+
+
 @pytest.fixture
-def result(database):
-    return pbt_flow.run(
-        "sample_tasks:Regression", turns=4, engine="inline", quiet=True, name="mine"
-    )
+def result(trained):
+    return trained({**SMALL, "name": "mine"}, task="sample_tasks:Regression")[0]
 
 
 def shown(text: str) -> str:
@@ -193,7 +195,7 @@ def test_a_fresh_process_makes_the_same_report_from_mlflow_alone(result, tmp_pat
 
 def test_the_command_puts_the_report_on_the_run_with_a_control_beside_it(result, capsys):
     control = pbt_flow.run(
-        "sample_tasks:Regression", turns=4, engine="inline", quiet=True, exploit="none"
+        "sample_tasks:Regression", engine="inline", quiet=True, exploit="none", **SMALL
     )
     capsys.readouterr()
     assert main(["report", result.run_id, "--control", control.run_id]) == 0
@@ -243,7 +245,7 @@ def test_a_name_that_looks_like_a_mark_of_the_template_stays_a_name():
 
 
 def test_a_report_that_draws_its_data_says_the_same_of_the_winner_that_came_back():
-    small = {"population": 2, "turns": 2, "interval": 2, "engine": "inline"}
+    small = {"population": 2, "turns": 1, "interval": 2, "engine": "inline"}
     made = pbt_flow.run("sample_tasks:DrawsItsReport", **small)
     for result in (made, pbt_flow.load(made.run_id)):
         assert result.winner.task().report() == made.winner.report

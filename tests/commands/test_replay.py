@@ -291,11 +291,9 @@ INLINE = {"engine": "inline"}
 
 
 @pytest.fixture
-def result(database):
+def result(trained):
     exploit = "truncation:fraction=0.5"
-    made = pbt_flow.run(
-        Regression, turns=5, population=4, seed=0, exploit=exploit, quiet=True, **INLINE
-    )
+    (made,) = trained({"turns": 3, "population": 4, "interval": 5, "exploit": exploit})
     assert made.winner.hparams != made.best_initial.hparams
     return made
 

@@ -68,7 +68,7 @@ def test_the_command_that_an_interrupted_resume_prints_goes_on_with_its_settings
 
 
 def test_a_limit_that_a_resume_lifts_stays_lifted():
-    result = run(target=1e9, seconds=600.0, turns=2)
+    result = run(population=2, target=1e9, seconds=600.0, turns=2)
     assert result.reason == "the target 1e+09 is reached"
     command = ["resume", result.run_id, "--engine", "inline"]
     assert main([*command, "--target", "none", "--seconds=none"]) == 0
@@ -92,22 +92,22 @@ def test_budgets_are_compared_as_they_are_after_a_resume():
         run(interval=7, control=control.run_id)
 
 
-def test_a_tag_cannot_change_what_defines_a_population():
-    result = run()
+def test_a_tag_cannot_change_what_defines_a_population(trained):
+    (result,) = trained()
     MlflowClient().set_tag(result.run_id, "pbt.settings", '{"interval": 5}')
     with pytest.raises(SettingsError, match="interval cannot change on resume"):
         pbt_flow.load(result.run_id)
 
 
-def test_what_cannot_change_is_refused_by_the_command_with_the_reason(capsys):
-    result = run()
+def test_what_cannot_change_is_refused_by_the_command_with_the_reason(trained, capsys):
+    (result,) = trained()
     assert main(["resume", result.run_id, "--interval", "4"]) == 2
     assert "interval cannot change on resume, since it defines" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("turn", [2, 3])
-def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(turn):
-    result = run(turns=3)
+def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(turn, trained):
+    (result,) = trained({"turns": 3})
     (folder(result, 1, turn) / "turn.json").unlink()
     if turn == 2:
         with pytest.raises(RecordError, match=r"no turns/000002/turn\.json, and turn 3 has one"):
@@ -119,8 +119,8 @@ def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(tu
     assert not folder(result, 1, 4).exists()
 
 
-def test_a_turn_that_is_committed_while_somebody_reads_is_not_taken_for_a_gap(monkeypatch):
-    result = run(turns=3)
+def test_a_turn_that_is_committed_while_somebody_reads_is_not_taken_for_a_gap(trained, monkeypatch):
+    (result,) = trained({"turns": 3})
     path, read = folder(result, 1, 3) / "turn.json", LocalFolders.record
     text = path.read_text()
     path.unlink()
@@ -135,8 +135,8 @@ def test_a_turn_that_is_committed_while_somebody_reads_is_not_taken_for_a_gap(mo
     assert [turn.number for turn in Store.open(result.run_id).turns(1)] == [1, 2]
 
 
-def test_an_end_that_does_not_hold_any_more_is_not_told():
-    result = run()
+def test_an_end_that_does_not_hold_any_more_is_not_told(trained):
+    (result,) = trained()
     # As after a resume that was ended where it could not say so.
     Store.open(result.run_id).begin([0])
     MlflowClient().set_terminated(result.run_id, "FAILED")
@@ -149,7 +149,7 @@ class Hopeless(Regression):
 
 
 def test_where_everybody_has_failed_nothing_is_said_to_be_done(capsys):
-    result = run(Hopeless, turns=5)
+    result = run(Hopeless, population=2, turns=4)
     capsys.readouterr()
     pbt_flow.resume(result.run_id)
     said = capsys.readouterr().err
@@ -157,8 +157,8 @@ def test_where_everybody_has_failed_nothing_is_said_to_be_done(capsys):
     assert "nothing is left to train" not in said
 
 
-def test_a_claim_is_heard_before_it_can_be_read():
-    result = run()
+def test_a_claim_is_heard_before_it_can_be_read(trained):
+    (result,) = trained()
     refused = []
 
     class Slow(MlflowClient):
@@ -183,15 +183,15 @@ class NoNumber(Regression):
 
 
 def test_a_report_that_is_no_number_comes_back_as_it_was():
-    result = run(NoNumber)
+    result = run(NoNumber, population=2)
     loaded = pbt_flow.load(result.run_id)
     assert math.isnan(loaded.winner.report["quality"])
     assert loaded.headline == result.headline
     report(result.run_id)
 
 
-def test_half_a_control_is_none(capsys):
-    result, control = run(), run(exploit="none")
+def test_half_a_control_is_none(trained):
+    result, control = trained({}, {"exploit": "none"})
     half = dataclasses.replace(control, status="interrupted")
     from pbt_flow.commands.run import _beside
 
@@ -216,16 +216,16 @@ def test_a_copy_is_tagged_with_what_it_copied():
     assert copied
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
-    result, control = run(), run(exploit="none")
+def test_a_folder_that_cannot_be_written_is_named(trained, tmp_path, capsys):
+    result, control = trained({}, {"exploit": "none"})
     (tmp_path / "file").touch()
     for command in (["report", result.run_id], ["compare", result.run_id, control.run_id]):
         assert main([*command, "--out", str(tmp_path / "file")]) == 1
         assert f"cannot write to the folder {tmp_path / 'file'}" in capsys.readouterr().err
 
 
-def test_a_population_whose_controller_was_killed_does_not_say_that_it_runs():
-    result = run()
+def test_a_population_whose_controller_was_killed_does_not_say_that_it_runs(trained):
+    (result,) = trained()
     client = MlflowClient()
     owner = client.get_run(result.run_id).data.params["lease/0001"].split(":")
     client.set_tag(result.run_id, "pbt.status", "running")
@@ -237,8 +237,8 @@ def test_a_population_whose_controller_was_killed_does_not_say_that_it_runs():
     assert pbt_flow.load(result.run_id).status == "interrupted"
 
 
-def test_a_resume_to_fewer_turns_than_were_done_is_refused_and_changes_nothing():
-    result = run(population=2, turns=3)
+def test_a_resume_to_fewer_turns_than_were_done_is_refused_and_changes_nothing(trained):
+    (result,) = trained({"turns": 3})
     with pytest.raises(SettingsError, match=r"turns=2 is less than what was done: .* has done 3"):
         resume(result, turns=2)
     assert pbt_flow.load(result.run_id).status == "finished"

@@ -218,7 +218,7 @@ class Accurate(Regression):
 
 
 def run(task=Accurate, **settings) -> Result:
-    settings = {"turns": 2, "interval": 4, **settings}
+    settings = {"population": 2, "turns": 2, "interval": 4, **settings}
     return pbt_flow.run(task, engine="inline", quiet=True, **settings)
 
 

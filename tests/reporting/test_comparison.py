@@ -28,14 +28,14 @@ def train(seed=0, **settings):
     return pbt_flow.run(Regression, **{**SMALL, "seed": seed, **settings})
 
 
-def pairs(seeds):
-    return [
-        train(seed, exploit=exploit).run_id for seed in seeds for exploit in ("truncation", "none")
-    ]
+WHOLE, CONTROL = {"turns": 3}, {"turns": 3, "exploit": "none"}
+EARLY = {**CONTROL, "target": 1e9}
+"""A control that counts as finished after its first turn: any score reaches the target."""
 
 
-def test_populations_are_paired_by_seed_and_the_control_comes_first():
-    runs = pairs([0, 1, 2])
+def test_populations_are_paired_by_seed_and_the_control_comes_first(trained):
+    every = [{"seed": seed, "exploit": e} for seed in (0, 1, 2) for e in ("truncation", "none")]
+    runs = [result.run_id for result in trained(*every)]
     made = compare(runs)
     assert list(made.methods) == ["random search", "PBT"]
     assert [entry.seed for entry in made.methods["PBT"]] == [0, 1, 2]
@@ -54,8 +54,8 @@ def test_populations_are_paired_by_seed_and_the_control_comes_first():
     ]
 
 
-def test_the_command_prints_the_table_and_leaves_a_page(capsys):
-    runs = pairs([0])
+def test_the_command_prints_the_table_and_leaves_a_page(trained, capsys):
+    runs = [result.run_id for result in trained(WHOLE, CONTROL)]
     assert main(["compare", *runs, "--out", "there", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads(Path("there/comparison.json").read_text())
@@ -65,8 +65,8 @@ def test_the_command_prints_the_table_and_leaves_a_page(capsys):
     assert "PBT, mean score, better by" in page
 
 
-def test_under_mlflow_run_it_is_put_on_that_run(monkeypatch):
-    runs = pairs([0])
+def test_under_mlflow_run_it_is_put_on_that_run(trained, monkeypatch):
+    runs = [result.run_id for result in trained(WHOLE, CONTROL)]
     client = MlflowClient()
     run = client.create_run("0")
     monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
@@ -84,31 +84,30 @@ def test_methods_are_called_by_what_tells_them_apart():
     assert made.baseline == "PBT truncation"
 
 
-def test_what_cannot_be_compared_says_why():
-    first = train().run_id
-    for other, sentence in (
-        ({"turns": 2}, r"their turns is 3 and 2"),
-        ({"options": {"noise": 0.5}}, "the task's option noise is 0.1 and 0.5"),
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"turns": 3}, "their turns is 4 and 3"),
+        ({"options": {"noise": 0.5}}, "the task's option noise is 0.0 and 0.5"),
         ({"seed": 1}, "all populations are of one method, PBT; add a control"),
-    ):
-        with pytest.raises(ComparisonError, match=sentence):
-            compare([first, train(**other).run_id])
-    made = compare([first, train(mode="generational").run_id])
+    ],
+)
+def test_what_cannot_be_compared_says_why(other, sentence):
+    with pytest.raises(ComparisonError, match=sentence):
+        Comparison.of([entry(), entry(**other)])
+    made = Comparison.of([entry(), entry(mode="generational")])
     assert list(made.methods) == ["PBT async", "PBT generational"]
 
 
 def test_one_population_or_two_of_a_kind_are_refused():
-    result = train()
-    entry = Entry(result=result, settings=pbt_flow.Settings.for_task(Regression, turns=3)[0])
     with pytest.raises(ComparisonError, match="two populations at least"):
-        Comparison.of([entry])
-    control = train(exploit="none").run_id
+        Comparison.of([entry()])
     with pytest.raises(ComparisonError, match="PBT has 2 populations of seed 0; name one"):
-        compare([control, result.run_id, train().run_id])
+        Comparison.of([entry(exploit="none"), entry(), entry()])
 
 
 def test_a_control_is_trained_beside_with_the_same_members_budget_and_seed():
-    result = train(control=True)
+    result = train(population=2, control=True)
     control = result.control
     assert control.history.turns.keys() == result.history.turns.keys()
     for member, turns in control.history.turns.items():
@@ -142,23 +141,18 @@ def test_a_control_that_is_no_population_is_refused_before_anything_runs():
 # --- the budget -----------------------------------------------------------------------------------
 
 
-def ended_early(**settings):
-    """A control that counts as finished after its first turn: any score reaches the target."""
-    return train(exploit="none", target=1e9, **settings)
-
-
-def test_a_population_that_ended_early_is_not_compared_with_one_that_did_all_its_turns():
-    whole, early = train(), ended_early()
+def test_a_population_that_ended_early_is_not_compared_with_one_that_did_all_its_turns(trained):
+    whole, early = trained(WHOLE, EARLY)
     assert early.status == "finished"
-    sentence = r"did 3 of 3 turns each and 0.25 of 3 turns each \(the target 1e\+09 is reached\)"
+    sentence = r"did 3 of 3 turns each and 0.5 of 3 turns each \(the target 1e\+09 is reached\)"
     with pytest.raises(ComparisonError, match=sentence):
         compare([whole.run_id, early.run_id])
     with pytest.raises(ComparisonError, match="--unequal"):
         report(whole.run_id, control=early.run_id)
 
 
-def test_who_insists_on_unequal_budgets_reads_so_beside_the_numbers(capsys):
-    whole, early = train(), ended_early()
+def test_who_insists_on_unequal_budgets_reads_so_beside_the_numbers(trained, capsys):
+    whole, early = trained(WHOLE, EARLY)
     runs = [whole.run_id, early.run_id]
     assert main(["compare", *runs, "--unequal", "--json", "--out", "there"]) == 0
     told = capsys.readouterr()
@@ -166,46 +160,47 @@ def test_who_insists_on_unequal_budgets_reads_so_beside_the_numbers(capsys):
     assert not numbers["equal_budgets"]
     (warning,) = numbers["warnings"]
     assert "did not train equally long" in warning
-    assert "0.25 of 3 turns each" in warning
+    assert "0.5 of 3 turns each" in warning
     assert warning in told.err
     made = Path("there/comparison.html").read_text()
-    assert "0.25 of 3 turns each" in made
+    assert "0.5 of 3 turns each" in made
     assert "same task and budget" not in made
     report(whole.run_id, control=early.run_id, out="here", unequal=True)
     made = Path("here/report/index.html").read_text()
-    assert "the members of the control did 0.25 turns each, and those of this population 3" in made
+    assert "the members of the control did 0.5 turns each, and those of this population 3" in made
     assert "had the same budget" not in made
 
 
-def test_populations_whose_turns_were_to_differ_can_be_compared_by_who_insists():
-    runs = [train().run_id, train(exploit="none", turns=2).run_id]
-    made = compare(runs, unequal=True)
+def test_populations_whose_turns_were_to_differ_can_be_compared_by_who_insists(trained):
+    whole, control = trained({"turns": 2}, CONTROL)
+    made = compare([whole.run_id, control.run_id], unequal=True)
     assert not made.is_equal
     assert "did 2 of 2 turns each" in made.warnings()[0]
 
 
-def test_a_control_that_ended_early_is_refused_before_anything_runs():
-    early = ended_early()
+def test_a_control_that_ended_early_is_refused_before_anything_runs(trained):
+    _, early = trained(WHOLE, EARLY)
     before = len(MlflowClient().search_runs(["0"]))
-    with pytest.raises(ComparisonError, match=r"did 0.25 of 3 turns each .* are to do 3"):
-        train(control=early.run_id)
+    same = {"population": 2, "interval": 3}
+    with pytest.raises(ComparisonError, match=r"did 0.5 of 3 turns each .* are to do 3"):
+        train(control=early.run_id, **same)
     assert len(MlflowClient().search_runs(["0"])) == before
     # One that may end early itself is compared when it has ended, and its page says what came.
-    beside = train(control=early.run_id, target=-1.0)
+    beside = train(control=early.run_id, target=-1.0, **same)
     made = Path(MlflowClient().download_artifacts(beside.run_id, "report/index.html")).read_text()
     assert "the two did not have the same budget" in made
 
 
-def test_a_control_that_has_not_ended_is_refused():
-    whole, control = train(), train(exploit="none")
+def test_a_control_that_has_not_ended_is_refused(trained):
+    whole, control = trained(WHOLE, CONTROL)
     MlflowClient().set_tag(control.run_id, "pbt.status", "running")
     MlflowClient().update_run(control.run_id, status="KILLED")
     with pytest.raises(ComparisonError, match="is not at its end: it is interrupted"):
         report(whole.run_id, control=control.run_id)
 
 
-def test_a_bare_unequal_takes_no_run_id_for_its_value(capsys):
-    runs = [train(turns=2).run_id, train(exploit="none").run_id]
+def test_a_bare_unequal_takes_no_run_id_for_its_value(trained, capsys):
+    runs = [result.run_id for result in trained({"turns": 2}, CONTROL)]
     assert main(["compare", *runs]) == 2
     assert "--unequal" in capsys.readouterr().err
     assert main(["compare", "--unequal", *runs]) == 0
@@ -214,13 +209,13 @@ def test_a_bare_unequal_takes_no_run_id_for_its_value(capsys):
 
 
 @pytest.mark.slow
-def test_a_replay_is_no_control():
-    whole, other = train(), train(exploit="none")
+def test_a_replay_is_no_control(trained):
+    whole, other = trained(WHOLE, CONTROL)
     MlflowClient().set_tag(other.run_id, "pbt.role", "replay")
     for beside in (
         lambda: compare([whole.run_id, other.run_id]),
         lambda: report(whole.run_id, control=other.run_id),
-        lambda: train(control=other.run_id),
+        lambda: train(control=other.run_id, population=2, interval=3),
     ):
         with pytest.raises(ComparisonError, match="is a replay"):
             beside()

@@ -153,6 +153,7 @@ def test_scores_over_decades_get_a_logarithmic_axis_and_others_do_not():
 
 
 @pytest.mark.parametrize("settings", [{"population": 3}, {"population": 9, "control": True}])
+@pytest.mark.paints
 def test_the_picture_is_drawn(settings, tmp_path):
     picture.draw(subject(**settings), tmp_path / "summary.png")
     data = (tmp_path / "summary.png").read_bytes()

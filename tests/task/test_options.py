@@ -177,6 +177,7 @@ def test_an_option_is_read_by_its_type_and_given_back_to_the_task_as_it_wants_it
         ("path", "a\0b", "option path takes str, .*null character"),
         ("drop", object(), "option drop takes any plain value, got <object.*JSON has nothing"),
         ("drop", int, "option drop takes any plain value, got <class 'int'>: JSON has nothing"),
+        ("drop", {1: "a", "1": "b"}, "option drop takes .*: two of its keys are '1' in JSON"),
         ("act", "relu", "option act takes only its default, <ufunc 'tanh'>"),
         ("cast", float, "option cast takes only its default, got <class 'float'>: JSON has"),
         ("layer", "64", r"no option 'layer'; there are .*; did you mean 'layers'\?"),

@@ -41,7 +41,7 @@ class NoModel(Regression):
 
 
 def run(task=WithExample, **settings):
-    return pbt_flow.run(task, engine="inline", turns=3, **settings)
+    return pbt_flow.run(task, engine="inline", population=2, turns=2, **settings)
 
 
 def logged(result):
