@@ -47,8 +47,8 @@ MUTATIONS = [
         "the age of the weights is counted along their lineage",
         "training/test_controller.py::any_population_conserves",
         "strategies/advise.py",
-        "checkpoint=taken.checkpoint, step=taken.step)",
-        "checkpoint=taken.checkpoint)",
+        "checkpoint=given.checkpoint, step=given.step)",
+        "checkpoint=given.checkpoint)",
         "a copy keeps its own step",
     ),
     Mutation(
@@ -88,8 +88,8 @@ MUTATIONS = [
         "no lineage trains beyond the budget, and what is copied was ranked",
         "training/test_controller.py::any_population_conserves",
         "strategies/advise.py",
-        "None if chosen is None else history.copyable(chosen, ranking, member.index)",
-        "None if chosen is None else history.standing(history.members[chosen])",
+        "given = history.copyable(first, ranking, member)",
+        "given = history.standing(history.members[first])",
         "a copy takes what the donor stands on now",
     ),
     Mutation(

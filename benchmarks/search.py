@@ -106,6 +106,7 @@ class Problem:
     """Whether the means by method are the known answer."""
 
 
+HPARAMS_FIRST = "PBT, hyperparameters first"
 RANDOM, COSINE, HALVING, PBT, NARROW, WIDE = (
     "random search",
     "random search, cosine decay",

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 from pbt_flow.exceptions import StrategyError
 from pbt_flow.population.history import Candidate, History, Ranking
-from pbt_flow.population.records import Donor, Member, Turn
+from pbt_flow.population.records import Donor, Member, Source, Turn
 from pbt_flow.space import Space, check_hparams
-from pbt_flow.strategies.exploit import Exploit, is_sure_to_stay
+from pbt_flow.strategies.exploit import Exploit, is_due, is_sure_to_stay
 from pbt_flow.strategies.explore import Explore
 from pbt_flow.strategies.samplers import Sampler
+from pbt_flow.strategies.sources import Sources
 from pbt_flow.strategies.text import blaming
 from pbt_flow.utils.values import Value
 
@@ -65,27 +66,37 @@ def advise(
     """
     member = replace(member, donor=None, compared_at=None)
     quorum = quorum_of(living)
+    donor: Donor | None = None
+    explores = True
     if member.failures:
         rankings = _rankings_for_rescue(member, history, turns)
         taken = None
         if exploit.copies is not None:
             taken = _rescue(member, history, rankings, quorum, retired, rng)
+        if taken is not None:
+            donor = Donor(member=taken.member, turn=taken.number, copies="both")
     else:
         ranking = history.at(member.age, turns)
         mine = ranking.records.get(member.index)
         if mine is None or ranking.count(retired) < quorum:
             return member
         member = replace(member, compared_at=member.age)
-        chosen = _choose(exploit, mine, ranking.without(member.index), rng)
-        taken = None if chosen is None else history.copyable(chosen, ranking, member.index)
-    if taken is None:
+        sources = _choose(exploit, mine, ranking.without(member.index), rng)
+        if sources is not None:
+            donor = _donor(sources, history, ranking, member.index)
+            explores = sources.explores
+    if donor is None:
         return member
 
-    copies = "both" if member.failures else exploit.copies
-    assert copies is not None
-    if copies != "hparams":
-        member = replace(member, checkpoint=taken.checkpoint, step=taken.step)
-    hparams = member.hparams if copies == "weights" else taken.plan.hparams
+    member = replace(member, donor=donor)
+    given = history.turn(donor.member, donor.turn)
+    if donor.copies != "hparams":
+        member = replace(member, checkpoint=given.checkpoint, step=given.step)
+    hparams = member.hparams if donor.copies == "weights" else given.plan.hparams
+    if (other := donor.hparams_of) is not None:
+        hparams = history.turn(other.member, other.turn).plan.hparams
+    if not explores:
+        return replace(member, hparams=hparams)
 
     def fresh() -> dict[str, Value]:
         gains = history.gains(before=member.turn, window=sampler.window) if sampler.window else []
@@ -94,26 +105,55 @@ def advise(
 
     with blaming("explore", explore):
         moved = check_hparams(explore(hparams, space, fresh, rng), space)
-    donor = Donor(member=taken.member, turn=taken.number, copies=copies)
-    return replace(member, hparams=moved, donor=donor)
+    return replace(member, hparams=moved)
 
 
 def _choose(
     exploit: Exploit, mine: Candidate, others: Sequence[Candidate], rng: np.random.Generator
-) -> int | None:
-    """Whom a member copies.
+) -> Sources | None:
+    """What a member takes, and from whom.
 
     Raises:
         StrategyError: The strategy raised something, or named none of the others.
     """
     with blaming("exploit", exploit):
         chosen = exploit(mine, others, rng)
-    if chosen is not None and all(other.member != chosen for other in others):
+    if chosen is None:
+        return None
+    named = chosen.members if isinstance(chosen, Sources) else [chosen]
+    known = [other.member for other in others]
+    if not all(member in known for member in named):
         raise StrategyError(
             f"exploit {exploit} let member {mine.member} copy {chosen!r}, which is none of the "
-            "others; it returns the member of one of them, or None"
+            "others; it returns the member of one of them, Sources, or None"
         )
-    return chosen
+    if isinstance(chosen, Sources):
+        return chosen
+    assert exploit.copies is not None
+    return Sources(
+        weights=None if exploit.copies == "hparams" else chosen,
+        hparams=None if exploit.copies == "weights" else chosen,
+    )
+
+
+def _donor(sources: Sources, history: History, ranking: Ranking, member: int) -> Donor | None:
+    """The record of what `member` takes; None if nothing better is left to be copied."""
+    first = sources.hparams if sources.weights is None else sources.weights
+    assert first is not None
+    given = history.copyable(first, ranking, member)
+    if given is None:
+        return None
+    donor = Donor(member=given.member, turn=given.number, copies="both")
+    if sources.weights is None:
+        return replace(donor, copies="hparams")
+    if sources.hparams is None:
+        return replace(donor, copies="weights")
+    if sources.hparams == sources.weights:
+        return donor
+    # Of hyperparameters there is a record as long as the population exists.
+    other = history.record(ranking.records[sources.hparams])
+    hparams_of = Source(member=other.member, turn=other.number)
+    return replace(donor, copies="weights", hparams_of=hparams_of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +197,10 @@ def should_wait(member: Member, history: History, exploit: Exploit, outlook: Out
     # A member that failed has no score of its own. It waits for a donor.
     if mine is not None and not member.failures:
         worse, all_to_come = ranking.count_worse(mine), len(ranking.records) + outlook.behind
-        if is_sure_to_stay(exploit, worse=worse, members=all_to_come):
+        if len(history.group_sizes) > 1:
+            worse = sum(other.group == mine.group for other in ranking.ordered[:worse])
+            all_to_come = history.group_sizes[mine.group]
+        if not is_due(exploit, mine) or is_sure_to_stay(exploit, worse=worse, members=all_to_come):
             return False
     if present < quorum:
         return True
@@ -192,11 +235,12 @@ def _rescue(
 
     It is one of the better half at the greatest age that has a quorum: of a few front-runners the
     better half may be the worst of the population. Only where no age has a quorum it is the best
-    record known.
+    record known. It comes from the member's own sub-population if that has any of the age.
     """
     best: Turn | None = None
     for ranking in rankings:
         others = ranking.without(member.index)
+        others = [other for other in others if other.group == member.group] or others
         if not others:
             continue
         if ranking.count(retired) >= quorum:

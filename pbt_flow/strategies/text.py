@@ -188,10 +188,9 @@ def write(strategy: Any, kinds: Mapping[str, type[Any]]) -> str:
         raise StrategyError(
             f"{strategy!r} must be an object of a dataclass in an importable module"
         )
-    settings = [
-        f"{field.name}={_write(getattr(strategy, field.name))}"
-        for field in dataclasses.fields(strategy)
-    ]
+    # Settings of its own come before those that it shares with others.
+    fields = sorted(dataclasses.fields(strategy), key=lambda field: bool(field.kw_only))
+    settings = [f"{field.name}={_write(getattr(strategy, field.name))}" for field in fields]
     return name + (":" + ",".join(settings) if settings else "")
 
 
