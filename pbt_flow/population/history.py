@@ -80,6 +80,8 @@ class Gain:
     hparams: Hparams
     gain: float
     """The fitness after the turn, less the fitness of the record that the turn began with."""
+    turn: int = 0
+    """The number of the turn among its member's turns."""
 
 
 @dataclass
@@ -336,7 +338,7 @@ class History:
                     continue
                 begun_with = self.turn(start.member, start.turn)
                 gain = difference(self.fitness(turn), self.fitness(begun_with))
-                found.append(Gain(hparams=turn.plan.hparams, gain=gain))
+                found.append(Gain(hparams=turn.plan.hparams, gain=gain, turn=number))
             if len(found) == window:
                 break
         return found[::-1]

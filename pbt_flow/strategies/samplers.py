@@ -18,6 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from pbt_flow.population.history import Gain
 from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, index_of
+from pbt_flow.strategies.bandit import PB2
 from pbt_flow.utils.means import in_reach
 from pbt_flow.utils.values import Value, is_container
 
@@ -252,4 +253,5 @@ SAMPLERS = {
     "latin": LatinHypercube,
     "sobol": Sobol,
     "optuna": OptunaSampler,
+    "pb2": PB2,
 }

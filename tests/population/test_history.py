@@ -361,8 +361,8 @@ def test_a_gain_is_measured_from_the_record_that_the_turn_began_with() -> None:
     do(history, 1, 6.0)
     do(history, 0, 5.5, donor=(1, 1))
     assert history.gains(before=2, window=10) == [
-        Gain(hparams={"lr": 2.0}, gain=0.5),  # member 0, from member 1's first turn
-        Gain(hparams={"lr": 2.1}, gain=1.0),
+        Gain(hparams={"lr": 2.0}, gain=0.5, turn=2),  # member 0, from member 1's first turn
+        Gain(hparams={"lr": 2.1}, gain=1.0, turn=2),
     ]
 
 
@@ -378,7 +378,7 @@ def test_first_turns_and_failed_ones_bring_no_gain() -> None:
     do(history, 0, 1.0)
     do(history, 0, None)
     do(history, 0, 4.0)  # began with turn 1's state, as turn 2 did
-    assert history.gains(before=3, window=10) == [Gain(hparams={"lr": 3.0}, gain=3.0)]
+    assert history.gains(before=3, window=10) == [Gain(hparams={"lr": 3.0}, gain=3.0, turn=3)]
 
 
 @pytest.mark.parametrize(

@@ -430,3 +430,22 @@ def test_sources_that_name_nobody_or_a_stranger_are_refused():
             sampler=Uniform(),
             rng=np.random.default_rng(0),
         )
+
+
+def test_a_straggler_finds_the_best_of_each_sub_population_at_its_own_age():
+    """Nothing else of that age is left when it comes there; the others are nine turns ahead."""
+    gains = [0.1, 0.5, 0.6, 0.7, 10.0, 9.0, 8.0, 7.0]
+    made = simulate(
+        Counting,
+        population=8,
+        slots=8,
+        turns=16,
+        keep=1,
+        exploit="mfpbt:periods=1/50",
+        explore="none",
+        initial=[{"gain": gain, "count": 1, "kind": "a"} for gain in gains],
+        duration=lambda plan, rng: 9.0 if plan.member == 0 else 1.0,
+    )
+    first, second = (made.history.turn(0, number).plan.donor for number in (2, 3))
+    assert (first.member < 4, first.turn) == (True, 1)
+    assert (second.member >= 4, second.turn) == (True, 2)

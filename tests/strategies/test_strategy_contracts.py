@@ -12,6 +12,7 @@ import pytest
 
 from pbt_flow.population.history import Candidate
 from pbt_flow.space import draw
+from pbt_flow.strategies.bandit import PB2
 from pbt_flow.strategies.exploit import (
     BinaryTournament,
     Exploit,
@@ -220,7 +221,7 @@ class LearnsNonsense(Uniform):
         return {name: len(gains) for name in space}
 
 
-@pytest.mark.parametrize("strategy", [Uniform(), LatinHypercube(), Sobol(), OptunaSampler()])
+@pytest.mark.parametrize("strategy", [Uniform(), LatinHypercube(), Sobol(), OptunaSampler(), PB2()])
 def test_each_sampler_of_ours_keeps_its_contract(strategy: Sampler) -> None:
     assert failures(SamplerContract, strategy) == set()
 
