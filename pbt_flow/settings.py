@@ -86,8 +86,9 @@ class Settings:
     )
     exploit: str = _setting(
         "truncation",
-        "whom to copy: truncation, tournament, ttest or none (random search), with settings as in "
-        "truncation:fraction=0.2,copies=weights",
+        "whom to copy: truncation, tournament, ttest, mfpbt (sub-populations that decide at their "
+        "own intervals) or none (random search), with settings as in "
+        "truncation:fraction=0.2,copies=hparams,until=0.5",
     )
     explore: str = _setting(
         "perturb",
@@ -99,7 +100,9 @@ class Settings:
         "the first hyperparameters: latin (hypercube), sobol, uniform, or optuna:sampler=NAME",
     )
     resample: str = _setting(
-        "uniform", "where resampled values come from: uniform, or optuna:sampler=TPESampler"
+        "uniform",
+        "where resampled values come from: uniform, optuna:sampler=TPESampler, or pb2 (which with "
+        "explore resample is Population Based Bandits)",
     )
     initial: Sequence[Mapping[str, Any]] = field(
         default=(), metadata={"help": "hyperparameters of the first members, as JSON objects"}

@@ -1,12 +1,13 @@
-"""PB2: hyperparameters proposed by a model of what they gained, and of how that changes with time.
+"""PB2: proposes hyperparameters by a model of what they gain, and of how that changes with time.
 
-`explore resample` with `resample pb2` is Population Based Bandits: a member that has copied takes
-the whole configuration whose gain has the greatest upper confidence bound.
+The settings `explore resample` and `resample pb2` together are Population Based Bandits. A member
+that has copied then trains on with the configuration whose gain has the greatest upper confidence
+bound.
 
 Source: Parker-Holder et al. 2020, Provably Efficient Online Hyperparameter Optimization with
 Population-Based Bandits (arXiv 2002.02518); the kernel is that of Bogunovic et al. 2016,
-Time-Varying Gaussian Process Bandit Optimization (arXiv 1601.06650). One departure: members decide
-one by one, and a proposal knows nothing of those that others train with at this moment.
+Time-Varying Gaussian Process Bandit Optimization (arXiv 1601.06650). There is one departure: since
+members decide one by one, a proposal does not know what others train with at this moment.
 """
 
 from __future__ import annotations
@@ -35,19 +36,20 @@ _MEMORIES = (100.0, 10.0)
 _NOISE = 0.3
 """The variance of a gain that no hyperparameter explains, in units of all variance."""
 _ANYWHERE, _NEARBY, _STEP = 100, 50, 0.08
-"""How many proposals are drawn from the space, how many near the newest, and how near those are."""
+"""How many proposals are drawn from the space, how many near configurations of the newest turn, and
+how far from those, in shares of a range (the deviation of a normal distribution)."""
 
 
 @dataclass(frozen=True)
 class PB2:
-    """A Gaussian process bandit on the gains of recent turns.
+    """A Gaussian process bandit that learns from the gains of recent turns.
 
-    The score itself belongs mostly to inherited weights, and gains of early turns are larger than
-    those of late ones: the model sees each gain in standard deviations of the gains of its turn. It
-    forgets: two gains tell the less of each other the more turns lie between them. Of a few
-    lengths and memories it takes those under which the gains are likeliest.
+    Gains of early turns are larger than those of late ones. So the model is given each gain in
+    standard deviations of the gains of its turn. It forgets: the more turns lie between two gains,
+    the less they tell of each other. How fast it forgets, and how smooth gains are, is chosen from
+    a few values by the likelihood of the gains.
 
-    With many turns this is the greediest choice of all (docs/choosing.md).
+    If there are many turns, this is the greediest choice of all (docs/choosing.md).
     """
 
     window: int = 120
@@ -79,16 +81,19 @@ class PB2:
             proposals.append(_neighbour(near, space, rng))
         places = np.array([[*_place(proposal, space), now] for proposal in proposals])
         mean, deviation = model.predict(places, return_std=True)
-        # How much an unknown place is worth trying grows with what is known of the others.
+        # An unknown place is the more worth a trial the more is known of the other places.
         boldness = math.sqrt(max(0.2, 0.2 * math.log(0.4 * len(gains) + 1.1)))
         return proposals[int(np.argmax(mean + boldness * deviation))]
 
 
 def _standardised(gains: Sequence[Gain]) -> list[float]:
-    """Each gain in standard deviations of its turn's gains, from their mean, at most 2 of them."""
+    """Return how far each gain lies from the mean of its turn's gains, in standard deviations.
+
+    No value is beyond -2 and 2, so that a single outlier does not rule the model.
+    """
     import numpy as np
 
-    # A single outlier among gains of any size must leave the others finite.
+    # Gains may be as great as floats can be, and a deviation is a square root of squares.
     values = in_reach([gain.gain for gain in gains])
     of_turn: dict[int, list[float]] = defaultdict(list)
     for gain, value in zip(gains, values, strict=True):
@@ -102,7 +107,11 @@ def _standardised(gains: Sequence[Gain]) -> list[float]:
 
 
 def _place(hparams: Hparams, space: Space) -> list[float]:
-    """Where hyperparameters lie: two choices without an order are a whole range apart."""
+    """Return where hyperparameters lie, with each range as the interval from 0 to 1.
+
+    A choice without an order has a number for each possible value. Two different ones are as far
+    apart as the two ends of a range.
+    """
     place = list[float]()
     for name, dist in space.items():
         if isinstance(dist, CategoricalDistribution) and not is_ordered(dist):
@@ -114,7 +123,7 @@ def _place(hparams: Hparams, space: Space) -> list[float]:
 
 
 def _neighbour(hparams: Hparams, space: Space, rng: np.random.Generator) -> dict[str, Value]:
-    """A configuration near another; choices without an order stay as they are."""
+    """Return a configuration near another; choices without an order stay as they are."""
     moved = dict[str, Value]()
     for name, dist in space.items():
         size = _STEP * float(rng.normal())
@@ -124,7 +133,7 @@ def _neighbour(hparams: Hparams, space: Space, rng: np.random.Generator) -> dict
 
 
 def _likeliest(places: np.ndarray, gains: np.ndarray) -> GaussianProcessRegressor:
-    """The model under which the gains are likeliest.
+    """Return the model under which the gains are likeliest.
 
     Args:
         places: Of each gain where its hyperparameters lie, and last its turn; one row each.
@@ -138,8 +147,8 @@ def _likeliest(places: np.ndarray, gains: np.ndarray) -> GaussianProcessRegresso
     models = []
     for length in _LENGTHS:
         for memory in _MEMORIES:
-            # An infinite length takes a column out: the first factor is of the hyperparameters, the
-            # second one of time. A Matern kernel of 1/2 is exp(-distance / memory).
+            # A column with an infinite length does not count. So the first kernel is one of
+            # hyperparameters, and the second one of time: exp(-turns between / memory).
             of_hparams = RBF([length] * size + [np.inf], "fixed")
             of_time = Matern([np.inf] * size + [memory], "fixed", nu=0.5)
             model = GaussianProcessRegressor(of_hparams * of_time, alpha=_NOISE, optimizer=None)

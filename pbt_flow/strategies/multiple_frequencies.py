@@ -1,8 +1,8 @@
 """MF-PBT: sub-populations that decide at different intervals, so that not all of them are greedy.
 
-A sub-population that decides at every turn selects what helps at once; one that decides seldom
-selects what helps in the long run. Weights migrate between them in both directions, and
-hyperparameters only from the slower one to the faster: what is greedy stays where it is.
+A sub-population that decides after every turn selects what helps at once. One that decides seldom
+selects what helps in the long run. Weights migrate between them in both directions, but
+hyperparameters only from the slower to the faster: greedy ones stay where they are.
 
 Source: Doulazmi et al. 2025, Multiple-Frequencies Population-Based Training, algorithm 1
 (arXiv 2506.03225, 10.48550/arXiv.2506.03225).
@@ -27,25 +27,30 @@ _THIRD, _LAST = 2, 3
 
 @dataclass(frozen=True)
 class MultipleFrequencies:
-    """The members of each sub-population decide every so many turns, by quarters of their ranks.
+    """Each sub-population decides after every so many turns, by the quarters of its ranking.
 
-    The last quarter copies the first quarter of the same sub-population: the best of the last
-    copies the best of all, and so on. What was copied is then moved. Each member of the third
-    quarter, from the best on, meets the best member of the other sub-populations that is not taken
-    yet. If that migrant is better, the member takes its weights. From a slower sub-population it
-    takes the hyperparameters as well; from a faster one it takes weights only, and the
-    hyperparameters of the best of its own sub-population; from an equally fast one, weights only.
-    What was taken from a migrant is not moved.
+    The members of the last quarter copy those of the first quarter: the best of the one copies the
+    best of the other, and so on. The explore strategy then moves their hyperparameters.
 
-    Everybody is ranked by the scores of one moment, those of the member's own age. In an
-    asynchronous population some of them may still be missing; quarters are then those of the
-    members that have one. Equal members are ranked in random order, and copy nobody of their like.
+    Each member of the third quarter, from the best on, meets a migrant: the best member of the
+    other sub-populations that has not been taken yet. If the migrant is better, the member takes
+    its weights. Which hyperparameters it then has depends on the migrant's sub-population:
+
+    - If that decides less often, it takes the migrant's hyperparameters, too.
+    - If that decides more often, it takes those of the best member of its own sub-population.
+    - If both decide equally often, it keeps its own.
+
+    The explore strategy moves nothing after a migration.
+
+    All members are ranked by their scores at one age of the weights, that of the deciding member.
+    In an asynchronous population some scores may be missing. The quarters are then those of the
+    members that have one. Equal members rank in random order, and none copies another of them.
     """
 
     periods: tuple[int, ...] = (1, 5)
     """After how many turns each sub-population decides. There are as many sub-populations as
-    periods, all of one size: the first members are the first sub-population. The paper has 1, 10,
-    25 and 50 for 32 members."""
+    periods, all of one size that 4 divides; the first members are the first sub-population. The
+    paper has the periods 1, 10, 25 and 50 for 32 members."""
 
     def __post_init__(self) -> None:
         if len(self.periods) < 2 or any(period < 1 for period in self.periods):
@@ -60,21 +65,21 @@ class MultipleFrequencies:
         return "both"
 
     def groups(self, population: int) -> list[int]:
-        """The sub-population of each of so many members.
+        """Return the number of the sub-population of each of so many members.
 
         Raises:
-            ValueError: Their quarters would not be whole.
+            ValueError: Some quarters would not have a whole number of members.
         """
         many = len(self.periods)
         if population % (4 * many):
             raise ValueError(
-                f"{many} periods make {many} sub-populations of one size, which 4 must divide, got "
+                f"{many} periods make {many} sub-populations of one size that 4 divides, got "
                 f"population={population}; take {_way_out(population, many)}"
             )
         return [member * many // population for member in range(population)]
 
     def describe(self, population: int) -> str:
-        """The sub-populations in a sentence, as a person reads it before training begins.
+        """Return the sub-populations in a sentence, which a person reads before training begins.
 
         >>> print(MultipleFrequencies().describe(8))  # doctest: +NORMALIZE_WHITESPACE
         2 sub-populations: members 0 to 3 decide after each turn, members 4 to 7 after every 5th
@@ -102,8 +107,8 @@ class MultipleFrequencies:
         own = [candidate for candidate in ranked if candidate.group == me.group]
         quarters: list[list[Candidate]] = [[], [], [], []]
         for place, candidate in enumerate(own):
-            # By the middle of its place, so that a few members that are missing shift the borders
-            # and leave no quarter out.
+            # From the middle of its place. If the number of members is divisible by 4, the quarters
+            # are those of the paper; if some are missing, they stay as even as they can be.
             quarters[(4 * place + 2) // len(own)].append(candidate)
         if me in quarters[_LAST]:
             donor = own[quarters[_LAST].index(me)]
@@ -115,7 +120,7 @@ class MultipleFrequencies:
         return None if migrant is None else self._received(me, migrant, best=own[0])
 
     def _received(self, me: Candidate, migrant: Candidate, best: Candidate) -> Sources:
-        """What a member takes from a migrant."""
+        """Return what a member takes from a migrant."""
         mine, theirs = self.periods[me.group], self.periods[migrant.group]
         hparams: int | None = None
         if theirs > mine:
@@ -126,7 +131,7 @@ class MultipleFrequencies:
 
 
 def _best_first(everyone: Sequence[Candidate], rng: np.random.Generator) -> list[Candidate]:
-    """Candidates from the best to the worst; equal ones in random order."""
+    """Return the candidates from the best to the worst; equal ones are in random order."""
     order = rng.permutation(len(everyone))
     ranked = sorted(zip(everyone, order, strict=True), key=lambda one: (-one[0].fitness, one[1]))
     return [candidate for candidate, _ in ranked]
@@ -135,13 +140,13 @@ def _best_first(everyone: Sequence[Candidate], rng: np.random.Generator) -> list
 def _migrant(
     me: Candidate, third: Sequence[Candidate], outsiders: Sequence[Candidate]
 ) -> Candidate | None:
-    """The migrant that a member of the third quarter takes; None if none is left that is better.
+    """Return the migrant that a member takes; None if no better one is left for it.
 
     Args:
-        me: The member.
-        third: The third quarter, from its best on. Each of it takes the first outsider that is not
-            taken yet, if that one is better.
-        outsiders: The other sub-populations, from the best to the worst.
+        me: The member, which is of the third quarter.
+        third: The third quarter, from the best to the worst. One after the other takes the first
+            of the outsiders that is left, if that one is better.
+        outsiders: The members of the other sub-populations, from the best to the worst.
     """
     left = iter(outsiders)
     migrant = next(left, None)
@@ -157,13 +162,13 @@ def _migrant(
 
 
 def _ordinal(number: int) -> str:
-    """A number as it counts: 2nd, 5th, 11th."""
+    """Return an ordinal number: 2nd, 5th, 11th."""
     ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{'th' if number % 100 in (11, 12, 13) else ending}"
 
 
 def _way_out(population: int, many: int) -> str:
-    """What to take in place of so many members in so many sub-populations."""
+    """Return what to take in place of so many members in so many sub-populations."""
     least = 4 * many
     below = population // least * least
     sizes = [size for size in (below, below + least) if size]
