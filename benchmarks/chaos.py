@@ -215,7 +215,8 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
         if start is not None:
             dangling += history.turn(start.member, start.turn).checkpoint != start
         if donor is not None:
-            dangling += not history.turn(donor.member, donor.turn).ok
+            sources = [history.turn(source.member, source.turn) for source in donor.sources]
+            dangling += sum(not source.ok for source in sources)
     places = {int(run.data.tags["pbt.member"]): Path(run.info.artifact_uri) for run in runs}
     states = {path for place in places.values() for path in place.rglob("*") if path.is_file()}
     # What there is for people beside a turn: why it failed, if it did.

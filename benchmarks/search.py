@@ -2,6 +2,7 @@
 
     python -m benchmarks.search                      # 15 CPU minutes: the table of docs/stages.md
     python -m benchmarks.search --seeds 5 --problems Fig2 Drift
+    python -m benchmarks.search --relatives          # 15 CPU minutes: the table of docs/choosing.md
 
 The real controller in simulated time, asynchronous, two turns at once for all members, a turn takes
 between half and one and a half units of time. All methods have the same budget in turns of members
@@ -122,6 +123,40 @@ METHODS: dict[str, dict[str, Any]] = {
     NARROW: {"stages": "narrow"},
     WIDE: {"stages": "wide"},
 }
+HPARAMS_FIRST, MF_PBT, BANDITS = "hyperparameters first", "MF-PBT", "PB2"
+RELATIVES: dict[str, dict[str, Any]] = {
+    PBT: {},
+    HPARAMS_FIRST: {"exploit": "truncation:copies=hparams,until=0.5"},
+    MF_PBT: {"exploit": "mfpbt:periods=1/5"},
+    BANDITS: {"explore": "resample", "resample": "pb2"},
+}
+"""Plain PBT and what is taken for a better one, without stages."""
+KNOWN: dict[str, dict[str, tuple[float, float]]] = {
+    HPARAMS_FIRST: {
+        "Quadratic8": (0.094, 0.018),
+        "Quadratic": (0.076, 0.008),
+        "Noisy": (0.087, 0.007),
+        "Drift": (0.835, 0.053),
+        "Ceilings": (1.282, 0.172),
+    },
+    MF_PBT: {
+        "Fig2": (1.126, 0.009),
+        "Quadratic8": (0.120, 0.053),
+        "Quadratic": (0.088, 0.020),
+        "Noisy": (0.114, 0.057),
+        "Drift": (0.864, 0.050),
+        "Ceilings": (1.100, 0.167),
+    },
+    BANDITS: {
+        "Fig2": (1.132, 0.002),
+        "Quadratic8": (0.318, 0.053),
+        "Noisy": (0.207, 0.059),
+        "Drift": (0.883, 0.048),
+        "Ceilings": (1.075, 0.185),
+    },
+}
+"""By relative and problem, what a prototype of its own came to and how far seeds lay apart; a mean
+over 20 seeds must lie within that. Prototypes decided at a barrier."""
 QUADRATIC = {"turns": 100, "interval": 20}
 PROBLEMS = [
     Problem(
@@ -184,15 +219,23 @@ def uneven(plan: Plan, rng: np.random.Generator) -> float:
     return float(rng.uniform(0.5, 1.5))
 
 
+def in_quarters(population: int) -> int:
+    """The least number of members, not below this one, that two sub-populations can be made of."""
+    return -(-population // 8) * 8
+
+
 def train(problem: Problem, method: str, seed: int) -> Simulation:
     """One population."""
+    settings = {**problem.settings, **(METHODS | RELATIVES)[method]}
+    if method == MF_PBT:
+        settings["population"] = in_quarters(settings["population"])
     return simulate(
         problem.decayed if method == COSINE and problem.decayed else problem.task,
         slots=SLOTS,
         workers=SLOTS,
         duration=uneven,
         seed=seed,
-        **{"exploit": "truncation", "explore": EXPLORE, **problem.settings, **METHODS[method]},
+        **{"exploit": "truncation", "explore": EXPLORE, **settings},
     )
 
 
@@ -215,6 +258,26 @@ def told(found: Sequence[float]) -> str:
     return f"{fmean(found):.3f}{spread}"
 
 
+def relatives(problems: Sequence[Problem], seeds: Sequence[int]) -> int:
+    """Print plain PBT beside its relatives; 1 where a known answer does not hold."""
+    print(f"| problem | {' | '.join(RELATIVES)} |")
+    print("|---" * (len(RELATIVES) + 1) + "|")
+    missed = 0
+    for problem in problems:
+        cells = []
+        for method in RELATIVES:
+            found = values(problem, method, seeds)
+            cells.append(told(found))
+            if (known := KNOWN.get(method, {}).get(problem.name)) is not None:
+                mean, margin = known
+                is_missed = abs(fmean(found) - mean) > margin
+                missed += is_missed
+                cells[-1] += f" ({mean:.3f}: {'MISSED' if is_missed else 'holds'})"
+        better = "smaller" if problem.is_loss else "greater"
+        print(f"| {problem.name} ({better}) | {' | '.join(cells)} |", flush=True)
+    return 1 if missed else 0
+
+
 def main() -> int:
     """Print a row for each problem; the exit code is 1 where a known answer does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
@@ -222,8 +285,13 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     names = [problem.name for problem in PROBLEMS]
     parser.add_argument("--problems", nargs="+", choices=names, default=names)
+    parser.add_argument(
+        "--relatives", action="store_true", help="plain PBT beside its relatives without stages"
+    )
     given = parser.parse_args()
     seeds = range(given.first, given.first + given.seeds)
+    if given.relatives:
+        return relatives([one for one in PROBLEMS if one.name in given.problems], seeds)
     print(f"| problem | {' | '.join(METHODS)} | known answer of wide |")
     print("|---" * (len(METHODS) + 2) + "|")
     missed = []

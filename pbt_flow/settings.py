@@ -22,10 +22,13 @@ from pbt_flow.strategies.exploit import (
     MOST_COPIES,
     Exploit,
     NoExploit,
+    Phased,
     expected_copies,
+    groups_of,
     in_stage,
 )
 from pbt_flow.strategies.explore import EXPLORES, Explore
+from pbt_flow.strategies.multiple_frequencies import MultipleFrequencies
 from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
 from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
@@ -86,8 +89,9 @@ class Settings:
     )
     exploit: str = _setting(
         "truncation",
-        "whom to copy: truncation, tournament, ttest or none (random search), with settings as in "
-        "truncation:fraction=0.2,copies=weights",
+        "whom to copy: truncation, tournament, ttest, mfpbt (sub-populations that decide at their "
+        "own intervals) or none (random search), with settings as in "
+        "truncation:fraction=0.2,copies=hparams,until=0.5",
     )
     explore: str = _setting(
         "perturb",
@@ -99,7 +103,9 @@ class Settings:
         "the first hyperparameters: latin (hypercube), sobol, uniform, or optuna:sampler=NAME",
     )
     resample: str = _setting(
-        "uniform", "where resampled values come from: uniform, or optuna:sampler=TPESampler"
+        "uniform",
+        "where resampled values come from: uniform, optuna:sampler=TPESampler, or pb2 (which with "
+        "explore resample is Population Based Bandits)",
     )
     initial: Sequence[Mapping[str, Any]] = field(
         default=(), metadata={"help": "hyperparameters of the first members, as JSON objects"}
@@ -317,6 +323,33 @@ class Settings:
         plan = self.stage_plan
         return self.population * self.turns if plan is None else plan.total
 
+    def describe_members(self) -> list[str]:
+        """How the members differ in what they do, in sentences; empty where all do the same."""
+        exploit, told = self.strategies().exploit, list[str]()
+        if (stages := self.stage_plan) is not None:
+            told.append(stages.describe())
+        if isinstance(exploit, MultipleFrequencies):
+            told.append(exploit.describe(self.population))
+        return told
+
+    @property
+    def groups(self) -> list[int]:
+        """The number of each member's sub-population; all 0 where there is only one.
+
+        Raises:
+            SettingsError: The exploit strategy cannot share out so many members.
+        """
+        exploit = self.strategies().exploit
+        try:
+            return groups_of(exploit, self.founders)
+        except ValueError as error:
+            raise SettingsError(f"exploit {self.exploit}: {error}") from None
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether there is more than one sub-population."""
+        return max(self.groups) > 0
+
     def draw_founders(self, space: Space, rng: np.random.Generator) -> list[Hparams]:
         """The first hyperparameters of every member.
 
@@ -369,7 +402,13 @@ class Settings:
                 f"initial gives {len(self.initial)} members to a population of {self.population}"
             )
         exploit = self.strategies().exploit
-        if (plan := self.stage_plan) is not None:
+        plan, has_groups = self.stage_plan, self.has_groups
+        if plan is not None and has_groups:
+            raise SettingsError(
+                f"exploit {self.exploit} has sub-populations, and stages {self.stages} would take "
+                "members out of some of them; take stages none, or another exploit"
+            )
+        if plan is not None:
             _check_copies_in_stages(exploit, plan)
 
     def _check_values(self) -> None:
@@ -560,10 +599,13 @@ def _check_copies_in_stages(exploit: Exploit, plan: StagePlan) -> None:
     """
     check_copies(exploit)
     if exploit.copies in ("weights", "hparams"):
+        own = f"copies={exploit.copies}"
+        if isinstance(exploit, Phased) and exploit.until is not None:
+            own += f",until={exploit.until:g}"
         raise SettingsError(
             f"exploit {exploit} says what is copied, and each of the stages {plan} does so too; "
-            f"leave out copies={exploit.copies}, or write the stages out with "
-            f":{exploit.copies} behind those that are to copy only that"
+            f"leave out {own}, or write the stages out with :{exploit.copies} behind those that "
+            "are to copy only that"
         )
     for stage in plan.stages:
         in_stage(exploit, stage.copies)

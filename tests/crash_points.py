@@ -13,6 +13,8 @@ from sample_tasks import Regression
 SETTINGS = {"turns": 5, "exploit": "tournament", "seed": 1}
 STAGES = {**SETTINGS, "stages": "8x1:none,4x2:hparams,2x2:both"}
 """The same budget in stages: at turn 1 four members leave, at turn 3 two."""
+GROUPS = {"population": 8, "turns": 4, "exploit": "mfpbt:periods=1/2", "seed": 1}
+"""Two sub-populations of four: after turn 2 and later, members take from two others at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,21 @@ IN_STAGES = {
     "the first turn of the next stage is there": _controller("accept", 9, before=True),
     "those that left the second stage are told": _store("leave", 6),
 }
-POINTS = BEFORE_ALL | IN_A_TURN | IN_THE_CONTROLLER | IN_A_RESUME | IN_STAGES
+
+
+def _takes_from_two(advised: Any) -> bool:
+    return advised.donor is not None and advised.donor.hparams_of is not None
+
+
+IN_GROUPS = {
+    "a member is to take from two others": Point(
+        owner="pbt_flow.training.controller", name="advise", nth=1, where=_takes_from_two
+    ),
+    "the first generation of both is there": _controller("accept", 16, before=True),
+    "one that took from two others is there": _controller("accept", 24, before=True),
+    "the best of a sub-population is to be deleted": _store("delete_checkpoint", 9, before=True),
+}
+POINTS = BEFORE_ALL | IN_A_TURN | IN_THE_CONTROLLER | IN_A_RESUME | IN_STAGES | IN_GROUPS
 
 
 def die() -> None:
@@ -156,7 +172,11 @@ def run_to(name: str, mode: str, folder: str, run_id: str | None = None) -> None
     import pbt_flow
 
     if run_id is None:
-        settings = STAGES if name in IN_STAGES else SETTINGS
+        settings = SETTINGS
+        if name in IN_STAGES:
+            settings = STAGES
+        elif name in IN_GROUPS:
+            settings = GROUPS
         pbt_flow.run(Regression, mode=mode, engine="inline", quiet=True, **settings)
     else:
         pbt_flow.resume(run_id, quiet=True)

@@ -80,7 +80,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
         (Opinionated, {}, "interval", 50),
         (Opinionated, {"interval": 9}, "interval", 9),
         (Small, {}, "exploit", "truncation"),
-        (Opinionated, {}, "exploit", "tournament:copies=both,ties=false"),
+        (Opinionated, {}, "exploit", "tournament:copies=both,ties=false,until=none"),
         (Opinionated, {"exploit": "none"}, "exploit", "none"),
         (Opinionated, {"exploit": NoExploit()}, "exploit", "none"),
         (Small, {}, "explore", "perturb"),
@@ -702,6 +702,14 @@ class Greedy:
         (
             {"exploit": "truncation:copies=weights"},
             "says what is copied, and each of the stages .* leave out copies=weights, or",
+        ),
+        (
+            {"exploit": "truncation:copies=hparams,until=0.5"},
+            r"says what is copied, and each of the stages .* leave out copies=hparams,until=0\.5, ",
+        ),
+        (
+            {"exploit": "mfpbt", "stages": "8x10:both,4x20:both"},
+            "has sub-populations, and stages .* take stages none, or another exploit",
         ),
         (
             {"exploit": Greedy()},

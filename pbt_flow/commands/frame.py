@@ -107,8 +107,8 @@ def train(
         controller = Controller(settings, store, engine, history, watch(history), planner=planner)
         if lease.took_over:
             screen.say(lease.took_over)
-        if settings.stage_plan is not None:
-            screen.say(settings.stage_plan.describe())
+        for sentence in settings.describe_members():
+            screen.say(sentence)
         warning = None if resumed or planner is not None else settings.copies_warning()
         if warning is not None:
             screen.say(warning)

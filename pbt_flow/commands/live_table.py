@@ -75,7 +75,9 @@ def _cell(member: Member, column: str) -> str:
     if column == "member":
         return f"{member.index:02d}"
     if column == "copied":
-        return "" if member.donor is None else f"{member.donor.member:02d}"
+        if member.donor is None:
+            return ""
+        return "+".join(dict.fromkeys(f"{source.member:02d}" for source in member.donor.sources))
     return number(getattr(member, column))
 
 

@@ -123,7 +123,10 @@ class Progress:
             )
         if self._live is None and turn.ok:
             done, budget = self._done_before + self._told, self._budget
-            copied = f" from member {turn.plan.donor.member:02d}" if turn.plan.donor else ""
+            copied = ""
+            if (donor := turn.plan.donor) is not None:
+                members = dict.fromkeys(f"{source.member:02d}" for source in donor.sources)
+                copied = f" from member {' and '.join(members)}"
             self.say(
                 f"[{done}/{budget}{self._left(history)}] member {turn.member:02d} "
                 f"turn {turn.number}{copied}: score {number(turn.score)}  "

@@ -117,7 +117,8 @@ def _new(
                 "pbt.explore": str(strategies.explore),
                 "pbt.engine": made.engine,
             }
-            store = Store.create(client, uri, plan, tags=tags)
+            groups = made.groups if made.has_groups else ()
+            store = Store.create(client, uri, plan, tags=tags, groups=groups)
             stored = StoredPopulation(store=store, settings=made)
             return _train(
                 stored,

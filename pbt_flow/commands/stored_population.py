@@ -73,9 +73,12 @@ class StoredPopulation:
     def new_history(self) -> History:
         """Its history before the first turn."""
         history = History(direction=self.store.manifest.direction, stages=self.settings.stage_plan)
+        initial = self.store.manifest.initial
+        # A replay compares nobody with anybody.
+        groups = [0] * len(initial) if self.is_replay else self.settings.groups
         history.begin(
-            Member(index=index, hparams=check_hparams(point, self.store.space))
-            for index, point in enumerate(self.store.manifest.initial)
+            Member(index=index, hparams=check_hparams(point, self.store.space), group=group)
+            for index, (point, group) in enumerate(zip(initial, groups, strict=True))
         )
         return history
 

@@ -7,7 +7,7 @@ tracking store. How long an answer takes does not depend on the length of the hi
 from __future__ import annotations
 
 import bisect
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +32,10 @@ class Candidate:
     """The score as used for ranking: greater is better, and minus infinity if the turn failed."""
     sample: tuple[float, ...] = ()
     """The sample behind the fitness; greater is better. Empty if the score is a single number."""
+    group: int = 0
+    """The number of the member's sub-population; 0 where there is only one."""
+    age: int = 0
+    """The age of the weights, in turns along their lineage."""
 
 
 def _rank_key(candidate: Candidate) -> tuple[float, int]:
@@ -79,6 +83,8 @@ class Gain:
     hparams: Hparams
     gain: float
     """The fitness after the turn, less the fitness of the record that the turn began with."""
+    turn: int = 0
+    """The number of the turn among its member's turns."""
 
 
 @dataclass
@@ -90,6 +96,8 @@ class History:
     """How many members go on, and for how long; None for all to the end."""
     members: dict[int, Member] = field(default_factory=dict)
     """Every member as it stands now."""
+    group_sizes: Counter[int] = field(default_factory=Counter)
+    """How many members began in each sub-population; one entry where there is only one."""
     turns: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Every turn of each member, in order."""
     stage: int = 0
@@ -124,7 +132,9 @@ class History:
 
     def begin(self, members: Iterable[Member]) -> None:
         """Enter the members that have not trained yet."""
-        self.members.update({member.index: member for member in members})
+        for member in members:
+            self.members[member.index] = member
+            self.group_sizes[member.group] += 1
 
     def add(self, turn: Turn) -> None:
         """Add a committed turn: its member moves on, and its score joins those of its age."""
@@ -149,6 +159,9 @@ class History:
             turn=turn.number,
             fitness=self.fitness(turn),
             sample=tuple(sign * value for value in turn.sample),
+            group=member.group,
+            # All turns of a population have the same number of steps.
+            age=turn.step // turn.plan.steps,
         )
         ranked = self._ranked[turn.step]
         older = self._newest_scores[turn.step].get(turn.member)
@@ -279,19 +292,20 @@ class History:
         scores.sort(key=lambda candidate: candidate.turn)
         return Ranking.of({candidate.member: candidate for candidate in scores})
 
-    def best_at(self, age: int) -> Turn | None:
-        """Return the best record of an age whose checkpoint still exists."""
-        return self._best_with_checkpoint(self._ranked.get(age, []))
+    def best_at(self, age: int, group: int = 0) -> Turn | None:
+        """Return a sub-population's best record of an age whose checkpoint still exists."""
+        return self._best_with_checkpoint(self._ranked.get(age, []), group)
 
-    def _best_with_checkpoint(self, ranked: Sequence[Candidate]) -> Turn | None:
-        """Return the best record that can be copied, of candidates from the worst to the best."""
+    def _best_with_checkpoint(self, ranked: Sequence[Candidate], group: int) -> Turn | None:
+        """Return a sub-population's best record that can be copied, of ranked candidates."""
         for candidate in reversed(ranked):
-            record = self._record(candidate)
-            if self.has_checkpoint(record):
+            record = self.record(candidate)
+            if candidate.group == group and self.has_checkpoint(record):
                 return record
         return None
 
-    def _record(self, candidate: Candidate) -> Turn:
+    def record(self, candidate: Candidate) -> Turn:
+        """Return the turn that a candidate's score comes from."""
         return self.turn(candidate.member, candidate.turn)
 
     def ages(self, *, up_to: int) -> Iterator[int]:
@@ -313,16 +327,17 @@ class History:
         """Return the record that `member` copies once `donor` was chosen from a ranking.
 
         It is the donor's record that was ranked. If the checkpoint of that record was deleted, the
-        best of the same ranking takes its place: that one is kept until every member has passed
-        this age.
+        best of the donor's sub-population in the same ranking takes its place: that one is kept
+        until every member has passed this age.
 
         Returns:
             The record; None if no checkpoint is left that is better than what the member has.
         """
-        chosen = self._record(ranking.records[donor])
+        candidate = ranking.records[donor]
+        chosen = self.record(candidate)
         if self.has_checkpoint(chosen):
             return chosen
-        best = self._best_with_checkpoint(ranking.without(member))
+        best = self._best_with_checkpoint(ranking.without(member), candidate.group)
         own = ranking.records.get(member)
         if best is None or (own is not None and self.fitness(best) <= own.fitness):
             return None
@@ -348,7 +363,7 @@ class History:
                     continue
                 begun_with = self.turn(start.member, start.turn)
                 gain = difference(self.fitness(turn), self.fitness(begun_with))
-                found.append(Gain(hparams=turn.plan.hparams, gain=gain))
+                found.append(Gain(hparams=turn.plan.hparams, gain=gain, turn=number))
             if len(found) == window:
                 break
         return found[::-1]

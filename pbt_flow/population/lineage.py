@@ -41,6 +41,8 @@ def weights_parent(turn: Turn) -> Node:
 def hparams_parent(turn: Turn) -> Node:
     """Return the node whose hyperparameters the turn began with, before they were moved."""
     donor = turn.plan.donor
+    if donor is not None and donor.hparams_of is not None:
+        return Node(donor.hparams_of.member, donor.hparams_of.turn)
     if donor is None or donor.copies == "weights":
         # Unlike weights, a member's hyperparameters are also passed on by a failed turn.
         return Node(turn.member, turn.number - 1)
@@ -108,9 +110,15 @@ def founder_shares(history: History) -> list[dict[int, float]]:
 
 
 def count_copies(history: History) -> Counter[int]:
-    """Return how often each member was copied by others; a member without copies is not in it."""
-    donors = (turn.plan.donor for turn in every_turn(history))
-    return Counter(donor.member for donor in donors if donor is not None)
+    """Return how often each member was copied by others; a member without copies is not in it.
+
+    If weights and hyperparameters were copied from two members, both were copied.
+    """
+    gave: Counter[int] = Counter()
+    for turn in every_turn(history):
+        if turn.plan.donor is not None:
+            gave.update(source.member for source in turn.plan.donor.sources)
+    return gave
 
 
 def _most_turns(history: History) -> int:

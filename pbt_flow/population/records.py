@@ -66,12 +66,29 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """One turn of another member, from which something was taken."""
+
+    member: int
+    turn: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Donor:
     """Whom a member copied: one turn of another member, and what was taken from that turn."""
 
     member: int
     turn: int
     copies: Copies
+    hparams_of: Source | None = None
+    """The turn whose hyperparameters were taken, if that is another than the turn whose weights
+    were. Then `copies` is `weights`."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Every turn from which something was taken."""
+        first = Source(member=self.member, turn=self.turn)
+        return (first,) if self.hparams_of is None else (first, self.hparams_of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +200,8 @@ class Member:
 
     index: int
     hparams: Hparams
+    group: int = 0
+    """The number of the sub-population that the member belongs to; 0 where there is only one."""
     checkpoint: Checkpoint | None = None
     step: int = 0
     turn: int = 0
@@ -241,6 +260,8 @@ class Member:
 
 _METRICS = ("metrics", "evaluation")
 """The fields of a turn whose numbers need not be finite."""
+_ADDED: dict[str, dict[str, Any]] = {"turn.plan.donor": {"hparams_of": None}}
+"""By the place in a record, what older records do not have, and what it is in them."""
 
 
 def turn_to_json(turn: Turn) -> dict[str, Any]:
@@ -249,6 +270,10 @@ def turn_to_json(turn: Turn) -> dict[str, Any]:
     if not turn.notes:
         # Version 1 began without notes. A program of that time still reads a turn that has none.
         del plain["notes"]
+    donor = plain["plan"]["donor"]
+    if donor is not None and donor["hparams_of"] is None:
+        # Nor did version 1 begin with donors of two sources.
+        del donor["hparams_of"]
     for name in _METRICS:
         plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
     return {"version": 1, **plain}
@@ -305,6 +330,7 @@ def _read(where: str, value: Any, hint: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         hints = get_type_hints(hint)
+        value = {**_ADDED.get(where, {}), **value}
         if value.keys() != hints.keys():
             odd = sorted(map(str, value.keys() ^ hints.keys()))
             raise RecordError(f"not a turn record: {where} has missing or unknown fields {odd}")

@@ -52,6 +52,8 @@ def _trial_of(turn: Turn, distributions: dict[str, Any]) -> Any:
     donor = turn.plan.donor
     if donor is not None:
         attributes["pbt:donor"] = f"member {donor.member}, turn {donor.turn}: {donor.copies}"
+        if (other := donor.hparams_of) is not None:
+            attributes["pbt:hparams_donor"] = f"member {other.member}, turn {other.turn}: hparams"
     trial = create_trial(
         state=TrialState.COMPLETE if turn.score is not None else TrialState.FAIL,
         value=turn.score,

@@ -70,8 +70,8 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         f"steps, {result.status}; a {better} score is better{_better_report(result)}. "
         f"Population <code>{escape(result.run_id)}</code></p></header>"
     )
-    if settings.stage_plan is not None:
-        yield f"<p>{escape(_sentence(settings.stage_plan.describe()))}</p>"
+    for sentence in settings.describe_members():
+        yield f"<p>{escape(_sentence(sentence))}</p>"
     yield from _warnings(subject)
     yield from _cards(subject)
     if shades is None:
@@ -243,6 +243,9 @@ def _table(subject: ReportData) -> Iterable[str]:
     history, settings, space = subject.history, subject.settings, subject.space
     gave, founder_of = count_copies(history), founders(history)
     heads = ["member", "score", "turns", "step", "founder", "copied", "was copied", "failures"]
+    has_groups = len(history.group_sizes) > 1
+    if has_groups:
+        heads.append("group")
     if history.stages is not None:
         heads.append("left after stage")
     yield '<div class="table"><table><thead><tr>'
@@ -268,6 +271,8 @@ def _table(subject: ReportData) -> Iterable[str]:
             str(gave[member.index]),
             str(sum(not turn.ok for turn in turns)),
         ]
+        if has_groups:
+            row.append(str(member.group))
         if history.stages is not None:
             row.append(_stage_left(member.index, history))
         row += [number(member.hparams[name]) for name in space]

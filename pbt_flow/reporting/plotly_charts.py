@@ -255,6 +255,9 @@ def _turn_label(turn: Turn) -> str:
         what = {"both": "all", "weights": "the weights", "hparams": "the hyperparameters"}
         whom = f"member {donor.member:02d}, turn {donor.turn}"
         lines.append(f"copied {what[donor.copies]} of {whom}")
+        if (other := donor.hparams_of) is not None:
+            whom = f"member {other.member:02d}, turn {other.turn}"
+            lines.append(f"and {what['hparams']} of {whom}")
     lines += [f"{name} {number(value)}" for name, value in turn.plan.hparams.items()]
     # Escaped, since plotly takes a label for HTML.
     return "<br>".join(escape(line) for line in lines)

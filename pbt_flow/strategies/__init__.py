@@ -1,1 +1,1 @@
-"""What to try next: whom to copy, how to move, what to draw. `advise` is the method."""
+"""What to try next: whom to copy, how to move, what to draw. `advise.py` is the method itself."""

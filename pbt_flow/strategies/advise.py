@@ -1,13 +1,13 @@
 """Population Based Training, as two pure functions: `advise` decides, `should_wait` says when.
 
-Everything else in this package runs turns, keeps records or shows them. Whether a population is
-asynchronous or generational is a matter of when `advise` is called, not of what it does.
+Everything else in this package runs turns, keeps records or shows them. An asynchronous population
+and a generational one call `advise` at different moments; what it does is the same for both.
 
-Source: Jaderberg et al. 2017, algorithm 1 (arXiv 1711.09846). Two departures: what a copy scores is
-published after its next turn, with the weights it was measured on, and not re-evaluated in between;
-and members are compared at the same age of their weights. On a rising curve whoever has just
-reported looks better than those that are an interval behind, so scores of different ages say little
-about who is better. docs/rules.md has the rules that were tried, and what each came to.
+Source: Jaderberg et al. 2017, algorithm 1 (arXiv 1711.09846). There are two departures. A copy is
+not evaluated before it trains: its first score is that of its next turn. And members are compared
+at the same age of their weights. On a rising curve a member that has just reported looks better
+than those that are an interval behind, so scores of different ages say little about who is better.
+docs/rules.md has the rules that were tried, and what each came to.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 from pbt_flow.exceptions import StrategyError
 from pbt_flow.population.history import Candidate, History, Ranking
-from pbt_flow.population.records import Donor, Member, Turn
+from pbt_flow.population.records import Donor, Member, Source, Turn
 from pbt_flow.space import Space, check_hparams
-from pbt_flow.strategies.exploit import Exploit, is_sure_to_stay
+from pbt_flow.strategies.exploit import Exploit, is_due, is_sure_to_stay
 from pbt_flow.strategies.explore import Explore
 from pbt_flow.strategies.samplers import Sampler
+from pbt_flow.strategies.sources import Sources
 from pbt_flow.strategies.text import blaming
 from pbt_flow.utils.values import Value
 
@@ -49,43 +50,59 @@ def advise(
     sampler: Sampler,
     rng: np.random.Generator,
 ) -> Member:
-    """How `member` goes on: as it is, or with a donor's weights and moved hyperparameters.
+    """Return how `member` goes on: as it is, or with what it takes from a donor, then moved.
 
     Args:
         member: The member that is ready for its next turn.
         history: What the population has done so far.
         living: How many members train: they are not retired, and have not left at a stage's end.
-        retired: The others. What they scored is compared, and makes no quorum.
-        turns: Look at the first so many turns of each member only, as a generation must.
+        retired: The members that do not train any more. Their scores are compared with the others',
+            and do not count for the quorum.
+        turns: How many turns of each member the decision may look at, from the first one; None for
+            all of them. A generation must not see turns of the next one.
         space: The distributions of the hyperparameters.
-        exploit: Decides whom it copies.
+        exploit: Decides whom the member copies.
         explore: Moves the hyperparameters of a copy.
         sampler: Draws the values that `explore` resamples.
         rng: The only source of chance.
+
+    Raises:
+        StrategyError: A strategy raised something, named a member that is none of the others, or
+            returned hyperparameters that do not lie in the space.
     """
     member = replace(member, donor=None, compared_at=None)
     quorum = quorum_of(living)
+    donor: Donor | None = None
+    explores = True
     if member.failures:
         rankings = _rankings_for_rescue(member, history, turns)
         taken = None
         if exploit.copies is not None:
             taken = _rescue(member, history, rankings, quorum, retired, rng)
+        if taken is not None:
+            donor = Donor(member=taken.member, turn=taken.number, copies="both")
     else:
         ranking = history.at(member.age, turns)
         mine = ranking.records.get(member.index)
         if mine is None or ranking.count(retired) < quorum:
             return member
         member = replace(member, compared_at=member.age)
-        chosen = _choose(exploit, mine, ranking.without(member.index), rng)
-        taken = None if chosen is None else history.copyable(chosen, ranking, member.index)
-    if taken is None:
+        sources = _choose(exploit, mine, ranking.without(member.index), rng)
+        if sources is not None:
+            donor = _donor(sources, history, ranking, member.index)
+            explores = sources.explores
+    if donor is None:
         return member
 
-    copies = "both" if member.failures else exploit.copies
-    assert copies is not None
-    if copies != "hparams":
-        member = replace(member, checkpoint=taken.checkpoint, step=taken.step)
-    hparams = member.hparams if copies == "weights" else taken.plan.hparams
+    member = replace(member, donor=donor)
+    given = history.turn(donor.member, donor.turn)
+    if donor.copies != "hparams":
+        member = replace(member, checkpoint=given.checkpoint, step=given.step)
+    hparams = member.hparams if donor.copies == "weights" else given.plan.hparams
+    if (other := donor.hparams_of) is not None:
+        hparams = history.turn(other.member, other.turn).plan.hparams
+    if not explores:
+        return replace(member, hparams=hparams)
 
     def fresh() -> dict[str, Value]:
         gains = history.gains(before=member.turn, window=sampler.window) if sampler.window else []
@@ -94,26 +111,55 @@ def advise(
 
     with blaming("explore", explore):
         moved = check_hparams(explore(hparams, space, fresh, rng), space)
-    donor = Donor(member=taken.member, turn=taken.number, copies=copies)
-    return replace(member, hparams=moved, donor=donor)
+    return replace(member, hparams=moved)
 
 
 def _choose(
     exploit: Exploit, mine: Candidate, others: Sequence[Candidate], rng: np.random.Generator
-) -> int | None:
-    """Whom a member copies.
+) -> Sources | None:
+    """Return what a member takes, and from whom; None if it goes on as it is.
 
     Raises:
         StrategyError: The strategy raised something, or named none of the others.
     """
     with blaming("exploit", exploit):
         chosen = exploit(mine, others, rng)
-    if chosen is not None and all(other.member != chosen for other in others):
+    if chosen is None:
+        return None
+    named = chosen.members if isinstance(chosen, Sources) else [chosen]
+    known = [other.member for other in others]
+    if not all(member in known for member in named):
         raise StrategyError(
             f"exploit {exploit} let member {mine.member} copy {chosen!r}, which is none of the "
-            "others; it returns the member of one of them, or None"
+            "others; it returns the member of one of them, Sources, or None"
         )
-    return chosen
+    if isinstance(chosen, Sources):
+        return chosen
+    assert exploit.copies is not None
+    return Sources(
+        weights=None if exploit.copies == "hparams" else chosen,
+        hparams=None if exploit.copies == "weights" else chosen,
+    )
+
+
+def _donor(sources: Sources, history: History, ranking: Ranking, member: int) -> Donor | None:
+    """Return the record of what `member` takes; None if nothing better is left to be copied."""
+    first = sources.hparams if sources.weights is None else sources.weights
+    assert first is not None
+    given = history.copyable(first, ranking, member)
+    if given is None:
+        return None
+    donor = Donor(member=given.member, turn=given.number, copies="both")
+    if sources.weights is None:
+        return replace(donor, copies="hparams")
+    if sources.hparams is None:
+        return replace(donor, copies="weights")
+    if sources.hparams == sources.weights:
+        return donor
+    # No checkpoint is needed for hyperparameters: the record of a turn stays for ever.
+    other = history.record(ranking.records[sources.hparams])
+    hparams_of = Source(member=other.member, turn=other.number)
+    return replace(donor, copies="weights", hparams_of=hparams_of)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +169,7 @@ class Outlook:
     living: int
     """How many members train: they are not retired, and have not left at a stage's end."""
     retired: Collection[int] = ()
-    """The others."""
+    """The members that do not train any more."""
     behind: int
     """How many living members are younger and will train on."""
     is_arriving: bool = False
@@ -135,16 +181,19 @@ class Outlook:
 def should_wait(member: Member, history: History, exploit: Exploit, outlook: Outlook) -> bool:
     """Whether the decision about an idle member should wait for more scores of its age.
 
-    Only an asynchronous population asks. Three kinds of members do not wait: one that is sure to
-    stay as it is, whatever the missing scores turn out to be; one for whom a quorum of the living
-    members has reported, once no other score is on its way or a median turn has passed; and one
-    for whom there can never be a quorum. A straggler is therefore waited for only by those that
-    would copy, and by them only while it is about to report.
+    Only an asynchronous population asks. A member does not wait in three cases:
+
+    - It is sure to stay as it is, whatever the missing scores turn out to be.
+    - A quorum of the living members has reported, and no other score is on its way, or a median
+      turn has passed since the quorum was there.
+    - There can never be a quorum.
+
+    So only members that may copy wait for a straggler, and only while it is about to report.
 
     Args:
         member: The member that would train next.
         history: What the population has done so far.
-        exploit: Decides whom it copies.
+        exploit: Decides whom the member copies.
         outlook: What can be expected of the member's age.
     """
     if exploit.copies is None or not outlook.behind:
@@ -157,7 +206,11 @@ def should_wait(member: Member, history: History, exploit: Exploit, outlook: Out
     # A member that failed has no score of its own. It waits for a donor.
     if mine is not None and not member.failures:
         worse, all_to_come = ranking.count_worse(mine), len(ranking.records) + outlook.behind
-        if is_sure_to_stay(exploit, worse=worse, members=all_to_come):
+        if len(history.group_sizes) > 1:
+            # A member has its rank in its own sub-population.
+            worse = sum(other.group == mine.group for other in ranking.ordered[:worse])
+            all_to_come = history.group_sizes[mine.group]
+        if not is_due(exploit, mine) or is_sure_to_stay(exploit, worse=worse, members=all_to_come):
             return False
     if present < quorum:
         return True
@@ -165,14 +218,14 @@ def should_wait(member: Member, history: History, exploit: Exploit, outlook: Out
 
 
 def quorum_of(living: int) -> int:
-    """How many records of one age a comparison takes at least, of so many living members."""
+    """Return how many records of one age a comparison needs, if so many members are living."""
     return max(2, math.ceil(QUORUM * living))
 
 
 def _rankings_for_rescue(member: Member, history: History, turns: int | None) -> Iterator[Ranking]:
-    """Where a member that failed may find a donor, the greatest age first.
+    """Yield the rankings in which a member that failed may find a donor, the greatest age first.
 
-    None is older than the member's own effort, nor younger than its weights.
+    No ranking is older than the member's own effort, and none is younger than its weights.
     """
     for age in history.ages(up_to=member.age):
         if age < member.step:
@@ -188,15 +241,17 @@ def _rescue(
     retired: Collection[int],
     rng: np.random.Generator,
 ) -> Turn | None:
-    """A record for a member that failed, whatever the exploit strategy; None if there is none.
+    """Return a record that a member copies because it failed; None if there is none.
 
-    It is one of the better half at the greatest age that has a quorum: of a few front-runners the
-    better half may be the worst of the population. Only where no age has a quorum it is the best
-    record known.
+    The exploit strategy is not asked. The record is one of the better half at the greatest age that
+    has a quorum: the better half of a few front-runners may be the worst of the population. If no
+    age has a quorum, it is the best record known. At each age the member's own sub-population is
+    looked at, and the others only if that one has no record.
     """
     best: Turn | None = None
     for ranking in rankings:
         others = ranking.without(member.index)
+        others = [other for other in others if other.group == member.group] or others
         if not others:
             continue
         if ranking.count(retired) >= quorum:
@@ -208,6 +263,6 @@ def _rescue(
 
 
 def rescuer(others: Sequence[Candidate], rng: np.random.Generator) -> int:
-    """A donor for a member that failed: one of the better half; of equals any is as likely."""
+    """Return a donor for a failed member: one of the better half. Equal ones rank by chance."""
     ranked = sorted(others, key=lambda candidate: (candidate.fitness, rng.random()))
     return ranked[int(rng.integers(len(ranked) // 2, len(ranked)))].member

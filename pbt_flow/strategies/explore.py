@@ -1,8 +1,8 @@
 """Explore: how a member that has just copied moves its hyperparameters.
 
-Every strategy returns values that lie in their distributions, with their types; a hyperparameter
-whose domain has one value never moves. `fresh` gives a whole new configuration (from the prior, or
-from a sampler that learns); it is asked at most once for a child, and only if it is needed.
+Every strategy returns values that lie in their distributions, with their types. A hyperparameter
+whose domain has one value never moves. `fresh` gives a whole new configuration, from the prior or
+from a sampler that learns. A strategy asks it at most once for a move, and only if it needs it.
 
 Source: Jaderberg et al. 2017, section 4 and appendix A (arXiv 1711.09846).
 """
@@ -31,12 +31,13 @@ class Explore(Protocol):
         fresh: Callable[[], dict[str, Value]],
         rng: np.random.Generator,
     ) -> dict[str, Value]:
-        """The hyperparameters to train on with.
+        """Return the hyperparameters to train on with.
 
         Args:
-            hparams: Those of the donor, or the member's own, as the exploit strategy copies.
+            hparams: The hyperparameters to move: the donor's, or the member's own if only weights
+                were copied.
             space: The distributions that the result must lie in.
-            fresh: Gives a configuration that owes nothing to `hparams`.
+            fresh: Gives a configuration that does not depend on `hparams`.
             rng: The only source of chance.
         """
 
@@ -63,24 +64,28 @@ class Perturb:
     its range (see `pbt_flow.space.scale`, for integers too). Unordered choices have no direction to
     move in and change by resampling only.
 
-    The default factors are each other's inverse, and no value drifts: after 60 moves without any
-    selection, walkers that began in the middle of 0..1, of 0.9..0.999 or of 1e-5..1e-1 (log) are in
-    the middle in the mean, and integers are spread as they were drawn (`tests/test_space.py`, "many
-    moves without selection"). The paper's 0.8/1.2 are not, and lead down by 2% a move: of the
-    value on a log range, of the width on any other. It has 0.5/2 for its GANs.
+    The default factors are each other's inverse, so that no value drifts. After 60 moves without
+    any selection, walkers that began in the middle of 0..1, of 0.9..0.999 or of 1e-5..1e-1 (log)
+    are in the middle in the mean, and integers are spread as they were drawn
+    (`tests/test_space.py`, "many moves without selection"). The paper's factors 0.8/1.2 are not
+    each other's inverse. They lead down by 2% a move: of the value on a log range, of the width on
+    any other. For its GANs the paper has 0.5/2.
 
-    A move beyond a bound stops there, so that the best value may be the bound itself; from there
-    every other move leads back. After those 60 moves 16% of the walkers are at either bound of
-    0..1, which is 4.5 moves wide, and 0.2% at either of 1e-5..1e-1, which is 41.
+    A move beyond a bound stops at the bound, since the best value may be the bound itself. From
+    there every other move leads back. After those 60 moves 16% of the walkers are at either bound
+    of 0..1, which is 4.5 moves wide, and 0.2% at either bound of 1e-5..1e-1, which is 41.
     """
 
     factors: tuple[float, ...] = (0.8, 1.25)
     resample_probability: float = 0.25
-    """For each number and ordered choice on its own. The paper gives none; others use this one."""
+    """How likely each number and each ordered choice is drawn anew. The paper gives no value; other
+    implementations use this one."""
     choice_probability: float = 0.25
-    """The same for unordered choices, which move by nothing else and would freeze at 0."""
+    """How likely each unordered choice is drawn anew. It moves by nothing else, and would freeze at
+    0."""
     ordered: tuple[str, ...] = ()
-    """Choices, beside those that are sorted numbers, whose neighbours are alike."""
+    """Names of choices whose neighbours are alike. Choices that are sorted numbers need not be
+    named."""
 
     def __post_init__(self) -> None:
         fine = [math.isfinite(factor) and factor > 0 and factor != 1 for factor in self.factors]
@@ -99,7 +104,8 @@ class Perturb:
         check_names(self.ordered, space, "explore perturb, ordered")
 
         def move(name: str) -> Value:
-            # Drawn even where it goes unused, so that one choice does not shift the others' chance.
+            # The factor is drawn even if it goes unused, so that a hyperparameter without an order
+            # does not change what is drawn for the others.
             factor = self.factors[int(rng.integers(len(self.factors)))]
             if not self._has_order(name, space):
                 return hparams[name]
@@ -118,17 +124,18 @@ class Perturb:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Step each hyperparameter by a normal amount within its domain mapped to [0, 1].
+    """Move each hyperparameter by a normally distributed share of its range.
 
-    The same `sigma` suits a learning rate on a log scale and a discount close to 1. A step beyond
-    an end of the domain is reflected.
+    Each range is measured on its own scale, perhaps a log one. So the same `sigma` suits a learning
+    rate and a discount close to 1. A move beyond an end of the range turns back there.
     """
 
     sigma: float = 0.1
     resample_probability: float = 0.0
-    """For each number and ordered choice on its own."""
+    """How likely each number and each ordered choice is drawn anew."""
     choice_probability: float = 0.25
-    """The same for unordered choices, which move by nothing else and would freeze at 0."""
+    """How likely each unordered choice is drawn anew. It moves by nothing else, and would freeze at
+    0."""
 
     def __post_init__(self) -> None:
         if not 0 < self.sigma <= 1:
@@ -159,7 +166,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Resample:
-    """Draw each hyperparameter anew with some probability, and keep the others."""
+    """Draw each hyperparameter anew with a probability, and keep the others as they were copied."""
 
     probability: float = 1.0
 

@@ -1,8 +1,9 @@
 """Samplers: whole configurations, for the initial population and for resampled values.
 
-A sampler that learns is fed the *gain* of each recent turn (fitness after it less fitness before
-it), since the score itself belongs mostly to the inherited weights. Its Optuna study is rebuilt in
-memory for each draw: the record of a population is in MLflow, and there only.
+A sampler that learns is given the *gain* of each recent turn (the fitness after it less the fitness
+before it), since the score itself belongs mostly to the inherited weights. A sampler keeps nothing
+between two draws: an Optuna study is built anew in memory each time. The record of a population is
+in MLflow only.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from pbt_flow.population.history import Gain
 from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, index_of
+from pbt_flow.strategies.bandit import PB2
 from pbt_flow.utils.means import in_reach
 from pbt_flow.utils.values import Value, is_container
 
@@ -34,12 +36,12 @@ class Sampler(Protocol):
         """From how many of the newest turns it learns; 0 if it does not."""
 
     def initial(self, space: Space, size: int, rng: np.random.Generator) -> list[dict[str, Value]]:
-        """The hyperparameters of `size` members that have not trained yet."""
+        """Return the hyperparameters of `size` members that have not trained yet."""
 
     def fresh(
         self, space: Space, gains: Sequence[Gain], rng: np.random.Generator
     ) -> dict[str, Value]:
-        """One configuration in the light of what recent turns brought."""
+        """Return one configuration, in the light of what recent turns gained."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class Uniform:
 class LatinHypercube(Uniform):
     """An initial population that covers each hyperparameter evenly.
 
-    Each of as many equal shares of a domain as there are members is drawn from once (McKay et al.
-    1979, 10.2307/1268522).
+    Each range is cut into as many equal shares as there are members, and one value is drawn from
+    each share (McKay et al. 1979, 10.2307/1268522).
     """
 
     def initial(self, space: Space, size: int, rng: np.random.Generator) -> list[dict[str, Value]]:
@@ -85,7 +87,8 @@ class Sobol(Uniform):
         from scipy.stats import qmc
 
         with warnings.catch_warnings():
-            # SciPy wants a power of two for exact balance; any size is still more even than chance.
+            # SciPy warns that only powers of two are balanced exactly. Any other size still covers
+            # the space more evenly than chance.
             warnings.filterwarnings("ignore", message="The balance properties of Sobol")
             points = qmc.Sobol(len(space), rng=rng).random(size)
         return [
@@ -108,7 +111,7 @@ class OptunaSampler:
     sampler: str = "TPESampler"
     """A class of `optuna.samplers`, or the dotted name of another subclass of its `BaseSampler`."""
     window: int = 200
-    """From how many of the newest turns it learns: what was good long ago misleads by now."""
+    """From how many of the newest turns it learns. What was good long ago misleads by now."""
 
     def __post_init__(self) -> None:
         if self.window < 1:
@@ -125,7 +128,7 @@ class OptunaSampler:
         import optuna
 
         study, known = self._study(rng), _for_optuna(space)
-        # A sampler squares what it is told, and knows it up to a factor only.
+        # A sampler squares the values that it is told, and only their proportions matter to it.
         values = in_reach([gain.gain for gain in gains])
         study.add_trials(
             optuna.trial.create_trial(
@@ -139,8 +142,8 @@ class OptunaSampler:
         """Refuse a sampler whose draws would not depend on what was observed.
 
         Raises:
-            ValueError: It keeps what it has learnt where a rebuilt study does not have it, or it
-                never learns.
+            ValueError: The sampler never learns, or it keeps what it has learnt in a study, which
+                here is built anew for each draw.
         """
         reasons = {
             "CmaEsSampler": "it keeps its state in the study that it sampled from",
@@ -179,7 +182,8 @@ class OptunaSampler:
         kind = self._kind()
         settings = {"seed": int(rng.integers(2**31 - 1))}
         if "scramble" in inspect.signature(kind).parameters:
-            settings["scramble"] = True  # without it QMC puts one member on every lower bound
+            # Without it, QMC puts one member on the lower bound of every hyperparameter.
+            settings["scramble"] = True
         with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             try:
@@ -190,9 +194,9 @@ class OptunaSampler:
 
 
 def _is_numbered(dist: BaseDistribution) -> bool:
-    """Whether Optuna is told the places of choices, and not the choices.
+    """Whether Optuna is told the indices of choices in place of the choices.
 
-    Some samplers look choices up in tables, which take no lists, and Optuna takes 1 and True for
+    Some samplers look choices up in tables, which cannot hold lists, and to Optuna 1 and True are
     one choice.
     """
     if not isinstance(dist, CategoricalDistribution):
@@ -203,7 +207,7 @@ def _is_numbered(dist: BaseDistribution) -> bool:
 
 
 def _for_optuna(space: Space) -> dict[str, BaseDistribution]:
-    """The space as Optuna's samplers are told it."""
+    """Return the space as Optuna's samplers are told it."""
     return {
         name: CategoricalDistribution(range(len(dist.choices)))
         if isinstance(dist, CategoricalDistribution) and _is_numbered(dist)
@@ -213,7 +217,7 @@ def _for_optuna(space: Space) -> dict[str, BaseDistribution]:
 
 
 def _numbered(hparams: Hparams, space: Space) -> dict[str, Any]:
-    """Hyperparameters as Optuna's samplers are told them."""
+    """Return hyperparameters as Optuna's samplers are told them."""
     return {
         name: index_of(hparams[name], dist)
         if isinstance(dist, CategoricalDistribution) and _is_numbered(dist)
@@ -223,17 +227,17 @@ def _numbered(hparams: Hparams, space: Space) -> dict[str, Any]:
 
 
 def _ask(study: optuna.Study, known: Space, space: Space) -> dict[str, Value]:
-    """What Optuna proposes, as a configuration of the space."""
+    """Return what Optuna proposes, as a configuration of the space."""
     proposed: dict[str, Any] = dict(study.ask(dict(known)).params)
     for name, dist in space.items():
         if isinstance(dist, CategoricalDistribution) and _is_numbered(dist):
             proposed[name] = dist.choices[proposed[name]]
-    # Optuna hands on 3 x 0.1 as 0.30000000000000004.
+    # Optuna proposes 0.30000000000000004 where 3 steps of 0.1 are meant: `check_hparams` snaps it.
     return check_hparams(proposed, space)
 
 
 class _quiet:
-    """Keeps Optuna from announcing each throw-away study."""
+    """While it is entered, Optuna does not announce each study that is built for one draw."""
 
     def __enter__(self) -> None:
         import optuna
@@ -252,4 +256,5 @@ SAMPLERS = {
     "latin": LatinHypercube,
     "sobol": Sobol,
     "optuna": OptunaSampler,
+    "pb2": PB2,
 }

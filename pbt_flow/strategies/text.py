@@ -1,10 +1,10 @@
 """How a strategy is written in a setting: `truncation:fraction=0.2,copies=weights`.
 
-A strategy is a frozen dataclass; its fields are what can be set, and their types say how the text
-is read. A list is written with slashes: `perturb:factors=0.8/1.2`.
+A strategy is a frozen dataclass. Its fields are its settings, and the types of the fields say how
+the text is read. A list is written with slashes: `perturb:factors=0.8/1.2`.
 
-A strategy of somebody else is named by its class, as `package.module.Class`, or by the entry point
-that its package announces in the group of its kind (`GROUPS`).
+A strategy of another package is named by its class, as `package.module.Class`, or by the entry
+point that the package announces in the group of its kind (`GROUPS`).
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ GROUPS = {
 
 
 def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
-    """Build the strategy that `text` describes.
+    """Return the strategy that `text` describes.
 
     Args:
         text: A name, and settings behind a colon.
         kinds: The strategies that there are.
-        what: What is being chosen, for the messages.
+        what: The name of the setting, for the messages.
 
     Raises:
-        StrategyError: No such strategy or setting, or a value that it cannot take.
+        StrategyError: There is no such strategy, it has no such setting, or the setting cannot take
+            the value.
     """
     name, _, rest = text.strip().partition(":")
-    # Ours go first: what is written in a stored population goes on meaning the same.
+    # Our own names go first, so that what is written in a stored population keeps its meaning.
     kind = kinds.get(name) or _load_plugin(name, what) or _import(name, what)
     if kind is None:
         known = sorted({*kinds, *plugins(what)})
@@ -93,10 +94,14 @@ def _read(text: str, hint: Any) -> Any:
 
 @contextlib.contextmanager
 def blaming(what: str, strategy: Any) -> Iterator[None]:
-    """Say which strategy it was, of whatever its code raises.
+    """Turn whatever a strategy's code raises into an error that names the strategy.
+
+    Args:
+        what: The name of the setting.
+        strategy: The strategy whose code runs.
 
     Raises:
-        StrategyError: It raised something; an error of its own kind passes as it is.
+        StrategyError: The code raised something. A StrategyError of its own passes as it is.
     """
     try:
         yield
@@ -112,7 +117,7 @@ def check_copies(exploit: Any) -> None:
     """Refuse an exploit strategy that does not say what is taken from a donor.
 
     Raises:
-        StrategyError: It does not.
+        StrategyError: It has no `copies`, or another value than those that there are.
     """
     said = getattr(exploit, "copies", "nothing of that name")
     if said not in ("both", "weights", "hparams", None):
@@ -123,17 +128,17 @@ def check_copies(exploit: Any) -> None:
 
 
 def plugins(what: str) -> dict[str, EntryPoint]:
-    """The strategies that installed packages announce for a setting, by name; none is loaded."""
+    """Return what installed packages announce for a setting, by name; nothing is imported."""
     if what not in GROUPS:
         return {}
     return {point.name: point for point in entry_points(group=GROUPS[what])}
 
 
 def _load_plugin(name: str, what: str) -> Any:
-    """The dataclass that a package announces under a name; None if none does.
+    """Return the dataclass that a package announces under a name; None if no package does.
 
     Raises:
-        StrategyError: What is announced cannot be imported, or is no dataclass.
+        StrategyError: The announced class cannot be imported, or is no dataclass.
     """
     point = plugins(what).get(name)
     if point is None:
@@ -155,10 +160,10 @@ def _is_strategy(kind: Any) -> bool:
 
 
 def _import(name: str, what: str) -> Any:
-    """What `package.module.Class` names; None if there is nothing of that name.
+    """Return what `package.module.Class` names; None if there is nothing of that name.
 
     Raises:
-        StrategyError: The module is there, and cannot be imported.
+        StrategyError: The module exists, but cannot be imported.
     """
     module, _, attribute = name.rpartition(".")
     if not all(part.isidentifier() for part in module.split(".")):
@@ -176,10 +181,11 @@ def _import(name: str, what: str) -> Any:
 
 
 def write(strategy: Any, kinds: Mapping[str, type[Any]]) -> str:
-    """The text from which `parse` builds an equal strategy.
+    """Return the text from which `parse` builds an equal strategy.
 
     Raises:
-        StrategyError: The strategy is not one that a resumed population could build again.
+        StrategyError: A resumed population could not build the strategy again, since it is no
+            dataclass or its module cannot be imported.
     """
     kind = type(strategy)
     own = f"{kind.__module__}.{kind.__qualname__}"
@@ -188,10 +194,9 @@ def write(strategy: Any, kinds: Mapping[str, type[Any]]) -> str:
         raise StrategyError(
             f"{strategy!r} must be an object of a dataclass in an importable module"
         )
-    settings = [
-        f"{field.name}={_write(getattr(strategy, field.name))}"
-        for field in dataclasses.fields(strategy)
-    ]
+    # Settings of its own come before those that it shares with others.
+    fields = sorted(dataclasses.fields(strategy), key=lambda field: bool(field.kw_only))
+    settings = [f"{field.name}={_write(getattr(strategy, field.name))}" for field in fields]
     return name + (":" + ",".join(settings) if settings else "")
 
 

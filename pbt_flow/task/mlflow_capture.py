@@ -37,7 +37,7 @@ _VARIABLES = (
     "MLFLOW_RUN_CONTEXT",
 )
 
-_OUR_METRICS = ("turn", "step", "score", "donor")
+_OUR_METRICS = ("turn", "step", "score", "donor", "hparams_donor")
 _OUR_GROUPS = ("hparam/", "train/", "eval/", "seconds/", "report/", "init/", "legend/", "param/")
 _OUR_TAGS = ("mlflow.runName", "mlflow.parentRunId", "mlflow.runColor")
 """These names on a member's run are pbt_flow's. If a task logs under one of them, `task/` is put

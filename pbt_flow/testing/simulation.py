@@ -391,9 +391,10 @@ def prepare(
     """
     made, kind = Settings.for_task(task, **settings)
     rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
+    drawn = made.draw_founders(kind.space, rng)
     founders = [
-        Member(index=index, hparams=hparams)
-        for index, hparams in enumerate(made.draw_founders(kind.space, rng))
+        Member(index=index, hparams=hparams, group=group)
+        for index, (hparams, group) in enumerate(zip(drawn, made.groups, strict=True))
     ]
     history = History(direction=kind.direction, stages=made.stage_plan)
     history.begin(founders)

@@ -11,9 +11,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from pbt_flow.population.history import Candidate, Gain
 from pbt_flow.space import Hparams, Space, Value, check_hparams, draw
-from pbt_flow.strategies.exploit import EXPLOITS, Exploit, is_sure_to_stay
+from pbt_flow.strategies.exploit import EXPLOITS, Exploit, groups_of, is_due, is_sure_to_stay
 from pbt_flow.strategies.explore import EXPLORES, Explore
 from pbt_flow.strategies.samplers import SAMPLERS, Sampler
+from pbt_flow.strategies.sources import Sources
 from pbt_flow.strategies.text import parse, write
 
 EVERY_KIND: Space = {
@@ -40,8 +41,10 @@ class ExploitContract:
     """How many decisions the tests ask for in each size. A strategy that copies rarely needs more,
     so that the tests see it copy."""
 
-    def decide(self, everyone: Sequence[Candidate], member: int, seed: int) -> int | None:
-        """The member that `member` copies; None for nobody."""
+    def decide(self, everyone: Sequence[Candidate], member: int, seed: int) -> int | Sources | None:
+        """The member that `member` copies, or whose weights and whose hyperparameters it takes;
+        None for nobody.
+        """
         me = everyone[member]
         # A strategy is always given the others from the worst to the best.
         others = [candidate for candidate in everyone if candidate is not me]
@@ -49,10 +52,14 @@ class ExploitContract:
         return self.strategy(me, others, np.random.default_rng(seed))
 
     def situations(self, size: int) -> list[list[Candidate]]:
-        """Populations to decide in. In every fourth some members have equal scores."""
+        """Populations to decide in, of one age each. In every fourth some have equal scores."""
         rng = np.random.default_rng(size)
         count = max(2, self.decisions // size)
-        return [_population(size, rng, equal=number % 4 == 1) for number in range(count)]
+        groups = groups_of(self.strategy, size)
+        return [
+            _population(groups, rng, age=number + 1, equal=number % 4 == 1)
+            for number in range(count)
+        ]
 
     def test_it_can_be_written_down_and_read_back(self) -> None:
         assert_written(self.strategy, EXPLOITS, "exploit")
@@ -63,7 +70,8 @@ class ExploitContract:
                 for me in range(size):
                     donor = self.decide(everyone, me, seed)
                     others = set(range(size)) - {me}
-                    assert donor is None or donor in others, f"member {me} copies {donor!r}"
+                    named = donor.members if isinstance(donor, Sources) else [donor]
+                    assert donor is None or set(named) <= others, f"member {me} copies {donor!r}"
 
     def test_the_same_chance_gives_the_same_decision(self) -> None:
         for size in self.populations:
@@ -82,7 +90,7 @@ class ExploitContract:
 
     def test_it_copies_as_it_says(self) -> None:
         """A strategy that never copies says so in `copies`: its population counts as a control."""
-        donors: list[int | None] = []
+        donors: list[int | Sources | None] = []
         for size in self.populations:
             for seed, everyone in enumerate(self.situations(size)):
                 donors += [self.decide(everyone, me, seed) for me in range(size)]
@@ -94,17 +102,19 @@ class ExploitContract:
         )
 
     def test_who_is_sure_to_stay_stays_whatever_is_still_to_come(self) -> None:
-        """A member that `is_sure_to_stay` trains on before all scores are known."""
+        """A member trains on before all scores are known if it is not due or `is_sure_to_stay`."""
         for size in self.populations:
             for seed, everyone in enumerate(self.situations(size)):
                 for me in range(size):
-                    fitness = everyone[me].fitness
-                    worse = sum(candidate.fitness < fitness for candidate in everyone)
-                    if is_sure_to_stay(self.strategy, worse=worse, members=size):
+                    mine = everyone[me]
+                    own = [other for other in everyone if other.group == mine.group]
+                    worse = sum(other.fitness < mine.fitness for other in own)
+                    sure = is_sure_to_stay(self.strategy, worse=worse, members=len(own))
+                    if sure or not is_due(self.strategy, mine):
                         donor = self.decide(everyone, me, seed)
                         assert donor is None, (
-                            f"a member with {worse} worse ones of {size} is sure to stay, and "
-                            f"copied {donor}"
+                            f"a member with {worse} worse ones of {len(own)} is not due or sure "
+                            f"to stay, and copied {donor}"
                         )
 
 
@@ -211,15 +221,22 @@ def assert_written(strategy: Any, kinds: Mapping[str, type[Any]], what: str) -> 
     assert parse(text, kinds, what) == strategy, f"{text!r} is read as another strategy"
 
 
-def _population(size: int, rng: np.random.Generator, *, equal: bool) -> list[Candidate]:
+def _population(
+    groups: Sequence[int], rng: np.random.Generator, *, age: int, equal: bool
+) -> list[Candidate]:
     """Members of one age with a sample each. With `equal` some members have equal scores."""
-    samples = [rng.normal(member, 1.0, size=5) for member in rng.permutation(size)]
+    samples = [rng.normal(member, 1.0, size=5) for member in rng.permutation(len(groups))]
     if equal:
         # Rounded to so few values that several members share one.
         samples = [np.full(5, np.round(sample.mean() / 3)) for sample in samples]
     return [
         Candidate(
-            member=member, turn=1, fitness=float(sample.mean()), sample=tuple(sample.tolist())
+            member=member,
+            turn=age,
+            fitness=float(sample.mean()),
+            sample=tuple(sample.tolist()),
+            group=groups[member],
+            age=age,
         )
         for member, sample in enumerate(samples)
     ]

@@ -67,7 +67,12 @@ class Manifest:
 
 
 def create_population(
-    client: MlflowClient, uri: str, plan: Manifest, *, tags: Mapping[str, str]
+    client: MlflowClient,
+    uri: str,
+    plan: Manifest,
+    *,
+    tags: Mapping[str, str],
+    groups: Sequence[int] = (),
 ) -> tuple[list[Run], Manifest]:
     """Make the runs of a new population and its members, and write the manifest.
 
@@ -78,6 +83,7 @@ def create_population(
         uri: The URI of the tracking store.
         plan: What defines the population; its members have no runs yet.
         tags: The tags of the population's run.
+        groups: The number of each member's sub-population; empty where there is only one.
 
     Returns:
         The members' runs, and the manifest that names them.
@@ -109,6 +115,8 @@ def create_population(
                 _member_run(client, parent, index, hparams, space, founding)
                 for index, hparams in enumerate(plan.initial)
             ]
+            for run, group in zip(members, groups, strict=False):
+                client.set_tag(run.info.run_id, "pbt.group", str(group))
             manifest = replace(plan, members=[run.info.run_id for run in members])
             client.log_batch(
                 run_id,

@@ -28,7 +28,7 @@ from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.exceptions import RecordError, StoreError
 from pbt_flow.population.checkpoints import RECORD, Folders, LocalFolders, turn_folder
-from pbt_flow.population.records import Checkpoint, Turn, fitted_turn
+from pbt_flow.population.records import Checkpoint, Donor, Turn, fitted_turn
 from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
@@ -84,7 +84,13 @@ class Store(PopulationRuns):
 
     @classmethod
     def create(
-        cls, client: MlflowClient, uri: str, plan: Manifest, *, tags: Mapping[str, str]
+        cls,
+        client: MlflowClient,
+        uri: str,
+        plan: Manifest,
+        *,
+        tags: Mapping[str, str],
+        groups: Sequence[int] = (),
     ) -> Store:
         """Make the runs of a new population (see `create_population`).
 
@@ -94,7 +100,7 @@ class Store(PopulationRuns):
         Raises:
             StoreError: The tracking store cannot be used.
         """
-        members, manifest = create_population(client, uri, plan, tags=tags)
+        members, manifest = create_population(client, uri, plan, tags=tags, groups=groups)
         run_id = members[0].data.tags["mlflow.parentRunId"]
         space = space_from_json(manifest.space)
         return cls._with_folders(client, uri, run_id, manifest, space, members)
@@ -184,14 +190,15 @@ class Store(PopulationRuns):
         values |= {f"seconds/{name}": value for name, value in turn.seconds.items()}
         if turn.score is not None:
             values["score"] = turn.score
+        if plan.donor is not None and plan.donor.hparams_of is not None:
+            values["hparams_donor"] = plan.donor.hparams_of.member
         # This metric comes last, since `projected` takes it as a sign that the others are logged.
         # Only a database logs all of them at once.
         values["turn"] = plan.turn
         # A tag takes as long as all metrics together, so a turn without events has none.
         tags: list[RunTag] = []
         if plan.donor:
-            copied = f"{member_name(plan.donor.member)} turn {plan.donor.turn}"
-            tags.append(RunTag("pbt.copied", copied))
+            tags.append(RunTag("pbt.copied", _copied_tag(plan.donor)))
         if not turn.ok:
             tags.append(RunTag("pbt.error", _error_tag(turn)))
         # The x axis is the member's own effort, which only grows. MLflow shows the value at the
@@ -359,6 +366,15 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
 
 
 # --- small things ---------------------------------------------------------------------------------
+
+
+def _copied_tag(donor: Donor) -> str:
+    """Return whom a member copied, and what it took if that was not everything."""
+    taken = {"both": "", "weights": "weights of ", "hparams": "hyperparameters of "}
+    text = f"{taken[donor.copies]}{member_name(donor.member)} turn {donor.turn}"
+    if (other := donor.hparams_of) is not None:
+        text += f", hyperparameters of {member_name(other.member)} turn {other.turn}"
+    return text
 
 
 def _error_tag(turn: Turn) -> str:

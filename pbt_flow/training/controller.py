@@ -38,6 +38,7 @@ from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.settings import Settings
 from pbt_flow.strategies.advise import Outlook, advise, quorum_of, should_wait
+from pbt_flow.strategies.exploit import in_phase
 from pbt_flow.training.checks import Checks
 from pbt_flow.training.diagnostics import Diagnostics
 from pbt_flow.training.findings import Finding
@@ -218,7 +219,7 @@ class Controller:
             retired=out,
             turns=turns,
             space=self.store.space,
-            exploit=self.stages.exploit,
+            exploit=in_phase(self.stages.exploit, done=member.turn, turns=self.stages.turns_to_do),
             explore=self.strategies.explore,
             sampler=self.strategies.resample,
             rng=np.random.default_rng(seed),
@@ -392,7 +393,7 @@ class Controller:
         """Move a member on, and note whose checkpoints that may make superfluous."""
         before = self.history.members[turn.member]
         # The best of an age is kept for stragglers; a better one may make it superfluous.
-        was_best = self.history.best_at(turn.step)
+        was_best = self.history.best_at(turn.step, before.group)
         self.history.add(turn)
         member = self.history.members[turn.member]
         self.member_index.count_arrival(turn.plan.start_step + turn.plan.steps)
@@ -512,7 +513,7 @@ class Controller:
             held,
             undecided=undecided,
             needed=self.member_index.needs,
-            is_best=lambda turn: self.planner is None and turn == self.history.best_at(turn.step),
+            is_best=self._is_best,
             keep=self.keep,
             left=self.member_index.left,
         )
@@ -525,6 +526,11 @@ class Controller:
                 self._delete(turn.checkpoint)
             except StoreUnavailable:
                 self.log_queue.add(partial(self._delete, turn.checkpoint))
+
+    def _is_best(self, turn: Turn) -> bool:
+        """Whether a turn is the best of its age and sub-population that can be copied."""
+        group = self.history.members[turn.member].group
+        return self.planner is None and turn == self.history.best_at(turn.step, group)
 
     def _delete(self, checkpoint: Checkpoint) -> None:
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:

@@ -22,14 +22,15 @@ def removable(
     a pin, and by every member that may yet copy it. An exploit copies a record that it compared, so
     checkpoints of an age are kept until all members have passed that age. A straggler does not hold
     on to more than `keep` of each member, and beside them the best of each age that it has still to
-    pass: so it always finds a record of its own age to copy.
+    pass, where there are sub-populations the best of each of those: so it always finds a record of
+    its own age to copy.
 
     Args:
         held: Of each member the turns whose checkpoints exist, oldest first.
         undecided: The smallest age of the members that will decide again.
         needed: Whether a member stands on a checkpoint, a turn under way began with it, or a pin
             names it.
-        is_best: Whether a turn is the best of its age whose checkpoint exists.
+        is_best: Whether a turn is the best of its age and sub-population whose checkpoint exists.
         keep: How many checkpoints of a member are kept for stragglers at most, beside the best.
         left: Members that have left at the end of a stage: nobody copies them any more.
     """

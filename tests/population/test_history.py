@@ -147,10 +147,10 @@ def test_at_an_age_stand_the_records_with_weights_of_exactly_that_age() -> None:
     do(history, 1, 3.0)
     do(history, 2, None)
     assert history.at(10).records == {
-        0: Candidate(member=0, turn=1, fitness=1.0),
-        1: Candidate(member=1, turn=1, fitness=3.0),
+        0: Candidate(member=0, turn=1, fitness=1.0, age=1),
+        1: Candidate(member=1, turn=1, fitness=3.0, age=1),
     }
-    assert history.at(20).records == {0: Candidate(member=0, turn=2, fitness=2.0)}
+    assert history.at(20).records == {0: Candidate(member=0, turn=2, fitness=2.0, age=2)}
     assert history.at(15).records == {}
 
 
@@ -160,9 +160,9 @@ def test_a_copy_that_comes_back_to_an_age_replaces_its_members_older_record() ->
     do(history, 1, 2.0)
     do(history, 0, 5.0)
     do(history, 0, 7.0, donor=(1, 1))  # from age 10 to age 20, where member 0 has been before
-    assert history.at(20).records[0] == Candidate(member=0, turn=3, fitness=7.0)
+    assert history.at(20).records[0] == Candidate(member=0, turn=3, fitness=7.0, age=2)
     # As it was after its second turn, and before it had come so far.
-    assert history.at(20, turns=2).records[0] == Candidate(member=0, turn=2, fitness=5.0)
+    assert history.at(20, turns=2).records[0] == Candidate(member=0, turn=2, fitness=5.0, age=2)
     assert history.at(20, turns=1).records == {}
     assert history.members[0].step == 20
     assert history.members[0].trained == 30
@@ -361,8 +361,8 @@ def test_a_gain_is_measured_from_the_record_that_the_turn_began_with() -> None:
     do(history, 1, 6.0)
     do(history, 0, 5.5, donor=(1, 1))
     assert history.gains(before=2, window=10) == [
-        Gain(hparams={"lr": 2.0}, gain=0.5),  # member 0, from member 1's first turn
-        Gain(hparams={"lr": 2.1}, gain=1.0),
+        Gain(hparams={"lr": 2.0}, gain=0.5, turn=2),  # member 0, from member 1's first turn
+        Gain(hparams={"lr": 2.1}, gain=1.0, turn=2),
     ]
 
 
@@ -378,7 +378,7 @@ def test_first_turns_and_failed_ones_bring_no_gain() -> None:
     do(history, 0, 1.0)
     do(history, 0, None)
     do(history, 0, 4.0)  # began with turn 1's state, as turn 2 did
-    assert history.gains(before=3, window=10) == [Gain(hparams={"lr": 3.0}, gain=3.0)]
+    assert history.gains(before=3, window=10) == [Gain(hparams={"lr": 3.0}, gain=3.0, turn=3)]
 
 
 @pytest.mark.parametrize(

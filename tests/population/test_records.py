@@ -20,6 +20,7 @@ from pbt_flow.population.records import (
     Donor,
     Member,
     Plan,
+    Source,
     Turn,
     derive_seed,
     turn_from_json,
@@ -215,7 +216,11 @@ _plans = st.builds(
     trained=_counts,
     donor=st.none()
     | st.builds(
-        Donor, member=_counts, turn=_counts, copies=st.sampled_from(["both", "weights", "hparams"])
+        Donor,
+        member=_counts,
+        turn=_counts,
+        copies=st.sampled_from(["both", "weights", "hparams"]),
+        hparams_of=st.none() | st.builds(Source, member=_counts, turn=_counts),
     ),
     compared_at=st.none() | _counts,
 )
@@ -251,6 +256,22 @@ def test_a_turn_comes_back_from_json_as_it_was(turn: Turn) -> None:
     assert list(back.plan.hparams) == list(turn.plan.hparams)
     for there, here in zip(turn.plan.hparams.values(), back.plan.hparams.values(), strict=True):
         assert type(there) is type(here)
+
+
+def test_a_donor_of_one_source_is_written_as_ever_and_one_of_two_has_both() -> None:
+    plain = json.loads(json.dumps(turn_to_json(ok(COPIED_PLAN))))
+    # What programs wrote, and read, before there were two.
+    assert plain["plan"]["donor"] == {"member": 7, "turn": 5, "copies": "both"}
+    assert turn_from_json(plain) == ok(COPIED_PLAN)
+    donor = Donor(member=7, turn=5, copies="weights", hparams_of=Source(member=1, turn=4))
+    turn = ok(dataclasses.replace(COPIED_PLAN, donor=donor))
+    plain = json.loads(json.dumps(turn_to_json(turn)))
+    assert plain["plan"]["donor"]["hparams_of"] == {"member": 1, "turn": 4}
+    assert turn_from_json(plain) == turn
+    assert donor.sources == (Source(member=7, turn=5), Source(member=1, turn=4))
+    del plain["plan"]["donor"]["turn"]
+    with pytest.raises(RecordError, match=r"turn.plan.donor has missing or unknown .*'turn'"):
+        turn_from_json(plain)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

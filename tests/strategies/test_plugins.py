@@ -59,7 +59,7 @@ def test_it_is_named_where_one_looks_for_it(
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     assert "installed: greedy" in " ".join(capsys.readouterr().out.split())
-    with pytest.raises(StrategyError, match="'greedy', 'none', 'tournament'"):
+    with pytest.raises(StrategyError, match="'greedy', 'mfpbt', 'none', 'tournament'"):
         parse("gredy", EXPLOITS, "exploit")
 
 

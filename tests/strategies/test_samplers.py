@@ -21,6 +21,7 @@ from scipy.stats import qmc
 
 from pbt_flow.population.history import Gain
 from pbt_flow.space import check_hparams, draw, to_unit
+from pbt_flow.strategies.bandit import PB2
 from pbt_flow.strategies.samplers import (
     SAMPLERS,
     LatinHypercube,
@@ -293,4 +294,5 @@ def test_the_names_of_the_samplers_are_those_of_the_settings() -> None:
         "latin": LatinHypercube,
         "sobol": Sobol,
         "optuna": OptunaSampler,
+        "pb2": PB2,
     } == SAMPLERS

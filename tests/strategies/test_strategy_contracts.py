@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pbt_flow.population.history import Candidate
 from pbt_flow.space import draw
+from pbt_flow.strategies.bandit import PB2
 from pbt_flow.strategies.exploit import (
     BinaryTournament,
     Exploit,
     NoExploit,
     Truncation,
     TTest,
+    is_due,
     is_sure_to_stay,
 )
 from pbt_flow.strategies.explore import Explore, Gaussian, NoExplore, Perturb, Resample
+from pbt_flow.strategies.multiple_frequencies import MultipleFrequencies
 from pbt_flow.strategies.samplers import LatinHypercube, OptunaSampler, Sampler, Sobol, Uniform
 from pbt_flow.testing import ExploitContract, ExploreContract, SamplerContract
 
@@ -92,11 +96,38 @@ def _(exploit: IsTooSure, *, worse: int, members: int) -> bool:
         BinaryTournament(ties=True),
         TTest(),
         NoExploit(),
+        Truncation(copies="hparams", until=0.5),
     ],
     ids=str,
 )
 def test_each_exploit_of_ours_keeps_its_contract(strategy: Exploit) -> None:
     assert failures(ExploitContract, strategy) == set()
+
+
+class TestMultipleFrequencies(ExploitContract):
+    strategy = MultipleFrequencies()
+    populations = (8, 16, 24)
+
+
+class TestFiveFrequencies(ExploitContract):
+    strategy = MultipleFrequencies(periods=(1, 1, 2, 3, 7))
+    populations = (20, 40)
+
+
+@dataclass(frozen=True)
+class IsNeverDue(MultipleFrequencies):
+    """Says that only every other member decides, which it does not keep."""
+
+
+@is_due.register
+def _(exploit: IsNeverDue, me: Candidate) -> bool:
+    return me.member % 2 == 0
+
+
+def test_a_strategy_that_copies_though_it_is_not_due_is_caught() -> None:
+    test = type("Contract", (TestMultipleFrequencies,), {"strategy": IsNeverDue()})()
+    with pytest.raises(AssertionError, match="not due"):
+        test.test_who_is_sure_to_stay_stays_whatever_is_still_to_come()
 
 
 @pytest.mark.parametrize(
@@ -190,7 +221,7 @@ class LearnsNonsense(Uniform):
         return {name: len(gains) for name in space}
 
 
-@pytest.mark.parametrize("strategy", [Uniform(), LatinHypercube(), Sobol(), OptunaSampler()])
+@pytest.mark.parametrize("strategy", [Uniform(), LatinHypercube(), Sobol(), OptunaSampler(), PB2()])
 def test_each_sampler_of_ours_keeps_its_contract(strategy: Sampler) -> None:
     assert failures(SamplerContract, strategy) == set()
 

@@ -94,7 +94,7 @@ def test_text_becomes_the_strategy_that_it_describes(
         (
             "truncate",
             r"exploit: there is no 'truncate'; did you mean truncation.; choose from "
-            r"\['everything', 'none', ",
+            r"\['everything', 'mfpbt', 'none', ",
         ),
         ("", "exploit: there is no ''; choose from"),
         (":fraction=0.2", "exploit: there is no ''; choose from"),
@@ -108,7 +108,7 @@ def test_text_becomes_the_strategy_that_it_describes(
         (
             "truncation:fractoin=0.2",
             r"exploit 'truncation': 'fractoin=0.2' is no setting of it; did you mean fraction.; "
-            r"it has \['copies', 'fraction', 'ties'\], written truncation:key=value,key=value",
+            r"it has \['copies', 'fraction', 'ties', 'until'\], written truncation:key=value",
         ),
         ("truncation:fraction", "'fraction' is no setting of it"),
         ("truncation:0.2", "'0.2' is no setting of it"),
@@ -172,7 +172,7 @@ def test_a_strategy_of_the_users_own_is_found_by_its_dotted_name(
 @pytest.mark.parametrize(
     ("strategy", "kinds", "text"),
     [
-        (Truncation(), EXPLOITS, "truncation:fraction=0.25,copies=both,ties=false"),
+        (Truncation(), EXPLOITS, "truncation:fraction=0.25,copies=both,ties=false,until=none"),
         (NoExploit(), EXPLOITS, "none"),
         (
             Perturb(factors=(0.8, 1.2), ordered=("size",)),

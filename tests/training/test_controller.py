@@ -422,3 +422,27 @@ def test_decisions_of_a_large_population_stay_quick():
     simulation = simulate(Toy, population=256, turns=10, slots=16, duration=slowly)
     assert len(turns_of(simulation)) == 2560
     assert np.isfinite(simulation.best)
+
+
+@pytest.mark.parametrize("mode", ["async", "generational"])
+@pytest.mark.parametrize("exploit", ["truncation", "tournament"])
+def test_hyperparameters_alone_are_copied_in_the_first_share_of_the_turns_and_then_both(
+    mode, exploit
+):
+    made = simulate(
+        Counting,
+        population=8,
+        turns=10,
+        mode=mode,
+        exploit=f"{exploit}:copies=hparams,until=0.6",
+        duration=slowly,
+        seed=1,
+    )
+    copied = [turn for turn in turns_of(made) if turn.plan.donor is not None]
+    # A member that has done six turns of ten plans its seventh as it did those before.
+    early = [turn for turn in copied if turn.number <= 7]
+    assert {turn.plan.donor.copies for turn in early} == {"hparams"}
+    for turn in early:
+        assert turn.plan.start == made.history.turn(turn.member, turn.number - 1).checkpoint
+    late = [turn for turn in copied if turn.number > 7]
+    assert {turn.plan.donor.copies for turn in late} == {"both"}

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 from crash_points import (
+    GROUPS,
     IN_A_RESUME,
     IN_A_TURN,
+    IN_GROUPS,
     IN_STAGES,
     IN_THE_CONTROLLER,
     SETTINGS,
@@ -274,6 +276,57 @@ def test_one_in_stages_that_is_killed_at_the_end_of_one_has_the_same_stages_and_
         check_stages(one)
     if mode == "generational":
         assert (essence(result), points(result), who_left(result)) == undisturbed_in_stages
+
+
+@pytest.fixture(scope="module")
+def undisturbed_in_groups(migrated_database, tmp_path_factory):
+    """What an undisturbed generational population of two sub-populations comes to."""
+    with beside(migrated_database, tmp_path_factory.mktemp("groups")):
+        result = pbt_flow.run(
+            Regression, mode="generational", engine="inline", quiet=True, **GROUPS
+        )
+        check_groups(result)
+        return essence(result), points(result)
+
+
+def check_groups(result):
+    """Everything that must hold of sub-populations of periods 1 and 2, disturbed or not."""
+    history = result.history
+    assert result.status == "finished"
+    assert [len(turns) for turns in history.turns.values()] == [4] * 8
+    both = [turn for turns in history.turns.values() for turn in turns if turn.plan.donor]
+    assert any(turn.plan.donor.hparams_of for turn in both)
+    for turn in both:
+        donor = turn.plan.donor
+        given = [history.turn(source.member, source.turn) for source in donor.sources]
+        assert (turn.plan.start, turn.plan.start_step) == (given[0].checkpoint, given[0].step)
+        assert all(record.step == turn.plan.compared_at for record in given)
+        assert turn.member < 4 or turn.plan.compared_at % 10 == 0
+        if donor.hparams_of is not None:
+            assert turn.plan.hparams == given[1].plan.hparams
+    recorded = points(result)
+    for index, turns in history.turns.items():
+        donors = [(turn.plan.trained, turn.plan.donor) for turn in turns if turn.plan.donor]
+        told = [(at, donor.hparams_of.member) for at, donor in donors if donor.hparams_of]
+        assert recorded.get((str(index), "hparams_donor"), []) == told
+    for key, those in recorded.items():
+        assert max(Counter(step for step, _ in those).values()) == 1, f"{key} has a point twice"
+
+
+# One that is killed in both modes, the others in the mode in which everything can be compared.
+GROUPED = [(name, "generational") for name in IN_GROUPS] + [(next(iter(IN_GROUPS)), "async")]
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(GROUPED))
+def test_one_with_sub_populations_that_is_killed_takes_from_both_sources_as_if_it_had_not_been(
+    name, mode, undisturbed_in_groups, tmp_path
+):
+    killed(name, mode, str(tmp_path))
+    result = pbt_flow.resume(population(), quiet=True)
+    for one in (result, pbt_flow.load(result.run_id)):
+        check_groups(one)
+    if mode == "generational":
+        assert (essence(result), points(result)) == undisturbed_in_groups
 
 
 @pytest.mark.parametrize(("name", "mode"), cases(product(IN_A_RESUME, MODES)))
