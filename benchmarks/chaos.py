@@ -252,7 +252,7 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
         "scores missing or wrong in MLflow": missing,
         "dangling references": dangling,
         "files that are not what a record says": wrong,
-        "checkpoints on disk (members + 1 at most are pinned or stood on)": len(states),
+        "checkpoints on disk (members + 3 at most are pinned or stood on)": len(states),
         "run statuses": ", ".join(f"{n} {status}" for status, n in statuses.items()),
         "minutes": f"{seconds / 60:.0f}",
     }

@@ -1,17 +1,20 @@
 """PBT beside its controls in the paper's three domains: same budget, seeds and founders.
 
-    python benchmarks/domains.py                                # the tables in docs/results.md
-    python benchmarks/domains.py --tasks gan --methods "random search" "PBT in stages"
-    python benchmarks/domains.py --tasks rl --seeds 0 1 --with rl "--turns 6 --set env=CartPole-v1"
+    python -m benchmarks.domains                                # the tables in docs/results.md
+    python -m benchmarks.domains --tasks gan --methods "random search" "PBT in stages, wide"
+    python -m benchmarks.domains --tasks rl --seeds 0 1 --with rl "--turns 6 --set env=CartPole-v1"
 
 All methods run the same code, with the task's defaults where nothing else is said. With one seed
 they begin with the same members and spend the same number of turns. Which seeds make the pairs is
 written in `pairs.json`, and was fixed before the first run. Runs that are done are kept in `--out`,
 one JSON file each: the same command goes on where it was stopped, and prints what there is.
 
-For each method the table has the report of what is handed over, the difference to random search
-with a 95% t interval over pairs, a sign-flip test of the same differences, and the CPU seconds with
-everything in them: decisions, restores, the finalists' evaluations.
+For each method the table has the report of what is handed over; the difference to random search
+with a 95% t interval over pairs, and a sign-flip test of the same differences; the share of its
+budget after which its best score was that of random search's winner, in the median; and the CPU
+seconds with everything in them: decisions, restores, the finalists' evaluations. Beside it stands
+what a random search of as many members is expected to hand over, from the members of all its seeds
+together: all are reported on, and of every set of so many the one with the best score counts.
 """
 
 from __future__ import annotations
@@ -19,15 +22,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pbt_flow
+from pbt_flow.commands.stored_population import StoredPopulation
+from pbt_flow.population.history import History
 from pbt_flow.task import find_task
 from pbt_flow.utils.interval import Interval
 
@@ -55,11 +63,7 @@ def measure(task: str, method: str, seed: int, more: Sequence[str], out: Path) -
         return told
     print(f"{task}, {method}, seed {seed} ...", file=sys.stderr, flush=True)
     words = [sys.executable, "-m", "pbt_flow", command, "--task", task, "--seed", str(seed)]
-    environment = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{out.resolve()}/mlflow.db",
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     before = os.times()
     with (out / f"{name}.log").open("w") as log:
         done = subprocess.run(
@@ -102,7 +106,61 @@ def sign_flip(differences: Sequence[float]) -> float:
     return extreme / 2**count
 
 
-def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str:
+def best_so_far(history: History) -> Iterator[float]:
+    """The best fitness of any record, after each turn in the order in which turns ended."""
+    turns = sorted(itertools.chain(*history.turns.values()), key=lambda turn: turn.ended)
+    return itertools.accumulate(map(history.fitness, turns), max)
+
+
+def share_needed(own: History, control: History) -> float:
+    """The share of all its turns after which a population had the best score of its control's end.
+
+    Scores of both are single readings, so that both are flattered alike. Turns are as long in both,
+    and as many run at once, so that this is a share of the time as well; infinite for never.
+    """
+    goal = max(map(control.fitness, control.finalists()))
+    reached = list(best_so_far(own))
+    late = sum(fitness < goal for fitness in reached)
+    return math.inf if late == len(reached) else (late + 1) / len(reached)
+
+
+def expected_best(pool: Sequence[tuple[float, float]], size: int) -> float:
+    """The report to be expected of the best by score among so many members, drawn from a pool.
+
+    Args:
+        pool: The fitness and the report of every member.
+        size: How many are drawn, without putting any back.
+
+    >>> expected_best([(1.0, 10.0), (2.0, 20.0), (3.0, 30.0)], 2)
+    26.666666666666668
+    """
+    ranked = sorted(pool)
+    # Of all sets, those in which a member is the best have the others from below it.
+    ways = [math.comb(below, size - 1) for below in range(len(ranked))]
+    reports = [report for _, report in ranked]
+    return sum(w * r for w, r in zip(ways, reports, strict=True)) / sum(ways)
+
+
+def pool_of(runs: Sequence[Mapping[str, Any]], out: Path) -> list[tuple[float, float]]:
+    """The fitness and the report of the last record of every member of some populations."""
+    pool = list[tuple[float, float]]()
+    for told in runs:
+        kept = out / f"pool-{told['population']}.json"
+        if not kept.is_file():
+            print(f"reporting on the members of {told['population']} ...", file=sys.stderr)
+            stored = StoredPopulation.open(told["population"])
+            history = stored.read_history()
+            found = []
+            for turn in history.finalists():
+                if turn.checkpoint is not None:
+                    report = stored.revive(turn.checkpoint).report()
+                    found.append((history.fitness(turn), next(iter(report.values()))))
+            kept.write_text(json.dumps(found), "utf-8")
+        pool += [(fitness, report) for fitness, report in json.loads(kept.read_text("utf-8"))]
+    return pool
+
+
+def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]], out: Path) -> str:
     """Every report, and the paired differences to random search; positive ones are better."""
     kind = find_task(task)
     minimize = kind.report_direction == "minimize"
@@ -116,8 +174,13 @@ def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str
         "",
         "| method | mean report | better than random search by | ahead in | sign-flip p |",
     ]
-    lines[-1] += " CPU s a run |"
-    lines.append("|---" * 6 + "|")
+    lines[-1] += " as good after | CPU s a run |"
+    lines.append("|---" * 7 + "|")
+    histories = {
+        told["population"]: pbt_flow.load(told["population"]).history
+        for done in runs.values()
+        for told in done.values()
+    }
     for method in methods:
         own = [done[method] for done in runs.values() if method in done]
         reports = [report_of(told) for told in own]
@@ -127,14 +190,30 @@ def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> str
         if minimize:
             differences = [-difference for difference in differences]
         if method == CONTROL or not differences:
-            row += ["", "", ""]
+            row += ["", "", "", ""]
         else:
             found = Interval.of(differences)
             told = f"{found.mean:+.3g}" + (f" ({found.bounds})" if found.bounds else "")
             ahead = sum(difference > 0 for difference in differences)
             row += [told, f"{ahead} of {len(differences)}", f"{sign_flip(differences):.3g}"]
+            shares = [
+                share_needed(
+                    histories[done[method]["population"]], histories[done[CONTROL]["population"]]
+                )
+                for done in pairs
+            ]
+            share = statistics.median(shares)
+            row.append(f"{share:.0%}" if math.isfinite(share) else "never")
         row.append(f"{sum(told['cpu'] for told in own) / len(own):.0f}")
         lines.append(f"| {' | '.join(row)} |")
+    controls = [done[CONTROL] for done in runs.values() if CONTROL in done]
+    if controls:
+        pool, size = pool_of(controls, out), controls[0]["members"]
+        lines += [
+            "",
+            f"A random search of {size} members is expected to hand over "
+            f"{expected_best(pool, size):.4g}, by the {len(pool)} members of all seeds.",
+        ]
     return "\n".join(lines)
 
 
@@ -159,6 +238,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{given.out.resolve()}/mlflow.db"
     options = {task: shlex.split(plan[task]["options"]) for task in given.tasks}
     options |= {task: shlex.split(more) for task, more in given.more}
     runs: dict[str, dict[int, dict[str, Any]]] = {task: {} for task in given.tasks}
@@ -171,7 +251,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
     for task in given.tasks:
-        print(table(task, runs[task]), flush=True)
+        print(table(task, runs[task], given.out), flush=True)
 
 
 if __name__ == "__main__":

@@ -120,9 +120,10 @@ class Settings:
     )
     finalists: Literal["average", "fresh", "none"] = _setting(
         "average",
-        "how the winner is chosen: fresh, by evaluating the members' last records again on data "
-        "that no decision has seen, at most once for two turns; none, by its score; average: as "
-        "fresh, and the average of finalists' weights is handed over where it is better still",
+        "how the winner is chosen: fresh, by evaluating the members' last records and the two "
+        "best ever again on data that no decision has seen, at most once for two turns; none, of "
+        "the last records by its score; average: as fresh, and the average of finalists' weights "
+        "is handed over where it is better still",
         on_resume=True,
     )
     register: str | None = _setting(
@@ -231,11 +232,32 @@ class Settings:
         if isinstance(values.get("stages"), StagePlan):
             values["stages"] = str(values["stages"])
         settings = cls(task=kind.name, **values)
+        if given.get("stages") is None and not settings._gains_by_stages():
+            settings = dataclasses.replace(settings, stages=NOBODY)
         settings = dataclasses.replace(settings, stages=settings._planned_stages())
         settings._check()
         settings.check_model(kind)
         settings._try_strategies(kind.space)
         return settings, kind
+
+    def _gains_by_stages(self) -> bool:
+        """Whether stages that the task has by default are of use here.
+
+        They are where members wait for workers. Where each has one, stages make the same budget
+        last longer; and where nobody copies, they would make another method of a random search.
+        """
+        self._check_numbers()
+        exploit = self.strategies().exploit
+        if self.population < 2 * self.workers or isinstance(exploit, NoExploit):
+            return False
+        try:
+            plan = dataclasses.replace(self, stages=self._planned_stages()).stage_plan
+            if plan is not None:
+                _check_copies_in_stages(exploit, plan)
+        except SettingsError:
+            # As where a budget of a few turns has none for the last stage.
+            return False
+        return True
 
     def _planned_stages(self) -> str:
         """The stages written out: a named plan depends on workers, and a resume may change those.

@@ -644,6 +644,34 @@ def test_a_method_is_called_by_what_it_does(given: dict[str, Any], method: str) 
     assert settings.is_control == (method == "random search")
 
 
+class Staged(Small):
+    """A task for which stages were found to win."""
+
+    defaults: ClassVar = {"population": 8, "turns": 20, "stages": "wide"}
+
+
+@pytest.mark.parametrize(
+    ("given", "stages"),
+    [
+        ({"workers": 2}, WIDE),
+        ({"workers": 4}, "16x2:none,8x4:hparams,4x8:hparams,4x16:both"),
+        # Whoever has a worker of his own waits for nobody, and half of that is too little.
+        ({"workers": 5}, "none"),
+        ({"workers": 8}, "none"),
+        ({"workers": 2, "stages": "none"}, "none"),
+        ({"workers": 8, "stages": "wide"}, "16x2:none,8x4:hparams,8x4:hparams,8x8:both"),
+        # A random search stays one, and so does what the stages contradict.
+        ({"workers": 2, "exploit": "none"}, "none"),
+        ({"workers": 2, "exploit": "truncation:copies=weights"}, "none"),
+        ({"workers": 2, "turns": 3}, "none"),
+    ],
+)
+def test_stages_of_a_task_are_taken_where_members_wait_for_workers(
+    given: dict[str, Any], stages: str
+) -> None:
+    assert made(Staged, **given).stages == stages
+
+
 def test_where_nobody_copies_the_written_plan_says_so() -> None:
     assert staged(exploit="none").stages == "16x2:none,8x4:none,4x8:none,2x32:none"
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, start
-from pbt_flow.commands.progress import plan_sentence
+from pbt_flow.commands.progress import plan_sentence, usual_stages_note
 from pbt_flow.commands.task_help import domain_in_words
 from pbt_flow.engines import Engine, LostJob
 from pbt_flow.engines.jobs import Describe
@@ -34,6 +34,8 @@ class DryRun:
     """What one turn of one member took."""
     checkpoint: int
     """Bytes of what that turn left."""
+    notes: Sequence[str] = ()
+    """What else there is to say of the plan."""
 
     @property
     def seconds_in_all(self) -> float:
@@ -50,6 +52,9 @@ class DryRun:
     def text(self) -> str:
         """What a person reads."""
         lines = [plan_sentence(self.settings)]
+        if self.settings.stage_plan is not None:
+            lines.append(self.settings.stage_plan.describe())
+        lines += self.notes
         lines += [f"{topic}: {sentence}" for topic, sentence in self.understood.items()]
         lines += ["", "space"]
         lines += [f"  {name}: {domain_in_words(domain)}" for name, domain in self.space.items()]
@@ -108,6 +113,7 @@ def dry_run(task: str | type[Task], *, quiet: bool = True, **settings: Any) -> D
         understood=understood,
         seconds=turn.took,
         checkpoint=turn.checkpoint.size,
+        notes=usual_stages_note(made, settings),
     )
 
 

@@ -24,16 +24,12 @@ from pbt_flow.exceptions import (
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Status
-from pbt_flow.training.controller import (
-    INTERRUPTED,
-    Controller,
-    Planner,
-    ProgressListener,
-    count_turns,
-)
+from pbt_flow.training.controller import INTERRUPTED, Controller
 from pbt_flow.training.log_queue import LogCall
+from pbt_flow.training.protocols import Planner, ProgressListener
 from pbt_flow.utils.interrupts import interrupts_lead_to, one_interrupt_waits
 from pbt_flow.utils.passwords import hide_password
+from pbt_flow.utils.text import turn_count
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
@@ -130,7 +126,7 @@ def train(
         for turn in unlogged_turns:
             controller.log_queue.add(partial(controller.log_turn, turn))
         # A killed controller may not have told it. To tell it twice changes nothing.
-        controller.tell_who_left(history.left)
+        controller.stages.tell_who_left(history.left, controller.leave)
         controller.find_checkpoints()
         if resumed:
             controller.round_samples.done_rounds = store.artifacts.shown()
@@ -149,7 +145,7 @@ def train(
             except KeyboardInterrupt:
                 controller.stopping = INTERRUPTED
                 if controller.in_flight:
-                    screen.say(f"{count_turns(len(controller.in_flight))} under way given up")
+                    screen.say(f"{turn_count(len(controller.in_flight))} under way given up")
             except (EngineError, RecordError, StrategyError, OSError) as error:
                 controller.stopping, status = str(error), "failed"
         # A first Ctrl-C raises nothing: the turns under way have finished, and `go` has returned.
@@ -265,7 +261,7 @@ def _signals_handled(controller: Controller) -> Iterator[None]:
         if number == signal.SIGINT and controller.stopping != INTERRUPTED:
             controller.stopping = INTERRUPTED
             # The controller says it later: a signal may come in the middle of a printed line.
-            under_way = count_turns(len(controller.in_flight))
+            under_way = turn_count(len(controller.in_flight))
             controller.soon.append(f"finishing {under_way} under way; Ctrl-C again gives them up")
             return
         raise KeyboardInterrupt

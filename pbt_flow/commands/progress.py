@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -35,6 +36,21 @@ def plan_sentence(settings: Settings) -> str:
     if settings.stage_plan is not None:
         each = f"{members} members in {len(settings.stage_plan.stages)} stages, in turns of {steps}"
     return f"{each}: {settings.all_turns} turns, {where} on {settings.device}"
+
+
+def usual_stages_note(settings: Settings, given: Mapping[str, Any]) -> list[str]:
+    """Why there are stages that nobody asked for, as a line or none.
+
+    Args:
+        settings: The population's settings.
+        given: What was asked for.
+    """
+    if settings.stage_plan is None or given.get("stages") is not None:
+        return []
+    return [
+        f"task {settings.task} is trained in stages by default where there are two members or more "
+        "for a worker; --stages none trains all to the end"
+    ]
 
 
 class Progress:

@@ -23,7 +23,7 @@ from pbt_flow.reporting import summary_image
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.task.mlflow_capture import logging_dropped
-from pbt_flow.training.controller import ProgressListener
+from pbt_flow.training.protocols import ProgressListener
 from pbt_flow.utils.reasons import reason_of
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from pbt_flow.commands.frame import (
     train,
 )
 from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, start
-from pbt_flow.commands.progress import Progress
+from pbt_flow.commands.progress import Progress, usual_stages_note
 from pbt_flow.commands.publish import LiveReport, publish, publish_model
 from pbt_flow.engines import Engine
 from pbt_flow.engines.jobs import Describe
@@ -119,7 +119,15 @@ def _new(
             }
             store = Store.create(client, uri, plan, tags=tags)
             stored = StoredPopulation(store=store, settings=made)
-            return _train(stored, kind, engine, understood=understood, resumed=False, quiet=quiet)
+            return _train(
+                stored,
+                kind,
+                engine,
+                understood=understood,
+                resumed=False,
+                quiet=quiet,
+                notes=usual_stages_note(made, settings),
+            )
 
 
 def _known(control: str) -> Entry:
@@ -262,7 +270,8 @@ def _tell_of_failed_ends(history: History, say: Callable[[str], None]) -> None:
     winner = history.winner()
     assert winner is not None
     standing = [m for m in history.members.values() if m.checkpoint == winner.checkpoint]
-    if all(member.failures for member in standing):
+    # Nobody stands on a best record ever that was not the last.
+    if standing and all(member.failures for member in standing):
         last = history.turns[standing[0].index][-1]
         say(
             f"the winner is what turn {winner.number} of member {winner.member} left; turn "
@@ -289,7 +298,9 @@ def _end(
     engine, say = controller.engine, controller.progress.say
     how = controller.settings.finalists
     if status == "finished" and how != "none":
-        history.fresh.update(judge_finalists(history, engine, say))
+        judgement = judge_finalists(history, engine, say)
+        history.fresh.update(judgement.fresh)
+        history.scores_repeat = judgement.scores_repeat
     if status == "finished":
         _tell_of_failed_ends(history, controller.progress.say)
     best, initial = history.winner(), history.best_initial

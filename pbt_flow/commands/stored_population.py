@@ -102,6 +102,7 @@ class StoredPopulation:
         """
         history, ended = self.read_history(), self.store.outcome.result()
         history.fresh.update(_read_fresh(ended.get("finalists", []), history))
+        history.scores_repeat = ended.get("scores_repeat", False)
         reports = {}
         for name, turn in (("winner", history.winner()), ("best_initial", history.best_initial)):
             told = ended.get(name) or {}

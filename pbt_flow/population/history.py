@@ -17,6 +17,9 @@ from pbt_flow.population.stages import StagePlan
 from pbt_flow.space import Hparams
 from pbt_flow.utils.means import difference
 
+BEST_EVER = 2
+"""How many of the best records ever take part when the winner is chosen."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -95,6 +98,13 @@ class History:
     """The members that have left, each with the number of the stage at whose end it left."""
     best_initial: Turn | None = None
     """The best turn of any initial configuration before PBT replaced that configuration."""
+    best_ever: list[Turn] = field(default_factory=list)
+    """The turns with the best scores of all, the best first; at most `BEST_EVER`.
+
+    Scores can fall again, as a GAN's do after its peak. These records take part when the winner is
+    chosen, but never by a score that may be luck: the best of many noisy scores is mostly that."""
+    scores_repeat: bool = False
+    """Whether evaluating a record again gives its very score, so that no luck is in a score."""
     fresh: dict[Checkpoint, FreshScore] = field(default_factory=dict)
     """The scores of finalists on data that no decision has seen, by their checkpoints."""
     _newest_scores: dict[int, dict[int, Candidate]] = field(
@@ -126,6 +136,11 @@ class History:
         best = self.best_initial
         if never_copied and (best is None or self._beats(turn, best)):
             self.best_initial = turn
+        self.best_ever.append(turn)
+        # Of equal scores the later one: what has trained longer is not worse by them.
+        self.best_ever.sort(key=lambda one: (self.fitness(one), one.number, -one.member))
+        self.best_ever.reverse()
+        del self.best_ever[BEST_EVER:]
         if turn.step not in self._newest_scores:
             bisect.insort(self._ages, turn.step)
         sign = 1.0 if self.direction == "maximize" else -1.0
@@ -197,26 +212,36 @@ class History:
         return None if stands_on is None else self.turn(stands_on.member, stands_on.turn)
 
     def winner(self) -> Turn | None:
-        """Return the best of the records that the members stand on; None if no turn went well.
+        """Return the record that a population would hand over; None if no turn went well.
 
-        If some of these records have a fresh score, it is the best of those by their fresh scores,
-        whatever their scores are. A member whose last turn failed takes part with the checkpoint
-        that it still has. If two are equal, the record of the first member wins.
+        While it trains, that is the best of the records that the members stand on. At the end the
+        best records ever take part as well. If some of all these records have a fresh score, it is
+        the best of those by their fresh scores, whatever their scores are. A member whose last turn
+        failed takes part with the checkpoint that it still has. If two are equal, the one that has
+        trained longer wins, and then that of the first member.
         """
         return next(iter(self.ranked_finalists()), None)
 
     def ranked_finalists(self) -> list[Turn]:
         """Return the records that a winner can be chosen from, the best first."""
-        finalists = self.finalists()
+        finalists = self.finalists(with_best_ever=True)
         judged = [record for record in finalists if record.checkpoint in self.fresh]
+        if not judged and not self.scores_repeat:
+            finalists = self.finalists()
         return sorted(judged or finalists, key=self._final_rank, reverse=True)
 
-    def finalists(self) -> list[Turn]:
+    def finalists(self, *, with_best_ever: bool = False) -> list[Turn]:
         """Return the records that the members stand on, each once, from the best score down.
 
         Members that have left at the end of a stage do not count.
+
+        Args:
+            with_best_ever: Whether the best records ever take part, as far as their checkpoints
+                exist, whoever made them.
         """
         standing = [self.standing(member) for member in self.present]
+        if with_best_ever:
+            standing += [record for record in self.best_ever if self.has_checkpoint(record)]
         # Two members may stand on one record, if one has copied it and then failed.
         records = {record.checkpoint: record for record in standing if record is not None}
         return sorted(
@@ -225,13 +250,13 @@ class History:
             reverse=True,
         )
 
-    def _final_rank(self, record: Turn) -> tuple[int, float, int, int]:
+    def _final_rank(self, record: Turn) -> tuple[int, float, int, int, int]:
         """Return the key by which the winner is chosen: a greater one is better."""
         fresh = None if record.checkpoint is None else self.fresh.get(record.checkpoint)
         readings, fitness = 0, self.fitness(record)
         if fresh is not None:
             readings, fitness = fresh.rank(self.direction)
-        return readings, fitness, -record.member, -record.number
+        return readings, fitness, record.step, -record.member, -record.number
 
     # --- who is comparable ---
 

@@ -103,7 +103,8 @@ class Result:
     reason: str
     """Why the population ended; empty if it used its whole budget."""
     winner: Finalist | None
-    """The best of the records that the members stand on; None if no turn went well."""
+    """The best of the records that the members stand on, and at the end of the best ever as well;
+    None if no turn went well."""
     average: Finalist | None = None
     """The average of some finalists' weights, if it is better than the winner.
 
@@ -112,8 +113,7 @@ class Result:
     best_initial: Finalist | None
     """The best turn of any initial configuration, before PBT replaced that configuration.
 
-    It is the best of all these turns, while the winner is the best of the newest turns only. It
-    seldom comes after the whole budget, since PBT replaces most configurations before."""
+    It seldom comes after the whole budget, since PBT replaces most configurations before."""
     mean_score: float
     """The mean score of the records that the living members stand on; NaN if there are none."""
     members: int
@@ -370,6 +370,7 @@ class Result:
             "average": self.average and self.average.to_json(),
             "best_initial": self.best_initial and self.best_initial.to_json(),
             "finalists": self._judged_finalists(),
+            "scores_repeat": self.history.scores_repeat,
             "mean_score": self.mean_score,
             "members": self.members,
             "retired": self.retired,

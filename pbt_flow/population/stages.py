@@ -21,7 +21,7 @@ from typing import get_args
 
 from pbt_flow.exceptions import SettingsError
 from pbt_flow.population.records import Copies
-from pbt_flow.utils.text import did_you_mean
+from pbt_flow.utils.text import did_you_mean, turn_count
 
 NOBODY = "none"
 """The word for stages in which nobody copies, and as the whole setting for no stages."""
@@ -171,7 +171,7 @@ class StagePlan:
         parts = list[str]()
         for number, stage in enumerate(self.stages):
             who = f"the best {stage.members}" if number else f"{stage.members} members"
-            turns = "1 turn" if stage.turns == 1 else f"{stage.turns} turns"
+            turns = turn_count(stage.turns)
             parts.append(f"{who} for {turns} ({_COPIED[stage.copies]})")
         return (
             f"stages: {', then '.join(parts)}; {self.total} of {self.budget} turns in all, and the "

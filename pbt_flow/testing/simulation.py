@@ -334,7 +334,7 @@ class Simulation:
         for turn in self.engine.committed:
             if turn not in self.store.told:
                 made.log_queue.add(partial(made.log_turn, turn))
-        made.tell_who_left(anew.left)
+        made.stages.tell_who_left(anew.left, made.leave)
         made.find_checkpoints()
         return Simulation(anew, self.engine, self.store, made, self.said)
 

@@ -15,11 +15,9 @@ import math
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from statistics import median
-from typing import Protocol
 
 import numpy as np
 
@@ -37,94 +35,27 @@ from pbt_flow.engines.jobs import (
 )
 from pbt_flow.exceptions import StoreUnavailable, TakenOver
 from pbt_flow.population.history import History, best_of_round
-from pbt_flow.population.leaving import StageEnd, end_stages
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.settings import Settings
-from pbt_flow.space import Space
 from pbt_flow.strategies.advise import Outlook, advise, quorum_of, should_wait
-from pbt_flow.strategies.exploit import Exploit, in_stage
 from pbt_flow.training.checks import Checks
 from pbt_flow.training.diagnostics import Diagnostics
 from pbt_flow.training.findings import Finding
 from pbt_flow.training.log_queue import LogQueue
 from pbt_flow.training.member_index import MemberIndex
+from pbt_flow.training.protocols import Claim, Planner, PopulationStore, ProgressListener
 from pbt_flow.training.retention import removable
-from pbt_flow.training.round_samples import RoundSamples, SampleStore
-from pbt_flow.utils.means import mean
+from pbt_flow.training.round_samples import RoundSamples
+from pbt_flow.training.rounds import Rounds
+from pbt_flow.training.stage_progress import StageProgress
+from pbt_flow.training.turn_times import TurnTimes
 from pbt_flow.utils.reasons import reason_in
+from pbt_flow.utils.text import turn_count
 
 INTERRUPTED = "interrupted"
 """Why a controller ends that somebody has asked to."""
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
-_HUNG, _SURELY, _KNOWN = 20.0, 300.0, 5
-"""A turn is hung after so many times the median of those before it, and so many seconds at least;
-of fewer turns than the last number nothing is concluded. The first turns may download data."""
-
-
-class TurnStore(Protocol):
-    """Where turns become committed."""
-
-    @property
-    def patience(self) -> float: ...
-
-    def record(self, member: int, turn: int) -> Turn | None: ...
-
-    def commit(self, turn: Turn) -> None: ...
-
-
-class PopulationStore(Protocol):
-    """What the controller needs of a store."""
-
-    run_id: str
-    space: Space
-
-    @property
-    def artifacts(self) -> SampleStore: ...
-
-    @property
-    def folders(self) -> TurnStore: ...
-
-    def has_checkpoint(self, checkpoint: Checkpoint) -> bool: ...
-
-    def log_turn(self, turn: Turn) -> str | None: ...
-
-    def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
-
-    def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None: ...
-
-    def retire(self, member: int) -> None: ...
-
-    def leave(self, member: int, why: str, when: float) -> None: ...
-
-    def tag(self, tags: Mapping[str, str]) -> None: ...
-
-
-class ProgressListener(Protocol):
-    """What the controller tells about its progress."""
-
-    def turn(self, turn: Turn, history: History) -> None: ...
-
-    def tick(self) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-
-class Planner(Protocol):
-    """Says what a member trains next, in place of the decision of PBT.
-
-    It compares nobody with anybody: no member has to wait for another, one that has begun goes on
-    before another begins, and nothing is said of rounds.
-    """
-
-    def plan(self, member: Member) -> Plan: ...
-
-
-class Claim(Protocol):
-    """The right to control the population."""
-
-    lost: bool
-    asked_to_stop: bool
 
 
 @dataclass
@@ -150,40 +81,31 @@ class Controller:
     """What the user is told as soon as nothing else is being said."""
     stopping: str = ""
     """Why no more turns begin; empty while they do."""
-    rounds: int = 0
-    """Turns that every living member has done: how far the population's own metrics are."""
-    begun: dict[int, float] = field(default_factory=dict)
-    """When the turn under way of a member began, by the clock. One that is run again goes on being
-    as late as it was: a generation that waits for it has waited all that time."""
-    durations: deque[float] = field(default_factory=lambda: deque(maxlen=99))
-    """Seconds of the newest turns."""
     quorum_since: dict[int, float] = field(default_factory=dict)
     """Since when, by the clock, enough members have a score of an age for a comparison."""
     noted: set[str] = field(default_factory=set)
     """The topics of turns' notes that the user has been told."""
     touched: set[int] = field(default_factory=set)
     """Members of whose checkpoints one may have become superfluous."""
-    stages_over: list[StageEnd] = field(default_factory=list)
-    """Stages that have ended, of which nobody has been told yet."""
 
     def __post_init__(self) -> None:
-        # Of a population that goes on: what its turns say of stages that are over.
-        end_stages(self.history, max_failures=self.settings.max_failures)
+        self.stages = StageProgress(self.history, self.settings)
         self.member_index = MemberIndex(
-            self._turns_to_do,
+            self.stages.turns_to_do,
             self.settings.max_failures,
             # A worker then goes on with the member that it has in memory.
             longest_first=self.planner is not None,
         )
         self.member_index.add_all(self.history.members.values(), self.history.left)
-        self.pinned: Checkpoint | None = None
+        self.pinned: list[Checkpoint] = []
         self._pin()
         self.undecided = self.member_index.undecided()
         self.strategies = self.settings.strategies()
-        self.exploit = self._exploit_of_stage()
+        self.turn_times = TurnTimes(self.settings.turn_timeout, self.store.folders.patience)
         newest = [t for turns in self.history.turns.values() for t in turns[-1:] if t.ok]
-        self.durations.extend(turn.took for turn in newest)
-        self._set_deadline()
+        self.turn_times.count(newest)
+        self.engine.turn_timeout = self.turn_times.limit
+        self.rounds = Rounds(self.history, self.member_index)
         self.began = self.clock()
         self.diagnostics = Diagnostics(self.history, self.store.space)
         self.log_queue = LogQueue(say=self.progress.say, clock=self.clock, pause=self.pause)
@@ -220,11 +142,11 @@ class Controller:
         outlooks: dict[int, Outlook] = {}
         for index in self.member_index.idle():
             member = self.history.members[index]
-            if self.planner is not None or self._begins_a_stage(member):
+            if self.planner is not None or self.stages.is_beginning(member):
                 return member
             if member.age not in outlooks:
                 outlooks[member.age] = self._outlook(member.age)
-            if not should_wait(member, self.history, self.exploit, outlooks[member.age]):
+            if not should_wait(member, self.history, self.stages.exploit, outlooks[member.age]):
                 return member
         return None
 
@@ -234,7 +156,7 @@ class Controller:
         now, waited = self.clock(), 0.0
         if self.history.at(age).count(out) >= quorum_of(living):
             since = now - self.quorum_since.setdefault(age, now)
-            turn = median(self.durations) if self.durations else 0.0
+            turn = self.turn_times.median
             waited = since / turn if turn else math.inf
         return Outlook(
             living=living,
@@ -260,18 +182,8 @@ class Controller:
 
     def _late(self) -> set[int]:
         """The members whose turns under way have taken longer than a turn may."""
-        limit = self.engine.turn_timeout
-        if limit is None:
-            return set()
         now = self.clock()
-        return {member for member in self.in_flight if now - self.begun[member] > limit}
-
-    def _set_deadline(self) -> None:
-        """Say how long a turn may take, from what the turns before it took."""
-        limit = self.settings.turn_timeout
-        if limit is None and len(self.durations) >= _KNOWN:
-            limit = max(_SURELY, _HUNG * median(self.durations)) + self.store.folders.patience
-        self.engine.turn_timeout = None if limit == math.inf else limit
+        return {member for member in self.in_flight if self.turn_times.is_late(member, now)}
 
     def plan(self, member: Member) -> Plan:
         """The next turn of a member, after the decision that precedes it."""
@@ -291,7 +203,7 @@ class Controller:
 
     def decide(self, member: Member) -> Member:
         """How a member goes on."""
-        if self._begins_a_stage(member):
+        if self.stages.is_beginning(member):
             return replace(member, donor=None, compared_at=None)
         seed = np.random.SeedSequence([self.settings.seed, member.index, member.turn])
         turns, out = None, self.member_index.out
@@ -306,33 +218,11 @@ class Controller:
             retired=out,
             turns=turns,
             space=self.store.space,
-            exploit=self.exploit,
+            exploit=self.stages.exploit,
             explore=self.strategies.explore,
             sampler=self.strategies.resample,
             rng=np.random.default_rng(seed),
         )
-
-    # --- stages ---
-
-    @property
-    def _turns_to_do(self) -> int:
-        """The turns that a living member will have done when its stage ends, or else at the end."""
-        plan = self.history.stages
-        return self.settings.turns if plan is None else plan.ends[self.history.stage]
-
-    def _exploit_of_stage(self) -> Exploit:
-        """The exploit strategy with what may be copied in the present stage."""
-        plan, exploit = self.history.stages, self.strategies.exploit
-        if plan is None:
-            return exploit
-        return in_stage(exploit, plan.stages[self.history.stage].copies)
-
-    def _begins_a_stage(self, member: Member) -> bool:
-        """Whether a member's next turn is the first of a stage: it copies nobody then, since who
-        was worse has left.
-        """
-        plan = self.history.stages
-        return plan is not None and member.turn == plan.begins(self.history.stage)
 
     def _end_stage(self, late: Collection[int] = ()) -> None:
         """End the present stage if it is over: some members leave, the others have more to do.
@@ -340,47 +230,25 @@ class Controller:
         Args:
             late: Members that nobody waits for, beside those whose turns are past the deadline.
         """
-        plan, index = self.history.stages, self.member_index
-        if plan is None or self.history.stage == len(plan.stages) - 1:
+        index = self.member_index
+        if self.stages.is_last:
             return
         late = self._late().union(late)
         # Every member is looked at only where that may come to something.
         if index.fewest_turns() < index.budget and not late:
             return
-        ended = end_stages(self.history, max_failures=self.settings.max_failures, late=late)
-        if not ended:
+        stage = self.history.stage
+        left = self.stages.end(late)
+        if self.history.stage == stage:
             return
-        left = [member for end in ended for member in end.left]
         there = [*self.history.present, *(self.history.members[index] for index in left)]
-        self.member_index.begin_stage(self._turns_to_do, there, left, busy=self.in_flight)
-        self.exploit = self._exploit_of_stage()
-        self.stages_over += ended
+        index.begin_stage(self.stages.turns_to_do, there, left, busy=self.in_flight)
         # Nobody stands on their checkpoints any more.
         self.touched.update(left)
 
-    def tell_who_left(self, members: Iterable[int]) -> None:
-        """Have the runs of members end that have left."""
-        plan = self.history.stages
-        for member in members:
-            assert plan is not None, "only where there are stages a member leaves"
-            stage = self.history.left[member]
-            why = f"stage {stage + 1} of {len(plan.stages)}, after {count_turns(plan.ends[stage])}"
-            last = self.history.turns[member][-1]
-            self.log_queue.add(partial(self.store.leave, member, why, last.ended))
-
-    def _tell_of_stages(self) -> None:
-        """Say which stages have ended, and have the runs of those end that have left."""
-        plan = self.history.stages
-        for end in self.stages_over:
-            assert plan is not None
-            self.tell_who_left(end.left)
-            next_stage = plan.stages[end.stage + 1]
-            leave = f"{len(end.left)} members leave" if end.left else "nobody leaves"
-            self.progress.say(
-                f"stage {end.stage + 1} of {len(plan.stages)} is over: {leave}, the others do "
-                f"{count_turns(next_stage.turns)} more"
-            )
-        self.stages_over.clear()
+    def leave(self, member: int, why: str, when: float) -> None:
+        """Have the run of a member end that has left."""
+        self.log_queue.add(partial(self.store.leave, member, why, when))
 
     def dispatch(self) -> None:
         """Begin turns on the free slots, and before them what rounds are to show."""
@@ -398,7 +266,8 @@ class Controller:
             plan = (self.planner or self).plan(member)
             self.member_index.pop_idle(member, plan.start_step + plan.steps)
             self.member_index.count_use(plan.start)
-            self.in_flight[plan.member], self.begun[plan.member] = plan, self.clock()
+            self.in_flight[plan.member] = plan
+            self.turn_times.begun[plan.member] = self.clock()
             self.engine.submit(plan)
 
     @property
@@ -425,7 +294,7 @@ class Controller:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             if lease.asked_to_stop and not self.stopping:
                 self.stopping = INTERRUPTED
-                under_way = count_turns(len(self.in_flight))
+                under_way = turn_count(len(self.in_flight))
                 self.soon.append(f"asked to stop from elsewhere: finishing {under_way} under way")
             finished = self.engine.wait(timeout=0.5)
             self._say_now()
@@ -437,7 +306,7 @@ class Controller:
                 self.log_queue.add(partial(self.log_turn, turn))
                 self.progress.turn(turn, self.history)
             # After their last turns: a run that has ended gets nothing more.
-            self._tell_of_stages()
+            self.stages.tell(self.progress.say, self.leave)
             self._say_now()
             if finished:
                 self.log_rounds()
@@ -479,7 +348,7 @@ class Controller:
                 return None
             if turn is None:
                 self.deaths[plan.member, plan.turn] += 1
-                began = self.begun[plan.member]
+                began = self.turn_times.begun[plan.member]
                 lost = max(0.0, self.clock() - began)
                 if self.deaths[plan.member, plan.turn] < _TRIES:
                     self.progress.say(
@@ -506,8 +375,8 @@ class Controller:
         """Whether a turn that was lost need not be run again, since its member has left, or leaves
         now: a straggler past its deadline counts as last.
         """
-        limit = self.engine.turn_timeout
-        if limit is not None and self.clock() - self.begun[plan.member] >= limit:
+        limit = self.turn_times.limit
+        if limit is not None and self.clock() - self.turn_times.begun[plan.member] >= limit:
             self._end_stage(late={plan.member})
         return plan.member in self.member_index.left
 
@@ -534,16 +403,16 @@ class Controller:
         self.tell_notes(turn)
         if turn.ok:
             self.held[turn.member].append(turn)
-            self.durations.append(turn.took)
-            self._set_deadline()
+            self.turn_times.count([turn])
+            self.engine.turn_timeout = self.turn_times.limit
         is_present = member.index not in self.member_index.left
         if is_present and member.failures == self.settings.max_failures:
             self.soon.append(
-                f"member {member.index} has failed {count_turns(member.failures)} in a row and is "
+                f"member {member.index} has failed {turn_count(member.failures)} in a row and is "
                 f"retired; the last: {turn.reason}"
             )
             self.log_queue.add(partial(self.store.retire, member.index))
-        left = [before.checkpoint, turn.plan.start, self.pinned]
+        left = [before.checkpoint, turn.plan.start, *self.pinned]
         self._pin()
         self.touched.add(turn.member)
         if was_best is not None:
@@ -560,11 +429,21 @@ class Controller:
                 self.log_queue.add(partial(self.store.tag, {f"pbt.noted/{topic}": sentence}))
 
     def _pin(self) -> None:
-        """Hold on to the best of the initial settings, which the report at the end looks at."""
-        best = self.history.best_initial if self.planner is None else None
-        self.member_index.count_use(self.pinned, -1)
-        self.pinned = None if best is None else best.checkpoint
-        self.member_index.count_use(self.pinned)
+        """Hold on to what the end looks at: the best initial setting, and the best records ever."""
+        wanted = list[Turn]()
+        if self.planner is None:
+            if self.history.best_initial is not None:
+                wanted.append(self.history.best_initial)
+            if self.settings.finalists != "none":
+                wanted += self.history.best_ever
+        pinned = [turn.checkpoint for turn in wanted if turn.checkpoint is not None]
+        if pinned == self.pinned:
+            return
+        for checkpoint in self.pinned:
+            self.member_index.count_use(checkpoint, -1)
+        for checkpoint in pinned:
+            self.member_index.count_use(checkpoint)
+        self.pinned = pinned
 
     def look_for_an_end(self, turns: Sequence[Turn]) -> None:
         """Stop beginning turns when the time is over, the target is reached or nobody lives."""
@@ -588,36 +467,22 @@ class Controller:
         """Log best and mean score of each round that is now complete, and what it is a sign of."""
         if self.planner is not None:
             return
-        rounds_before = self.rounds
-        while self.member_index.alive and self.member_index.fewest_turns() > self.rounds:
-            self.rounds += 1
-            # A member that has been retired since took part in the rounds before: what is logged
-            # of a round must be the same whenever it is logged, after a resume as well.
-            turns = [
-                t[self.rounds - 1] for t in self.history.turns.values() if len(t) >= self.rounds
-            ]
-            for sign in self.diagnostics.round(self.rounds, turns):
+        rounds_before = self.rounds.done
+        for done in self.rounds.complete():
+            for sign in self.diagnostics.round(done.number, done.turns):
                 self._warn(sign)
-            scores = [turn.score for turn in turns if turn.score is not None]
-            if scores:
-                best = max(scores) if self.history.direction == "maximize" else min(scores)
+            if done.metrics:
                 if self.settings.samples == "rounds":
-                    self._show(best_of_round(self.history, self.rounds))
-                metrics = {
-                    "best_score": best,
-                    "mean_score": mean(scores),
-                    "copies": sum(turn.plan.donor is not None for turn in turns),
-                }
-                ended = max(turn.ended for turn in turns)
-                step = turns[0].plan.trained
-                self.log_queue.add(partial(self.store.log_population, metrics, step, ended))
-
-        if self.rounds > rounds_before and not self.stopping:
+                    self._show(best_of_round(self.history, done.number))
+                self.log_queue.add(
+                    partial(self.store.log_population, done.metrics, done.step, done.ended)
+                )
+        if self.rounds.done > rounds_before and not self.stopping:
             newest = [
                 turn
                 for member in self.living
                 for turn in self.held[member.index]
-                if turn.number == self.rounds
+                if turn.number == self.rounds.done
             ]
             self.checks.ask(newest, noisy=self.diagnostics.looks_noisy)
 
@@ -697,8 +562,3 @@ class Controller:
             if error:
                 self.progress.say(f"no report: {reason_in(error)}")
         return reports
-
-
-def count_turns(number: int) -> str:
-    """A number of turns, in words."""
-    return "1 turn" if number == 1 else f"{number} turns"

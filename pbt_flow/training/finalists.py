@@ -4,7 +4,8 @@ The score by which a member leads is the greatest of many noisy ones, and so it 
 members whose true qualities spread half as far as one reading of them, the leader by one reading is
 worth .32 of a spread of 1, and one chosen by 64 fresh readings .61. So the records that the members
 stand on at the end are evaluated again, all of them on the same fresh data, and ranked by what
-these evaluations say alone.
+these evaluations say alone. The best records ever are judged with them: scores can fall again, as a
+GAN's do after its peak.
 
 The evaluations are shared out by sequential halving: in each round every finalist that is left is
 evaluated equally often, and then the worse half leaves. At the same cost that finds a better winner
@@ -17,7 +18,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pbt_flow.engines import Engine, LostJob
 from pbt_flow.engines.batch import run_batch
@@ -32,6 +34,16 @@ MOST_EACH = 16
 SHARE = 0.5
 """Fresh evaluations at most, as a share of those that training has made: of turns. A share of the
 time would make the winner depend on the speed of the machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What is known of the finalists beside their scores."""
+
+    fresh: Mapping[Checkpoint, FreshScore] = field(default_factory=dict)
+    """What evaluations on fresh data came to, by checkpoint."""
+    scores_repeat: bool = False
+    """Whether the task has no other data, so that a record's evaluation gives its very score."""
 
 
 def rounds_of(finalists: int, evaluations: int) -> list[tuple[int, int]]:
@@ -70,8 +82,8 @@ def judge_finalists(
     history: History,
     engine: Engine,
     say: Callable[[str], None],
-) -> dict[Checkpoint, FreshScore]:
-    """Evaluate the records that the members stand on, on data that no decision has seen.
+) -> Judgement:
+    """Evaluate the records that the members stand on and the best ever on data not seen before.
 
     Args:
         history: The population's turns, all of them done.
@@ -79,17 +91,23 @@ def judge_finalists(
         say: Tells the user what is being done, and what went wrong.
 
     Returns:
-        What the evaluations came to, by checkpoint. Empty where there is nothing to choose from,
-        where training was too short to pay for it, and where the task has no other data: it then
-        gives the very score that is known.
+        What the evaluations came to. There is nothing where there is nothing to choose from, where
+        training was too short to pay for it, and where the task has no other data: it then gives
+        the very score that is known.
     """
-    finalists = [turn for turn in history.finalists() if turn.checkpoint is not None]
+    finalists = [
+        turn for turn in history.finalists(with_best_ever=True) if turn.checkpoint is not None
+    ]
     if len(finalists) < 2:
-        return {}
+        return Judgement()
     turns = sum(member.turn for member in history.members.values())
     planned = rounds_of(len(finalists), int(SHARE * turns))
-    if not planned or _repeats_itself(finalists[0], engine):
-        return {}
+    if not planned:
+        return Judgement()
+    if _repeats_itself(finalists[0], engine):
+        # Of an older population a checkpoint may be gone. Whoever reads the result later sees
+        # records only, and must come to the same winner.
+        return Judgement(scores_repeat=all(map(history.has_checkpoint, history.best_ever)))
     total = sum(left * each for left, each in planned)
     say(f"judging {len(finalists)} finalists by {total} evaluations on fresh data")
     readings: dict[Checkpoint, list[float]] = defaultdict(list)
@@ -106,7 +124,7 @@ def judge_finalists(
         for checkpoint, scores in _evaluate(engine, left, first, each, say):
             readings[checkpoint] += scores
         first += each
-    return {one: FreshScore.of(scores) for one, scores in readings.items()}
+    return Judgement(fresh={one: FreshScore.of(scores) for one, scores in readings.items()})
 
 
 def _repeats_itself(turn: Turn, engine: Engine) -> bool:

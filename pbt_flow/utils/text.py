@@ -44,6 +44,11 @@ def byte_count(number: float) -> str:
     return f"{number:.3g} {units[0]}"
 
 
+def turn_count(number: int) -> str:
+    """A number of turns, in words."""
+    return "1 turn" if number == 1 else f"{number} turns"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence: the name that a misspelt word is nearest to; empty if none is near."""
     plain = {name.lower(): name for name in known}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import pytest
 from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.cli.main import main
+from pbt_flow.commands.dry_run import dry_run
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.commands.summary import summary
 
@@ -33,7 +36,7 @@ def runs_of(result):
 
 
 def test_all_that_is_made_of_a_population_in_stages_knows_who_left(capsys):
-    result = run(control=True)
+    result = run(control=True, finalists="none")
     history = result.history
     assert sorted(map(len, history.turns.values())) == [1, 1, 3, 3]
     assert (result.members, result.left, result.retired, result.turns) == (4, 2, 0, 8)
@@ -78,3 +81,21 @@ def test_the_first_lines_say_the_plan(capfd):
     assert "stages: 4 members for 1 turn (nobody copies), then the best 2 for 2 turns" in said
     assert "stage 1 of 2 is over: 2 members leave, the others do 2 turns more" in said
     assert "[8/8" in said
+    assert "--stages none" not in said  # whoever asks for stages need not be told why
+
+
+class Staged(Regression):
+    """A task for which stages were found to win."""
+
+    defaults: ClassVar[dict[str, Any]] = {**Regression.defaults, "stages": PLAN}
+
+
+def test_stages_that_nobody_asked_for_are_explained(capfd):
+    settings = {"engine": "inline", "population": 4, "turns": 2, "workers": 2}
+    pbt_flow.run(Staged, **settings)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "task test_stages_of_a_run:Staged is trained in stages by default" in said
+    assert "--stages none trains all to the end" in said
+    told = dry_run(Staged, **settings).text()
+    assert "stages: 4 members for 1 turn (nobody copies)" in told
+    assert "is trained in stages by default" in told

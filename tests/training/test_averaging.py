@@ -85,7 +85,7 @@ def of_one_founder(members: int) -> Any:
 
 
 def averaged(history: Any, engine: Engine, say: Any = lambda text: None) -> Any:
-    history.fresh.update(judge_finalists(history, engine, say))
+    history.fresh.update(judge_finalists(history, engine, say).fresh)
     return average_finalists(history, engine, Path(), say)
 
 

@@ -322,7 +322,7 @@ def test_each_try_of_a_turn_that_hung_is_time_lost_and_not_waiting(tries):
     assert (spent["lost"], spent["waiting"]) == (300 * tries, 0)
     assert spent["train"] == 24 - (tries - 1)
     # What a turn may take follows from turns, and not from the tries that came to nothing.
-    assert max(simulation.controller.durations) == 1
+    assert max(simulation.controller.turn_times.durations) == 1
 
 
 def test_a_member_that_keeps_failing_is_retired_and_the_others_go_on():
@@ -378,9 +378,10 @@ def test_the_time_limit_ends_the_population():
 @pytest.mark.parametrize("keep", [1, 2, 3])
 def test_checkpoints_stay_within_keep_for_each_member_however_long_it_takes(keep):
     simulation = simulate(Counting, population=8, slots=2, turns=30, keep=keep, duration=slowly)
-    # Beside them: two being written, two that these began with, the best initial one, the one
-    # whose arrival has just made others superfluous, and the best of three ages at most.
-    assert simulation.store.most_checkpoints <= keep * 8 + 2 + 2 + 1 + 1 + 3
+    # Beside them: two being written, two that these began with, the best initial one and the two
+    # best ever, the one whose arrival has just made others superfluous, and the best of three ages
+    # at most.
+    assert simulation.store.most_checkpoints <= keep * 8 + 2 + 2 + 3 + 1 + 3
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -400,16 +401,20 @@ def test_a_straggler_copies_records_of_its_own_age_however_far_the_others_are(ke
     for plan in copied:
         assert plan.start_step == plan.trained - 5
         assert plan.donor.turn == plan.turn - 1
-    assert simulation.store.most_checkpoints <= keep * 6 + 6 + 6 + 1 + 1 + 20
+    assert simulation.store.most_checkpoints <= keep * 6 + 6 + 6 + 3 + 1 + 20
 
 
-def test_when_all_is_done_only_the_newest_checkpoints_and_the_best_initial_one_are_left():
-    simulation = simulate(Counting, population=8, turns=20)
-    newest = {
-        (turn.member, turn.number) for turn in (o[-1] for o in simulation.history.turns.values())
-    }
-    best = simulation.history.best_initial
-    assert set(simulation.engine.states) == newest | {(best.member, best.number)}
+@pytest.mark.parametrize("finalists", ["fresh", "none"])
+def test_when_all_is_done_only_the_newest_checkpoints_and_those_that_are_looked_at_are_left(
+    finalists,
+):
+    simulation = simulate(Counting, population=8, turns=20, finalists=finalists)
+    history = simulation.history
+    looked_at = [own[-1] for own in history.turns.values()] + [history.best_initial]
+    if finalists == "fresh":
+        looked_at += history.best_ever
+    left = {(turn.member, turn.number) for turn in looked_at}
+    assert set(simulation.engine.states) == left
 
 
 def test_decisions_of_a_large_population_stay_quick():

@@ -154,10 +154,11 @@ class Watched(Controller):
     def clean(self) -> None:
         """Ask the rule about all members and every use, the slow way."""
         living = [m for m in self.living if m.turn < self.settings.turns]
-        best = self.history.best_initial
         used = {member.checkpoint for member in self.history.members.values()}
         used |= {plan.start for plan in self.in_flight.values()}
-        used |= {best.checkpoint if best else None}
+        initial = self.history.best_initial
+        used |= {initial.checkpoint if initial else None}
+        used |= {turn.checkpoint for turn in self.history.best_ever}
         used |= self.checks.uses
         expected = removable(
             self.held,

@@ -122,8 +122,8 @@ def test_whatever_goes_wrong_budgets_hold_and_no_checkpoint_is_kept_for_who_left
         for m in history.present
         if m.checkpoint is not None
     }
-    pinned = history.best_initial
-    needed |= {(pinned.member, pinned.number)} if pinned is not None else set()
+    pinned = [history.best_initial] if history.best_initial is not None else []
+    needed |= {(turn.member, turn.number) for turn in [*pinned, *history.best_ever]}
     assert needed <= states.keys()
     assert {place for place in states if place[0] in history.left} <= needed
     winner = history.winner()

@@ -181,7 +181,7 @@ def check(result):
     # The files are those that the records name, and no others.
     client = MlflowClient()
     kept = {(own[-1].member, own[-1].number) for own in history.turns.values()}
-    kept.add((result.best_initial.member, result.best_initial.turn))
+    kept |= {(turn.member, turn.number) for turn in [history.best_initial, *history.best_ever]}
     found = set()
     for run in members(result):
         assert run.info.status == "FINISHED"
@@ -233,7 +233,7 @@ def check_stages(result):
         assert max(Counter(step for step, _ in those).values()) == 1, f"{key} has a point twice"
     # Of who left no checkpoint is kept, but for one that the report at the end looked at.
     kept = {(own[-1].member, own[-1].number) for own in history.turns.values() if len(own) == 5}
-    kept.add((result.best_initial.member, result.best_initial.turn))
+    kept |= {(turn.member, turn.number) for turn in [history.best_initial, *history.best_ever]}
     found = {
         (int(run.data.tags["pbt.member"]), int(path.parent.name))
         for run in members(result)
