@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from benchmarks.charlm import CORPUS, CharLM, DecayedCharLM, read_text
 from benchmarks.problems import EXACT, Ceilings, Drift, Misread
 from pbt_flow.population.records import Plan
 from pbt_flow.space import Hparams
@@ -101,6 +102,8 @@ class Problem:
     """Whether a smaller value is better."""
     decayed: type[Task] | None = None
     """The same task under a cosine decay of its rate; None where it has none."""
+    most_seeds: int | None = None
+    """More populations than this are not trained for a number, where training takes long."""
     known: str = ""
     """What the winner of `wide` comes to, in words."""
     holds: Callable[[Mapping[str, float]], bool] = field(default=lambda means: True)
@@ -211,6 +214,16 @@ PROBLEMS = [
             means[WIDE] >= means[HALVING] - 0.03 and means[WIDE] >= means[RANDOM] + 0.10
         ),
     ),
+    Problem(
+        name="CharLM",
+        task=CharLM,
+        settings={"population": 8, "turns": 20, "interval": 50},
+        is_loss=True,
+        decayed=DecayedCharLM,
+        most_seeds=8,
+        known="<= 2.00",
+        holds=lambda means: means[WIDE] <= 2.00,
+    ),
 ]
 
 
@@ -244,7 +257,12 @@ def value(simulation: Simulation) -> float:
     winner = simulation.history.winner()
     if winner is None or winner.score is None:
         return math.nan
-    return winner.metrics.get(EXACT, winner.score)
+    if EXACT in winner.metrics:
+        return winner.metrics[EXACT]
+    assert winner.checkpoint is not None
+    task = simulation.engine.task(0)
+    task.load_state_dict(simulation.engine.states[winner.member, winner.number])
+    return next(iter(task.report().values()))
 
 
 def values(problem: Problem, method: str, seeds: Sequence[int]) -> list[float]:
@@ -303,7 +321,7 @@ def main() -> int:
             if method == COSINE and problem.decayed is None:
                 cells.append("")
                 continue
-            found = values(problem, method, seeds)
+            found = values(problem, method, seeds[: problem.most_seeds])
             means[method] = fmean(found)
             cells.append(told(found))
         better = "smaller" if problem.is_loss else "greater"
@@ -311,6 +329,8 @@ def main() -> int:
         print(f"| {problem.name} ({better}) | {' | '.join(cells)} | {known} |", flush=True)
         if not problem.holds(means):
             missed.append(problem.name)
+        if problem.task is CharLM and read_text().digest != CORPUS:
+            print("CharLM: this Python has other help texts than 3.11.7, and so other figures")
     return 1 if missed else 0
 
 

@@ -7,6 +7,7 @@ r"""Reinforcement learning: proximal policy optimisation (PPO) on any Gymnasium 
         --set env_options='{"is_slippery": false}'
     python -m pbt_flow run --task rl --set env=minatar:MinAtar/Breakout-v1   # needs minatar
     python -m pbt_flow run --task rl --set env=ALE/Pong-v5 --set hidden=256  # needs ale-py
+    python -m pbt_flow run --task rl --set env=Hopper-v5 --interval 60000    # needs mujoco
     python -m pbt_flow run --task rl --quick     # seconds on CartPole, to see it work
 
 How environments, their arguments and their wrappers are named: `rl_environments.py`.

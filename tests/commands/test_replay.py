@@ -266,7 +266,7 @@ def test_a_replay_has_seeds_of_its_own_and_nobody_copies():
     made = settings_of(plan, arms_of(plan, 2), workers=1)
     assert (made.population, made.turns, made.interval, made.seed) == (6, 2, 5, 1)
     assert made.is_control
-    assert made.options == {"dimensions": 5}
+    assert made.options == {"dimensions": 5, "decay": "none"}
     assert made.name == "replay of 01234567"
 
 

@@ -178,6 +178,22 @@ def test_lunar_lander_is_the_default_and_runs() -> None:
     assert len(task.evaluate()) >= 8
 
 
+def test_a_hopper_of_mujoco_trains_with_continuous_actions() -> None:
+    pytest.importorskip("mujoco", reason="it comes with pip install 'pbt-flow[mujoco]'")
+    task = make("Hopper-v5", report_episodes=2)
+    assert task.understood()["environment"] == (
+        "Hopper-v5, observations 11 numbers, actions 3 numbers, episodes of at most 1000 steps"
+    )
+    assert task.train(GOOD, 256)["env_steps"] == 256
+    assert all(math.isfinite(score) for score in task.evaluate())
+    assert math.isfinite(task.report()["return"])
+    model, example = task.model(), task.example()
+    with torch.no_grad():
+        actions = model(torch.from_numpy(example))
+    assert actions.shape == (4, 3)
+    assert actions.abs().max() <= 1
+
+
 @pytest.mark.slow
 def test_atari_runs() -> None:
     pytest.importorskip("ale_py")
