@@ -14,6 +14,7 @@ PBTError
 |-- ScheduleError         a schedule that cannot be trusted or used
 |-- ComparisonError       populations that cannot be compared
 |-- EngineError           no worker can run turns any more
+|-- ExportError           a folder that a population cannot be exported to or imported from
 |-- ReplayError           a replay that cannot go on, or that was not trained as it should be
 `-- PopulationError       a population that cannot begin or go on
     `-- TakenOver         another controller has taken over
@@ -91,6 +92,10 @@ class ComparisonError(PBTError, ValueError):
 
 class EngineError(PBTError, RuntimeError):
     """The engine cannot run turns any more; the message says why."""
+
+
+class ExportError(PBTError, RuntimeError):
+    """A folder that a population cannot be exported to, or that is no export to be trusted."""
 
 
 class PopulationError(PBTError, RuntimeError):

@@ -36,6 +36,9 @@ _NEEDED = {
     "show": _RUN,
     "stop": _RUN,
     "delete": _RUN,
+    "watch": _RUN,
+    "export": {**_RUN, "folder": "FOLDER is missing"},
+    "import": {"folder": "FOLDER is missing"},
     "register": {**_RUN, "model": "NAME is missing"},
 }
 """What a command needs, and what is told where it is missing: an MLproject may hand over an empty
@@ -228,6 +231,37 @@ def _delete(run_id: str, yes: bool = False) -> Outcome:
     return Outcome(text=delete(run_id, confirm=(lambda _: True) if yes else ask_in_terminal))
 
 
+def _watch(run_id: str) -> Outcome:
+    from pbt_flow.commands.watch import watch
+
+    try:
+        return _outcome_of(watch(run_id))
+    except KeyboardInterrupt:
+        told = f"{program()} watch: no longer watched; the population goes on"
+        print(f"\n{told}", file=sys.stderr)
+        return Outcome(code=_INTERRUPTED)
+
+
+def _export(run_id: str, folder: str, winner: bool = False, quiet: bool = False) -> Outcome:
+    if winner:
+        from pbt_flow.commands.export_winner import export_winner
+
+        one = export_winner(run_id, folder, quiet=quiet)
+        text = "\n".join([f"the winner of {one.run_id} is in {one.folder}:", *one.files])
+        return Outcome(text=text, plain=one.to_json())
+    from pbt_flow.commands.transfer import export_population
+
+    made = export_population(run_id, folder, quiet=quiet)
+    return Outcome(text=made.export_text(), plain=made.to_json())
+
+
+def _import(folder: str, **given: Any) -> Outcome:
+    from pbt_flow.commands.transfer import import_population
+
+    made = import_population(folder, **given)
+    return Outcome(text=made.import_text(), plain=made.to_json())
+
+
 _COMMANDS: dict[str, Callable[..., Outcome]] = {
     "run": _run,
     "random_search": _run,
@@ -241,6 +275,9 @@ _COMMANDS: dict[str, Callable[..., Outcome]] = {
     "ui": _ui,
     "stop": _stop,
     "delete": _delete,
+    "watch": _watch,
+    "export": _export,
+    "import": _import,
 }
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +37,7 @@ from pbt_flow.task import Declaration, Task, recorded_options
 from pbt_flow.training.averaging import Averaged, average_finalists
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.finalists import judge_finalists
+from pbt_flow.utils.versions import present_versions
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
@@ -108,7 +106,7 @@ def _new(
                 report_direction=kind.report_direction,
                 option_defaults=kind.option_defaults,
                 initial=initial,
-                versions=_versions(),
+                versions=present_versions(),
             )
             tags = {
                 "pbt.role": "population",
@@ -336,12 +334,3 @@ def _end(
             log_queue.add(message)
         log_queue.flush_and_wait()
     return result
-
-
-def _versions() -> dict[str, str]:
-    names = ("pbt-flow", "mlflow", "optuna", "torch", "numpy")
-    found = {"python": platform.python_version()}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

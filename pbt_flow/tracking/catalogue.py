@@ -134,6 +134,12 @@ def runs_below(client: MlflowClient, parent: Run) -> list[Run]:
     return _search(client, [parent.info.experiment_id], wanted)
 
 
+def runs_of_members(client: MlflowClient, parent: Run) -> list[Run]:
+    """The runs of a population's members."""
+    wanted = f"tags.`pbt.population` = '{parent.info.run_id}' AND tags.`pbt.member` != ''"
+    return _search(client, [parent.info.experiment_id], wanted)
+
+
 def describe_runs(
     client: MlflowClient, runs: Iterable[Run], *, with_disk: bool = True
 ) -> list[ListedPopulation]:
@@ -146,11 +152,7 @@ def _describe(
     client: MlflowClient, run: Run, experiments: dict[str, str], *, with_disk: bool
 ) -> ListedPopulation:
     tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
-    members = _search(
-        client,
-        [run.info.experiment_id],
-        f"tags.`pbt.population` = '{run.info.run_id}' AND tags.`pbt.member` != ''",
-    )
+    members = runs_of_members(client, run)
     turns = _number(_changed(tags).get("turns", params.get("cfg/turns")))
     is_replay = tags["pbt.role"] == "replay"
     method = method_of(params.get("cfg/exploit", ""), params.get("cfg/stages", "none"))

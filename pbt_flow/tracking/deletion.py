@@ -31,17 +31,17 @@ def delete_runs(client: MlflowClient, uri: str, run_id: str) -> None:
     for run in [*runs_below(client, parent), parent]:
         repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
         if run is not parent:
-            _delete_artifacts(repository)
+            delete_artifacts(repository)
             client.delete_run(run.info.run_id)
     experiment = client.get_experiment(parent.info.experiment_id)
     if view_tag(run_id) in experiment.tags:
         client.delete_experiment_tag(experiment.experiment_id, view_tag(run_id))
     client.delete_run(run_id)
-    _delete_artifacts(repository)
+    delete_artifacts(repository)
 
 
-def _delete_artifacts(repository: Any) -> None:
-    """Delete what a run has left, where the place for artifacts can."""
+def delete_artifacts(repository: Any) -> None:
+    """Delete what a run or a model has left, where the place for artifacts can."""
     for listed in repository.list_artifacts():
         # In its base class MLflow's deletion says that it is not possible.
         with contextlib.suppress(NotImplementedError):

@@ -135,6 +135,17 @@ def register(client: MlflowClient, model_id: str, name: str) -> str:
     return str(version.version)
 
 
+def save_model(model: nn.Module, example: NDArray[Any] | None, place: Path) -> None:
+    """Save a model in MLflow's own format in a folder, which belongs to no store.
+
+    Args:
+        model: The model, on the CPU and in evaluation mode.
+        example: An input of the model, from which its signature is inferred; None for no signature.
+        place: The folder, which must not exist.
+    """
+    _save(model, example, place, Model())
+
+
 def _save(model: nn.Module, example: NDArray[Any] | None, place: Path, description: Model) -> None:
     """Save a model and what MLflow says about it in a folder."""
     import cloudpickle

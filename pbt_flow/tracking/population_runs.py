@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from pbt_flow.population.result import Status
 from pbt_flow.task.mlflow_capture import INNER, MemberRuns
 from pbt_flow.tracking.client import talking
-from pbt_flow.tracking.lease import is_orphan
+from pbt_flow.tracking.lease import HEARTBEAT, is_orphan
 
 _UNDERSTOOD = "pbt.understood/"
 _ON_RESUME = "pbt.understood-on-resume/"
@@ -140,6 +140,10 @@ class PopulationRuns:
     @property
     def status(self) -> Status:
         """The status of the population, from that of its run in MLflow."""
+        return self.pulse()[0]
+
+    def pulse(self) -> tuple[Status, str]:
+        """The status of the population, and the last that was heard of its controller."""
         with self.talk():
             run = self.client.get_run(self.run_id)
         known: dict[str, Status] = {
@@ -149,7 +153,9 @@ class PopulationRuns:
         }
         status = known.get(run.info.status, "running")
         # A controller that was killed has left its run behind as running.
-        return "interrupted" if run.info.status == "RUNNING" and is_orphan(run) else status
+        if run.info.status == "RUNNING" and is_orphan(run):
+            status = "interrupted"
+        return status, run.data.tags.get(HEARTBEAT, "")
 
     @property
     def role(self) -> str:
