@@ -30,6 +30,7 @@ from pbt_flow.exceptions import (
     StrategyError,
     TakenOver,
     TaskError,
+    UnusableTask,
 )
 from pbt_flow.utils.folder_finder import FolderFinder
 
@@ -93,6 +94,7 @@ __all__ = [
     "Task",
     "TaskError",
     "Turn",
+    "UnusableTask",
     "compare",
     "delete",
     "dry_run",

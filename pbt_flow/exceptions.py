@@ -5,6 +5,7 @@ PBTError
 |-- SpaceError            a space, or a value in it, that cannot be used
 |-- StrategyError         a strategy that does not exist, or that does what it must not
 |-- TaskError             a task that cannot be found, or that does not keep to the contract
+|   `-- UnusableTask      a task that no member can be trained with, whatever it tries
 |-- OptionError           an option of a task that cannot be
 |-- StoreError            the tracking store, or a run in it, is not what is needed
 |   `-- StoreUnavailable  the tracking store does not answer just now
@@ -43,6 +44,10 @@ class StrategyError(PBTError, ValueError):
 
 class TaskError(PBTError, ValueError):
     """A task that cannot be found, or that does not keep to the contract."""
+
+
+class UnusableTask(TaskError):
+    """A task that no member can be trained with, whatever it tries: the population ends at once."""
 
 
 class OptionError(PBTError, ValueError):

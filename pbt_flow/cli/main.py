@@ -125,6 +125,10 @@ def _call(command: str, given: dict[str, Any]) -> Outcome:
     """Call the function of a command with what was given."""
     # Options that are left empty count as not given: an MLproject hands over all of them.
     given = {name: value for name, value in given.items() if not _is_missing(value)}
+    config = given.pop("config", {})
+    if options := {**config.get("options", {}), **given.get("options", {})}:
+        given["options"] = options
+    given = {**config, **given}
     for name, told in _NEEDED.get(command, {}).items():
         if name not in given:
             _refuse(command, told)
@@ -176,7 +180,9 @@ def _replay(run_id: str, **given: Any) -> Outcome:
 
 def _report(run_id: str, **given: Any) -> Outcome:
     from pbt_flow.commands.report import report
+    from pbt_flow.commands.stored_population import StoredPopulation
 
+    run_id = StoredPopulation.open(run_id).run_id
     places = report(run_id, **given)
     head = [] if "out" in given else [f"among the artifacts of run {run_id}:"]
     return Outcome(text="\n".join([*head, *places]))

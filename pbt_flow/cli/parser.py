@@ -14,6 +14,7 @@ from pbt_flow.cli.arguments import (
     TaskOptions,
     flag,
     flag_or_text,
+    read_config,
     reader_of,
     split_words,
     with_flags,
@@ -147,6 +148,13 @@ def _add_training(commands: Any) -> None:
             const=True,
             type=flag,
             help="train for seconds only, with the task's small settings, to see it work",
+        )
+        command.add_argument(
+            "--config",
+            metavar="FILE",
+            type=read_config,
+            help="settings from a JSON or YAML file, as settings.json of export --winner is; what "
+            "else is given goes before",
         )
         command.add_argument(
             "--dry-run",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pbt_flow.exceptions import PopulationError, StoreUnavailable
+from pbt_flow.exceptions import PBTError, PopulationError, StoreUnavailable
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Finalist, Result
@@ -117,7 +117,8 @@ def errors_told(what: str, say: Callable[[str], None]) -> Iterator[None]:
         raise
     # Every exception, since the task builds the winner's model: it may call sys.exit, for instance.
     except BaseException as error:
-        say(f"no {what}: {reason_of(error, with_module=False)}")
+        is_ours = isinstance(error, PBTError)
+        say(f"no {what}: {error if is_ours else reason_of(error, with_module=False)}")
 
 
 @contextlib.contextmanager

@@ -83,12 +83,12 @@ def _new(
             engine.submit(Describe(task=task, options=settings.get("options")))
         # 2 s of imports, while a worker imports torch.
         from pbt_flow.commands.stored_population import StoredPopulation
-        from pbt_flow.tracking.client import connect, short_requests
+        from pbt_flow.tracking.client import connect, is_new_store, short_requests
         from pbt_flow.tracking.create import Manifest
         from pbt_flow.tracking.store import Store
 
         made, kind = Settings.for_task(
-            read_declaration(engine, task, settings.get("options")), **settings
+            read_declaration(engine, task, settings.get("options"), quiet=quiet), **settings
         )
         if control is not None:
             check_control(control, made, defaults=kind.option_defaults)
@@ -97,8 +97,11 @@ def _new(
         initial = made.draw_founders(kind.space, rng)
         start(engine, made)
         with short_requests():
-            client, uri = connect()  # a new database takes seconds, while the model is built
-            understood = check_buildable(engine, made)
+            # A new database takes seconds: what is refused must not leave one.
+            first = is_new_store()
+            understood = check_buildable(engine, made, quiet=quiet) if first else {}
+            client, uri = connect()
+            understood = understood if first else check_buildable(engine, made, quiet=quiet)
             plan = Manifest(
                 settings=made.to_json(),
                 space=space_to_json(kind.space),
@@ -195,7 +198,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         short_requests(),
     ):
         engine.submit(Describe(task=made.task, options=made.options))
-        kind = read_declaration(engine, made.task, made.options)
+        kind = read_declaration(engine, made.task, made.options, quiet=quiet)
         made.check_model(kind)
         if not is_same_space(space_to_json(kind.space), store.manifest.space):
             raise SettingsError(
@@ -206,7 +209,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         options, notes = recorded_options(kind, made.options, defaults)
         made = dataclasses.replace(made, options=options)
         start(engine, made)
-        understood = check_buildable(engine, made)
+        understood = check_buildable(engine, made, quiet=quiet)
         return _train(
             dataclasses.replace(stored, settings=made),
             kind,

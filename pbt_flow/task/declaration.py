@@ -94,6 +94,12 @@ class TaskSpec:
     """The options, as a record holds them."""
     device: str = "cpu"
 
+    @property
+    def file(self) -> str:
+        """The file that the name names; empty if it names a module."""
+        place = self.name.partition(":")[0]
+        return place if place.endswith(".py") else ""
+
     def build(self, seed: int, device: str | None = None) -> Task:
         """Build a fresh model.
 

@@ -99,11 +99,16 @@ def whole_run_id(client: MlflowClient, uri: str, word: str) -> str:
     Raises:
         StoreError: No population is meant, or more than one.
     """
+    if not isinstance(word, str) or not word:
+        raise StoreError(
+            f"a run id is a text, its beginning, or the word {LAST}, got {word!r}; python -m "
+            "pbt_flow list shows what there is"
+        )
     if _LONG.fullmatch(word):
         return word
     if word == LAST:
         return _last(find_runs(client, ["population"]), uri)
-    runs = find_runs(client, ["population", "replay"]) if word else []
+    runs = find_runs(client, ["population", "replay"])
     meant = [run for run in runs if run.info.run_id.startswith(word)]
     if len(meant) == 1:
         return str(meant[0].info.run_id)

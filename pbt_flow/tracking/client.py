@@ -251,6 +251,11 @@ def is_away(error: BaseException) -> bool:
     return not is_refusal(error)
 
 
+def is_new_store() -> bool:
+    """Whether the tracking store that MLflow is set to is a file that does not exist yet."""
+    return missing_database(mlflow.get_tracking_uri()) is not None
+
+
 def missing_database(uri: str) -> Path | None:
     """Return the file of an SQLite store if it does not exist; None for any other store."""
     scheme, _, place = uri.partition(":///")
