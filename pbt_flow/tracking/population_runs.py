@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from mlflow.entities import RunTag
 from mlflow.tracking import MlflowClient
@@ -173,6 +174,18 @@ class PopulationRuns:
             population=self.run_id,
             members=tuple(self.members),
         )
+
+    @property
+    def runs_address(self) -> str:
+        """What the address of a run in MLflow's UI begins with; empty where no server shows them.
+
+        A page may be seen by many: a user's name and password in the store's URI are left out.
+        """
+        parts = urlsplit(self.tracking_uri)
+        if parts.scheme not in ("http", "https"):
+            return ""
+        place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+        return f"{place.geturl().rstrip('/')}/#/experiments/{self.member_runs.experiment_id}/runs"
 
     def talk(self) -> AbstractContextManager[None]:
         """Return a context for requests, whose errors name the store and say how to go on."""
