@@ -91,7 +91,7 @@ def read_config(text: str) -> dict[str, Any]:
     """The settings in a file; those that are empty count as not given."""
     if not text:
         return {}
-    import yaml  # It comes with MLflow.
+    import yaml  # type: ignore[import-untyped]  # It comes with MLflow.
 
     try:
         # JSON is YAML as well, but for numbers such as 1e-3, which YAML takes for words.
