@@ -15,6 +15,7 @@ from pbt_flow.exceptions import (
     ComparisonError,
     Diverged,
     EngineError,
+    ExportError,
     OptionError,
     PBTError,
     PopulationError,
@@ -29,6 +30,7 @@ from pbt_flow.exceptions import (
     StrategyError,
     TakenOver,
     TaskError,
+    UnusableTask,
 )
 from pbt_flow.utils.folder_finder import FolderFinder
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pbt_flow.commands.catalogue import list_populations, show
     from pbt_flow.commands.compare import compare
     from pbt_flow.commands.dry_run import dry_run
+    from pbt_flow.commands.export_winner import export_winner
     from pbt_flow.commands.load import load, to_study
     from pbt_flow.commands.manage import delete, stop
     from pbt_flow.commands.register import register
@@ -43,7 +46,9 @@ if TYPE_CHECKING:
     from pbt_flow.commands.replay import resume as resume_replay
     from pbt_flow.commands.report import report
     from pbt_flow.commands.run import resume, run
+    from pbt_flow.commands.transfer import export_population, import_population
     from pbt_flow.commands.ui import ui
+    from pbt_flow.commands.watch import watch
     from pbt_flow.joining import join
     from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
     from pbt_flow.population.result import Finalist, Result
@@ -67,6 +72,7 @@ __all__ = [
     "Diverged",
     "Donor",
     "EngineError",
+    "ExportError",
     "Finalist",
     "Member",
     "OptionError",
@@ -88,9 +94,13 @@ __all__ = [
     "Task",
     "TaskError",
     "Turn",
+    "UnusableTask",
     "compare",
     "delete",
     "dry_run",
+    "export_population",
+    "export_winner",
+    "import_population",
     "join",
     "list_populations",
     "load",
@@ -104,19 +114,23 @@ __all__ = [
     "stop",
     "to_study",
     "ui",
+    "watch",
 ]
 
 _PLACES = {
     "commands.catalogue": ("list_populations", "show"),
     "commands.compare": ("compare",),
     "commands.dry_run": ("dry_run",),
+    "commands.export_winner": ("export_winner",),
     "commands.load": ("load", "to_study"),
     "commands.manage": ("delete", "stop"),
     "commands.register": ("register",),
     "commands.replay": ("replay", "resume_replay"),
     "commands.report": ("report",),
     "commands.run": ("resume", "run"),
+    "commands.transfer": ("export_population", "import_population"),
     "commands.ui": ("ui",),
+    "commands.watch": ("watch",),
     "joining": ("join",),
     "population.records": ("Checkpoint", "Donor", "Member", "Plan", "Turn"),
     "population.result": ("Finalist", "Result"),

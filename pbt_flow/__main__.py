@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 
 from pbt_flow.cli.launched import Launch
@@ -22,6 +23,9 @@ def main() -> int:
         os._exit(130)
 
     def tell_at_last() -> None:
+        # Python puts the handlers of before back as it ends, and an interrupt would then be how
+        # this process ended. What is ignored stays so.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         # Whoever presses when all has been said makes the launcher write that the run has failed.
         if code == 0 and handler.asked:
             launch.tell("FINISHED")

@@ -5,6 +5,7 @@ PBTError
 |-- SpaceError            a space, or a value in it, that cannot be used
 |-- StrategyError         a strategy that does not exist, or that does what it must not
 |-- TaskError             a task that cannot be found, or that does not keep to the contract
+|   `-- UnusableTask      a task that no member can be trained with, whatever it tries
 |-- OptionError           an option of a task that cannot be
 |-- StoreError            the tracking store, or a run in it, is not what is needed
 |   `-- StoreUnavailable  the tracking store does not answer just now
@@ -14,6 +15,7 @@ PBTError
 |-- ScheduleError         a schedule that cannot be trusted or used
 |-- ComparisonError       populations that cannot be compared
 |-- EngineError           no worker can run turns any more
+|-- ExportError           a folder that a population cannot be exported to or imported from
 |-- ReplayError           a replay that cannot go on, or that was not trained as it should be
 `-- PopulationError       a population that cannot begin or go on
     `-- TakenOver         another controller has taken over
@@ -42,6 +44,10 @@ class StrategyError(PBTError, ValueError):
 
 class TaskError(PBTError, ValueError):
     """A task that cannot be found, or that does not keep to the contract."""
+
+
+class UnusableTask(TaskError):
+    """A task that no member can be trained with, whatever it tries: the population ends at once."""
 
 
 class OptionError(PBTError, ValueError):
@@ -91,6 +97,10 @@ class ComparisonError(PBTError, ValueError):
 
 class EngineError(PBTError, RuntimeError):
     """The engine cannot run turns any more; the message says why."""
+
+
+class ExportError(PBTError, RuntimeError):
+    """A folder that a population cannot be exported to, or that is no export to be trusted."""
 
 
 class PopulationError(PBTError, RuntimeError):

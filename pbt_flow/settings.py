@@ -207,11 +207,13 @@ class Settings:
             if unknown := sorted(set(values) - possible):
                 option = unknown[0] in kind.options and not source
                 raise SettingsError(
-                    f"{source}no setting {unknown[0]!r}; "
+                    f"{source}no setting {unknown[0]!r}"
+                    + ("" if option else did_you_mean(unknown[0], possible))
+                    + "; "
                     + (
                         f"as an option of the task it goes into options={{{unknown[0]!r}: ...}}"
                         if option
-                        else f"there are {sorted(possible)}{did_you_mean(unknown[0], possible)}"
+                        else f"there are {sorted(possible)}"
                     )
                 )
         if quick and not kind.quick:
@@ -438,7 +440,10 @@ class Settings:
             elif (
                 (choices := get_args(hint)) and isinstance(choices[0], str) and value not in choices
             ):
-                raise SettingsError(f"{f.name} must be one of {list(choices)}, got {value!r}")
+                meant = did_you_mean(str(value), choices)
+                raise SettingsError(
+                    f"{f.name} must be one of {list(choices)}, got {value!r}{meant}"
+                )
         if self.population < 2:
             raise SettingsError(
                 f"population must be at least 2, got {self.population}: a single member has nobody "
@@ -548,6 +553,11 @@ class Settings:
 
     def _refuse_change(self, name: str) -> NoReturn:
         allowed = [f.name for f in dataclasses.fields(self) if f.metadata.get("on_resume")]
+        if name not in type(self).__dataclass_fields__:
+            raise SettingsError(
+                f"no setting {name!r}{did_you_mean(name, allowed)}; what can change on resume: "
+                f"{allowed}"
+            )
         raise SettingsError(
             f"{name} cannot change on resume, since it defines the population; what can: {allowed}"
         )

@@ -40,6 +40,7 @@ from optuna.distributions import (
 )
 
 from pbt_flow.exceptions import SpaceError
+from pbt_flow.utils.text import did_you_mean
 from pbt_flow.utils.values import (
     Value as Value,
 )
@@ -206,7 +207,10 @@ def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
         SpaceError: A hyperparameter is missing, unknown, or lies outside its distribution.
     """
     if unknown := sorted(set(hparams) - set(space)):
-        raise SpaceError(f"unknown hyperparameter {unknown[0]!r}; the space has {sorted(space)}")
+        meant = did_you_mean(unknown[0], space)
+        raise SpaceError(
+            f"unknown hyperparameter {unknown[0]!r}{meant}; the space has {sorted(space)}"
+        )
     if missing := [name for name in space if name not in hparams]:
         raise SpaceError(f"hyperparameter {missing[0]!r} has no value; got {sorted(hparams)}")
     checked: dict[str, Value] = {}
@@ -549,7 +553,10 @@ def fitted(hparams: Hparams, space: Space) -> Hparams:
     for name, value in hparams.items():
         if is_container(value):
             if name not in space:
-                raise SpaceError(f"unknown hyperparameter {name!r}; the space has {sorted(space)}")
+                meant = did_you_mean(name, space)
+                raise SpaceError(
+                    f"unknown hyperparameter {name!r}{meant}; the space has {sorted(space)}"
+                )
             found |= check_hparams({name: value}, {name: space[name]})
     return found
 

@@ -87,6 +87,24 @@ def _json(text: str) -> Any:
     return points
 
 
+def read_config(text: str) -> dict[str, Any]:
+    """The settings in a file; those that are empty count as not given."""
+    if not text:
+        return {}
+    import yaml  # type: ignore[import-untyped]  # It comes with MLflow.
+
+    try:
+        # JSON is YAML as well, but for numbers such as 1e-3, which YAML takes for words.
+        content = Path(text).read_text("utf-8")
+        found = json.loads(content) if text.endswith(".json") else yaml.safe_load(content)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {told}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} must map settings to values")
+    return {str(name): value for name, value in found.items() if value not in (None, "", [], {})}
+
+
 class TaskOptions(argparse.Action):
     """Collects `--set a=1 --set b=2 c=3`; an MLproject hands over all of them as one text."""
 

@@ -36,6 +36,9 @@ _NEEDED = {
     "show": _RUN,
     "stop": _RUN,
     "delete": _RUN,
+    "watch": _RUN,
+    "export": {**_RUN, "folder": "FOLDER is missing"},
+    "import": {"folder": "FOLDER is missing"},
     "register": {**_RUN, "model": "NAME is missing"},
 }
 """What a command needs, and what is told where it is missing: an MLproject may hand over an empty
@@ -122,6 +125,10 @@ def _call(command: str, given: dict[str, Any]) -> Outcome:
     """Call the function of a command with what was given."""
     # Options that are left empty count as not given: an MLproject hands over all of them.
     given = {name: value for name, value in given.items() if not _is_missing(value)}
+    config = given.pop("config", {})
+    if options := {**config.get("options", {}), **given.get("options", {})}:
+        given["options"] = options
+    given = {**config, **given}
     for name, told in _NEEDED.get(command, {}).items():
         if name not in given:
             _refuse(command, told)
@@ -173,7 +180,9 @@ def _replay(run_id: str, **given: Any) -> Outcome:
 
 def _report(run_id: str, **given: Any) -> Outcome:
     from pbt_flow.commands.report import report
+    from pbt_flow.commands.stored_population import StoredPopulation
 
+    run_id = StoredPopulation.open(run_id).run_id
     places = report(run_id, **given)
     head = [] if "out" in given else [f"among the artifacts of run {run_id}:"]
     return Outcome(text="\n".join([*head, *places]))
@@ -228,6 +237,37 @@ def _delete(run_id: str, yes: bool = False) -> Outcome:
     return Outcome(text=delete(run_id, confirm=(lambda _: True) if yes else ask_in_terminal))
 
 
+def _watch(run_id: str) -> Outcome:
+    from pbt_flow.commands.watch import watch
+
+    try:
+        return _outcome_of(watch(run_id))
+    except KeyboardInterrupt:
+        told = f"{program()} watch: no longer watched; the population goes on"
+        print(f"\n{told}", file=sys.stderr)
+        return Outcome(code=_INTERRUPTED)
+
+
+def _export(run_id: str, folder: str, winner: bool = False, quiet: bool = False) -> Outcome:
+    if winner:
+        from pbt_flow.commands.export_winner import export_winner
+
+        one = export_winner(run_id, folder, quiet=quiet)
+        text = "\n".join([f"the winner of {one.run_id} is in {one.folder}:", *one.files])
+        return Outcome(text=text, plain=one.to_json())
+    from pbt_flow.commands.transfer import export_population
+
+    made = export_population(run_id, folder, quiet=quiet)
+    return Outcome(text=made.export_text(), plain=made.to_json())
+
+
+def _import(folder: str, **given: Any) -> Outcome:
+    from pbt_flow.commands.transfer import import_population
+
+    made = import_population(folder, **given)
+    return Outcome(text=made.import_text(), plain=made.to_json())
+
+
 _COMMANDS: dict[str, Callable[..., Outcome]] = {
     "run": _run,
     "random_search": _run,
@@ -241,6 +281,9 @@ _COMMANDS: dict[str, Callable[..., Outcome]] = {
     "ui": _ui,
     "stop": _stop,
     "delete": _delete,
+    "watch": _watch,
+    "export": _export,
+    "import": _import,
 }
 
 

@@ -14,6 +14,7 @@ from pbt_flow.cli.arguments import (
     TaskOptions,
     flag,
     flag_or_text,
+    read_config,
     reader_of,
     split_words,
     with_flags,
@@ -149,6 +150,13 @@ def _add_training(commands: Any) -> None:
             help="train for seconds only, with the task's small settings, to see it work",
         )
         command.add_argument(
+            "--config",
+            metavar="FILE",
+            type=read_config,
+            help="settings from a JSON or YAML file, as settings.json of export --winner is; what "
+            "else is given goes before",
+        )
+        command.add_argument(
             "--dry-run",
             action="store_true",
             help="train one turn of one member in a temporary folder, say what all of it would "
@@ -197,6 +205,11 @@ def _add_looking(commands: Any) -> None:
     shown = commands.add_parser("show", help="what became of a population, and its settings")
     _add_run_id(shown, "the population")
     _add_json(shown, "print one line of JSON")
+    watch = commands.add_parser(
+        "watch", help="follow a population that is training in another terminal"
+    )
+    _add_run_id(watch, "the population")
+    _add_json(watch)
     ui = commands.add_parser("ui", help="open MLflow's UI on a population")
     _add_run_id(ui, "the population; without it, all of them", optional=True)
     ui.add_argument("--port", type=int, help="where the UI listens; default: a free port")
@@ -233,6 +246,25 @@ def _add_keeping(commands: Any) -> None:
     )
     _add_run_id(register, "the population")
     register.add_argument("model", metavar="NAME", help="the registered model")
+    export = commands.add_parser(
+        "export", help="write a population into a folder that another store takes in"
+    )
+    _add_run_id(export, "the population, or the replay")
+    export.add_argument("folder", metavar="FOLDER", help="a folder that does not exist yet")
+    export.add_argument(
+        "--winner",
+        action="store_true",
+        help="its winner alone, to be used without a store: model, state, schedule, settings",
+    )
+    taken = commands.add_parser("import", help="take a population in that was exported")
+    taken.add_argument("folder", metavar="FOLDER", help="the folder that export wrote")
+    taken.add_argument(
+        "--experiment", help="the experiment for its runs (one of the same name as where it was)"
+    )
+    taken.add_argument("--task", help="where its task is here, if it is not where it was")
+    for command in (export, taken):
+        _add_json(command)
+        command.add_argument("-q", "--quiet", action="store_true", help="nothing but the result")
     delete = commands.add_parser(
         "delete", help="delete a population: its runs, checkpoints, report and saved view"
     )

@@ -88,8 +88,6 @@ def train(
     """
     store, settings = stored.store, stored.settings
     try:
-        for line in greeting:
-            screen.say(line)
         lease = store.claim(screen.say)
     except BaseException as error:
         # The runs of a population that is resumed belong to the controller that is alive.
@@ -97,6 +95,9 @@ def train(
             _give_up(store, error, screen)
         raise
     try:
+        # A population that is refused is not greeted first.
+        for line in greeting:
+            screen.say(line)
         history = stored.read_history() if resumed else stored.new_history()
         # A killed controller may have committed turns that MLflow was never told of.
         logged_turns, unlogged_turns = list[Turn](), list[Turn]()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import pickle
+import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,10 +18,15 @@ from typing import Any
 from pbt_flow.engines import Engine, InlineEngine, LostJob, ProcessEngine
 from pbt_flow.engines.jobs import Described, Done, Probe, Probed, WorkerContext
 from pbt_flow.exceptions import EngineError, PBTError, PopulationError, SettingsError
+from pbt_flow.joining import is_joining
 from pbt_flow.settings import Settings
 from pbt_flow.task import Declaration, Task, TaskError, TaskSpec, check_found, declare
 from pbt_flow.task.files import is_loading
 from pbt_flow.utils.reasons import reason_of
+from pbt_flow.utils.terminal import Unbroken
+
+_LONG = 30.0
+"""Seconds for which a task may load before the user is told that it is waited for."""
 
 
 def spec_of(settings: Settings, budget: int | None = None) -> TaskSpec:
@@ -59,15 +66,26 @@ def engine_for(
         made.close()
 
 
-def read_declaration(engine: Engine, task: str | type[Task], options: Any = None) -> Declaration:
+def read_declaration(
+    engine: Engine, task: str | type[Task], options: Any = None, *, quiet: bool = False
+) -> Declaration:
     """What the task declares; of a task given by name, a worker has been asked to find out.
 
     So this process imports neither the task's libraries nor, above all, torch.
+
+    Args:
+        engine: Has been asked what the task declares, if that is given by name.
+        task: The class, or its name.
+        options: The task's options.
+        quiet: Whether to print nothing, even if it takes long.
+
+    Raises:
+        TaskError: The task cannot be imported.
     """
     if isinstance(task, str):
         if not task:
             raise TaskError("the name of the task is empty")
-        described = _ask(engine)
+        described = _ask(engine, "" if quiet else task)
         if isinstance(described, LostJob):
             raise TaskError(f"task {task} cannot be imported: {described.reason}")
         assert isinstance(described, Described)
@@ -121,14 +139,15 @@ def start(engine: Engine, settings: Settings, budget: int | None = None) -> None
 
 
 def check_buildable(
-    engine: Engine, settings: Settings, *, begun_with: int | None = None
+    engine: Engine, settings: Settings, *, begun_with: int | None = None, quiet: bool = False
 ) -> Mapping[str, str]:
     """Refuse a task that cannot be built, before anything is written.
 
     Args:
-        engine: The engine that has been started.
+        engine: Builds the task's first model.
         settings: Those of the population.
         begun_with: The budget that a population which is resumed has had until now.
+        quiet: Whether to print nothing, even if it takes long.
 
     Returns:
         What the task understood of its data, options and environment, by topic.
@@ -137,7 +156,7 @@ def check_buildable(
         TaskError: It cannot be built.
         SettingsError: The task follows the budget, and the budget is another now.
     """
-    probed = _ask(engine)
+    probed = _ask(engine, "" if quiet else settings.task)
     reason = probed.reason if isinstance(probed, LostJob) else ""
     if isinstance(probed, Probed) and probed.error:
         reason = probed.error
@@ -154,12 +173,34 @@ def check_buildable(
     return probed.understood
 
 
-def _ask(engine: Engine) -> Done | LostJob:
-    """The answer to the only job under way."""
+def _told_of_waiting(task: str) -> str:
+    """What the user reads while a task takes long: a script may never come to its loop."""
+    place, _, attribute = task.partition(":")
+    if place.endswith(".py") and not attribute and is_joining(Path(place)):
+        return (
+            f"{Path(place).name} has run for {_LONG:.0f} s and has not come to its loop over "
+            "pbt.steps() or pbt.batches(); what stands before the loop is run once for each "
+            "member. Ctrl-C gives up"
+        )
+    return f"task {task} has been loading for {_LONG:.0f} s; Ctrl-C gives up"
+
+
+def _ask(engine: Engine, task: str) -> Done | LostJob:
+    """The answer to the only job under way.
+
+    Args:
+        engine: Has the job.
+        task: The task that the user is told of if it takes long; empty if nobody is.
+    """
+    end, told = time.monotonic() + _LONG, not task
+    finished: list[Done | LostJob] = []
     try:
-        finished = engine.wait()
         while not finished:
-            finished = engine.wait()
+            finished = engine.wait(None if told else max(0.0, end - time.monotonic()))
+            # A worker that is ready ends the wait as well.
+            if not finished and not told and time.monotonic() >= end:
+                print(_told_of_waiting(task), file=Unbroken(sys.stderr), flush=True)
+                told = True
     except EngineError as error:
         raise PopulationError(str(error)) from None
     (answer,) = finished

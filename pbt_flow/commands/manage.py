@@ -47,7 +47,8 @@ def stop(run_id: str) -> str:
 def delete(run_id: str, *, confirm: Callable[[str], bool] = lambda question: True) -> str:
     """Delete a population or a replay: its runs, with all their artifacts, and its saved view.
 
-    MLflow keeps the rows of a deleted run until `mlflow gc`. A registered model stays.
+    MLflow keeps the rows of a deleted run until `mlflow gc`. Versions of registered models stay,
+    with the models that they are; the question and the answer name them.
 
     Args:
         run_id: Its run, the beginning of its id, or `last`.
@@ -63,12 +64,13 @@ def delete(run_id: str, *, confirm: Callable[[str], bool] = lambda question: Tru
     from pbt_flow.commands.stored_population import StoredPopulation
     from pbt_flow.tracking.catalogue import describe_runs
     from pbt_flow.tracking.client import short_requests
-    from pbt_flow.tracking.deletion import delete_runs
+    from pbt_flow.tracking.deletion import delete_runs, registered_versions
 
     with short_requests():
         store = StoredPopulation.open(run_id).store
         with store.talk():
             (about,) = describe_runs(store.client, [store.client.get_run(store.run_id)])
+            versions = registered_versions(store.client, store.run_id)
         if store.status == "running":
             raise PopulationError(
                 f"population {store.run_id} is running; stop it first: "
@@ -76,11 +78,15 @@ def delete(run_id: str, *, confirm: Callable[[str], bool] = lambda question: Tru
             )
         size = "" if about.disk is None else f", {byte_count(about.disk)}"
         what = f"{about.name} ({store.run_id[:12]}): {about.members} members{size}"
-        if not confirm(f"delete {what}?"):
+        stays = ""
+        if versions:
+            names = ", ".join(sorted(versions.values()))
+            stays = f"; {names} will point to a run that is deleted, and the model itself stays"
+        if not confirm(f"delete {what}{stays}?"):
             raise PopulationError(f"population {store.run_id} was not deleted")
         with store.talk():
             delete_runs(store.client, store.tracking_uri, store.run_id)
-    return f"deleted {what}; `mlflow gc` takes its rows out of MLflow's database"
+    return f"deleted {what}{stays}; `mlflow gc` takes its rows out of MLflow's database"
 
 
 def ask_in_terminal(question: str) -> bool:

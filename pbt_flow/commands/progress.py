@@ -106,6 +106,14 @@ class Progress:
         soft = not self._console.is_terminal
         self._console.print(text, highlight=False, markup=False, soft_wrap=soft)
 
+    def join(self, history: History) -> None:
+        """Begin with what a population has done already, of which no turn is told."""
+        self._history = history
+        self._done_before = self._done(history)
+        self._began = time.monotonic()
+        # A look at the store brings several turns at once, and what two of them took says little.
+        self._estimated = True
+
     def turn(self, turn: Turn, history: History) -> None:
         """Show a turn that has just been committed."""
         self._history = history

@@ -12,16 +12,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pbt_flow.exceptions import PopulationError, StoreUnavailable
+from pbt_flow.exceptions import PBTError, PopulationError, StoreUnavailable
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
-from pbt_flow.population.result import Result
+from pbt_flow.population.result import Finalist, Result
 from pbt_flow.population.schedule import Schedule, schedule_of
 from pbt_flow.reporting import summary_image
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.report_data import ReportData
+from pbt_flow.settings import Settings
+from pbt_flow.space import Space
 from pbt_flow.task.mlflow_capture import logging_dropped
 from pbt_flow.training.protocols import ProgressListener
 from pbt_flow.utils.reasons import reason_of
@@ -54,7 +56,7 @@ def publish(
     Raises:
         StoreUnavailable: The store does not answer. The caller may try again.
     """
-    with _errors_told("report", say), tempfile.TemporaryDirectory() as folder:
+    with errors_told("report", say), tempfile.TemporaryDirectory() as folder:
         write(report_data(), Path(folder))
         keep(Path(folder))
 
@@ -67,7 +69,7 @@ def publish_model(
     Raises:
         StoreUnavailable: The store does not answer. The caller may try again.
     """
-    with _errors_told("model", say):
+    with errors_told("model", say):
         if result.winner is not None:
             address = keep_model(artifacts, result, register_as)
             say(f'the winner\'s model: mlflow.pytorch.load_model("{address}")')
@@ -85,19 +87,28 @@ def keep_model(artifacts: Artifacts, result: Result, register_as: str | None) ->
     turn, best = result.history.winner(), result.best
     if turn is None or best is None or best.checkpoint is None:
         raise PopulationError(f"population {result.run_id} has no winner yet")
+    model, example = build_model(best)
+    digest = best.checkpoint.digest
+    return artifacts.keep_model(model, example, turn, digest, register_as)
+
+
+def build_model(best: Finalist) -> tuple[Any, Any]:
+    """The model of what is handed over, in evaluation mode on the CPU, and an input of it or None.
+
+    Raises:
+        PopulationError: Its task keeps no model.
+    """
     # No turn of a member is under way, so that what the task logs by itself belongs to no run.
     with logging_dropped():
         task = best.task(device="cpu")
         model = task.model()
         if model is None:
             raise PopulationError(f"task {type(task).__name__} keeps no model: it has no model()")
-        example = task.example()
-    digest = best.checkpoint.digest
-    return artifacts.keep_model(model.eval(), example, turn, digest, register_as)
+        return model.eval(), task.example()
 
 
 @contextlib.contextmanager
-def _errors_told(what: str, say: Callable[[str], None]) -> Iterator[None]:
+def errors_told(what: str, say: Callable[[str], None]) -> Iterator[None]:
     """Tell the user of an error in the block, instead of raising it."""
     try:
         yield
@@ -106,7 +117,8 @@ def _errors_told(what: str, say: Callable[[str], None]) -> Iterator[None]:
         raise
     # Every exception, since the task builds the winner's model: it may call sys.exit, for instance.
     except BaseException as error:
-        say(f"no {what}: {reason_of(error, with_module=False)}")
+        is_ours = isinstance(error, PBTError)
+        say(f"no {what}: {error if is_ours else reason_of(error, with_module=False)}")
 
 
 @contextlib.contextmanager
@@ -132,27 +144,32 @@ def write(data: ReportData, folder: Path) -> list[Path]:
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(page(data), encoding="utf-8")
     summary_image.draw(data, picture)
-    schedule = winners_schedule(data)
+    schedule = winners_schedule(data.result, data.settings, data.space)
     if schedule is None:
         return [report, picture]
-    schedule_file, schedule_table = folder / SCHEDULE, folder / SCHEDULE_TABLE
-    schedule_file.write_text(json.dumps(schedule.to_json(), indent=1), encoding="utf-8")
-    schedule_table.write_text(schedule.to_csv(), encoding="utf-8")
-    return [report, picture, schedule_file, schedule_table]
+    return [report, picture, *write_schedule(schedule, folder)]
 
 
-def winners_schedule(data: ReportData) -> Schedule | None:
+def write_schedule(schedule: Schedule, folder: Path) -> list[Path]:
+    """Write a schedule, to be replayed and to be read, and return the paths of the files."""
+    file, table = folder / SCHEDULE, folder / SCHEDULE_TABLE
+    file.write_text(json.dumps(schedule.to_json(), indent=1), encoding="utf-8")
+    table.write_text(schedule.to_csv(), encoding="utf-8")
+    return [file, table]
+
+
+def winners_schedule(result: Result, settings: Settings, space: Space) -> Schedule | None:
     """The schedule that the winner was trained along; None if there is no winner."""
-    winner, settings = data.history.winner(), data.settings
+    winner = result.history.winner()
     if winner is None:
         return None
     return schedule_of(
         winner,
-        data.history,
+        result.history,
         task=settings.task,
         options=settings.options,
-        space=data.space,
-        source=data.result.run_id,
+        space=space,
+        source=result.run_id,
         seed=settings.seed,
         budget=settings.budget,
     )

@@ -399,12 +399,12 @@ def replay(
     with engine_for(**given) as engine:
         if isinstance(task, str):
             engine.submit(Describe(task=task, options=schedule.options))
-        kind = read_declaration(engine, task, schedule.options)
+        kind = read_declaration(engine, task, schedule.options, quiet=quiet)
         settings = settings_of(schedule, arms, task=kind, **given)
         start(engine, settings, schedule.followed)
         with short_requests():
             client, uri = connect()
-            understood = check_buildable(engine, settings)
+            understood = check_buildable(engine, settings, quiet=quiet)
             plan = Manifest(
                 settings=settings.to_json(),
                 space=space_to_json(schedule.space),
@@ -469,13 +469,13 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         result = Replay(run_id=run_id, tracking_uri=uri, schedule=schedule, arms=arms)
         with engine_for(settings.engine, settings.threads) as engine:
             engine.submit(Describe(task=settings.task, options=settings.options))
-            kind = read_declaration(engine, settings.task, settings.options)
+            kind = read_declaration(engine, settings.task, settings.options, quiet=quiet)
             check_segments(schedule, kind.space)
             defaults = store.manifest.option_defaults
             options, notes = recorded_options(kind, settings.options, defaults)
             settings = dataclasses.replace(settings, options=options)
             start(engine, settings, schedule.followed)
-            understood = check_buildable(engine, settings)
+            understood = check_buildable(engine, settings, quiet=quiet)
             return _train(
                 dataclasses.replace(stored, settings=settings),
                 engine,
@@ -502,9 +502,6 @@ def _train(
     planner = SchedulePlanner(schedule=result.schedule, arms=result.arms, seed=settings.seed)
     screen = ReplayScreen(planner, quiet=quiet)
     models = f"{settings.population} models of {settings.turns} turns each"
-    screen.say(f"replay {result.run_id}, {models}")
-    for note in notes:
-        screen.say(note)
     status, reason = train(
         stored,
         engine,
@@ -513,6 +510,7 @@ def _train(
         watch=screen.watch,
         understood=understood,
         end=partial(_end, stored.store, result, planner, screen),
+        greeting=[f"replay {result.run_id}, {models}", *notes],
         planner=planner,
     )
     way_on = f"go on with\n  python -m pbt_flow resume {result.run_id}"
@@ -654,4 +652,5 @@ def summary(result: Replay) -> str:
     lines.append(f"mean and 95% t interval over a row's models; a {better} score is better")
     for arm in result.arms:
         lines += [f"{arm.name}: a model failed: {error}" for error in arm.errors.values()]
-    return "\n".join([*lines, f"replay {result.run_id}"])
+    lines += [f"replay {result.run_id}", "look at it in MLflow's UI with"]
+    return "\n".join([*lines, f"  python -m pbt_flow ui {result.run_id[:12]}"])

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +37,7 @@ from pbt_flow.task import Declaration, Task, recorded_options
 from pbt_flow.training.averaging import Averaged, average_finalists
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.finalists import judge_finalists
+from pbt_flow.utils.versions import present_versions
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
@@ -85,12 +83,12 @@ def _new(
             engine.submit(Describe(task=task, options=settings.get("options")))
         # 2 s of imports, while a worker imports torch.
         from pbt_flow.commands.stored_population import StoredPopulation
-        from pbt_flow.tracking.client import connect, short_requests
+        from pbt_flow.tracking.client import connect, is_new_store, short_requests
         from pbt_flow.tracking.create import Manifest
         from pbt_flow.tracking.store import Store
 
         made, kind = Settings.for_task(
-            read_declaration(engine, task, settings.get("options")), **settings
+            read_declaration(engine, task, settings.get("options"), quiet=quiet), **settings
         )
         if control is not None:
             check_control(control, made, defaults=kind.option_defaults)
@@ -99,8 +97,11 @@ def _new(
         initial = made.draw_founders(kind.space, rng)
         start(engine, made)
         with short_requests():
-            client, uri = connect()  # a new database takes seconds, while the model is built
-            understood = check_buildable(engine, made)
+            # A new database takes seconds: what is refused must not leave one.
+            first = is_new_store()
+            understood = check_buildable(engine, made, quiet=quiet) if first else {}
+            client, uri = connect()
+            understood = understood if first else check_buildable(engine, made, quiet=quiet)
             plan = Manifest(
                 settings=made.to_json(),
                 space=space_to_json(kind.space),
@@ -108,7 +109,7 @@ def _new(
                 report_direction=kind.report_direction,
                 option_defaults=kind.option_defaults,
                 initial=initial,
-                versions=_versions(),
+                versions=present_versions(),
             )
             tags = {
                 "pbt.role": "population",
@@ -206,7 +207,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         short_requests(),
     ):
         engine.submit(Describe(task=made.task, options=made.options))
-        kind = read_declaration(engine, made.task, made.options)
+        kind = read_declaration(engine, made.task, made.options, quiet=quiet)
         made.check_model(kind)
         if not is_same_space(space_to_json(kind.space), store.manifest.space):
             raise SettingsError(
@@ -217,7 +218,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
         options, notes = recorded_options(kind, made.options, defaults)
         made = dataclasses.replace(made, options=options)
         start(engine, made)
-        understood = check_buildable(engine, made, begun_with=stored.settings.budget)
+        understood = check_buildable(engine, made, begun_with=stored.settings.budget, quiet=quiet)
         return _train(
             dataclasses.replace(stored, settings=made),
             kind,
@@ -348,12 +349,3 @@ def _end(
             log_queue.add(message)
         log_queue.flush_and_wait()
     return result
-
-
-def _versions() -> dict[str, str]:
-    names = ("pbt-flow", "mlflow", "optuna", "torch", "numpy")
-    found = {"python": platform.python_version()}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

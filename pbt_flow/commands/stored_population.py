@@ -248,6 +248,9 @@ class StoredPopulation:
             understood={**self.store.understood(), **self.store.noted()},
             pictures=self.store.artifacts.pictures(),
             control=control,
+            member_runs=self.store.members,
+            runs_address=self.store.runs_address,
+            versions=self.store.manifest.versions,
         )
 
 

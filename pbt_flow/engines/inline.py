@@ -5,7 +5,7 @@ from __future__ import annotations
 from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.jobs import Describe, Done, Job, WorkerContext
 from pbt_flow.engines.worker import Worker, describe
-from pbt_flow.exceptions import EngineError, StorageError
+from pbt_flow.exceptions import EngineError, StorageError, UnusableTask
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
 
@@ -43,7 +43,7 @@ class InlineEngine(Engine):
             return
         try:
             self._finished.append(self._worker.do(job))
-        except StorageError as error:
+        except (StorageError, UnusableTask) as error:
             raise EngineError(str(error)) from error
 
     def wait(self, timeout: float | None = None) -> list[Done | LostJob]:

@@ -46,7 +46,14 @@ from pbt_flow.engines.returned import (
     read_understood,
     with_printable_names,
 )
-from pbt_flow.exceptions import CheckpointError, Diverged, PBTError, StorageError, StoreError
+from pbt_flow.exceptions import (
+    CheckpointError,
+    Diverged,
+    PBTError,
+    StorageError,
+    StoreError,
+    UnusableTask,
+)
 from pbt_flow.population.checkpoints import STATE, Folders, copy_state, load_state, save_state
 from pbt_flow.population.fresh_score import fresh_seed
 from pbt_flow.population.records import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
@@ -140,6 +147,8 @@ class Worker:
 
     def probe(self, probe: Probe) -> Probed:
         """Build a fresh model, and keep it for the member's first turn."""
+        if refused := device_error(self.device):
+            return Probed(error=refused)
         try:
             task = self._take_task(probe.member, None)
             # The members have no runs yet, so that what the task logs while it is built is lost.
@@ -164,6 +173,7 @@ class Worker:
         Raises:
             StorageError: The checkpoint or the record cannot be written, or the checkpoint that the
                 turn begins with cannot be read.
+            UnusableTask: No member can be trained with the task.
         """
         started = time.time() - lost
         seconds = {"lost": lost} if lost else {}
@@ -196,14 +206,16 @@ class Worker:
                 self._keep_warm(plan.member, checkpoint.digest, task)
             else:
                 status, score, sample, error = "diverged", None, (), f"the score is {score}"
-        except StorageError:
-            # Trouble with the storage is no failure of the task: no record may blame the turn.
+        except (StorageError, UnusableTask):
+            # Trouble with the storage is no failure of the task: no record may blame the turn. And
+            # what would fail in every turn of every member is told once, and mended.
             raise
         except Diverged as told:
             status, score, sample, error = "diverged", None, (), printable(message_of(told))
         except BaseException as other:
             self._raise_if_not_the_tasks(other)
-            score, sample, error = None, (), printable(account_of(other))
+            account = account_of(other, file=self.context.task.file)
+            score, sample, error = None, (), printable(account)
         turn = Turn(
             plan=plan,
             status=status,
@@ -378,6 +390,24 @@ class Worker:
         with _storage_errors(what, root, Exception):
             self._folders.publish(plan.member, plan.turn, STATE)
         return checkpoint
+
+
+def device_error(device: str) -> str:
+    """Why a device cannot be used on this machine, as a sentence; empty if it can.
+
+    A task that puts nothing there would train on the CPU, and nobody would be told.
+    """
+    if device == "cpu":
+        return ""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    # torch raises RuntimeError, AssertionError or NotImplementedError, as the build has it.
+    except Exception as error:
+        told = printable(reason_of(error, with_module=False))
+        return f"the device {device} cannot be used here ({told}); give another, such as cpu"
+    return ""
 
 
 def try_restoring(

@@ -31,7 +31,7 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
     import torch
 
     from pbt_flow.engines.worker import Worker, describe
-    from pbt_flow.exceptions import StorageError
+    from pbt_flow.exceptions import StorageError, UnusableTask
     from pbt_flow.task.mlflow_capture import TaskLogging
 
     logging = TaskLogging()
@@ -68,7 +68,7 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
         else:
             try:
                 connection.send(worker.do(*given))
-            except StorageError as error:
+            except (StorageError, UnusableTask) as error:
                 # Only the message is sent: an exception may hold what cannot be pickled.
                 connection.send(StorageError(str(error)))
 

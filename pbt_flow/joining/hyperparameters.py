@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pbt_flow.exceptions import TaskError
+from pbt_flow.exceptions import TaskError, UnusableTask
 from pbt_flow.joining.param_groups import GroupTarget, is_optimizer, targets_in
 from pbt_flow.space import Hparams, Space
+from pbt_flow.utils.text import did_you_mean
 
 
 class AttributeTarget:
@@ -123,11 +124,14 @@ class Hyperparameters:
         """Refuse what is no hyperparameter of the space.
 
         Raises:
-            TaskError: It is none.
+            UnusableTask: It is none.
         """
         if name not in self.space:
             known = ", ".join(self.space)
-            raise TaskError(f"there is no hyperparameter {name!r} in the space, which has {known}")
+            raise UnusableTask(
+                f"there is no hyperparameter {name!r} in the space"
+                f"{did_you_mean(name, self.space)}; it has {known}"
+            )
 
     def read(self, name: str) -> Any:
         """The value of one in the turn under way."""
@@ -158,10 +162,14 @@ class Hyperparameters:
             for target in self._targets(name):
                 target.set(value)
 
-    def prove(self) -> dict[str, float]:
+    def prove(self, *, is_first: bool = False) -> dict[str, float]:
         """What was live in the turn that has ended, as metrics to record with it.
 
+        Args:
+            is_first: Whether it was the first turn of the weights.
+
         Raises:
+            UnusableTask: Nobody took a hyperparameter in a first turn, so that nobody ever will.
             TaskError: Something else was live than was asked for, or a hyperparameter was not used.
         """
         assert self.values is not None
@@ -171,7 +179,7 @@ class Hyperparameters:
             self._check_unchanged(name, targets)
             self._check_stepped(name)
             if not targets and name not in self._read:
-                raise TaskError(
+                raise (UnusableTask if is_first else TaskError)(
                     f"{self.label}: nobody took the hyperparameter {name} in this turn; name the "
                     f"optimiser that has {name} in its groups in join(...), give its holder to "
                     f"pbt.into(...), or ask for pbt[{name!r}] in the loop"

@@ -140,7 +140,8 @@ class Member:
         Raises:
             TaskError: Something else was live than was asked for.
         """
-        return {**self._logged, **self.hyperparameters.prove()}
+        is_first = self.step == self._turn_steps
+        return {**self._logged, **self.hyperparameters.prove(is_first=is_first)}
 
     def evaluate_apart(self) -> tuple[Any, dict[str, float]]:
         """The score, and what the script logged while it was evaluated."""

@@ -328,7 +328,11 @@ class Comparison:
             populations.sort(key=lambda entry: entry.seed)
             seed, count = Counter(entry.seed for entry in populations).most_common(1)[0]
             if count > 1:
-                raise ComparisonError(f"{method} has {count} populations of seed {seed}; name one")
+                same = [one.result.run_id[:12] for one in populations if one.seed == seed]
+                raise ComparisonError(
+                    f"{method} has {count} populations of seed {seed}: {', '.join(same)}; leave "
+                    "all but one of them out"
+                )
         seeds = [{entry.seed for entry in populations} for populations in methods.values()]
         base_seeds, other_seeds = seeds[0], set[int]().union(*seeds[1:])
         if not base_seeds & other_seeds:

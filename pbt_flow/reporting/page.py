@@ -10,8 +10,10 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from html import escape
 from importlib import resources
+from typing import Any
 
 from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.lineage import Node, count_copies, founders
@@ -20,7 +22,7 @@ from pbt_flow.population.result import Result, effort_note
 from pbt_flow.reporting import series
 from pbt_flow.reporting.plotly_charts import Chart, charts
 from pbt_flow.reporting.report_data import ReportData
-from pbt_flow.utils.text import number, values
+from pbt_flow.utils.text import duration, number, values
 
 _BETTER: dict[Direction, str] = {"maximize": "greater", "minimize": "smaller"}
 
@@ -68,12 +70,12 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     yield (
         f"<p>{size} members, {turns} of {settings.all_turns} turns of {settings.interval} "
         f"steps, {result.status}; a {better} score is better{_better_report(result)}. "
-        f"Population <code>{escape(result.run_id)}</code></p></header>"
+        f"Population {_run(subject, result.run_id)}</p></header>"
     )
     for sentence in settings.describe_members():
         yield f"<p>{escape(_sentence(sentence))}</p>"
-    yield from _warnings(subject)
     yield from _cards(subject)
+    yield from _warnings(subject)
     if shades is None:
         yield "<section><p>No turn has gone well yet, so there is nothing to draw.</p></section>"
         return
@@ -85,7 +87,7 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         note = effort_note(result, subject.control)
         budget = f": {note}" if note else ", which had the same budget"
         yield f"The broken lines are the control{budget}."
-    yield '</p><div class="chart" id="scores"></div></section>'
+    yield f"</p>{_chart('scores', 'Scores over steps')}</section>"
     yield (
         "<section><h2>Hyperparameters</h2><p>Each piece of a line is one turn's value, over the "
         "step of the weights that it trained. The bold line is the winner's schedule: what "
@@ -95,7 +97,8 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     yield _legend(shades)
     yield '<div class="grid">'
     for index, name in enumerate(subject.space):
-        yield f'<div><h3>{escape(name)}</h3><div class="chart" id="hparam-{index}"></div></div>'
+        chart = _chart(f"hparam-{index}", f"{name} over the step of the weights")
+        yield f"<div><h3>{escape(name)}</h3>{chart}</div>"
     yield "</div></section>"
     yield (
         "<section><h2>Family tree</h2><p>Lines of descent from the founders, on the left, to the "
@@ -103,20 +106,38 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         f"{', or left at the end of a stage' if settings.stage_plan is not None else ''}.</p>"
     )
     yield _legend(shades, tree=True)
-    yield '<div class="chart" id="tree"></div></section>'
+    yield f"{_chart('tree', 'Family tree of the members')}</section>"
     yield from _pictures(subject)
     yield (
         '<section class="grid"><div><h2>Founders</h2><p class="how">The share of the population '
-        'that descends from each.</p><div class="chart" id="founders"></div></div>'
+        f"that descends from each.</p>{_chart('founders', 'Shares of the founders')}</div>"
     )
     yield (
         '<div><h2>Time</h2><p class="how">Where the workers\' time went. The time of turns that '
-        'failed is lost.</p><div class="chart" id="time"></div></div></section>'
+        f"failed is lost.</p>{_chart('time', 'Shares of the time')}</div></section>"
     )
-    yield "<section><h2>Members</h2><p>Best first; a click on a column sorts by it.</p>"
+    yield "<section><h2>Members</h2><p>Best first; a click on a column sorts by it. "
+    yield '<button type="button" id="csv">Save as CSV</button></p>'
     yield from _table(subject)
     yield "</section>"
     yield from _understood(subject)
+    yield from _made_with(subject)
+
+
+def _chart(chart_id: str, label: str) -> str:
+    """Where a chart is drawn; a screen reader says what it shows, and the table has its numbers."""
+    told = escape(f"Chart: {label}. The table of members has the latest numbers.")
+    return f'<div class="chart" id="{chart_id}" role="img" aria-label="{told}"></div>'
+
+
+def _run(subject: ReportData, run_id: str, text: str = "") -> str:
+    """A run by its id or by another text, as a link where a server shows it."""
+    shown = f"<code>{escape(run_id)}</code>" if not text else escape(text)
+    if not subject.runs_address:
+        return f'<span title="run {escape(run_id)}">{shown}</span>' if text else shown
+    # The page is shown in a frame of MLflow's UI, which must not open itself once more in there.
+    address = escape(f"{subject.runs_address}/{run_id}")
+    return f'<a href="{address}" target="_blank" rel="noopener">{shown}</a>'
 
 
 def _better_report(result: Result) -> str:
@@ -155,6 +176,31 @@ def _understood(subject: ReportData) -> Iterable[str]:
     for topic, sentence in sorted(subject.understood.items()):
         yield f"<p><b>{escape(topic)}</b>: {escape(sentence)}</p>"
     yield "</section>"
+
+
+def _made_with(subject: ReportData) -> Iterable[str]:
+    """The settings, the versions and the times: what somebody needs who wants to train it again."""
+    settings = subject.settings
+    told: dict[str, Any] = {}
+    for name, value in settings.to_json().items():
+        if name not in ("options", "initial") and value not in (None, "", [], {}):
+            told[name] = value
+    told |= {f"option {name}": value for name, value in settings.options.items()}
+    told |= {f"version of {name}": version for name, version in subject.versions.items()}
+    turns = [turn for own in subject.history.turns.values() for turn in own]
+    if turns:
+        began, ended = min(turn.started for turn in turns), max(turn.ended for turn in turns)
+        told["first turn began"] = _moment(began)
+        told["last turn ended"] = f"{_moment(ended)}, {duration(ended - began)} later"
+    yield "<section><details><summary><h2>Settings and versions</h2></summary><dl>"
+    for name, value in told.items():
+        yield f"<dt>{escape(name)}</dt><dd>{escape(number(value))}</dd>"
+    yield "</dl></details></section>"
+
+
+def _moment(seconds: float) -> str:
+    """A moment as a date and a time of the day, which all readers read alike."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _cards(subject: ReportData) -> Iterable[str]:
@@ -198,6 +244,8 @@ def _cards(subject: ReportData) -> Iterable[str]:
     have = "has" if len(survivors) == 1 else "have"
     descendants = f"{len(survivors)} of {result.members} founders {have} descendants"
     cards.append((str(series.copies(subject.history)), "copies", descendants))
+    if told := _two_numbers(result):
+        yield f'<p class="how">{escape(told)}</p>'
     yield '<div class="cards">'
     for index, (value, title, explanation) in enumerate(cards):
         # The first card has a coloured edge.
@@ -207,6 +255,19 @@ def _cards(subject: ReportData) -> Iterable[str]:
             f"<span>{escape(explanation)}</span></div>"
         )
     yield "</div>"
+
+
+def _two_numbers(result: Result) -> str:
+    """Why the winner has another number in the headline than on its card; empty if it has one."""
+    best = result.best
+    if best is None or not best.report or [*best.report.values()] == [best.score]:
+        return ""
+    metric = next(iter(best.report))
+    return (
+        f"The headline quotes {metric}, the first metric of the report, which the task measures on "
+        "data that no selection has seen. A score is what selection went by: the greatest of many "
+        "noisy ones, it flatters the winner."
+    )
 
 
 def _pictures(subject: ReportData) -> Iterable[str]:
@@ -248,8 +309,13 @@ def _table(subject: ReportData) -> Iterable[str]:
         heads.append("group")
     if history.stages is not None:
         heads.append("left after stage")
-    yield '<div class="table"><table><thead><tr>'
-    yield "".join(f"<th>{escape(name)}</th>" for name in [*heads, *space]) + "</tr></thead><tbody>"
+    # A column is sorted by a button, which the keyboard reaches and a screen reader names.
+    columns = (
+        f'<th scope="col"><button type="button">{escape(name)}</button></th>'
+        for name in [*heads, *space]
+    )
+    yield '<div class="table" tabindex="0" role="region" aria-label="Members"><table><thead><tr>'
+    yield "".join(columns) + "</tr></thead><tbody>"
     sign = 1 if history.direction == "maximize" else -1
 
     def rank(member: Member) -> tuple[float, float, int]:
@@ -284,6 +350,9 @@ def _table(subject: ReportData) -> Iterable[str]:
         elif member.failures >= settings.max_failures:
             attributes = ' class="retired" title="failed too often and was retired"'
         cells = [f"<td>{escape(cell)}</td>" for cell in row]
+        if subject.member_runs:
+            run = _run(subject, subject.member_runs[member.index], row[0])
+            cells[0] = f'<td data-key="{member.index}">{run}</td>'
         if member.score is not None:
             # The cell shows four digits of the score; the page sorts by all of them.
             cells[1] = f'<td data-key="{member.score!r}">{escape(row[1])}</td>'

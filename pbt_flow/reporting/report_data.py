@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,12 @@ class ReportData:
     """A population of the same budget to compare with, as a rule one without copies."""
     pictures: Mapping[int, bytes] = field(default_factory=dict)
     """The sample of the best member of each round, as a PNG."""
+    member_runs: Sequence[str] = ()
+    """The run id of each member."""
+    runs_address: str = ""
+    """What an address of a run in MLflow's UI begins with; empty where no server shows the runs."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """The versions of Python and of the packages that the population began with."""
 
     @property
     def history(self) -> History:

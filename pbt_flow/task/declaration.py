@@ -96,6 +96,12 @@ class TaskSpec:
     budget: int | None = None
     """The steps of a member that trains to the end (see `Task.budget`); None if not known."""
 
+    @property
+    def file(self) -> str:
+        """The file that the name names; empty if it names a module."""
+        place = self.name.partition(":")[0]
+        return place if place.endswith(".py") else ""
+
     def build(self, seed: int, device: str | None = None) -> Task:
         """Build a fresh model.
 

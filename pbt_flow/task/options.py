@@ -18,7 +18,6 @@ import collections.abc
 import dataclasses
 import datetime
 import decimal
-import difflib
 import enum
 import inspect
 import json
@@ -35,6 +34,7 @@ import numpy as np
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from pbt_flow.exceptions import OptionError
+from pbt_flow.utils.text import did_you_mean
 from pbt_flow.utils.values import check_text
 
 NOT_OPTIONS = ("seed", "device")
@@ -175,9 +175,7 @@ def check_known(name: str, known: Iterable[str]) -> None:
             f"no option {name!r}: it is a setting of the population, given as --{name} and in "
             f"Python as {name}=..., outside of options"
         )
-    close = difflib.get_close_matches(name, names, n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
-    raise OptionError(f"no option {name!r}; there are {names}{meant}")
+    raise OptionError(f"no option {name!r}{did_you_mean(name, names)}; there are {names}")
 
 
 def compare_with_code(

@@ -137,8 +137,30 @@ class Artifacts:
             )
             if register_as is None:
                 return f"models:/{model_id}"
-            register(self.runs.client, model_id, register_as)
+            tags, description = self._about_version(turn, digest)
+            register(self.runs.client, model_id, register_as, tags=tags, description=description)
             return f"models:/{register_as}@{ALIAS}"
+
+    def _about_version(self, turn: Turn, digest: str) -> tuple[dict[str, str], str]:
+        """What a person wants to know of a version of a registered model: tags, and a sentence.
+
+        Args:
+            turn: The winner.
+            digest: The digest of the model's state: the winner's, or that of an average.
+        """
+        own = turn.checkpoint is not None and turn.checkpoint.digest == digest
+        who = "The winner" if own else "The average of finalists, of which the best is the winner,"
+        run = self.runs.client.get_run(self.runs.run_id)
+        place = f"#/experiments/{run.info.experiment_id}/runs/{self.runs.run_id}"
+        task = run.data.params.get("cfg/task", "")
+        tags = {"pbt.task": task, "pbt.population": self.runs.run_id, "pbt.score": f"{turn.score}"}
+        hparams = ", ".join(f"{k} {param_text(v)}" for k, v in turn.plan.hparams.items())
+        description = (
+            f"{who} of [{run.info.run_name}]({place}), task {task}: score {turn.score:.4g} "
+            f"after step {turn.step:,}, with {hparams}. How it was trained is in "
+            f"[schedule.json]({place}/artifacts/schedule.json)."
+        )
+        return tags, description
 
 
 def _round_folder(number: int) -> str:

@@ -99,11 +99,16 @@ def whole_run_id(client: MlflowClient, uri: str, word: str) -> str:
     Raises:
         StoreError: No population is meant, or more than one.
     """
+    if not isinstance(word, str) or not word:
+        raise StoreError(
+            f"a run id is a text, its beginning, or the word {LAST}, got {word!r}; python -m "
+            "pbt_flow list shows what there is"
+        )
     if _LONG.fullmatch(word):
         return word
     if word == LAST:
         return _last(find_runs(client, ["population"]), uri)
-    runs = find_runs(client, ["population", "replay"]) if word else []
+    runs = find_runs(client, ["population", "replay"])
     meant = [run for run in runs if run.info.run_id.startswith(word)]
     if len(meant) == 1:
         return str(meant[0].info.run_id)
@@ -134,6 +139,12 @@ def runs_below(client: MlflowClient, parent: Run) -> list[Run]:
     return _search(client, [parent.info.experiment_id], wanted)
 
 
+def runs_of_members(client: MlflowClient, parent: Run) -> list[Run]:
+    """The runs of a population's members."""
+    wanted = f"tags.`pbt.population` = '{parent.info.run_id}' AND tags.`pbt.member` != ''"
+    return _search(client, [parent.info.experiment_id], wanted)
+
+
 def describe_runs(
     client: MlflowClient, runs: Iterable[Run], *, with_disk: bool = True
 ) -> list[ListedPopulation]:
@@ -146,11 +157,7 @@ def _describe(
     client: MlflowClient, run: Run, experiments: dict[str, str], *, with_disk: bool
 ) -> ListedPopulation:
     tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
-    members = _search(
-        client,
-        [run.info.experiment_id],
-        f"tags.`pbt.population` = '{run.info.run_id}' AND tags.`pbt.member` != ''",
-    )
+    members = runs_of_members(client, run)
     turns = _number(_changed(tags).get("turns", params.get("cfg/turns")))
     is_replay = tags["pbt.role"] == "replay"
     method = method_of(params.get("cfg/exploit", ""), params.get("cfg/stages", "none"))

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
@@ -177,7 +177,14 @@ def short_requests() -> Iterator[None]:
     By default MLflow's client repeats a request for four minutes, and the controller could not hand
     out turns in that time. Variables that the user has set stay as they are.
     """
-    ours = {name: value for name, value in _SHORT_REQUESTS.items() if name not in os.environ}
+    with _variables(_SHORT_REQUESTS):
+        yield
+
+
+@contextlib.contextmanager
+def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables that the user has not set, for a while."""
+    ours = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(ours)
     try:
         yield
@@ -211,11 +218,42 @@ def talking(uri: str, run_id: str) -> Iterator[None]:
         raise StoreUnavailable(what, remedy) from error
 
 
+@contextlib.contextmanager
+def moving(uri: str, what: str) -> Iterator[None]:
+    """Turn what a store raises while a population comes or goes into an error that names the store.
+
+    Args:
+        uri: The URI of the tracking store.
+        what: What the store does not do, as in "does not take what is imported".
+
+    Raises:
+        StoreError: The store does not answer, or refuses.
+        OSError: A disk of this machine is full, or cannot be read.
+    """
+    try:
+        # There is a bar of ours for all of it, in place of MLflow's for each run.
+        with _variables({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}):
+            yield
+    except OSError:
+        raise
+    except Exception as error:
+        if not is_store_error(error):
+            raise
+        raise StoreError(
+            f"the store {hide_password(uri)} {what}: {store_message(error)}"
+        ) from error
+
+
 def is_away(error: BaseException) -> bool:
     """Whether the store that raised an error may answer later; it would only repeat a refusal."""
     if isinstance(error, MlflowException):
         return error.error_code not in _REFUSALS
     return not is_refusal(error)
+
+
+def is_new_store() -> bool:
+    """Whether the tracking store that MLflow is set to is a file that does not exist yet."""
+    return missing_database(mlflow.get_tracking_uri()) is not None
 
 
 def missing_database(uri: str) -> Path | None:

@@ -105,7 +105,7 @@ def create_population(
             caller = callers_run(client)
             experiment_id = _experiment(client, settings, caller)
             check_artifacts(client.get_experiment(experiment_id).artifact_location, uri)
-        _mark(client, client.get_experiment(experiment_id))
+        mark_experiment(client, client.get_experiment(experiment_id))
         with _end_runs_on_failure(client, experiment_id, founding):
             parent = _parent_run(
                 client, settings, {**tags, FOUNDING: founding}, experiment_id, launched, caller
@@ -194,6 +194,20 @@ def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run |
         if default is not None and default.lifecycle_stage == "active":
             return str(default.experiment_id)
         name = "pbt_flow"
+    return ensure_experiment(client, name, where)
+
+
+def ensure_experiment(client: MlflowClient, name: str, where: str = "") -> str:
+    """Return the id of the experiment of a name, which is made if it does not exist.
+
+    Args:
+        client: Talks to the tracking store.
+        name: The name.
+        where: Who gave the name, as the end of it in a message.
+
+    Raises:
+        StoreError: The experiment is deleted.
+    """
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
@@ -208,7 +222,7 @@ def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run |
     return str(found.experiment_id)
 
 
-def _mark(client: MlflowClient, experiment: Experiment) -> None:
+def mark_experiment(client: MlflowClient, experiment: Experiment) -> None:
     """Say of an experiment that nobody has said it of that its runs train models.
 
     MLflow's UI would open it on a page for traces, of which there are none.

@@ -7,10 +7,11 @@ nothing at all, so the store is asked afterwards what it still has.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
@@ -22,30 +23,59 @@ from pbt_flow.tracking.saved_view import view_tag
 from pbt_flow.utils.reasons import reason_of
 
 
+def registered_versions(client: MlflowClient, run_id: str) -> dict[str, str]:
+    """The versions of registered models that come from a population, by the id of each's model."""
+    own = client.get_run(run_id)
+    ids = [run.info.run_id for run in (own, *runs_below(client, own))]
+    found = dict[str, str]()
+    for first in range(0, len(ids), _AT_ONCE):
+        named = ", ".join(f"'{one}'" for one in ids[first : first + _AT_ONCE])
+        for version in client.search_model_versions(f"run_id IN ({named})"):
+            found[str(version.model_id)] = f"{version.name} version {version.version}"
+    return found
+
+
 def delete_runs(client: MlflowClient, uri: str, run_id: str) -> None:
     """Delete a population's run and all runs below it, with their artifacts, and its saved view.
 
+    Models that the runs have logged go as well, unless they are versions of registered models.
     The population's own run goes last: where this is cut short, it can be begun again.
     """
-    parent = client.get_run(run_id)
+    parent, kept = client.get_run(run_id), registered_versions(client, run_id)
     for run in [*runs_below(client, parent), parent]:
+        _delete_models(client, uri, run, kept)
         repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
         if run is not parent:
-            _delete_artifacts(repository)
+            delete_artifacts(repository)
             client.delete_run(run.info.run_id)
     experiment = client.get_experiment(parent.info.experiment_id)
     if view_tag(run_id) in experiment.tags:
         client.delete_experiment_tag(experiment.experiment_id, view_tag(run_id))
     client.delete_run(run_id)
-    _delete_artifacts(repository)
+    delete_artifacts(repository)
 
 
-def _delete_artifacts(repository: Any) -> None:
-    """Delete what a run has left, where the place for artifacts can."""
+def _delete_models(client: MlflowClient, uri: str, run: Run, kept: Collection[str]) -> None:
+    """Delete the models that a run has logged, but for those that are registered."""
+    found = client.search_logged_models(
+        [run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
+    )
+    for model in found:
+        if model.model_id not in kept:
+            delete_artifacts(get_artifact_repository(model.artifact_location, tracking_uri=uri))
+            client.delete_logged_model(model.model_id)
+
+
+def delete_artifacts(repository: Any) -> None:
+    """Delete what a run or a model has left, where the place for artifacts can."""
     for listed in repository.list_artifacts():
         # In its base class MLflow's deletion says that it is not possible.
         with contextlib.suppress(NotImplementedError):
             repository.delete_artifacts(listed.path)
+
+
+_AT_ONCE = 50
+"""Runs that the registry is asked about at once."""
 
 
 @dataclass

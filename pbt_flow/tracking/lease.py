@@ -29,11 +29,13 @@ _SILENCE_SECONDS = 60.0
 """How long a controller may be silent before it loses its claim."""
 HEARTBEAT_SECONDS = 15.0
 """The time between two heartbeats, and so until an owner hears that it is to end."""
-_STOP = "pbt.stop"
+STOP = "pbt.stop"
 """The tag by which anybody asks the owner to end in order. Another value asks again."""
+HEARTBEAT = "pbt.heartbeat"
+"""The tag with the owner's newest heartbeat, by its own clock; empty after a release."""
 _WATCH_SECONDS = 3.0
 """How often the heartbeat of another controller is read while it is watched."""
-_CLAIM_PREFIX = "lease/"
+CLAIM_PREFIX = "lease/"
 """What the name of a claim's param begins with; its number follows."""
 
 
@@ -60,21 +62,19 @@ def claim(
         StoreError: Another controller is alive, or has claimed the population just before.
     """
     run = client.get_run(run_id)
-    last_number, last_owner = _newest_claim(run)
+    last_number, last_owner = newest_claim(run)
     number = last_number + 1
     took_over = ""
     if _last_heartbeat(run):
-        died = _has_died(last_owner)
+        died = has_died(last_owner)
         how = "has died" if died else _watch(client, run, say, clock, pause)
         if how:
             took_over = f"its last controller ({_short(last_owner)}) {how}; this one takes over"
-    pid = os.getpid()
-    owner = f"{os.uname().nodename}:{pid}:{_process_identity(pid)}:{uuid.uuid4().hex[:8]}"
     # The heartbeat comes before the claim. A controller that read the claim without it would think
     # that the population had been released.
     _send_heartbeat(client, run_id)
     try:
-        client.log_param(run_id, _claim_param(number), owner)
+        client.log_param(run_id, _claim_param(number), new_owner())
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
@@ -98,7 +98,7 @@ def _watch(
         StoreError: The controller is alive, or a third one has claimed the population.
     """
     run_id, first_heartbeat = run.info.run_id, _last_heartbeat(run)
-    number, owner = _newest_claim(run)
+    number, owner = newest_claim(run)
     # On this machine there is only one clock, so the age of a heartbeat says enough.
     silence = abs(time.time() - float(first_heartbeat))
     if _is_alive_here(owner) and silence < _SILENCE_SECONDS:
@@ -111,7 +111,7 @@ def _watch(
     while (left := end - clock()) > 0:
         pause(min(_WATCH_SECONDS, left))
         run = client.get_run(run_id)
-        if _newest_claim(run)[0] != number:
+        if newest_claim(run)[0] != number:
             raise StoreError(f"population {run_id}: another controller has just taken it")
         if not _last_heartbeat(run):
             return ""
@@ -129,35 +129,35 @@ def _still_running(run_id: str, owner: str, heard: str) -> StoreError:
 
 def ask_to_stop(client: MlflowClient, run_id: str) -> None:
     """Ask the controller of a population to end in order."""
-    client.set_tag(run_id, _STOP, uuid.uuid4().hex)
+    client.set_tag(run_id, STOP, uuid.uuid4().hex)
 
 
 def is_orphan(run: Run) -> bool:
     """Whether the last controller of a run has not released it and is known to be dead."""
-    return bool(_last_heartbeat(run)) and _has_died(_newest_claim(run)[1])
+    return bool(_last_heartbeat(run)) and has_died(newest_claim(run)[1])
 
 
 def _last_heartbeat(run: Run) -> str:
     """Return when the owner sent its last heartbeat, by its own clock; "" after a release."""
-    sent: str = run.data.tags.get("pbt.heartbeat", "")
+    sent: str = run.data.tags.get(HEARTBEAT, "")
     return sent
 
 
 def _claim_param(number: int) -> str:
-    return f"{_CLAIM_PREFIX}{number:04d}"
+    return f"{CLAIM_PREFIX}{number:04d}"
 
 
-def _newest_claim(run: Run) -> tuple[int, str]:
+def newest_claim(run: Run) -> tuple[int, str]:
     """Return the number of the newest claim on a run, and its owner; 0 and "" if there is none."""
     number = 0
     for name in run.data.params:
-        if name.startswith(_CLAIM_PREFIX):
-            number = max(number, int(name.removeprefix(_CLAIM_PREFIX)))
+        if name.startswith(CLAIM_PREFIX):
+            number = max(number, int(name.removeprefix(CLAIM_PREFIX)))
     return number, run.data.params.get(_claim_param(number), "")
 
 
 def _send_heartbeat(client: MlflowClient, run_id: str) -> None:
-    client.set_tag(run_id, "pbt.heartbeat", f"{time.time():.1f}")
+    client.set_tag(run_id, HEARTBEAT, f"{time.time():.1f}")
 
 
 def _short(owner: str) -> str:
@@ -165,7 +165,13 @@ def _short(owner: str) -> str:
     return ":".join(owner.split(":")[:2]) or "unknown"
 
 
-def _has_died(owner: str) -> bool:
+def new_owner() -> str:
+    """A name for this process as an owner, which tells it from all that ever were or will be."""
+    pid = os.getpid()
+    return f"{os.uname().nodename}:{pid}:{_process_identity(pid)}:{uuid.uuid4().hex[:8]}"
+
+
+def has_died(owner: str) -> bool:
     """Whether a controller is known to be dead: it ran on this machine, and does not any more.
 
     Nothing is known of a process on another machine, or in another container on this one.
@@ -178,7 +184,7 @@ def _has_died(owner: str) -> bool:
 
 def _is_alive_here(owner: str) -> bool:
     """Whether a controller is known to be alive on this machine."""
-    return _ran_here(owner) and not _has_died(owner)
+    return _ran_here(owner) and not has_died(owner)
 
 
 def _ran_here(owner: str) -> bool:
@@ -219,7 +225,7 @@ class Lease:
         self.asked_to_stop = False
         """Whether somebody elsewhere wants this controller to end in order."""
         self._client, self._run_id, self._number = client, run_id, number
-        self._stop_before = client.get_run(run_id).data.tags.get(_STOP)
+        self._stop_before = client.get_run(run_id).data.tags.get(STOP)
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, daemon=True, name="pbt_flow-lease")
         self._thread.start()
@@ -238,7 +244,7 @@ class Lease:
         """
         data = self._client.get_run(self._run_id).data
         # What was asked of an earlier owner is done with.
-        self.asked_to_stop = data.tags.get(_STOP) != self._stop_before
+        self.asked_to_stop = data.tags.get(STOP) != self._stop_before
         self.lost = _claim_param(self._number + 1) in data.params
         if not self.lost:
             _send_heartbeat(self._client, self._run_id)
@@ -250,4 +256,4 @@ class Lease:
         if not self.lost:
             # If the store is away, the next controller takes over after the time of silence.
             with contextlib.suppress(MlflowException, OSError):
-                self._client.set_tag(self._run_id, "pbt.heartbeat", "")
+                self._client.set_tag(self._run_id, HEARTBEAT, "")

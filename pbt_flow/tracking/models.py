@@ -100,13 +100,17 @@ def log_model(
     return model_id
 
 
-def register(client: MlflowClient, model_id: str, name: str) -> str:
+def register(
+    client: MlflowClient, model_id: str, name: str, *, tags: Mapping[str, str], description: str
+) -> str:
     """Make a logged model the newest version of a registered model, and its champion.
 
     Args:
         client: A client of the store that holds the logged model.
         model_id: The logged model.
         name: The registered model, which is made if it does not exist.
+        tags: What is known of the version, for a new one.
+        description: The same in a sentence.
 
     Returns:
         The version; if the logged model is the champion already, the version that it has.
@@ -129,10 +133,26 @@ def register(client: MlflowClient, model_id: str, name: str) -> str:
             raise
     run_id = client.get_logged_model(model_id).source_run_id
     version = client.create_model_version(
-        name, f"models:/{model_id}", run_id=run_id, model_id=model_id, tags={_MODEL_TAG: model_id}
+        name,
+        f"models:/{model_id}",
+        run_id=run_id,
+        model_id=model_id,
+        tags={**tags, _MODEL_TAG: model_id},
+        description=description,
     )
     client.set_registered_model_alias(name, ALIAS, version.version)
     return str(version.version)
+
+
+def save_model(model: nn.Module, example: NDArray[Any] | None, place: Path) -> None:
+    """Save a model in MLflow's own format in a folder, which belongs to no store.
+
+    Args:
+        model: The model, on the CPU and in evaluation mode.
+        example: An input of the model, from which its signature is inferred; None for no signature.
+        place: The folder, which must not exist.
+    """
+    _save(model, example, place, Model())
 
 
 def _save(model: nn.Module, example: NDArray[Any] | None, place: Path, description: Model) -> None:

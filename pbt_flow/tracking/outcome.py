@@ -189,7 +189,9 @@ def _description(result: Result) -> str:
     if result.budget_note:
         head += f"; {result.budget_note}"
     if result.charts:
-        head += f". [Charts]({result.charts}); the whole story is in the artifact report/index.html"
+        place = result.charts.partition("?")[0]
+        head += f". [Charts]({result.charts}); "
+        head += f"[the whole story]({place}/{result.run_id}/artifacts/report/index.html)"
     rows: list[str] = []
     if result.winner:
         rows.append(_table_row("winner", result.winner))

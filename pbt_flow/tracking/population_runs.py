@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from mlflow.entities import RunTag
 from mlflow.tracking import MlflowClient
@@ -17,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from pbt_flow.population.result import Status
 from pbt_flow.task.mlflow_capture import INNER, MemberRuns
 from pbt_flow.tracking.client import talking
-from pbt_flow.tracking.lease import is_orphan
+from pbt_flow.tracking.lease import HEARTBEAT, is_orphan
 
 _UNDERSTOOD = "pbt.understood/"
 _ON_RESUME = "pbt.understood-on-resume/"
@@ -140,6 +141,10 @@ class PopulationRuns:
     @property
     def status(self) -> Status:
         """The status of the population, from that of its run in MLflow."""
+        return self.pulse()[0]
+
+    def pulse(self) -> tuple[Status, str]:
+        """The status of the population, and the last that was heard of its controller."""
         with self.talk():
             run = self.client.get_run(self.run_id)
         known: dict[str, Status] = {
@@ -149,7 +154,9 @@ class PopulationRuns:
         }
         status = known.get(run.info.status, "running")
         # A controller that was killed has left its run behind as running.
-        return "interrupted" if run.info.status == "RUNNING" and is_orphan(run) else status
+        if run.info.status == "RUNNING" and is_orphan(run):
+            status = "interrupted"
+        return status, run.data.tags.get(HEARTBEAT, "")
 
     @property
     def role(self) -> str:
@@ -167,6 +174,18 @@ class PopulationRuns:
             population=self.run_id,
             members=tuple(self.members),
         )
+
+    @property
+    def runs_address(self) -> str:
+        """What the address of a run in MLflow's UI begins with; empty where no server shows them.
+
+        A page may be seen by many: a user's name and password in the store's URI are left out.
+        """
+        parts = urlsplit(self.tracking_uri)
+        if parts.scheme not in ("http", "https"):
+            return ""
+        place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
+        return f"{place.geturl().rstrip('/')}/#/experiments/{self.member_runs.experiment_id}/runs"
 
     def talk(self) -> AbstractContextManager[None]:
         """Return a context for requests, whose errors name the store and say how to go on."""

@@ -32,7 +32,7 @@ from pbt_flow.population.records import Checkpoint, Donor, Turn, fitted_turn
 from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
-from pbt_flow.tracking.catalogue import whole_run_id
+from pbt_flow.tracking.catalogue import runs_of_members, whole_run_id
 from pbt_flow.tracking.client import connect_to_present, is_away, local_path, read_text
 from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import StoredStates
@@ -238,6 +238,12 @@ class Store(PopulationRuns):
         if last > len(found):
             self._refuse_gap(member, len(found) + 1, f"turn {last} has one")
         return found
+
+    def turns_logged(self) -> dict[int, int]:
+        """Return how many turns of each member MLflow has been told of, with one request."""
+        with self.talk():
+            runs = runs_of_members(self.client, self.client.get_run(self.run_id))
+        return {int(r.data.tags["pbt.member"]): int(r.data.metrics.get("turn", 0)) for r in runs}
 
     def record(self, member: int, number: int) -> Turn | None:
         """Return a committed turn of a member, with the values of the space; None if there is none.

@@ -6,6 +6,7 @@ taken from the exception itself, where it is caught, and written above the trace
 
 from __future__ import annotations
 
+import os
 import reprlib
 import sys
 import traceback
@@ -59,10 +60,26 @@ def message_of(error: BaseException) -> str:
         return "<exception str() failed>"
 
 
-def account_of(error: BaseException) -> str:
-    """Return what a record keeps of an exception: its reason, and below it the whole traceback."""
+def account_of(error: BaseException, *, file: str = "") -> str:
+    """Return what a record keeps of an exception: its reason, and below it the whole traceback.
+
+    Args:
+        error: The exception.
+        file: The user's own file; if the exception came through it, the reason says from which
+            line.
+    """
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return f"{reason_of(error)}\n\n{trace}"
+    return f"{reason_of(error)}{_line_in(error, file)}\n\n{trace}"
+
+
+def _line_in(error: BaseException, file: str) -> str:
+    """The last line of a file that an exception came through, to stand behind its reason."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if file and frame.filename == file
+    ]
+    return f" ({os.path.basename(file)}, line {lines[-1]})" if lines else ""
 
 
 def reason_in(account: str) -> str:

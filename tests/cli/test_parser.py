@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.distributions import (
@@ -14,7 +16,7 @@ from optuna.distributions import (
 
 from pbt_flow import __version__
 from pbt_flow.cli.arguments import flag
-from pbt_flow.cli.main import main
+from pbt_flow.cli.main import _COMMANDS, Outcome, main
 from pbt_flow.cli.parser import GROUPS, make_parser, parse, subparsers
 from pbt_flow.commands.task_help import domain_in_words
 from pbt_flow.settings import Settings
@@ -107,3 +109,47 @@ def test_help_with_a_task_tells_its_options_and_what_it_searches(
 )
 def test_a_domain_is_told_in_words(domain: BaseDistribution, words: str) -> None:
     assert domain_in_words(domain) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own.json", '{"task": "toy", "turns": 7, "seconds": null, "options": {"rate": 0.5}}'),
+        ("own.yaml", "task: toy\nturns: 7\nseconds:\noptions: {rate: 0.5}\n"),
+    ],
+)
+def test_settings_come_from_a_file_and_what_is_given_goes_before(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text(text)
+    called = list[dict[str, Any]]()
+
+    def run(**given: Any) -> Outcome:
+        called.append(given)
+        return Outcome()
+
+    monkeypatch.setitem(_COMMANDS, "run", run)
+    assert main(["run", "--config", name]) == 0
+    assert main(["run", "--config", name, "--turns", "3", "--set", "depth=2"]) == 0
+    assert called == [
+        {"task": "toy", "turns": 7, "options": {"rate": 0.5}},
+        {"task": "toy", "turns": 3, "options": {"rate": 0.5, "depth": "2"}},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "told_as"),
+    [
+        (None, "cannot be read: [Errno 2]"),
+        ("turns: [", "cannot be read: "),
+        ("- turns", "must map settings to values"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_refused(
+    text: str | None, told_as: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "own.yaml").write_text(text)
+    code, printed = told(["run", "--config", "own.yaml"], capsys)
+    assert code == 2
+    assert told_as in printed

@@ -58,6 +58,8 @@ def test_a_run_id_may_be_its_beginning_or_the_word_last_wherever_one_is_taken(
     assert (resumed.run_id, resumed.turns) == (first.run_id, 6)
     assert pbt_flow.to_study("last").study_name == first.run_id
     assert main(["report", beginning, "--out", str(tmp_path / "out")]) == 0
+    assert main(["report", beginning]) == 0
+    assert f"among the artifacts of run {first.run_id}:" in capsys.readouterr().out
     assert main(["show", "last", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (shown["run_id"], shown["turns"]) == (first.run_id, 6)
@@ -87,6 +89,9 @@ def test_what_a_word_does_not_mean_is_told_with_the_way_out() -> None:
         pbt_flow.load(shared)
     with pytest.raises(pbt_flow.StoreError, match=r"begins so; python -m pbt_flow list shows"):
         pbt_flow.load("nothing")
+    for word in ("", None, 3):
+        with pytest.raises(pbt_flow.StoreError, match=f"the word last, got {word!r}; python -m"):
+            pbt_flow.load(word)
 
 
 def listed(**changes: object) -> ListedPopulation:

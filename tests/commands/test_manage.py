@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
@@ -90,6 +91,29 @@ def test_nothing_is_deleted_that_was_not_confirmed(
     assert len(pbt_flow.list_populations()) == 1
     assert main(["delete", "last", "--yes"]) == 0
     assert pbt_flow.list_populations() == []
+
+
+def test_a_registered_version_is_named_before_its_population_is_deleted_and_stays() -> None:
+    made = pbt_flow.run(Regression, **SMALL)
+    other = pbt_flow.run(Regression, seed=1, **SMALL)
+    pbt_flow.register(made.run_id, "lander")
+    asked = list[str]()
+
+    def confirm(question: str) -> bool:
+        asked.append(question)
+        return True
+
+    told = pbt_flow.delete(made.run_id, confirm=confirm)
+    assert "; lander version 1 will point to a run that is deleted" in asked[0]
+    assert "lander version 1" in told
+    assert mlflow.pytorch.load_model("models:/lander@champion").weight.shape == (1, 3)
+    # A model that nobody has registered goes with its population.
+    client = MlflowClient()
+    experiment = client.get_run(other.run_id).info.experiment_id
+    assert len(client.search_logged_models([experiment])) == 2
+    assert "will point" not in pbt_flow.delete(other.run_id)
+    (left,) = client.search_logged_models([experiment])
+    assert left.source_run_id == made.run_id
 
 
 def test_a_running_population_is_not_deleted(trained: Callable[..., list[Result]]) -> None:

@@ -243,3 +243,14 @@ def test_a_resume_to_fewer_turns_than_were_done_is_refused_and_changes_nothing(t
         resume(result, turns=2)
     assert pbt_flow.load(result.run_id).status == "finished"
     assert resume(result).turns == 6
+
+
+def test_a_refused_resume_is_not_greeted_first(capsys):
+    result = run()
+    lease = claim(MlflowClient(), result.run_id)
+    try:
+        with pytest.raises(StoreError, match="is running"):
+            pbt_flow.resume(result.run_id)
+    finally:
+        lease.release()
+    assert f"population {result.run_id} at" not in capsys.readouterr().err

@@ -709,3 +709,20 @@ def test_an_interrupt_while_a_database_is_made_leaves_nothing_of_it(monkeypatch,
     with pytest.raises(KeyboardInterrupt):
         way.connect()
     assert not Path(tmp_path, "new.db").exists()
+
+
+def test_what_is_refused_in_a_new_folder_makes_no_database(tmp_path, monkeypatch):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    for options in ({"options": {"orders": 3.5}}, {"device": "cdua"}, {"device": "cuda:77"}):
+        with pytest.raises(pbt_flow.PBTError):
+            pbt_flow.run(
+                "sample_tasks:Misbehaving", population=2, engine="inline", quiet=True, **options
+            )
+    assert list(empty.iterdir()) == []
+
+
+def test_a_device_that_is_not_there_is_told_even_if_the_task_would_not_use_it():
+    with pytest.raises(TaskError, match=r"the device cdua cannot be used here \(RuntimeError: .*"):
+        pbt_flow.run("toy", population=2, turns=1, engine="inline", quiet=True, device="cdua")

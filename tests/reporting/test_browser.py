@@ -113,6 +113,19 @@ def test_the_report_draws_every_chart_without_a_network(browser, tmp_path, schem
     assert page.evaluate(first) == "00"
     page.click("th:first-child")
     assert page.evaluate(first) == "07"
+    # So does the keyboard, and a screen reader is told.
+    page.focus("th:nth-child(1) button")
+    page.keyboard.press("Enter")
+    assert page.evaluate(first) == "00"
+    assert page.get_attribute("th:first-child", "aria-sort") == "ascending"
+    assert page.locator("[aria-sort]").count() == 1
+    with page.expect_download() as saved:
+        page.click("#csv")
+    lines = Path(saved.value.path()).read_text().splitlines()
+    assert lines[0].startswith("member,score,turns,step,founder")
+    assert [line.split(",")[0] for line in lines[1:]] == [f"{n:02d}" for n in range(8)]
+    page.hover("#scores")
+    assert page.locator("#scores .modebar-btn").count() == 2
 
 
 def test_the_report_draws_inside_mlflows_artifact_view(browser, ui, result):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import json
 import re
@@ -100,6 +101,32 @@ def test_the_headline_quotes_the_report_and_the_table_has_every_member():
     scores = [float(score) for _, score in rows]
     assert sorted(member for member, _ in rows) == [f"{n:02d}" for n in range(6)]
     assert scores == sorted(scores)
+
+
+def test_two_numbers_of_one_winner_are_explained_where_they_stand():
+    explained = "The headline quotes loss, the first metric of the report"
+    assert explained in text(subject())
+    one = subject()
+    same = dataclasses.replace(one.result.winner, report={"loss": one.result.winner.score})
+    alike = dataclasses.replace(one, result=dataclasses.replace(one.result, winner=same))
+    assert "The headline quotes" not in text(alike)
+
+
+def test_runs_are_links_where_a_server_shows_them_and_named_where_none_does():
+    one = subject(population=3)
+    named = dataclasses.replace(one, member_runs=["aaa", "bbb", "ccc"])
+    assert 'title="run bbb">01<' in text(named)
+    linked = text(dataclasses.replace(named, runs_address="http://there/#/experiments/7/runs"))
+    for run_id in ("0123abcd", "aaa", "bbb", "ccc"):
+        assert f'href="http://there/#/experiments/7/runs/{run_id}" target="_blank"' in linked
+
+
+def test_the_page_says_what_the_population_was_made_with():
+    one = subject(population=3, seed=5)
+    shown = text(dataclasses.replace(one, versions={"torch": "9.8.7"}))
+    for name, value in {"seed": 5, "option dimensions": 3, "version of torch": "9.8.7"}.items():
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in shown
+    assert "<dt>first turn began</dt><dd>1970-01-01 " in shown
 
 
 def test_warnings_stand_on_the_page_and_nothing_of_the_users_is_markup():

@@ -103,7 +103,7 @@ def test_the_page_says_the_plan_and_who_left_when(ours, random_search):
     assert "16 members, 80 of 80 turns of 5 steps" in shown
     assert "Stages: 16 members for 1 turn (nobody copies), then the best 8 for 2 turns" in shown
     assert shown.count('class="left" title="left at the end of a stage"') == 14
-    assert "<th>left after stage</th>" in shown
+    assert ">left after stage</button></th>" in shown
     assert "of what the 2 members stand on that are left; the control" in shown
     assert "or left at the end of a stage" in shown
     assert "retired" not in shown.split("<style>")[0]

@@ -463,7 +463,7 @@ def test_the_text_of_an_option_takes_the_type_of_its_default(
     [
         (
             {"widht": "16"},
-            r"task Small has no option 'widht'; there are \['data', 'env', 'quick', 'rate', 'wid",
+            r"task Small has no option 'widht'; did you mean width\?; there are \['data', 'env'",
         ),
         ({"seed": 3}, "task Small has no option 'seed'"),
         ({"device": "cuda"}, "task Small has no option 'device'"),

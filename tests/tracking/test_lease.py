@@ -7,7 +7,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError
-from pbt_flow.tracking.lease import _has_died, _process_identity, ask_to_stop, claim
+from pbt_flow.tracking.lease import _process_identity, ask_to_stop, claim, has_died
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -140,7 +140,7 @@ def test_a_controller_that_lives_on_this_machine_need_not_be_watched_while_it_is
 )
 def test_only_a_process_known_to_be_gone_counts_as_dead(change, died):
     host, pid, birth = change(os.uname().nodename, os.getpid(), _process_identity(os.getpid()))
-    assert _has_died(f"{host}:{pid}:{birth}:12345678") == died
+    assert has_died(f"{host}:{pid}:{birth}:12345678") == died
 
 
 def test_a_controller_that_is_asked_to_stop_hears_it_and_the_next_one_does_not():

@@ -51,6 +51,10 @@ def logged(result):
     return client.search_logged_models([experiment])
 
 
+def result_task(result):
+    return MlflowClient().get_run(result.run_id).data.params["cfg/task"]
+
+
 def versions(name):
     return MlflowClient().search_model_versions(f"name = '{name}'")
 
@@ -90,7 +94,13 @@ def test_a_resume_logs_no_model_twice_and_a_better_winner_becomes_the_champion()
     result = run(register="line", mode="generational")
     again = pbt_flow.resume(result.run_id, quiet=True)
     assert len(logged(again)) == 1
-    assert [version.version for version in versions("line")] == [1]
+    (version,) = versions("line")
+    assert version.version == 1
+    # Whoever finds the version knows what it is, and where it comes from.
+    assert version.tags["pbt.population"] == result.run_id
+    assert float(version.tags["pbt.score"]) == result.winner.score
+    told = (f"score {result.winner.score:.4g}", f"task {result_task(result)}", "schedule.json")
+    assert all(part in version.description for part in told)
     better = pbt_flow.resume(result.run_id, turns=6, quiet=True)
     assert better.winner.turn == 6
     assert len(logged(better)) == 2

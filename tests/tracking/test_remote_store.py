@@ -193,3 +193,38 @@ def _essence(result):
         index: [(turn.plan, turn.score, turn.checkpoint) for turn in turns]
         for index, turns in result.history.turns.items()
     }
+
+
+@pytest.mark.slow
+def test_a_population_moves_to_a_server_goes_on_there_and_comes_back(
+    server, database, tmp_path, monkeypatch
+):
+    here = f"sqlite:///{database}"
+    settings = {"mode": "generational", "engine": "inline", "quiet": True}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+    first = pbt_flow.run("sample_tasks:Regression", turns=2, **settings)
+    pbt_flow.export_population(first.run_id, tmp_path / "out", quiet=True)
+    stayed = pbt_flow.resume(first.run_id, turns=4, quiet=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    moved = pbt_flow.import_population(tmp_path / "out", quiet=True)
+    there = MlflowClient().get_run(moved.run_id)
+    assert there.info.artifact_uri.startswith("mlflow-artifacts:")
+    pbt_flow.resume(moved.run_id, turns=3, quiet=True)
+    with pytest.raises(pbt_flow.ExportError, match="here already"):
+        pbt_flow.import_population(tmp_path / "out", quiet=True)
+    pbt_flow.export_population(moved.run_id, tmp_path / "back", quiet=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", here)
+    # At home it has gone on meanwhile, and has every turn that comes back.
+    with pytest.raises(pbt_flow.ExportError, match=first.run_id):
+        pbt_flow.import_population(tmp_path / "back", quiet=True)
+    pbt_flow.delete(first.run_id)
+    back = pbt_flow.import_population(tmp_path / "back", quiet=True)
+    result = pbt_flow.resume(back.run_id, turns=4, quiet=True)
+    assert _essence(result) == _essence(stayed)
+    check(result, 4)
+    # A server that goes away in the middle is told, and nothing is left of what had come.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    pbt_flow.delete(moved.run_id)
+    server.kill()
+    with pytest.raises(pbt_flow.StoreError):
+        pbt_flow.import_population(tmp_path / "back", quiet=True)

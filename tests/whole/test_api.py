@@ -13,8 +13,13 @@ import pbt_flow
 from pbt_flow.cli.parser import make_parser
 
 ROOT = Path(pbt_flow.__file__).parents[1]
-BY_ANOTHER_NAME = {"random_search": "run", "list": "list_populations"}
-"""`run(..., exploit="none")` is random search."""
+BY_ANOTHER_NAME = {
+    "random_search": "run",
+    "list": "list_populations",
+    "export": "export_population",
+    "import": "import_population",
+}
+"""`run(..., exploit="none")` is random search; `import` is a word of Python's own."""
 
 
 def commands() -> list[str]:

@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 
 import pbt_flow
 from pbt_flow.cli.main import main
+from pbt_flow.commands import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "docs" / "examples" / "script.py"
@@ -94,3 +95,65 @@ def test_four_members_train_four_turns_in_processes_and_a_killed_run_comes_to_th
         for name, value in turn.plan.hparams.items():
             assert turn.metrics.get(f"live/{name}", value) == value
     assert not list(tmp_path.glob("digits.pt")), "what stands after the loop runs alone only"
+
+
+MISTAKEN = """
+import torch
+from optuna.distributions import FloatDistribution
+import pbt_flow
+
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+space = {"lr": FloatDistribution(0.01, 1.0), "clip": FloatDistribution(0.1, 1.0)}
+pbt = pbt_flow.join(space, lambda: 0.5, interval=2, model=model, optimizer=optimizer)
+for step in pbt.steps(4):
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    MISTAKE
+"""
+
+
+def mistaken(tmp_path, mistake):
+    path = tmp_path / "mistaken.py"
+    path.write_text(MISTAKEN.replace("MISTAKE", mistake))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("engine", "mistake", "told"),
+    [
+        ("inline", "pbt.get('clpi', 1.0)", "no hyperparameter 'clpi' in the space; did you mean "),
+        ("inline", "pass", "nobody took the hyperparameter clip in this turn"),
+        ("processes", "pass", "nobody took the hyperparameter clip in this turn"),
+    ],
+)
+def test_a_hyperparameter_that_cannot_arrive_ends_the_population_at_its_first_turn(
+    tmp_path, engine, mistake, told
+):
+    settings = {"population": 2, "turns": 2, "engine": engine, "workers": 1, "quiet": True}
+    result = pbt_flow.run(mistaken(tmp_path, mistake), **settings)
+    assert (result.status, result.turns) == ("failed", 0)
+    assert told in result.reason
+    # What was wrong is mended, and the same population goes on.
+    mistaken(tmp_path, "pbt.get('clip', 1.0)")
+    assert pbt_flow.resume(result.run_id, quiet=True).status == "finished"
+
+
+def test_an_error_in_a_scripts_loop_is_told_with_its_line(tmp_path):
+    path = mistaken(tmp_path, "pbt.get('clip', 1.0) / (step - 1)")
+    line = Path(path).read_text().splitlines().index("    pbt.get('clip', 1.0) / (step - 1)") + 1
+    settings = {"population": 2, "turns": 1, "engine": "inline", "quiet": True}
+    result = pbt_flow.run(path, **settings)
+    assert {turn.reason for turn in turns_of(result)} == {
+        f"ZeroDivisionError: float division by zero (mistaken.py, line {line})"
+    }
+
+
+def test_a_script_that_does_not_come_to_its_loop_is_told_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "_LONG", 0.0)
+    path = mistaken(tmp_path, "pbt.get('clip', 1.0)")
+    settings = {"population": 2, "turns": 1, "workers": 1}
+    assert pbt_flow.run(path, quiet=True, **settings).status == "finished"
+    assert capsys.readouterr().err == ""
+    assert pbt_flow.run(path, **settings).status == "finished"
+    assert "mistaken.py has run for 0 s and has not come to its loop" in capsys.readouterr().err
