@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
+from mlflow.utils.environment import _PythonEnv
 
 from pbt_flow.cli.parser import make_parser
 from pbt_flow.settings import Settings
@@ -50,6 +51,12 @@ def test_the_environment_lists_third_parties_only():
     pins = (ROOT / "requirements.txt").read_text().splitlines()
     for line in pins:
         assert not line or line.startswith("#") or re.fullmatch(r"[\w\-\[\],]+==[\w.]+", line)
+
+
+def test_both_files_that_mlproject_may_name_make_one_environment():
+    """MLproject names conda.yaml, by which MLflow makes it with conda, uv or virtualenv."""
+    by_conda = _PythonEnv.from_conda_yaml(ROOT / PROJECT["conda_env"])
+    assert by_conda.to_dict() == _PythonEnv.from_yaml(ROOT / "python_env.yaml").to_dict()
 
 
 def test_a_wheel_has_every_package_and_nothing_beside_pbt_flow():
