@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_type_hints
 
 import pbt_flow
@@ -45,14 +47,33 @@ def markdown() -> str:
 
 
 def _entry(name: str) -> Iterator[str]:
-    yield from [f"::: pbt_flow.{name}", "    options:", f"      heading: {name}"]
-    yield f"      toc_label: {name}"
     if name == "Settings":
         # A field says what it is in its help, as the command line has it.
-        yield from ["      members: [for_task, strategies, to_json]", "      show_signature: false"]
-    yield ""
-    if name == "Settings":
+        yield from _reference(_path(name), name, members=False, show_signature=False)
         yield from settings_table()
+        yield from _reference(f"{_path(name)}.for_task", "Settings.for_task", heading_level=4)
+        return
+    yield from _reference(_path(name), name)
+    if name == "join":
+        # What it returns has no name at the front door, since nobody makes one.
+        yield from _reference("pbt_flow.joining.join.Join", "Join", show_signature=False)
+
+
+def _reference(path: str, heading: str, **options: bool | int) -> Iterator[str]:
+    """What mkdocstrings replaces by a docstring."""
+    told = {"heading": heading, "toc_label": heading, **options}
+    yield f"::: {path}"
+    yield f"    options: {json.dumps(told)}"
+    yield ""
+
+
+def _path(name: str) -> str:
+    """Where mkdocstrings is to look for a name: the front door, unless a module is called alike."""
+    package = Path(pbt_flow.__file__).parent
+    for module, names in pbt_flow._PLACES.items():
+        if name in names and (package / module.replace(".", "/") / f"{name}.py").exists():
+            return f"pbt_flow.{module}.{name}.{name}"
+    return f"pbt_flow.{name}"
 
 
 def settings_table() -> Iterator[str]:

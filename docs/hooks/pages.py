@@ -19,6 +19,8 @@ import command_line  # noqa: E402  (what it is made from lies in ROOT)
 import front_door  # noqa: E402
 from links import PAGES, SOURCE, for_site, linked_files, page_of  # noqa: E402
 from mkdocs.structure.files import File  # noqa: E402
+from offline import fetched_from_elsewhere  # noqa: E402
+from tables import with_bars  # noqa: E402
 
 log = logging.getLogger("mkdocs.plugins.pbt_flow")
 """A warning of it ends a build that is strict."""
@@ -28,12 +30,16 @@ GENERATED: dict[str, Callable[[], str]] = {
 }
 """What stands in a page for a comment that names it."""
 _PLACE = re.compile(r"^<!-- generated: (.+) -->$", re.MULTILINE)
-_FOREIGN = re.compile(
-    r"<(?:script|img|iframe|source)\b[^>]*\bsrc=[\"']?(?:https?:)?//[^\"' >]+"
-    r"|<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|icon|preload|preconnect))[^>]*//[^>]+"
-)
-"""What a browser would fetch from elsewhere."""
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".html": "html"}
+LANGUAGES = {
+    ".py": "python",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".cff": "yaml",
+    ".toml": "toml",
+    ".html": "html",
+    ".css": "css",
+}
+"""How the text of a file is coloured; others are shown as they are."""
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -61,12 +67,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let the links of a page lead where they lead in the repository, and fill in what is made."""
     if page.file.generated_by is not None:
         return markdown
-    text = for_site(markdown, f"docs/{page.file.src_uri}")
+    text = with_bars(for_site(markdown, f"docs/{page.file.src_uri}"))
     return _PLACE.sub(lambda place: GENERATED[place[1]](), text)
 
 
 def on_post_build(config: Any, **_: Any) -> None:
     """Warn of whatever a reader without a network would miss."""
-    for path in sorted(Path(config["site_dir"]).rglob("*.html")):
-        for found in sorted(set(_FOREIGN.findall(path.read_text("utf-8")))):
-            log.warning("%s fetches something from elsewhere: %s", path.name, found)
+    site = Path(config["site_dir"])
+    for path in sorted([*site.rglob("*.html"), *site.rglob("*.css")]):
+        for address in fetched_from_elsewhere(path.read_text("utf-8")):
+            log.warning("%s fetches %s", path.relative_to(site), address)
