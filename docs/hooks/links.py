@@ -10,7 +10,11 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator
 
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changes.md",
+}
 """The documents at the top of the repository, and the pages that they are."""
 SOURCE = "source"
 """The folder of the site that shows files of the repository."""

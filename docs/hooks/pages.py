@@ -47,12 +47,17 @@ def on_files(files: Any, config: Any) -> Any:
     documents = {f"docs/{one.src_uri}": one.content_string for one in files.documentation_pages()}
     documents |= {name: (ROOT / name).read_text("utf-8") for name in PAGES}
     for name, page in PAGES.items():
-        files.append(File.generated(config, page, content=for_site(documents[name], name)))
+        files.append(File.generated(config, page, content=shown(documents[name], name)))
     linked = {path for name, text in documents.items() for path in linked_files(text, name)}
     for path in sorted(linked):
         if page_of(path).startswith(f"{SOURCE}/") and (ROOT / path).is_file():
             files.append(File.generated(config, page_of(path), content=source_page(path)))
     return files
+
+
+def shown(text: str, document: str) -> str:
+    """A document that was written for the repository as the site is to show it."""
+    return with_bars(for_site(text, document))
 
 
 def source_page(path: str) -> str:
@@ -67,7 +72,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Let the links of a page lead where they lead in the repository, and fill in what is made."""
     if page.file.generated_by is not None:
         return markdown
-    text = with_bars(for_site(markdown, f"docs/{page.file.src_uri}"))
+    text = shown(markdown, f"docs/{page.file.src_uri}")
     return _PLACE.sub(lambda place: GENERATED[place[1]](), text)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from pathlib import Path
 
@@ -88,9 +89,7 @@ def test_what_a_document_links_to_is_a_file(document):
 def test_no_two_documents_become_one_page():
     from links import linked_files, page_of
 
-    linked = {
-        path for name in DOCUMENTS for path in linked_files((ROOT / name).read_text(), name)
-    }
+    linked = {path for name in DOCUMENTS for path in linked_files((ROOT / name).read_text(), name)}
     paths = linked | set(DOCUMENTS)
     assert len(set(map(page_of, paths))) == len(paths)
 
@@ -100,7 +99,7 @@ def test_headings_and_lists_begin_after_an_empty_line(document):
     """GitHub shows them without one as well, and the site does not."""
     prose = re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.M | re.S)
     lines = prose.splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in itertools.pairwise(lines):
         if re.match(r"#+ ", line):
             assert not before, line
         if re.match(r"(?:[-*+]|\d+\.) ", line):
@@ -154,7 +153,9 @@ def test_the_reference_has_each_word_and_option_of_a_command(name, command_line)
     for action in command._actions:
         for option in action.option_strings:
             told = re.search(rf"`{option}[ `]", section)
-            assert bool(told) == (action.dest != "help" and action.help != argparse.SUPPRESS), option
+            assert bool(told) == (action.dest != "help" and action.help != argparse.SUPPRESS), (
+                option
+            )
         if not action.option_strings:
             assert f"| `{action.metavar}` |" in section, action.dest
 
