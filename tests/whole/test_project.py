@@ -59,6 +59,18 @@ def test_both_files_that_mlproject_may_name_make_one_environment():
     assert by_conda.to_dict() == _PythonEnv.from_yaml(ROOT / "python_env.yaml").to_dict()
 
 
+def test_what_the_image_is_made_of_is_there_and_is_let_in():
+    """All that is not let in by name is kept from the builder, such as a user's runs and data."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in let_in
+    assert copied == {line[1:] for line in let_in if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)
+    (program,) = re.findall(r'^ENTRYPOINT \["(.+)"\]$', "\n".join(lines), re.MULTILINE)
+    assert f"{program} = " in PYPROJECT
+
+
 def test_a_wheel_has_every_package_and_nothing_beside_pbt_flow():
     """A list in pyproject.toml says so; a wing that is missing there is missing in the wheel."""
     folders = {path.parent for path in (ROOT / "pbt_flow").rglob("*.py")}
