@@ -39,6 +39,18 @@ PLUGINS = {
 }
 """The strategies that docs/extending.md has installed before it uses them."""
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+FOREIGN = [
+    ["python", "-m", "venv"],
+    [".", ".venv/bin/activate"],
+    ["python", "-m", "pytest"],
+    ["python", "-m", "pbt_flow.tasks.toy"],
+    ["python", "-m", "mkdocs"],
+    ["pip", "install"],
+    ["mlflow", "ui"],
+    ["mlflow", "server"],
+    ["docker", "build", "-t", "pbt-flow", "."],
+]
+"""How commands begin whose words are not ours to check."""
 SENTENCES = [name for name in dir(TaskContract) if name.startswith("test_")]
 
 
@@ -155,10 +167,10 @@ def is_command(words: list[str]) -> bool:
         # What has a space in it is a value that was put between quotes.
         options = [word for word in words[2:] if word.startswith("--") and " " not in word]
         assert all(f'"{option}"' in script for option in options), words
+    elif words[:2] == ["docker", "run"]:
+        takes(words[words.index("pbt-flow") + 1 :])
     else:
-        known = [["python", "-m", "pytest"], ["pip", "install"], ["mlflow", "ui"]]
-        modules = ["python", "-m", "pbt_flow.tasks.toy"]
-        return any(words[: len(one)] == one for one in [*known, modules, ["mlflow", "server"]])
+        return any(words[: len(one)] == one for one in FOREIGN)
     return True
 
 
@@ -183,6 +195,8 @@ def takes(words: list[str]) -> None:
         "python benchmarks/toys.py --chioces",
         "mlflow run . -e pbt -P tasks=rl",
         "mlflow run . -e bpt",
+        "docker run --rm pbt-flow run --tusk rl",
+        "docker run --rm pbt_flow run --task rl",
         "mlfow ui",
     ],
 )
@@ -192,6 +206,30 @@ def test_a_command_that_is_none_is_found_out(words, capsys):
     except (AssertionError, KeyError, ValueError, SystemExit):
         good = False
     assert not good
+
+
+def test_each_requirements_file_that_a_document_names_is_there():
+    for document in DOCUMENTS:
+        for name in re.findall(r"\brequirements[\w-]*\.txt", (ROOT / document).read_text()):
+            assert (ROOT / name).exists(), (document, name)
+
+
+def test_each_extra_that_a_document_names_is_one_and_each_is_told():
+    project = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]
+    extras = set(re.findall(r"^([\w-]+) = \[", project.split("\n\n[")[0], re.MULTILINE))
+    for document in DOCUMENTS:
+        for named in re.findall(r"pip install '\.\[([\w,-]+)\]'", (ROOT / document).read_text()):
+            assert set(named.split(",")) <= extras, (document, named)
+    told = (ROOT / "docs/start.md").read_text().split("| extra | for |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`([\w-]+)`", told)) & extras == extras
+
+
+def test_the_readme_shows_a_picture_first_and_fits_on_a_page():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 100
+    written = [line for line in lines if line]
+    assert written[0].startswith("# ")
+    assert written[1].startswith("![")
 
 
 # --- pictures and links ---------------------------------------------------------------------------
@@ -213,7 +251,7 @@ def test_each_section_that_a_document_points_to_is_there(document):
 
 
 def test_the_tree_shows_each_module_and_no_other():
-    tree = (ROOT / "README.md").read_text().split("```\npbt_flow/")[1].split("```")[0]
+    tree = (ROOT / "docs/design.md").read_text().split("```\npbt_flow/")[1].split("```")[0]
     package, shown, wing = ROOT / "pbt_flow", set(), ""
     for line in tree.splitlines():
         if found := re.match(r"^  (\w+)/ ", line):

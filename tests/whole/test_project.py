@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
+from mlflow.utils.environment import _PythonEnv
 
 from pbt_flow.cli.parser import make_parser
 from pbt_flow.settings import Settings
@@ -50,6 +51,24 @@ def test_the_environment_lists_third_parties_only():
     pins = (ROOT / "requirements.txt").read_text().splitlines()
     for line in pins:
         assert not line or line.startswith("#") or re.fullmatch(r"[\w\-\[\],]+==[\w.]+", line)
+
+
+def test_both_files_that_mlproject_may_name_make_one_environment():
+    """MLproject names conda.yaml, by which MLflow makes it with conda, uv or virtualenv."""
+    by_conda = _PythonEnv.from_conda_yaml(ROOT / PROJECT["conda_env"])
+    assert by_conda.to_dict() == _PythonEnv.from_yaml(ROOT / "python_env.yaml").to_dict()
+
+
+def test_what_the_image_is_made_of_is_there_and_is_let_in():
+    """All that is not let in by name is kept from the builder, such as a user's runs and data."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    let_in = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in let_in
+    assert copied == {line[1:] for line in let_in if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)
+    (program,) = re.findall(r'^ENTRYPOINT \["(.+)"\]$', "\n".join(lines), re.MULTILINE)
+    assert f"{program} = " in PYPROJECT
 
 
 def test_a_wheel_has_every_package_and_nothing_beside_pbt_flow():
