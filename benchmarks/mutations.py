@@ -922,8 +922,8 @@ MUTATIONS = [
         "what is copied changes after a share of the turns",
         "training/test_controller.py::first_share",
         "training/controller.py",
-        "XX",
-        "exploit=self.exploit",
+        "exploit=in_phase(self.stages.exploit, done=member.turn, turns=self.stages.turns_to_do),",
+        "exploit=self.stages.exploit,",
         "it stays as it was",
     ),
     Mutation(
