@@ -259,7 +259,7 @@ class Settings:
         They are where members wait for workers. Where each has one, stages make the same budget
         last longer; and where nobody copies, they would make another method of a random search.
         """
-        self._check_numbers()
+        self._check_values()
         exploit = self.strategies().exploit
         if self.population < 2 * self.workers or isinstance(exploit, NoExploit):
             return False
