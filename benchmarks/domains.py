@@ -46,7 +46,7 @@ METHODS: dict[str, list[str]] = {
     CONTROL: ["random_search"],
     "random search, decay": ["random_search", "--set", "decay=cosine"],
     "halving, same stages": ["random_search", "--stages", "wide"],
-    "PBT": ["run"],
+    "PBT": ["run", "--stages", "none"],
     "PBT in stages, wide": ["run", "--stages", "wide"],
     "PBT in stages, narrow": ["run", "--stages", "narrow"],
 }

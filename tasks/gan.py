@@ -146,6 +146,8 @@ class GAN(Task):
         "population": 8,
         "turns": 10,
         "interval": 250,
+        # docs/results.md: with these stages 8 of 8 pairs were ahead of random search.
+        "stages": "narrow",
         "exploit": "truncation:fraction=0.25",
         "explore": "perturb:factors=0.5/2,resample_probability=0.25",
         "samples": "rounds",
@@ -154,6 +156,7 @@ class GAN(Task):
         "population": 4,
         "turns": 3,
         "interval": 100,
+        "stages": "none",
         "options": {"data": "digits"},
     }
 
