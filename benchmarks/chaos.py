@@ -1,7 +1,7 @@
 """Kills the controller and the workers of a real population at random, and counts what was lost.
 
-    python benchmarks/chaos.py --kills 50                       # the report in docs/reliability.md
-    python benchmarks/chaos.py --kills 15 --mode generational --targets controller everything
+    python -m benchmarks.chaos --kills 50                       # the report in docs/reliability.md
+    python -m benchmarks.chaos --kills 15 --mode generational --targets controller everything
                                                     # compared bit for bit with an undisturbed run
 
 Each kill is a SIGKILL at a random moment: of one worker, of the controller, or of all of them at

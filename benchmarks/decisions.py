@@ -1,8 +1,8 @@
 """What a decision costs the controller, by size of the population and length of the history.
 
-    python benchmarks/decisions.py                     # the table in docs/reliability.md
-    python benchmarks/decisions.py --populations 64 --turns 20
-    python benchmarks/decisions.py --modes async --turns 10 --each   # a slot for each member
+    python -m benchmarks.decisions                     # the table in docs/reliability.md
+    python -m benchmarks.decisions --populations 64 --turns 20
+    python -m benchmarks.decisions --modes async --turns 10 --each   # a slot for each member
 
 The real controller and history, with an engine whose turns are over at once. *Decision* is the time
 in `Controller.plan`: whom to compare with, whom to copy, how to move. *Turn* is all that the

@@ -1,6 +1,6 @@
 """Ctrl-C in a real terminal, at ten moments of `mlflow run` and of `pbt-flow run`.
 
-    PYTHONPATH=. python benchmarks/interrupts.py [mlflow|pbt-flow] [MOMENT ...]
+    python -m benchmarks.interrupts [mlflow|pbt-flow] [MOMENT ...]
 
 Each row starts the command in a new folder and in a terminal of its own, presses Ctrl-C at one
 moment, and tells what was seen: a traceback, the exit code, the status of every run, and whether it

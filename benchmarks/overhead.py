@@ -1,7 +1,7 @@
 """What a turn costs beside training, next to the bare limit and, where it is installed, Ray Tune.
 
-    python benchmarks/overhead.py                      # the table in docs/results.md
-    python benchmarks/overhead.py --sizes 0.01 --populations 8
+    python -m benchmarks.overhead                      # the table in docs/results.md
+    python -m benchmarks.overhead --sizes 0.01 --populations 8
 
 Each case is a process of its own. CPU seconds are those of the whole process tree; a case is run
 with few and with many turns, and the difference gives the cost of a member-turn without start-up.

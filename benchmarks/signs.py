@@ -1,7 +1,7 @@
 """How often each sign comes on healthy tasks, and how often on tasks that are broken on purpose.
 
-    python benchmarks/signs.py                        # the tables in docs/reliability.md
-    python benchmarks/signs.py --runs 20 --broken 10  # a first look
+    python -m benchmarks.signs                        # the tables in docs/reliability.md
+    python -m benchmarks.signs --runs 20 --broken 10  # a first look
 
 The real controller, rules and checks on the simulated engine; a run is one population. Seeds begin
 at 2000, and none of them was looked at while the rules were made. Bounds are exact (Clopper and

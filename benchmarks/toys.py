@@ -1,8 +1,8 @@
 """The problems with known answers, by simulation: the figures of docs/results.md.
 
-python benchmarks/toys.py                 # minutes
-python benchmarks/toys.py --seeds 10      # fewer, to see it work
-python benchmarks/toys.py --choices       # a quarter of an hour: the tables of docs/choosing.md
+python -m benchmarks.toys                 # minutes
+python -m benchmarks.toys --seeds 10      # fewer, to see it work
+python -m benchmarks.toys --choices       # a quarter of an hour: the tables of docs/choosing.md
 """
 
 from __future__ import annotations

@@ -161,6 +161,8 @@ def is_command(words: list[str]) -> bool:
         given = [words[n + 1].partition("=") for n, word in enumerate(words) if word == "-P"]
         assert {name for name, _, _ in given} <= set(entry), words
     elif words[0] == "python" and (words[1] != "-m" or words[2].startswith("benchmarks.")):
+        # By its path it would not find pbt_flow in a clone, where nothing is installed.
+        assert not words[1].startswith("benchmarks/"), words
         if words[1] == "-m":
             words = ["python", words[2].replace(".", "/") + ".py", *words[3:]]
         script = (ROOT / words[1]).read_text()
@@ -192,7 +194,7 @@ def takes(words: list[str]) -> None:
     [
         "python -m pbt_flow run --tusk rl",
         "python -m pbt_flow run --task rl --exploit truncation:share=0.2",
-        "python benchmarks/toys.py --chioces",
+        "python -m benchmarks.toys --chioces",
         "mlflow run . -e pbt -P tasks=rl",
         "mlflow run . -e bpt",
         "docker run --rm pbt-flow run --tusk rl",
