@@ -27,6 +27,7 @@ from pbt_flow.utils.values import Value
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
     from sklearn.gaussian_process import GaussianProcessRegressor
 
 _LENGTHS = (0.05, 0.1, 0.2, 0.4)
@@ -136,7 +137,7 @@ def _neighbour(hparams: Hparams, space: Space, rng: np.random.Generator) -> dict
     return moved
 
 
-def _likeliest(places: np.ndarray, gains: np.ndarray) -> GaussianProcessRegressor:
+def _likeliest(places: NDArray[np.float64], gains: NDArray[np.float64]) -> GaussianProcessRegressor:
     """Return the model under which the gains are likeliest.
 
     Args:
