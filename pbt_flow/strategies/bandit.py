@@ -67,10 +67,14 @@ class PB2:
     def fresh(
         self, space: Space, gains: Sequence[Gain], rng: np.random.Generator
     ) -> dict[str, Value]:
-        if len(gains) < 2:
-            return draw(space, rng)
         import numpy as np
 
+        # Imported here, since a population tries its strategies before it begins: if the package is
+        # missing, or slow to import, it is noticed then and not at the first copy.
+        from sklearn.gaussian_process import GaussianProcessRegressor  # noqa: F401
+
+        if len(gains) < 2:
+            return draw(space, rng)
         known = np.array([_place(gain.hparams, space) for gain in gains])
         turns = np.array([[float(gain.turn)] for gain in gains])
         model = _likeliest(np.hstack([known, turns]), np.array(_standardised(gains)))

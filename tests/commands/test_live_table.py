@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from pbt_flow.commands.live_table import live_table
 from pbt_flow.population.history import History
-from pbt_flow.population.records import Member
+from pbt_flow.population.records import Donor, Member, Source
 from pbt_flow.utils.text import number
 
 NAMES = ("lr", "weight_decay", "score", "entropy_cost", "one_minus_gamma", "gae_lambda", "clip")
@@ -72,3 +73,24 @@ def test_two_long_names_are_told_apart() -> None:
     shown = drawn(200, names=LONG)
     assert "a_hyper…ong_name" in shown
     assert "a_hyper…her_name" in shown
+
+
+@pytest.mark.parametrize(
+    ("donor", "cell"),
+    [
+        (Donor(member=3, turn=1, copies="both"), "03"),
+        (
+            Donor(member=3, turn=1, copies="weights", hparams_of=Source(member=2, turn=1)),
+            "03+02",
+        ),
+    ],
+)
+def test_whom_a_member_copied_is_there_and_of_two_sources_both(donor: Donor, cell: str) -> None:
+    made = history(names=("lr",))
+    made.members[0] = replace(made.members[0], donor=donor)
+    text = io.StringIO()
+    table = live_table(made, "population", width=100, height=40)
+    Console(file=text, width=100).print(table)
+    rows = [[part.strip() for part in line.split("│")] for line in text.getvalue().splitlines()]
+    (mine,) = (row for row in rows if row[1:2] == ["00"])
+    assert cell in mine

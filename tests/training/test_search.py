@@ -83,7 +83,7 @@ def test_all_methods_have_one_budget_and_begin_with_the_same_members(name):
     [
         (HPARAMS_FIRST, "Ceilings", 6),
         (MF_PBT, "Drift", 6),
-        (BANDITS, "Drift", 6),
+        pytest.param(BANDITS, "Drift", 6, marks=pytest.mark.slow),
         pytest.param(HPARAMS_FIRST, "Quadratic8", 4, marks=pytest.mark.slow),
         pytest.param(MF_PBT, "Quadratic8", 8, marks=pytest.mark.slow),
         pytest.param(BANDITS, "Quadratic8", 3, marks=pytest.mark.slow),
