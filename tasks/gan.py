@@ -243,6 +243,7 @@ class GAN(Task):
                 ("lr_discriminator", self.discriminator_adam),
             )
         }
+        discriminating = list(self.discriminator.parameters())
         generator_loss = discriminator_loss = torch.zeros((), device=self.device)
         for _ in range(steps):
             rates = {
@@ -263,12 +264,14 @@ class GAN(Task):
                 self.discriminator_adam.step()
                 discriminator_loss = discriminator_loss + loss.detach() / (steps * self.k)
             # What the discriminator would learn here is not wanted: do not compute it.
-            self.discriminator.requires_grad_(False)
+            for weight in discriminating:
+                weight.requires_grad_(False)
             loss = softplus(-self.discriminator(self.generator(self._latents()))).mean()
             self.generator_adam.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.generator_adam.step()
-            self.discriminator.requires_grad_(True)
+            for weight in discriminating:
+                weight.requires_grad_(True)
             generator_loss = generator_loss + loss.detach() / steps
             self.decay.age += 1
         return {

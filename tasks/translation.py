@@ -434,6 +434,7 @@ class Translation(Task):
         for site in ("residual", "attention", "relu"):
             getattr(self.network.drop, site).p = hparams[f"{site}_dropout"]
         self.network.train()
+        parameters = list(self.network.parameters())
         first = float(hparams["lr"])  # type: ignore[arg-type]
         started = time.perf_counter()
         loss_sum, tokens = torch.zeros((), device=self.device), 0
@@ -452,7 +453,7 @@ class Translation(Task):
             )
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
             self.optimizer.step()
             loss_sum += loss.detach()
             tokens += int((labels != PAD).sum())

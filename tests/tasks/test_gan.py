@@ -33,6 +33,7 @@ from PIL import Image
 
 from pbt_flow.settings import Settings
 from pbt_flow.task import Task, TaskError
+from pbt_flow.tasks import gan
 from pbt_flow.tasks import gan_images as images
 from pbt_flow.tasks import gan_inception as inception
 from pbt_flow.tasks.gan import GAN, make_discriminator, make_generator
@@ -292,6 +293,24 @@ def test_without_a_name_the_data_are_fashion_mnist_where_it_lies_and_else_digits
     write_idx(tmp_path / "fashion-mnist", size=28)
     assert load_images().size == 28
     assert torch.equal(load_images().train, load_images("fashion-mnist").train)
+
+
+def test_clothes_of_fashion_mnist_train_score_report_and_show(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "DEBIAN", tmp_path / "fashion-mnist")
+    for name in ("SELECTION", "REPORT"):  # The real ones take seconds to train.
+        monkeypatch.setattr(gan, name, dataclasses.replace(TINY, name=name.lower()))
+    write_idx(tmp_path / "fashion-mnist", size=28, train=120, test=60)
+    task = GAN(seed=0, data="fashion-mnist", width=2, batch=8, samples=30)
+    assert isinstance(task.generator[1], nn.Unflatten)  # convolutions, not a perceptron
+    task.reseed(1)
+    hparams = {"lr_generator": 1e-3, "lr_discriminator": 1e-3}
+    assert all(math.isfinite(value) for value in task.train(hparams, 2).values())
+    assert 1 <= task.evaluate() <= 3
+    assert 1 <= task.report()["inception_score"] <= 3
+    task.samples(tmp_path / "shown")
+    assert Image.open(tmp_path / "shown" / "samples.png").size == ((28 * 8 + 7) * 2,) * 2
 
 
 def test_idx_files_are_read_packed_and_plain(tmp_path: Path) -> None:
