@@ -148,6 +148,19 @@ class Hyperparameters:
         """Let hyperparameters be set in attributes as well as in parameter groups."""
         self._attributes += targets
 
+    def check_taken(self) -> None:
+        """Refuse a hyperparameter that has no place.
+
+        Raises:
+            TaskError: One has none.
+        """
+        for name in self.space:
+            if not self._targets(name):
+                raise TaskError(
+                    f"{self.label} has no place for the hyperparameter {name}; "
+                    f"{self._told(self._ways_out.not_taken, name)}"
+                )
+
     def describe(self) -> str:
         """Where each of them goes, in words."""
         found = []

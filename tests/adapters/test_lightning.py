@@ -38,6 +38,7 @@ class TestModuleContract(TaskContract):
     task, steps = Digits, 1
 
 
+@pytest.mark.slow
 class TestModuleInStepsContract(TaskContract):
     task, steps, begins_anew = InSteps, 7, True
 
