@@ -12,12 +12,14 @@ from torch import nn
 
 pytest.importorskip("lightning", reason="Lightning is not installed")
 
+import lightning
 from lightning import Callback, LightningDataModule
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import MLFlowLogger
 
 import pbt_flow
 from pbt_flow import TaskError
+from pbt_flow.adapters.lightning_fit import quiet
 from pbt_flow.task import find_task
 from pbt_flow.testing import TaskContract
 from pbt_flow.testing.task_contract import middle
@@ -168,3 +170,18 @@ def test_what_lightnings_mlflow_logger_logs_lands_on_the_members_run():
         if run.data.tags["pbt.role"] == "member":
             assert len(client.get_metric_history(run.info.run_id, "loss")) == 19
             assert run.data.metrics["accuracy"] == run.data.metrics["score"]
+
+
+def test_a_donors_checkpoint_given_to_fit_brings_the_donors_values_back(tmp_path):
+    """What the table in docs/writing.md has beside the adapter: the library alone."""
+    silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    settings = {"enable_checkpointing": False, "limit_val_batches": 0, **silent}
+    module, path = type(Digits(seed=0).module), tmp_path / "donor.ckpt"
+    with quiet():
+        donor = lightning.Trainer(max_epochs=1, **settings)
+        donor.fit(module(0.001, 0.03, 0.1), *Digits.make_data())
+        donor.save_checkpoint(path)
+        copy = lightning.Trainer(max_epochs=2, **settings)
+        with seen_in_training() as seen:
+            copy.fit(module(0.08, 0.05, 0.37), *Digits.make_data(), ckpt_path=path)
+    assert seen == {"lr": {0.001 * 0.9}, "weight_decay": {0.03}, "dropout": {0.37}}
