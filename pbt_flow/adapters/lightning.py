@@ -87,8 +87,9 @@ class ModuleTask(Task):
             one.training = training  # Lightning trains in the mode that it finds.
         for target in self._targets:
             target.set(hparams[target.hyperparameter])
-        for name in hparams.keys() & self.module.hparams.keys():
-            self.module.hparams[name] = hparams[name]  # `configure_optimizers` may look there.
+        for name, value in hparams.items():
+            if name in self.module.hparams:  # `configure_optimizers` may look there.
+                self.module.hparams[name] = value
         live = LiveHyperparameters(self.space, type(self.module).__name__, self._targets, hparams)
         before = self._held.age(self.unit)
         limits = {"max_epochs": before + steps, "max_steps": -1}

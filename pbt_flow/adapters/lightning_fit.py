@@ -29,8 +29,11 @@ class HeldCheckpoint(CheckpointIO):
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         # What the module was made with is a donor's, and comes with each turn.
-        names = [key for key in checkpoint if "hparams" in key or "hyper_parameters" in key]
-        self.checkpoint = {key: checkpoint[key] for key in checkpoint.keys() - set(names)}
+        self.checkpoint = {
+            key: value
+            for key, value in checkpoint.items()
+            if "hparams" not in key and "hyper_parameters" not in key
+        }
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

@@ -102,8 +102,8 @@ class TrainerTask(Task):
         found = self.trainer.evaluate()
         if self.score not in found:
             raise TaskError(f"evaluate() gives no {self.score!r}; it gives {', '.join(found)}")
-        others = found.keys() - {self.score}
-        self._found = {name: found[name] for name in others if not name.endswith(_TIMES)}
+        ours = [name for name in found if name != self.score and not name.endswith(_TIMES)]
+        self._found = {name: found[name] for name in ours}
         return float(found[self.score])
 
     def metrics(self) -> Mapping[str, float]:
@@ -134,8 +134,8 @@ class TrainerTask(Task):
         return {**states[0], "trained": means}
 
     def model(self) -> nn.Module:
-        model: nn.Module = self.trainer.model
-        return model
+        assert self.trainer.model is not None
+        return self.trainer.model
 
     def understood(self) -> Mapping[str, str]:
         trained, frozen = (

@@ -12,6 +12,14 @@ from mlflow.tracking import MlflowClient
 
 import pbt_flow
 
+# Of the libraries, for one another: torch and transformers are about to drop what they ask for.
+pytestmark = [
+    pytest.mark.filterwarnings(
+        "ignore:.is(instance.treespec|_gradient_checkpointing):FutureWarning"
+    ),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+]
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, BEFORE = ROOT / "docs" / "examples", Path(__file__).parent / "scripts"
 
@@ -22,12 +30,14 @@ def example(file, task, library, *, interval):
     return pytest.param(f"{EXAMPLES / file}:{task}", interval, id=file, marks=marks)
 
 
+LIBRARIES = {"lightning_module": "lightning", "boosting": "lightgbm", "convolution": "keras"}
 every_example = pytest.mark.parametrize(
     ("task", "interval"),
     [
         example("lightning_module.py", "Digits", "lightning", interval=1),
         example("lora.py", "Adapters", "peft", interval=2),
         example("boosting.py", "Digits", "lightgbm", interval=2),
+        example("convolution.py", "Digits", "keras", interval=1),
     ],
 )
 
@@ -70,8 +80,7 @@ def test_two_members_train_in_processes_and_a_killed_run_comes_to_the_same(task,
 @pytest.mark.parametrize("before", sorted(BEFORE.glob("*_before.py")), ids=lambda path: path.stem)
 def test_an_example_is_a_script_with_at_most_15_lines_more_that_prints_the_same(before, capsys):
     after = EXAMPLES / before.name.replace("_before", "")
-    library = {"lightning_module": "lightning", "lora": "peft", "boosting": "lightgbm"}[after.stem]
-    pytest.importorskip(library, reason=f"{library} is not installed")
+    pytest.importorskip(LIBRARIES[after.stem], reason=f"{LIBRARIES[after.stem]} is not installed")
     command = ["git", "diff", "--no-index", "--numstat", str(before), str(after)]
     added, removed, _ = subprocess.run(command, capture_output=True, text=True).stdout.split(
         maxsplit=2

@@ -159,3 +159,13 @@ def test_what_transformers_reports_to_mlflow_lands_on_the_members_run():
         if run.data.tags["pbt.role"] == "member":
             assert len(client.get_metric_history(run.info.run_id, "grad_norm")) == 3
             assert run.data.params["per_device_train_batch_size"] == "16"
+
+
+def test_the_order_of_the_data_follows_from_the_turns_seed():
+    first, second = Adapters(seed=0), Adapters(seed=1)
+    seen = []
+    for task, number in ((first, 1), (first, 2), (second, 2)):
+        task.reseed(number)
+        seen.append(next(iter(task.trainer.get_train_dataloader()))["input_ids"])
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[1], seen[2])
