@@ -502,7 +502,7 @@ def learn_subwords(
     if size < 8:
         raise CorpusError(f"translation: a vocabulary takes at least 8 pieces, got {size}")
     characters = set().union(*sentences)
-    recipe = {
+    recipe: dict[str, Any] = {
         "vocab_size": size,
         "model_type": "char" if len(characters) > size / 2 else "bpe",
         "character_coverage": 0.9995,

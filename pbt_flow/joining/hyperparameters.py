@@ -7,7 +7,8 @@ optimiser and after training. A hyperparameter that took none of these ways is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pbt_flow.exceptions import TaskError, UnusableTask
@@ -16,11 +17,44 @@ from pbt_flow.space import Hparams, Space
 from pbt_flow.utils.text import did_you_mean
 
 
-class AttributeTarget:
-    """One hyperparameter as an attribute of an object, or as an entry of a dict."""
+@dataclass(frozen=True, kw_only=True)
+class WaysOut:
+    """What a user can do about a hyperparameter that was not live: the ends of three messages.
 
-    def __init__(self, hyperparameter: str, holder: Any, attribute: str) -> None:
+    In each, `{name}` stands for the hyperparameter, and `{key}` for its name without an optimiser.
+    """
+
+    changed: str
+    """Something else has set it, too."""
+    not_stepped: str
+    """The optimiser that has it made no step."""
+    not_taken: str
+    """Nothing has it."""
+
+
+_OF_A_SCRIPT = WaysOut(
+    changed="since something in the script sets it too; name its scheduler in join(...), drop it, "
+    "or let the script compute it from what pbt.into(holder, {key}={name!r}) sets",
+    not_stepped="name the optimiser that trains in join(...), make it before the loop, or let a "
+    "turn be longer by --interval",
+    not_taken="name the optimiser that has {name} in its groups in join(...), give its holder to "
+    "pbt.into(...), or ask for pbt[{name!r}] in the loop",
+)
+
+
+class AttributeTarget:
+    """One hyperparameter as an attribute of an object, or as an entry of a dict.
+
+    Args:
+        hyperparameter: Its name in the space.
+        holder: The object that has it.
+        attribute: Its name there.
+        place: What the object is called in messages; by default it was given to `into`.
+    """
+
+    def __init__(self, hyperparameter: str, holder: Any, attribute: str, place: str = "") -> None:
         self.hyperparameter, self.holder, self.attribute = hyperparameter, holder, attribute
+        self._place = place or f"the {type(holder).__name__} given to into()"
 
     @property
     def own_value(self) -> Any:
@@ -29,7 +63,7 @@ class AttributeTarget:
         return getattr(self.holder, self.attribute)
 
     def describe(self) -> str:
-        return f"{self.attribute} of the {type(self.holder).__name__} given to into()"
+        return f"{self.attribute} of {self._place}"
 
     def set(self, value: Any) -> None:
         self._value = value
@@ -55,10 +89,11 @@ class Hyperparameters:
     Args:
         space: The script's space.
         label: What the script is called in messages.
+        ways_out: What the messages advise.
     """
 
-    def __init__(self, space: Space, label: str) -> None:
-        self.space, self.label = space, label
+    def __init__(self, space: Space, label: str, ways_out: WaysOut = _OF_A_SCRIPT) -> None:
+        self.space, self.label, self._ways_out = space, label, ways_out
         self.values: Hparams | None = None
         """Those of the turn under way; None before the first, and where a script runs alone."""
         self._groups: list[GroupTarget] = []
@@ -109,6 +144,23 @@ class Hyperparameters:
             )
         self._spread_by_script.update(named.values())
         self._attributes += [AttributeTarget(name, holder, at) for at, name in pairs.items()]
+
+    def add_targets(self, targets: Iterable[AttributeTarget]) -> None:
+        """Let hyperparameters be set in attributes as well as in parameter groups."""
+        self._attributes += targets
+
+    def check_taken(self) -> None:
+        """Refuse a hyperparameter that has no place.
+
+        Raises:
+            TaskError: One has none.
+        """
+        for name in self.space:
+            if not self._targets(name):
+                raise TaskError(
+                    f"{self.label} has no place for the hyperparameter {name}; "
+                    f"{self._told(self._ways_out.not_taken, name)}"
+                )
 
     def describe(self) -> str:
         """Where each of them goes, in words."""
@@ -180,9 +232,8 @@ class Hyperparameters:
             self._check_stepped(name)
             if not targets and name not in self._read:
                 raise (UnusableTask if is_first else TaskError)(
-                    f"{self.label}: nobody took the hyperparameter {name} in this turn; name the "
-                    f"optimiser that has {name} in its groups in join(...), give its holder to "
-                    f"pbt.into(...), or ask for pbt[{name!r}] in the loop"
+                    f"{self.label}: nobody took the hyperparameter {name} in this turn; "
+                    f"{self._told(self._ways_out.not_taken, name)}"
                 )
             if isinstance(value, int | float):
                 live[f"live/{name}"] = float(value)
@@ -204,10 +255,8 @@ class Hyperparameters:
             if changed is not None:
                 raise TaskError(
                     f"{self.label}: {name} was {changed[0]!r} when the turn began and came to "
-                    f"{changed[1]!r} in training ({target.describe()}), since something in the "
-                    "script sets it too; name its scheduler in join(...), drop it, or let the "
-                    "script compute it from what pbt.into(holder, "
-                    f"{name.rpartition('.')[2]}={name!r}) sets"
+                    f"{changed[1]!r} in training ({target.describe()}), "
+                    f"{self._told(self._ways_out.changed, name)}"
                 )
 
     def _check_stepped(self, name: str) -> None:
@@ -218,10 +267,13 @@ class Hyperparameters:
         if steps and all(made == 0 for made in steps):
             names = " and ".join(target.optimizer_name for target in targets)
             raise TaskError(
-                f"{self.label}: {name} was set in {names}, which made no step in this turn; name "
-                "the optimiser that trains in join(...), make it before the loop, or let a turn "
-                "be longer by --interval"
+                f"{self.label}: {name} was set in {names}, which made no step in this turn; "
+                f"{self._told(self._ways_out.not_stepped, name)}"
             )
+
+    @staticmethod
+    def _told(way_out: str, name: str) -> str:
+        return way_out.format(name=name, key=name.rpartition(".")[2])
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
         """Compare what an optimiser is about to use with what was set."""
