@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+
 import pbt_flow
 from pbt_flow.population.result import Result
 from pbt_flow.task import Task
@@ -52,6 +54,8 @@ class TrainedOnce:
             self._made[key] = folder, self._train(folder, task, populations)
         folder, run_ids = self._made[key]
         shutil.copytree(folder, here, dirs_exist_ok=True)
+        # MLflow remembers by a run's id where its artifacts are: they are in another folder now.
+        _artifact_repos_cache.clear()
         move(here / "mlflow.db", folder, here)
         return [pbt_flow.load(run_id) for run_id in run_ids]
 

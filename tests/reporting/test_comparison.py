@@ -88,7 +88,7 @@ def test_methods_are_called_by_what_tells_them_apart():
     ("other", "sentence"),
     [
         ({"turns": 3}, "their turns is 4 and 3"),
-        ({"options": {"noise": 0.5}}, "the task's option noise is 0.0 and 0.5"),
+        ({"options": {"rate": 0.5}}, "the task's option rate is 0.01 and 0.5"),
         ({"seed": 1}, "all populations are of one method, PBT; add a control"),
     ],
 )
