@@ -46,7 +46,11 @@ def test_every_error_of_ours_that_is_raised_at_a_user_is_at_the_front_door() -> 
     code = (
         "import pathlib, importlib, pbt_flow\n"
         "for path in sorted(pathlib.Path('pbt_flow').rglob('[!_]*.py')):\n"
-        "    importlib.import_module('.'.join(path.with_suffix('').parts))\n"
+        "    try:\n"
+        "        importlib.import_module('.'.join(path.with_suffix('').parts))\n"
+        "    except ModuleNotFoundError:\n"
+        "        if 'adapters' not in path.parts:  # Its library is not for every Python.\n"
+        "            raise\n"
         "def below(kind):\n"
         "    for one in kind.__subclasses__():\n"
         "        yield one.__name__\n"
