@@ -141,7 +141,8 @@ class ModelTask(Task):
             TaskError: It was something else than what was asked for.
         """
         live = {}
-        for name, asked in hparams.items():
+        for name, value in hparams.items():
+            asked = _number(name, value)
             found = seen.rates
             if name != "learning_rate":
                 found = {getattr(holder, attribute) for holder, attribute in self._holders(name)}
@@ -152,11 +153,22 @@ class ModelTask(Task):
                         f"{name}: {asked!r} was asked for, and Keras trained with {float(one)!r}; "
                         "a callback or a schedule sets it too"
                     )
-            live[f"live/{name}"] = float(asked)
+            live[f"live/{name}"] = asked
         return live
 
 
-class _SeenRates(keras.callbacks.Callback):
+def _number(name: str, value: Any) -> float:
+    """A hyperparameter's value as a number.
+
+    Raises:
+        TaskError: It is none.
+    """
+    if not isinstance(value, int | float):
+        raise TaskError(f"{name} is {value!r}; what an optimizer or a layer takes is a number")
+    return float(value)
+
+
+class _SeenRates(keras.callbacks.Callback):  # type: ignore[misc]
     """The rates that the optimizer has used."""
 
     def __init__(self) -> None:
