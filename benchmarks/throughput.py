@@ -30,7 +30,6 @@ from pbt_flow.population.checkpoints import load_state, save_state
 from pbt_flow.task import Task, build_task, complete_options, declare, find_task
 from pbt_flow.testing import middle
 
-
 SEED = 1
 
 
