@@ -243,7 +243,10 @@ def test_what_the_user_is_told_to_do_is_enough() -> None:
         ({"explore": "truncation"}, "explore: there is no 'truncation'; choose from"),
         ({"explore": "perturb:factor=2"}, "explore 'perturb': 'factor=2' is no setting of it"),
         ({"exploit": "truncation:fraction=2"}, "exploit 'truncation': fraction must lie above 0"),
-        ({"init": "even"}, r"init: there is no 'even'; choose from \['latin', 'optuna', 'sobol',"),
+        (
+            {"init": "even"},
+            r"init: there is no 'even'; choose from \['latin', 'optuna', 'pb2', 'sobol'",
+        ),
         ({"init": "optuna:sampler=TPE"}, "init 'optuna': Optuna has no sampler 'TPE'; it has"),
         ({"resample": "optuna:window=0"}, "resample 'optuna': window must be at least 1, got 0"),
         (

@@ -1,7 +1,7 @@
 """A compiled model of Keras 3, on torch, as a task.
 
 A subclass says what is tuned and makes the model and its data: see docs/examples/convolution.py.
-The variable `KERAS_BACKEND` is `torch` before Keras is imported.
+Keras takes its backend from a variable when it is imported; here that is torch if none is named.
 
 A step is an epoch. A turn is one `fit`. Keras counts its layers' names through a process, so the
 state holds variables by their place and not by their names.
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import abc
 import math
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
 import numpy as np

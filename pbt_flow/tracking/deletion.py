@@ -31,7 +31,9 @@ def registered_versions(client: MlflowClient, run_id: str) -> dict[str, str]:
     for first in range(0, len(ids), _AT_ONCE):
         named = ", ".join(f"'{one}'" for one in ids[first : first + _AT_ONCE])
         for version in client.search_model_versions(f"run_id IN ({named})"):
-            found[str(version.model_id)] = f"{version.name} version {version.version}"
+            # A database of MLflow's has the model's id in the source alone, as `models:/m-...`.
+            model_id = version.model_id or (version.source or "").rpartition("/")[2]
+            found[model_id] = f"{version.name} version {version.version}"
     return found
 
 

@@ -240,7 +240,7 @@ class Importer:
             if tags.get(name) not in self._ids:
                 found.pop(name, None)
         if run_id == population.run_id:
-            del found[_ROLE]
+            found.pop(_ROLE, None)
             found[ORIGIN] = population.origin
             if self.task is not None:
                 found[_TASK_TAG] = self.task
@@ -250,7 +250,9 @@ class Importer:
         """Say what a population's run is: from then on it is there."""
         new = self._ids[population.run_id]
         self.client.delete_tag(new, IMPORTING)
-        self.client.set_tag(new, _ROLE, self._plain(population.run_id)["tags"][_ROLE])
+        tags = self._plain(population.run_id)["tags"]
+        # A population of the first version has none.
+        self.client.set_tag(new, _ROLE, tags.get(_ROLE, _ROLES[0]))
 
     def _plain(self, run_id: str) -> dict[str, Any]:
         plain: dict[str, Any] = read_json(self.folder, f"{run_place(run_id)}/run.json")

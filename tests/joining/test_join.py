@@ -273,7 +273,7 @@ def test_a_choice_is_asked_for_by_name_and_has_no_number_to_record(script):
         (
             '{"lr": RATE}',
             "update(); pbt['lt']",
-            "no hyperparameter 'lt' in the space, which has lr",
+            "no hyperparameter 'lt' in the space; it has lr",
         ),
     ],
 )

@@ -141,6 +141,7 @@ def test_truncation_beats_the_binary_tournament_on_the_noisy_quadratic():
     assert quadratic().mean() < quadratic(exploit="tournament").mean()
 
 
+@pytest.mark.paints
 def test_the_figure_is_drawn(tmp_path):
     path = tmp_path / "figure.png"
     figure(str(path))

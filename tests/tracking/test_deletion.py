@@ -169,7 +169,7 @@ def test_a_store_that_deletes_is_left_with_what_is_needed_and_nothing_is_said(sh
     assert warned(result) is None
     assert "warning: checkpoints" not in capfd.readouterr().err
     assert {path.parent.name for path in states(shelf.folder)} >= {f"{TURNS:06d}"}
-    assert len(states(shelf.folder)) <= 4 + 1
+    assert len(states(shelf.folder)) <= 4 + 3
 
 
 @pytest.mark.parametrize("shelf", [Shelf], indirect=True)
