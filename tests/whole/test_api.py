@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,11 @@ def test_each_error_is_one_that_a_user_can_mend(name: str) -> None:
 
 def test_every_error_of_ours_that_is_raised_at_a_user_is_at_the_front_door() -> None:
     for path in sorted((ROOT / "pbt_flow").rglob("[!_]*.py")):
-        importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        if path.parent.name == "adapters":
+            # Their libraries take seconds to import, and not every Python has them.
+            assert not re.search(r"^ *class \w+Error\b", path.read_text(), re.MULTILINE), path
+        else:
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
     # The others are an `OptionError` or a `StoreError` for those who are outside.
     inside = {"OptionError", "StoreUnavailable"}
     assert _errors_below(pbt_flow.PBTError) - inside <= set(pbt_flow.__all__)
@@ -59,7 +64,8 @@ def _errors_below(kind: type) -> set[str]:
     found = set()
     for one in kind.__subclasses__():
         found |= _errors_below(one)
-        if one.__module__.startswith("pbt_flow."):
+        # Another test may have imported the tasks that come along, which have errors of their own.
+        if one.__module__.startswith("pbt_flow.") and "pbt_flow.tasks" not in one.__module__:
             found.add(one.__name__)
     return found
 
