@@ -284,7 +284,7 @@ def relatives(problems: Sequence[Problem], seeds: Sequence[int]) -> int:
     for problem in problems:
         cells = []
         for method in RELATIVES:
-            found = values(problem, method, seeds)
+            found = values(problem, method, seeds[: problem.most_seeds])
             cells.append(told(found))
             if (known := KNOWN.get(method, {}).get(problem.name)) is not None:
                 mean, margin = known

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import cProfile
+import itertools
 import pstats
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from pbt_flow.population.checkpoints import load_state, save_state
 from pbt_flow.task import Task, build_task, complete_options, declare, find_task
 from pbt_flow.testing import middle
 
+SEED = 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -43,13 +46,17 @@ class Case:
     hparams: Mapping[str, Any] = field(default_factory=dict)
     """Where the middle of the space would be no usual point."""
 
-    def units(self, task: Task, metrics: Mapping[str, float], seconds: float) -> float:
-        """The units of data that a training of `seconds` wall-clock seconds went through."""
+    def units(self, task: Any, metrics: Mapping[str, float]) -> float:
+        """The units of data that a training went through, which began from `SEED`."""
         if self.task == "rl":
             return metrics["env_steps"]
         if self.task == "gan":
-            return self.steps * getattr(task, "batch") * getattr(task, "k")  # noqa: B009 - a GAN's
-        return metrics["tokens_per_second"] * seconds
+            return self.steps * task.batch * task.k
+        # Drawn once more: the metric is tokens by wall-clock seconds.
+        task.reseed(SEED)
+        batches = task.training.batches(task.rng, task.batch_tokens)
+        lengths = task.training.lengths()[1]
+        return sum(int(lengths[rows].sum()) for rows in itertools.islice(batches, self.steps))
 
 
 CASES = [
@@ -89,14 +96,8 @@ def quickest(repeats: int, job: Callable[[], Any]) -> float:
 def measure(case: Case, repeats: int) -> Measured:
     """Train, evaluate, write and read one model."""
     task, train = prepared(case)
-    told: dict[str, float] = {}
-
-    def counted() -> None:
-        begun = time.perf_counter()
-        metrics = train()
-        told["units"] = case.units(task, metrics, time.perf_counter() - begun)
-
-    trained = quickest(repeats, counted)
+    units = case.units(task, train())
+    trained = quickest(repeats, train)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         seconds = {"train": trained, "evaluate": quickest(repeats, task.evaluate)}
@@ -107,7 +108,7 @@ def measure(case: Case, repeats: int) -> Measured:
         )
     turn = type(task).defaults["interval"] / case.steps
     seconds["train"] *= turn
-    return Measured(seconds=seconds, units=told["units"] * turn)
+    return Measured(seconds=seconds, units=units * turn)
 
 
 def prepared(case: Case) -> tuple[Task, Callable[[], Mapping[str, float]]]:
@@ -117,7 +118,7 @@ def prepared(case: Case) -> tuple[Task, Callable[[], Mapping[str, float]]]:
     hparams = {**middle(task.space), **case.hparams}
 
     def train() -> Mapping[str, float]:
-        task.reseed(1)
+        task.reseed(SEED)
         return task.train(hparams, case.steps)
 
     train()

@@ -1,7 +1,7 @@
 """A compiled model of Keras 3, on torch, as a task.
 
 A subclass says what is tuned and makes the model and its data: see docs/examples/convolution.py.
-The variable `KERAS_BACKEND` is `torch` before Keras is imported.
+Keras takes its backend from a variable when it is imported; here that is torch if none is named.
 
 A step is an epoch. A turn is one `fit`. Keras counts its layers' names through a process, so the
 state holds variables by their place and not by their names.
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import abc
 import math
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
 import numpy as np
@@ -138,7 +141,8 @@ class ModelTask(Task):
             TaskError: It was something else than what was asked for.
         """
         live = {}
-        for name, asked in hparams.items():
+        for name, value in hparams.items():
+            asked = _number(name, value)
             found = seen.rates
             if name != "learning_rate":
                 found = {getattr(holder, attribute) for holder, attribute in self._holders(name)}
@@ -149,11 +153,22 @@ class ModelTask(Task):
                         f"{name}: {asked!r} was asked for, and Keras trained with {float(one)!r}; "
                         "a callback or a schedule sets it too"
                     )
-            live[f"live/{name}"] = float(asked)
+            live[f"live/{name}"] = asked
         return live
 
 
-class _SeenRates(keras.callbacks.Callback):
+def _number(name: str, value: Any) -> float:
+    """A hyperparameter's value as a number.
+
+    Raises:
+        TaskError: It is none.
+    """
+    if not isinstance(value, int | float):
+        raise TaskError(f"{name} is {value!r}; what an optimizer or a layer takes is a number")
+    return float(value)
+
+
+class _SeenRates(keras.callbacks.Callback):  # type: ignore[misc]
     """The rates that the optimizer has used."""
 
     def __init__(self) -> None:

@@ -17,7 +17,13 @@ from typing import Any, ClassVar, Literal
 import lightning
 import torch
 
-from pbt_flow.adapters.lightning_fit import HELD, HeldCheckpoint, LiveHyperparameters, quiet
+from pbt_flow.adapters.lightning_fit import (
+    HELD,
+    HeldCheckpoint,
+    LiveHyperparameters,
+    quiet,
+    with_interned_keys,
+)
 from pbt_flow.adapters.places import targets_in_module, targets_named
 from pbt_flow.adapters.randomness import drawn_alike
 from pbt_flow.exceptions import TaskError
@@ -121,7 +127,7 @@ class ModuleTask(Task):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.module.load_state_dict(state["state_dict"])
-        self._held.checkpoint = state if "loops" in state else None
+        self._held.checkpoint = with_interned_keys(state) if "loops" in state else None
 
     def model(self) -> torch.nn.Module:
         return self.module

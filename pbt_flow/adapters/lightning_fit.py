@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -84,6 +85,20 @@ class LiveHyperparameters(lightning.Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.proved = self._live.prove()
         trainer.save_checkpoint(HELD)
+
+
+def with_interned_keys(value: Any) -> Any:
+    """A state that was read from a file, with the keys that a running optimiser would have.
+
+    A file holds a text once for each object that it is. An optimiser keeps the keys of what it was
+    given, so without this a restored member would write other bytes than one kept in memory.
+    """
+    if isinstance(value, dict):
+        named = ((sys.intern(key) if isinstance(key, str) else key, key) for key in value)
+        return type(value)((key, with_interned_keys(value[old])) for key, old in named)
+    if isinstance(value, list):
+        return [with_interned_keys(one) for one in value]
+    return value
 
 
 @contextlib.contextmanager

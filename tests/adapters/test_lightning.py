@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 import pbt_flow
 from pbt_flow import TaskError
 from pbt_flow.adapters.lightning_fit import quiet
+from pbt_flow.population.checkpoints import load_state, save_state
 from pbt_flow.task import find_task
 from pbt_flow.testing import TaskContract
 from pbt_flow.testing.task_contract import middle
@@ -185,3 +186,15 @@ def test_a_donors_checkpoint_given_to_fit_brings_the_donors_values_back(tmp_path
         with seen_in_training() as seen:
             copy.fit(module(0.08, 0.05, 0.37), *Digits.make_data(), ckpt_path=path)
     assert seen == {"lr": {0.001 * 0.9}, "weight_decay": {0.03}, "dropout": {0.37}}
+
+
+def test_a_restored_member_writes_the_bytes_that_one_kept_in_memory_writes(tmp_path):
+    warm, cold = Digits(seed=0), Digits(seed=1)
+    trained(warm)
+    first = save_state(warm.state_dict(), 0, 1, tmp_path / "first")
+    cold.load_state_dict(load_state(first, tmp_path / "first"))
+    digests = set()
+    for name, task in (("warm", warm), ("cold", cold)):
+        trained(task, 2)
+        digests.add(save_state(task.state_dict(), 0, 2, tmp_path / name).digest)
+    assert len(digests) == 1

@@ -76,7 +76,10 @@ def test_a_report_a_picture_and_the_winners_schedule_are_left(tmp_path):
     assert files(place.folder) == WHOLE
     assert "nothing has become better" in (place.folder / "report/index.html").read_text()
     schedule = Schedule.from_json(json.loads((place.folder / "schedule.json").read_text()))
-    assert (schedule.source, schedule.options) == ("0123abcd", {"dimensions": 3})
+    assert (schedule.source, schedule.options) == (
+        "0123abcd",
+        {"dimensions": 3, "decay": "none"},
+    )
     for turn in ancestors(one.history, one.history.winner()):
         assert schedule.at(turn.plan.start_step) == turn.plan.hparams
     assert len((place.folder / "schedule.csv").read_text().splitlines()) == len(one.path) + 1
