@@ -201,7 +201,7 @@ def test_the_page_says_which_way_the_report_is_better_if_the_task_does():
     assert "a smaller score is better, and a greater loss of the report" in text(
         dataclasses.replace(one, result=told)
     )
-    assert "of the report" not in text(one)
+    assert "loss of the report" not in text(one)
 
 
 # --- in MLflow ------------------------------------------------------------------------------------

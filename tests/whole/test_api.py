@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,11 @@ def test_each_error_is_one_that_a_user_can_mend(name: str) -> None:
 
 def test_every_error_of_ours_that_is_raised_at_a_user_is_at_the_front_door() -> None:
     for path in sorted((ROOT / "pbt_flow").rglob("[!_]*.py")):
-        try:
+        if path.parent.name == "adapters":
+            # Their libraries take seconds to import, and not every Python has them.
+            assert not re.search(r"^ *class \w+Error\b", path.read_text(), re.MULTILINE), path
+        else:
             importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        except ModuleNotFoundError:
-            if "adapters" not in path.parts:  # Its library is not for every Python.
-                raise
     # The others are an `OptionError` or a `StoreError` for those who are outside.
     inside = {"OptionError", "StoreUnavailable"}
     assert _errors_below(pbt_flow.PBTError) - inside <= set(pbt_flow.__all__)
