@@ -6,6 +6,7 @@ import base64
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -96,6 +97,9 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     # `mlflow.set_experiment` sets one, and a fixture of the next module would find it.
     for name in _MLFLOW:
         os.environ.pop(name, None)
+    # A logger that a test has tried sets the store of the whole process, for all tests after it.
+    if "mlflow.tracking" in sys.modules:
+        sys.modules["mlflow.tracking._tracking_service.utils"]._tracking_uri = None
 
 
 _EMPTY_PICTURE = base64.b64decode(
