@@ -135,7 +135,9 @@ BEFORE_ALL = {"the runs are being made": _client("log_dict", 1, before=True)}
 IN_STAGES = {
     "the last turn of a stage is there and its end not seen": _controller("accept", 8, before=True),
     "the last turn of a stage is accepted": _controller("accept", 8),
-    "a stage has ended": _controller("_tell_of_stages", 8, before=True),
+    "a stage has ended": Point(
+        owner="pbt_flow.training.stage_progress:StageProgress", name="tell", nth=8, before=True
+    ),
     "nobody is told yet of who left": _store("leave", 1, before=True),
     "a run says who left and has not ended": _client("set_terminated", 1, before=True),
     "half of those that left are told": _store("leave", 2),
