@@ -69,6 +69,7 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     if not words:
         parser.print_help()
         raise SystemExit(2)
+    _check_command_is_first(parser, words)
     if (task := _asks_for_task(words)) is not None:
         from pbt_flow.commands.task_help import task_help
 
@@ -91,6 +92,17 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
             parser.error(f"{found.command}: what stands behind -- is for the script of a run")
         given["options"] = {**given["options"], "arguments": of_script}
     return given
+
+
+def _check_command_is_first(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Exit with 2 where an option of a command stands before the command.
+
+    Its value would be taken for the command, and the option be called unknown.
+    """
+    option = words[0].partition("=")[0]
+    if option.startswith("-") and option not in parser._option_string_actions:
+        command = next((word for word in words if word in subparsers(parser)), "run")
+        parser.error(f"{option} stands before the command; say {parser.prog} {command} first")
 
 
 def _asks_for_task(words: Sequence[str]) -> str | None:

@@ -38,6 +38,15 @@ def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
         (["run", "--popultion", "3"], "no option --popultion; did you mean --population?"),
         (["run", "--popultion=3"], "no option --popultion; did you mean --population?"),
         (["resum", "1"], "there is no 'resum'; did you mean resume?"),
+        (
+            ["-q", "resume", "1"],
+            "-q stands before the command; say python -m pbt_flow resume first",
+        ),
+        (
+            ["--task=toy", "run"],
+            "--task stands before the command; say python -m pbt_flow run first",
+        ),
+        (["--seed", "1"], "--seed stands before the command; say python -m pbt_flow run first"),
         (["run", "--turns", "many"], "argument --turns: invalid int value: 'many'"),
         (["report", "1", "2"], "too many words: 2"),
         (["report"], "the following arguments are required: RUN"),
