@@ -5,11 +5,9 @@ that the resume has. Generational populations must end as if nothing had happene
 asynchronous ones must conserve every turn, lineage edge, checkpoint and metric point.
 """
 
-import contextlib
 import functools
 import multiprocessing.forkserver
 import os
-import shutil
 import signal
 import sys
 from collections import Counter
@@ -30,6 +28,7 @@ from crash_points import (
 )
 from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
+from stored_populations import copy_empty, working_in
 
 import pbt_flow
 from pbt_flow.population.checkpoints import file_digest
@@ -83,36 +82,44 @@ def population():
     return run.info.run_id
 
 
-@contextlib.contextmanager
-def beside(migrated_database, folder):
-    """In a folder of its own with an empty store."""
-    before = Path.cwd()
-    shutil.copy(migrated_database, folder / "mlflow.db")
-    os.chdir(folder)
-    yield
-    os.chdir(before)
+@pytest.fixture(scope="module")
+def undisturbed_run(migrated_database, tmp_path_factory):
+    """Trains a generational population that nobody kills, in its own store: what it comes to."""
+
+    def train(check, settings):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        copy_empty(migrated_database, folder)
+        with working_in(folder):
+            result = pbt_flow.run(
+                Regression, mode="generational", engine="inline", quiet=True, **settings
+            )
+            check(result)
+            return outcome(result)
+
+    return train
 
 
 @pytest.fixture(scope="module")
-def undisturbed(migrated_database, tmp_path_factory):
-    """What an undisturbed generational population comes to."""
-    with beside(migrated_database, tmp_path_factory.mktemp("undisturbed")):
-        result = pbt_flow.run(
-            Regression, mode="generational", engine="inline", quiet=True, **SETTINGS
-        )
-        check(result)
-        return essence(result), points(result)
+def undisturbed(undisturbed_run):
+    """What an undisturbed population comes to."""
+    return undisturbed_run(check, SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def undisturbed_in_stages(migrated_database, tmp_path_factory):
-    """What an undisturbed generational population in stages comes to."""
-    with beside(migrated_database, tmp_path_factory.mktemp("stages")):
-        result = pbt_flow.run(
-            Regression, mode="generational", engine="inline", quiet=True, **STAGES
-        )
-        check_stages(result)
-        return essence(result), points(result), who_left(result)
+def undisturbed_in_stages(undisturbed_run):
+    """What an undisturbed population in stages comes to."""
+    return undisturbed_run(check_stages, STAGES)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_in_groups(undisturbed_run):
+    """What an undisturbed population of two sub-populations comes to."""
+    return undisturbed_run(check_groups, GROUPS)
+
+
+def outcome(result):
+    """All that must be the same whether a population was killed or not."""
+    return essence(result), points(result), who_left(result)
 
 
 def essence(result):
@@ -247,8 +254,7 @@ def check_stages(result):
 def compare(result, mode, undisturbed):
     check(pbt_flow.load(result.run_id))
     if mode == "generational":
-        assert essence(result) == undisturbed[0]
-        assert points(result) == undisturbed[1]
+        assert outcome(result) == undisturbed
 
 
 @pytest.mark.parametrize(("name", "mode"), cases(product(IN_A_TURN | IN_THE_CONTROLLER, MODES)))
@@ -275,18 +281,7 @@ def test_one_in_stages_that_is_killed_at_the_end_of_one_has_the_same_stages_and_
     for one in (result, pbt_flow.load(result.run_id)):
         check_stages(one)
     if mode == "generational":
-        assert (essence(result), points(result), who_left(result)) == undisturbed_in_stages
-
-
-@pytest.fixture(scope="module")
-def undisturbed_in_groups(migrated_database, tmp_path_factory):
-    """What an undisturbed generational population of two sub-populations comes to."""
-    with beside(migrated_database, tmp_path_factory.mktemp("groups")):
-        result = pbt_flow.run(
-            Regression, mode="generational", engine="inline", quiet=True, **GROUPS
-        )
-        check_groups(result)
-        return essence(result), points(result)
+        assert outcome(result) == undisturbed_in_stages
 
 
 def check_groups(result):
@@ -326,7 +321,7 @@ def test_one_with_sub_populations_that_is_killed_takes_from_both_sources_as_if_i
     for one in (result, pbt_flow.load(result.run_id)):
         check_groups(one)
     if mode == "generational":
-        assert (essence(result), points(result)) == undisturbed_in_groups
+        assert outcome(result) == undisturbed_in_groups
 
 
 @pytest.mark.parametrize(("name", "mode"), cases(product(IN_A_RESUME, MODES)))
