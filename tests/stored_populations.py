@@ -13,6 +13,7 @@ from typing import Any
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 import pbt_flow
+from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Result
 from pbt_flow.task import Task
 
@@ -91,3 +92,16 @@ def working_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+def turns_of(result: Result) -> list[Turn]:
+    """All turns of a population."""
+    return [turn for turns in result.history.turns.values() for turn in turns]
+
+
+def essence(result: Result) -> dict[tuple[int, int], tuple[Any, ...]]:
+    """What must not depend on who trained what where: scores, donors, the bytes of the states."""
+    return {
+        (turn.member, turn.number): (turn.score, turn.plan.donor, turn.checkpoint, turn.metrics)
+        for turn in turns_of(result)
+    }

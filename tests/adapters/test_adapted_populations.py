@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from stored_populations import essence, turns_of
 
 import pbt_flow
 
@@ -40,18 +41,6 @@ every_example = pytest.mark.parametrize(
         example("convolution.py", "Digits", "keras", interval=1),
     ],
 )
-
-
-def turns_of(result):
-    return [turn for turns in result.history.turns.values() for turn in turns]
-
-
-def essence(result):
-    """What must not depend on who trained what where: scores, donors, the bytes of the states."""
-    return {
-        (turn.member, turn.number): (turn.score, turn.plan.donor, turn.checkpoint, turn.metrics)
-        for turn in turns_of(result)
-    }
 
 
 @pytest.mark.slow

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from optuna.distributions import FloatDistribution
+from single_turns import trained
 
 pytest.importorskip("lightgbm", reason="LightGBM is not installed")
 
 from pbt_flow import TaskError
 from pbt_flow.task import find_task
 from pbt_flow.testing import TaskContract
-from pbt_flow.testing.task_contract import middle
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "boosting.py"
 Digits = find_task(f"{EXAMPLE}:Digits")
@@ -19,11 +19,6 @@ Digits = find_task(f"{EXAMPLE}:Digits")
 
 class TestBoostingContract(TaskContract):
     task, steps, begins_anew = Digits, 2, True  # Each turn draws its bags from its own seed.
-
-
-def trained(task, number=1, steps=1, **hparams):
-    task.reseed(number)
-    return task.train({**middle(task.space), **hparams}, steps)
 
 
 def test_after_an_exploit_everything_that_was_asked_is_live():

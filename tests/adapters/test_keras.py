@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from optuna.distributions import FloatDistribution
+from single_turns import trained
 
 os.environ["KERAS_BACKEND"] = "torch"
 pytest.importorskip("keras", reason="Keras is not installed")
@@ -14,7 +15,6 @@ import keras
 from pbt_flow import TaskError
 from pbt_flow.task import find_task
 from pbt_flow.testing import TaskContract
-from pbt_flow.testing.task_contract import middle
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "convolution.py"
 Digits = find_task(f"{EXAMPLE}:Digits")
@@ -23,11 +23,6 @@ Digits = find_task(f"{EXAMPLE}:Digits")
 @pytest.mark.slow
 class TestModelContract(TaskContract):
     task, steps, begins_anew = Digits, 1, False
-
-
-def trained(task, number=1, steps=1, **hparams):
-    task.reseed(number)
-    return task.train({**middle(task.space), **hparams}, steps)
 
 
 def test_after_an_exploit_everything_that_was_asked_is_live(monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from mlflow.tracking import MlflowClient
 from optuna.distributions import FloatDistribution
 from seen_in_training import seen_in_training
+from single_turns import trained
 from torch import nn
 
 pytest.importorskip("lightning", reason="Lightning is not installed")
@@ -23,7 +24,6 @@ from pbt_flow.adapters.lightning_fit import quiet
 from pbt_flow.population.checkpoints import load_state, save_state
 from pbt_flow.task import find_task
 from pbt_flow.testing import TaskContract
-from pbt_flow.testing.task_contract import middle
 
 Digits = find_task(
     f"{Path(__file__).resolve().parents[2]}/docs/examples/lightning_module.py:Digits"
@@ -44,11 +44,6 @@ class TestModuleContract(TaskContract):
 @pytest.mark.slow
 class TestModuleInStepsContract(TaskContract):
     task, steps, begins_anew = InSteps, 7, True
-
-
-def trained(task, number=1, steps=1, **hparams):
-    task.reseed(number)
-    return task.train({**middle(task.space), **hparams}, steps)
 
 
 def test_after_an_exploit_everything_that_was_asked_is_live():

@@ -5,6 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import single_turns
 import torch
 from mlflow.tracking import MlflowClient
 from optuna.distributions import FloatDistribution
@@ -20,7 +21,6 @@ from pbt_flow import TaskError
 from pbt_flow.adapters.transformers import TrainerTask, with_shared_weights
 from pbt_flow.task import find_task
 from pbt_flow.testing import TaskContract
-from pbt_flow.testing.task_contract import middle
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "lora.py"
 Adapters = find_task(f"{EXAMPLE}:Adapters")
@@ -36,8 +36,7 @@ class TestAdapterContract(TaskContract):
 
 
 def trained(task, number=1, steps=2, **hparams):
-    task.reseed(number)
-    return task.train({**middle(task.space), **hparams}, steps)
+    return single_turns.trained(task, number, steps, **hparams)
 
 
 def test_after_an_exploit_everything_that_was_asked_is_live():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from stored_populations import essence, turns_of
 
 import pbt_flow
 from pbt_flow.cli.main import main
@@ -19,18 +20,6 @@ BATCHES = ROOT / "tests" / "joining" / "scripts" / "batches.py"
 PARTIAL_FIT = ROOT / "tests" / "joining" / "scripts" / "partial_fit.py"
 
 pytestmark = pytest.mark.usefixtures("database")
-
-
-def turns_of(result):
-    return [turn for turns in result.history.turns.values() for turn in turns]
-
-
-def essence(result):
-    """What must not depend on who trained what where: scores, donors, the bytes of the states."""
-    return {
-        (turn.member, turn.number): (turn.score, turn.plan.donor, turn.checkpoint, turn.metrics)
-        for turn in turns_of(result)
-    }
 
 
 def test_the_scripts_own_arguments_are_handed_on_recorded_and_taken_up_by_a_resume(capsys):
