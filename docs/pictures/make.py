@@ -1,7 +1,9 @@
 """The pictures of docs/tour.md, from a population in an MLflow UI that is running.
 
-python docs/pictures/make.py RUN_ID [http://127.0.0.1:5000]    # needs playwright, chromium, pillow
-python docs/pictures/make.py report    # the one of docs/reading.md; trains a small population
+    PYTHONPATH=. python docs/pictures/make.py RUN_ID [http://127.0.0.1:5000]
+    PYTHONPATH=. python docs/pictures/make.py report    # that of docs/reading.md; trains it first
+
+It needs playwright, chromium and pillow.
 """
 
 from __future__ import annotations
