@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from pbt_flow.commands.ui import ui
     from pbt_flow.commands.watch import watch
     from pbt_flow.joining import join
+    from pbt_flow.population.finalist import Finalist
     from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
-    from pbt_flow.population.result import Finalist, Result
+    from pbt_flow.population.result import Result
     from pbt_flow.settings import Settings
     from pbt_flow.task import Task
 
@@ -136,7 +137,8 @@ _PLACES = {
     "commands.watch": ("watch",),
     "joining": ("join",),
     "population.records": ("Checkpoint", "Donor", "Member", "Plan", "Turn"),
-    "population.result": ("Finalist", "Result"),
+    "population.finalist": ("Finalist",),
+    "population.result": ("Result",),
     "settings": ("Settings",),
     "task": ("Task",),
 }
