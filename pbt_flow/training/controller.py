@@ -49,6 +49,7 @@ from pbt_flow.training.retention import removable
 from pbt_flow.training.round_samples import RoundSamples
 from pbt_flow.training.rounds import Rounds
 from pbt_flow.training.stage_progress import StageProgress
+from pbt_flow.training.turn_callbacks import TurnCallbacks
 from pbt_flow.training.turn_times import TurnTimes
 from pbt_flow.utils.reasons import reason_in
 from pbt_flow.utils.text import turn_count
@@ -74,6 +75,8 @@ class Controller:
     """Waits for so many seconds."""
     planner: Planner | None = None
     """Who says what a member trains next; None for the decision of PBT."""
+    callbacks: TurnCallbacks = field(default_factory=TurnCallbacks)
+    """The user's functions that are told of every turn, and may stop the population."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
@@ -300,6 +303,9 @@ class Controller:
             finished = self.engine.wait(timeout=0.5)
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
+            # Before the next turns begin, so that nothing begins any more if one asks for an end.
+            asked = self.callbacks.call(turns, self.history)
+            self.stopping = self.stopping or asked
             self.look_for_an_end(turns)
             # The workers train on while the controller talks to MLflow.
             self.dispatch()

@@ -49,8 +49,14 @@ def turn_count(number: int) -> str:
     return "1 turn" if number == 1 else f"{number} turns"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence: the name that a misspelt word is nearest to; empty if none is near."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The name that a misspelt word is nearest to; None if none is near."""
     plain = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.7)
-    return f"; did you mean {plain[near[0]]}?" if near else ""
+    return plain[near[0]] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence: the name that a misspelt word is nearest to; empty if none is near."""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
