@@ -123,8 +123,9 @@ def context_of(settings: Settings, slots: int, budget: int | None = None) -> Wor
     share = -(-settings.founders // slots)
     # Memory of a GPU is scarce, and what the task takes of it is not known.
     usual = share if settings.device == "cpu" else 1
+    spec = spec_of(settings, budget)
     return WorkerContext(
-        task=spec_of(settings, budget),
+        task=spec if settings.engine == "inline" else spec.with_code(),
         seed=settings.seed,
         warm=settings.warm or usual,
         threads=settings.threads,

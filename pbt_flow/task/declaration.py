@@ -23,6 +23,7 @@ from pbt_flow.task.options import (
     describe,
     options_of,
 )
+from pbt_flow.task.session import is_of_session, pickle_by_value, unpickle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,18 @@ class TaskSpec:
     device: str = "cpu"
     budget: int | None = None
     """The steps of a member that trains to the end (see `Task.budget`); None if not known."""
+    code: bytes = dataclasses.field(default=b"", repr=False)
+    """The task itself, for other processes, if no file holds it (see `pbt_flow.task.session`)."""
+
+    def with_code(self) -> TaskSpec:
+        """The same with all that another process needs.
+
+        Raises:
+            TaskError: No file holds the task, and it cannot be sent.
+        """
+        if not is_of_session(self.name):
+            return self
+        return dataclasses.replace(self, code=pickle_by_value(find_task(self.name)))
 
     @property
     def file(self) -> str:
@@ -108,9 +121,8 @@ class TaskSpec:
         Raises:
             TaskError: The class does not take one of the options, or not its value.
         """
-        return build_task(
-            find_task(self.name), seed, device or self.device, self.options, budget=self.budget
-        )
+        kind = unpickle(self.code) if self.code else find_task(self.name)
+        return build_task(kind, seed, device or self.device, self.options, budget=self.budget)
 
 
 def build_task(
