@@ -11,7 +11,7 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,11 @@ def engine_for(
 
 
 def read_declaration(
-    engine: Engine, task: str | type[Task], options: Any = None, *, quiet: bool = False
+    engine: Engine,
+    task: str | type[Task] | Callable[[], Any],
+    options: Any = None,
+    *,
+    quiet: bool = False,
 ) -> Declaration:
     """What the task declares; of a task given by name, a worker has been asked to find out.
 

@@ -72,8 +72,14 @@ class Progress:
         self._quiet = quiet
         self._line = NotebookLine() if is_in_notebook() else None
         stream = Unbroken(sys.stderr if self._line is None else sys.stdout)
-        # Rich would make an output with HTML of its own of each line in a notebook.
-        self._console = Console(file=cast("IO[str]", stream), quiet=quiet, force_jupyter=False)
+        self._console = Console(
+            file=cast("IO[str]", stream),
+            quiet=quiet,
+            # Rich would make an output with HTML of its own of each line in a notebook, whose
+            # output says that it is a terminal.
+            force_jupyter=False,
+            force_terminal=None if self._line is None else False,
+        )
         self._live: Live | None = None
         self._history: History | None = None
         self._done_before: int | None = None

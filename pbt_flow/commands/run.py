@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    task: str | type[Task],
+    task: str | type[Task] | Callable[[], Any],
     *,
     quiet: bool = False,
     control: bool | str = False,
@@ -112,7 +112,7 @@ def _check_keywords(function: Callable[..., Result], settings: Mapping[str, Any]
 
 
 def _new(
-    task: str | type[Task],
+    task: str | type[Task] | Callable[[], Any],
     *,
     quiet: bool,
     control: Entry | None = None,

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,6 +18,7 @@ from pbt_flow.joining import is_joining, is_training
 from pbt_flow.task.base import Task
 from pbt_flow.task.bundled import bundled_tasks, current_name, is_in_some_copy, module_of
 from pbt_flow.task.files import is_nameless, load_file
+from pbt_flow.task.joined_function import function_task
 from pbt_flow.task.joined_script import task_of
 from pbt_flow.task.session import MAIN, has_no_file, is_of_session, main_module
 from pbt_flow.utils.text import did_you_mean
@@ -130,6 +132,9 @@ def _pick(module: Any, attribute: str, name: str) -> type[Task]:
         and not inspect.isabstract(value)
     }
     if attribute:
+        function = vars(module).get(attribute)
+        if inspect.isfunction(function):
+            return function_task(function)
         if attribute not in own:
             raise TaskError(f"task {name!r}: no Task called {attribute!r}; there are {sorted(own)}")
         return own[attribute]
@@ -142,7 +147,7 @@ def _pick(module: Any, attribute: str, name: str) -> type[Task]:
     return here[0]
 
 
-def name_task(task: str | type[Task]) -> str:
+def name_task(task: str | type[Task] | Callable[[], Any]) -> str:
     """A name by which any process finds `task` again (see `find_task`).
 
     What no file holds, since it stands in a notebook's cell, is named `__main__:Class`, and found

@@ -43,6 +43,15 @@ def has_no_file(task: Any, module: ModuleType | None) -> bool:
     return bool(places) and Path(file).resolve() not in places
 
 
+def found_in_main(name: str) -> Any:
+    """The class or the function itself that such a name means.
+
+    Raises:
+        TaskError: There is none.
+    """
+    return getattr(main_module(name), name.partition(":")[2])
+
+
 def main_module(name: str) -> ModuleType:
     """The main module, in which a task of this name is looked for.
 
@@ -115,7 +124,9 @@ def _used(task: Any) -> Iterator[tuple[str, Any]]:
     """The objects of its module that a class or a function names, and the class's attributes."""
     if isinstance(task, type):
         for name, value in vars(task).items():
-            if not name.startswith("__") and not inspect.isroutine(value):
+            # What Python itself and `abc` put into a class is not the user's.
+            is_own = not name.startswith(("__", "_abc_"))
+            if is_own and not inspect.isroutine(getattr(value, "__func__", value)):
                 yield f"{task.__name__}.{name}", value
     for function in _functions(task):
         for code in _nested(function.__code__):
