@@ -254,7 +254,7 @@ def resume(
                 f"{run_id} has done {done}"
             )
     with (
-        engine_for(engine=made.engine, threads=made.threads) as engine,
+        engine_for(made.engine, made.threads, made.device) as engine,
         short_requests(),
     ):
         engine.submit(Describe(task=made.task, options=made.options))
