@@ -102,15 +102,17 @@ class Short(Pendulum):
 
 class WithNoise(Short):
     kind = TD3
-    options = {
-        **Short.options,
-        "action_noise": OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.3 * np.ones(1)),
-    }
+
+    @property
+    def options(self):
+        # Noise of its own for each agent, as in a process of its own.
+        noise = OrnsteinUhlenbeckActionNoise(np.zeros(1), 0.3 * np.ones(1))
+        return {**Short.options, "policy_delay": 7, "action_noise": noise}
 
 
 class Deep(Short):
     kind, env = DQN, "CartPole-v1"
-    options = {**Short.options, "target_update_interval": 20, "exploration_fraction": 0.5}
+    options = {**Short.options, "target_update_interval": 20, "exploration_final_eps": 0.9}
     space = {"learning_rate": RATE, "gamma": FloatDistribution(0.9, 0.999)}
 
 
