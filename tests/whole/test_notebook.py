@@ -55,7 +55,7 @@ import torch
 import pbt_flow
 from optuna.distributions import FloatDistribution
 
-WIDTH = 3
+WIDTH_OF_MINE = 3
 
 def target(x):
     return x.sum(1, keepdim=True)
@@ -67,10 +67,10 @@ class Line(pbt_flow.Task):
     def __init__(self, *, seed, device="cpu"):
         super().__init__(seed=seed, device=device)
         torch.manual_seed(seed)
-        self.net = torch.nn.Linear(WIDTH, 1)
+        self.net = torch.nn.Linear(WIDTH_OF_MINE, 1)
 
     def loss(self):
-        x = torch.randn(32, WIDTH)
+        x = torch.randn(32, WIDTH_OF_MINE)
         return (self.net(x) - target(x)).square().mean()
 
     def train(self, hparams, steps):
@@ -122,7 +122,9 @@ def test_a_class_of_a_cell_trains_in_workers_and_inline_and_is_resumed_by_anothe
     _check_progress(trained)
     # Nothing that the class uses is in the store; the cell alone brings it back.
     assert not [
-        path for path in Path().rglob("*") if _is_kept(path) and b"WIDTH" in path.read_bytes()
+        path
+        for path in Path().rglob("*")
+        if _is_kept(path) and b"WIDTH_OF_MINE" in path.read_bytes()
     ]
     resume = f"pbt_flow.resume('{run_id}', turns=3, quiet=True, engine='inline')"
     refused, _, resumed = execute(
