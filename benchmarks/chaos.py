@@ -109,7 +109,7 @@ class Chaos:
             *("--population", self.given.population, "--turns", self.turns, "--interval", 100),
             *("--stages", stages),
         )
-        while not list(Path().rglob("turn.json")):
+        while not list(Path().rglob("turn*.json")):
             self.check()
             time.sleep(0.05)
         run_id = Path("output").read_text().split("population ")[1].split()[0]
@@ -169,7 +169,7 @@ class Chaos:
 
 def records() -> Iterator[Path]:
     """The records that are committed."""
-    return Path("mlruns").rglob("turn.json")
+    return Path("mlruns").rglob("turn*.json")
 
 
 def descendants(pid: int) -> list[int]:

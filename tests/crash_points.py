@@ -77,11 +77,11 @@ IN_A_TURN = {
     "it is scored": Point(owner="sample_tasks:Regression", name="evaluate", nth=10),
     # Of each turn the state is published first, and then the record.
     "its state is written and has no name": Point(
-        owner="pbt_flow.population.checkpoints", name="_rename_durably", nth=19, before=True
+        owner="pbt_flow.population.checkpoints", name="_name_durably", nth=19, before=True
     ),
     "its state is there": Point(owner="pbt_flow.engines.worker", name="save_state", nth=10),
     "its record is written and has no name": Point(
-        owner="pbt_flow.population.checkpoints", name="_rename_durably", nth=20, before=True
+        owner="pbt_flow.population.checkpoints", name="_name_durably", nth=20, before=True
     ),
     "its record is there": Point(
         owner="pbt_flow.population.checkpoints:LocalFolders", name="commit", nth=10

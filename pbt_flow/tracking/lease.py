@@ -74,7 +74,7 @@ def claim(
     # that the population had been released.
     _send_heartbeat(client, run_id)
     try:
-        client.log_param(run_id, _claim_param(number), new_owner())
+        client.log_param(run_id, claim_param(number), new_owner())
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
@@ -143,7 +143,8 @@ def _last_heartbeat(run: Run) -> str:
     return sent
 
 
-def _claim_param(number: int) -> str:
+def claim_param(number: int) -> str:
+    """Return the name of the param that says who made a claim."""
     return f"{CLAIM_PREFIX}{number:04d}"
 
 
@@ -153,7 +154,7 @@ def newest_claim(run: Run) -> tuple[int, str]:
     for name in run.data.params:
         if name.startswith(CLAIM_PREFIX):
             number = max(number, int(name.removeprefix(CLAIM_PREFIX)))
-    return number, run.data.params.get(_claim_param(number), "")
+    return number, run.data.params.get(claim_param(number), "")
 
 
 def _send_heartbeat(client: MlflowClient, run_id: str) -> None:
@@ -224,7 +225,9 @@ class Lease:
         """From whom and why this controller took over, in words; "" if the last one released."""
         self.asked_to_stop = False
         """Whether somebody elsewhere wants this controller to end in order."""
-        self._client, self._run_id, self._number = client, run_id, number
+        self.number = number
+        """How many times controllers have claimed the population, this one included."""
+        self._client, self._run_id = client, run_id
         self._stop_before = client.get_run(run_id).data.tags.get(STOP)
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, daemon=True, name="pbt_flow-lease")
@@ -245,7 +248,7 @@ class Lease:
         data = self._client.get_run(self._run_id).data
         # What was asked of an earlier owner is done with.
         self.asked_to_stop = data.tags.get(STOP) != self._stop_before
-        self.lost = _claim_param(self._number + 1) in data.params
+        self.lost = claim_param(self.number + 1) in data.params
         if not self.lost:
             _send_heartbeat(self._client, self._run_id)
 

@@ -108,25 +108,25 @@ def test_what_cannot_change_is_refused_by_the_command_with_the_reason(trained, c
 @pytest.mark.parametrize("turn", [2, 3])
 def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(turn, trained):
     (result,) = trained({"turns": 3})
-    (folder(result, 1, turn) / "turn.json").unlink()
+    (folder(result, 1, turn) / "turn-1.1.json").unlink()
     if turn == 2:
-        with pytest.raises(RecordError, match=r"no turns/000002/turn\.json, and turn 3 has one"):
+        with pytest.raises(RecordError, match="no record in turns/000002, and turn 3 has one"):
             pbt_flow.load(result.run_id)
-    with pytest.raises(RecordError, match=rf"turns/00000{turn}/turn\.json.*bring the file back"):
+    with pytest.raises(RecordError, match=rf"in turns/00000{turn}, .*bring the file back"):
         resume(result, turns=4)
-    kept = folder(result, 1, 3) / "state.pt"
+    kept = folder(result, 1, 3) / "state-1.1.pt"
     assert kept.is_file()
     assert not folder(result, 1, 4).exists()
 
 
 def test_a_turn_that_is_committed_while_somebody_reads_is_not_taken_for_a_gap(trained, monkeypatch):
     (result,) = trained({"turns": 3})
-    path, read = folder(result, 1, 3) / "turn.json", LocalFolders.record
+    path, read = folder(result, 1, 3) / "turn-1.1.json", LocalFolders.record
     text = path.read_text()
     path.unlink()
 
-    def record(self, member, turn):
-        found = read(self, member, turn)
+    def record(self, member, turn, accepted):
+        found = read(self, member, turn, accepted)
         if (member, turn) == (1, 3):
             path.write_text(text)  # its worker is done just now
         return found

@@ -295,7 +295,7 @@ def alter(path: Path) -> None:
 
 def lead_out(folder: Path) -> None:
     """A link to a file of this machine in place of one of the export's, of equal content."""
-    path, secret = some_file(folder, "turn.json"), folder.parent / "secret"
+    path, secret = some_file(folder, "turn-*.json"), folder.parent / "secret"
     secret.write_bytes(path.read_bytes())
     path.unlink()
     path.symlink_to(secret)
@@ -333,9 +333,11 @@ def no_manifest(folder: Path) -> None:
             "is damaged"),
         (lambda folder: change_index(
             folder, lambda plain: plain["populations"][0].update(run_id="../x")), "is damaged"),
-        (lambda folder: some_file(folder, "turn.json").unlink(), "turn.json is missing"),
-        (lambda folder: cut_short(some_file(folder, "state.pt")), "state.pt has .* were written"),
-        (lambda folder: alter(some_file(folder, "state.pt")), "state.pt is not what was written"),
+        (lambda folder: some_file(folder, "turn-*.json").unlink(), "turn-1.1.json is missing"),
+        (lambda folder: cut_short(some_file(folder, "state-*.pt")),
+            "state-1.1.pt has .* were written"),
+        (lambda folder: alter(some_file(folder, "state-*.pt")),
+            "state-1.1.pt is not what was written"),
         (lambda folder: alter(some_file(folder, "metrics.json")), "is not what was written"),
         (lead_out, "a link that leads out of it"),
         (name_outside, "is no path inside of the folder"),
@@ -499,7 +501,7 @@ def make_replay() -> str:
 def make_one_whose_state_is_gone() -> str:
     made = pbt_flow.run("toy", **SMALL)
     for run in runs_here():
-        for path in Path(run.info.artifact_uri.removeprefix("file://")).rglob("state.pt"):
+        for path in Path(run.info.artifact_uri.removeprefix("file://")).rglob("state*.pt"):
             path.unlink()
     return str(made.run_id)
 

@@ -25,18 +25,15 @@ from hypothesis import strategies as st
 
 from pbt_flow.exceptions import CheckpointError, RecordError
 from pbt_flow.population.checkpoints import (
-    OUTPUT,
-    RECORD,
-    STATE,
     LocalFolders,
     file_digest,
     load_state,
     read_record,
     save_record,
     save_state,
-    turn_folder,
 )
 from pbt_flow.population.records import Checkpoint, Plan, Turn, turn_to_json
+from pbt_flow.population.turn_files import OUTPUT, RECORD, STATE, Attempt, turn_folder
 from pbt_flow.testing import assert_same
 
 STATE_AFTER: dict[str, Any] = {
@@ -369,6 +366,13 @@ def test_a_record_comes_back_from_its_folder(tmp_path: Path) -> None:
     ]
 
 
+def at(attempt: Attempt, turn: Turn) -> Turn:
+    """A turn as another attempt at it wrote it."""
+    own = turn.checkpoint and dataclasses.replace(turn.checkpoint, attempt=attempt)
+    plan = dataclasses.replace(turn.plan, attempt=attempt)
+    return dataclasses.replace(turn, plan=plan, checkpoint=own)
+
+
 def test_what_a_turn_printed_lies_beside_its_record_and_not_beside_the_next_attempts(
     tmp_path: Path,
 ) -> None:
@@ -376,8 +380,12 @@ def test_what_a_turn_printed_lies_beside_its_record_and_not_beside_the_next_atte
     save_record(turn, tmp_path, "epoch 1\nepoch 2\n")
     assert files(tmp_path) == ["turns/000001/output.txt", "turns/000001/turn.json"]
     assert (tmp_path / turn_folder(1) / OUTPUT).read_text() == "epoch 1\nepoch 2\n"
-    save_record(turn, tmp_path, " \n")
-    assert files(tmp_path) == ["turns/000001/turn.json"]
+    save_record(at(Attempt(claim=1, number=2), turn), tmp_path, " \n")
+    assert files(tmp_path) == [
+        "turns/000001/output.txt",
+        "turns/000001/turn-1.2.json",
+        "turns/000001/turn.json",
+    ]
 
 
 def test_a_record_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
