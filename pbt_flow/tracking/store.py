@@ -39,7 +39,7 @@ from pbt_flow.tracking.client import connect_to_present, is_away, local_path, re
 from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
-from pbt_flow.tracking.lease import Lease, claim
+from pbt_flow.tracking.lease import Lease, claim, newest_claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
 from pbt_flow.tracking.population_runs import PopulationRuns
@@ -332,9 +332,17 @@ class Store(PopulationRuns):
     def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
         """Delete what the attempts at a turn have left that do not count (see `StoredStates`).
 
+        A controller that has lost the population must not do so: its successor may have accepted
+        another attempt. One that claims after this look finds the attempt that is kept here, or the
+        list of what this claim has accepted, and takes the same.
+
         Raises:
             StoreUnavailable: The artifact store does not answer now.
         """
+        with self.talk():
+            run = self.client.get_run(self.run_id)
+        if newest_claim(run)[0] > claim:
+            return
         self.states.discard_attempts(member, turn, kept=kept, claim=claim)
 
     # --- settings and claim -----------------------------------------------------------------------

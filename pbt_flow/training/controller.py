@@ -297,13 +297,15 @@ class Controller:
         self.look_for_an_end([winner] if winner else [])
         self.dispatch()
         while self.in_flight or self._beside_turns:
-            if lease.lost:
-                raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             if lease.asked_to_stop and not self.stopping:
                 self.stopping = INTERRUPTED
                 under_way = turn_count(len(self.in_flight))
                 self.soon.append(f"asked to stop from elsewhere: finishing {under_way} under way")
             finished = self.engine.wait(timeout=0.5)
+            # Asked before anything is done with the outcome: this process may have been suspended,
+            # and the population may belong to another controller now.
+            if lease.lost:
+                raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
             self.look_for_an_end(turns)
