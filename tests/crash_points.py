@@ -126,6 +126,9 @@ IN_THE_CONTROLLER = {
 IN_A_RESUME = {
     "the population is claimed": _store("claim", 1),
     "the missing turns are known": _store("projected", 4),
+    "it is not said yet what was found": _store("accept", 1, before=True),
+    "it is said what was found": _store("accept", 1),
+    "what other attempts left is to be deleted": _store("discard_attempts", 2, before=True),
     "half of the runs are running again": _client("update_run", 3),
     "the first turn after it is committed": Point(
         owner="pbt_flow.population.checkpoints:LocalFolders", name="commit", nth=1

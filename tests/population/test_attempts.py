@@ -272,8 +272,7 @@ def quick(monkeypatch):
 @pytest.mark.parametrize(
     ("claims", "jobs", "undead"),
     [
-        (2, 2, False),
-        pytest.param(3, 3, False, marks=pytest.mark.slow),
+        (2, 2, True),
         pytest.param(2, 3, True, marks=pytest.mark.slow),
     ],
 )
