@@ -145,6 +145,27 @@ def test_a_population_goes_on_in_another_store_with_the_digests_that_it_would_ha
     assert away.winner.run_id != home.winner.run_id
 
 
+def test_attempts_go_on_to_be_counted_wherever_a_population_goes_on(
+    go: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Else those of the new store would be older than what came along, and count for nothing."""
+    first = pbt_flow.run(Regression, **SMALL)
+    for turns in (3, 4):
+        pbt_flow.resume(first.run_id, turns=turns, quiet=True)
+    pbt_flow.export_population(first.run_id, tmp_path / "out", quiet=True)
+    go("away")
+    moved = pbt_flow.import_population(tmp_path / "out", quiet=True)
+    away = pbt_flow.resume(moved.run_id, turns=5, quiet=True)
+    for result in (away, pbt_flow.load(moved.run_id)):
+        claims = [
+            [turn.plan.attempt.claim for turn in own] for own in result.history.turns.values()
+        ]
+        assert claims == [[1, 1, 2, 3, 4]] * len(claims)
+    pbt_flow.export_population(moved.run_id, tmp_path / "back", quiet=True)
+    with pytest.raises(pbt_flow.ExportError, match="here already"):
+        pbt_flow.import_population(tmp_path / "out", quiet=True)
+
+
 def test_every_run_comes_with_all_that_mlflow_keeps_of_it(
     go: Callable[[str], None], tmp_path: Path
 ) -> None:
