@@ -249,7 +249,8 @@ MUTATIONS = [
         "an attempt that was given up has no outcome",
         "whole/test_woken_workers.py::hears_late",
         "training/controller.py",
-        "        return given is not None and (given.turn, given.attempt) == (plan.turn, plan.attempt)\n",
+        "        return given is not None and (given.turn, given.attempt) == "
+        "(plan.turn, plan.attempt)\n",
         "        return True\n",
         "an engine that hears late of it is believed",
     ),
