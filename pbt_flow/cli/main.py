@@ -268,6 +268,12 @@ def _import(folder: str, **given: Any) -> Outcome:
     return Outcome(text=made.import_text(), plain=made.to_json())
 
 
+def _completion(shell: str) -> Outcome:
+    from pbt_flow.cli.completion import completion_script
+
+    return Outcome(text=completion_script(make_parser(), shell))
+
+
 _COMMANDS: dict[str, Callable[..., Outcome]] = {
     "run": _run,
     "random_search": _run,
@@ -284,6 +290,7 @@ _COMMANDS: dict[str, Callable[..., Outcome]] = {
     "watch": _watch,
     "export": _export,
     "import": _import,
+    "completion": _completion,
 }
 
 
