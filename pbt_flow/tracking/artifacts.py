@@ -37,18 +37,21 @@ class Artifacts:
         with self.runs.talk():
             self.runs.client.log_artifacts(self.runs.run_id, str(folder))
 
-    def save_view(self, *, staged: bool = False) -> None:
+    def save_view(self, *, staged: bool = False, grouped: bool = False) -> None:
         """Save a view of the population's charts for MLflow's UI, if the store takes it.
 
         Args:
             staged: Whether members leave at the ends of stages.
+            grouped: Whether there are sub-populations.
         """
         # A population can do without its view, so a store that refuses it ends nothing.
         with contextlib.suppress(MlflowException):
             run = self.runs.client.get_run(self.runs.run_id)
             name = f"{run.info.run_name} ({self.runs.run_id[:8]})"
             began = run.info.start_time / 1000
-            view = population_view(self.runs.run_id, name, self.space, began, staged=staged)
+            view = population_view(
+                self.runs.run_id, name, self.space, began, staged=staged, grouped=grouped
+            )
             if len(view) <= MOST:
                 tag = view_tag(self.runs.run_id)
                 self.runs.client.set_experiment_tag(run.info.experiment_id, tag, view)
