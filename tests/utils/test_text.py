@@ -23,7 +23,7 @@ NAMES = ("population", "exploit", "explore", "ttest", "rl")
 def test_a_misspelt_word_is_told_what_it_is_near_to_and_another_nothing(
     word: str, meant: str | None
 ) -> None:
-    assert did_you_mean(word, NAMES) == ("" if meant is None else f"; did you mean {meant}?")
+    assert did_you_mean(word, NAMES) == ("" if meant is None else f" (did you mean {meant}?)")
 
 
 @pytest.mark.parametrize(
