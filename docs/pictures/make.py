@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python docs/pictures/make.py RUN_ID [http://127.0.0.1:5000]
     PYTHONPATH=. python docs/pictures/make.py report    # that of docs/reading.md; trains it first
-    python docs/pictures/make.py choosing    # that of docs/choosing.md, from tables of the documents
+    python docs/pictures/make.py choosing  # that of docs/choosing.md, from the documents' tables
 
 It needs playwright, chromium and pillow; that of docs/choosing.md needs matplotlib and pillow.
 """
