@@ -514,13 +514,13 @@ class Penalty(Bare):
     """Its scores are what was drawn for it."""
 
     scores: ClassVar[tuple[float, ...]] = (0.0,)
-    samples: ClassVar[int] = 0
+    drawn: ClassVar[int] = 0
 
     def evaluate(self) -> Any:
         """One of the scores, or a sample of them."""
-        if not self.samples:
+        if not self.drawn:
             return float(self.rng.choice(self.scores))
-        return [float(self.rng.choice(self.scores)) for _ in range(self.samples)]
+        return [float(self.rng.choice(self.scores)) for _ in range(self.drawn)]
 
 
 def check_simulation(rng: random.Random) -> None:
@@ -531,7 +531,7 @@ def check_simulation(rng: random.Random) -> None:
     """
     numbers = (*_FLOATS, -1e308, math.inf, math.nan, rng.gauss(0, 1))
     Penalty.scores = tuple(rng.choices(numbers, k=3))
-    Penalty.samples = rng.choice((0, 0, 5))
+    Penalty.drawn = rng.choice((0, 0, 5))
     Penalty.direction = rng.choice(("maximize", "minimize"))
     Penalty.space = random_space(rng) if rng.random() < 0.7 else Bare.space
     settings = random_strategies(rng)
