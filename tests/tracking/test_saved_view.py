@@ -14,7 +14,7 @@ from optuna.distributions import FloatDistribution
 
 import pbt_flow
 from pbt_flow.tracking.create import member_colour
-from pbt_flow.tracking.saved_view import overview, population_view, view_tag
+from pbt_flow.tracking.saved_view import OVERVIEW, overview, population_view, view_tag
 from pbt_flow.tracking.views import ensure_overview
 
 
@@ -54,6 +54,7 @@ def test_a_population_saves_the_view_of_its_kind(exploit: str) -> None:
     client = MlflowClient()
     run = client.get_run(made.run_id)
     tags = client.get_experiment(run.info.experiment_id).tags
+    assert tags[view_tag(OVERVIEW)] == overview(), "the list of all is in the menu as well"
     state = state_of(tags[view_tag(made.run_id)])
     metrics = [chart.get("metricKey") for chart in state["compareRunCharts"]]
     assert ("hparams_donor" in metrics) == (exploit != "truncation")
