@@ -56,4 +56,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     plain = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.7)
+    if not near:
+        # In a short word, two letters that changed places are a third of it: tyo is toy.
+        near = [name for name in plain if name and sorted(name) == sorted(word.lower())]
     return f" (did you mean {plain[near[0]]}?)" if near else ""

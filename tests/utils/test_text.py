@@ -16,6 +16,8 @@ NAMES = ("population", "exploit", "explore", "ttest", "rl")
         ("Exploit", "exploit"),
         ("explor", "explore"),
         ("RL", "rl"),
+        ("lr", "rl"),
+        ("tetst", "ttest"),
         ("best", None),
         ("", None),
     ],
