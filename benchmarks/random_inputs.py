@@ -510,6 +510,17 @@ def random_strategies(rng: random.Random) -> dict[str, Any]:
     return settings
 
 
+def accepted_space(rng: random.Random) -> dict[str, BaseDistribution]:
+    """A random space, of those that are accepted."""
+    while True:
+        space = random_space(rng)
+        try:
+            plain_space(space)
+        except PBTError:
+            continue
+        return space
+
+
 class Penalty(Bare):
     """Its scores are what was drawn for it."""
 
@@ -533,7 +544,7 @@ def check_simulation(rng: random.Random) -> None:
     Penalty.scores = tuple(rng.choices(numbers, k=3))
     Penalty.drawn = rng.choice((0, 0, 5))
     Penalty.direction = rng.choice(("maximize", "minimize"))
-    Penalty.space = random_space(rng) if rng.random() < 0.7 else Bare.space
+    Penalty.space = accepted_space(rng) if rng.random() < 0.7 else Bare.space
     settings = random_strategies(rng)
     if rng.random() < 0.2:
         settings["stages"] = rng.choice(("narrow", "wide"))
@@ -767,13 +778,7 @@ def kind_of(why: str) -> str:
 
 def random_run(rng: random.Random) -> None:
     """One whole run of a space that is accepted, with metrics and an option of any kind."""
-    space = random_space(rng)
-    while True:
-        try:
-            plain_space(space)
-            break
-        except PBTError:
-            space = random_space(rng)
+    space = accepted_space(rng)
     option = rng.choice((None, 5, "a", [1, 2], {"a": [1]}, 0.1, "x" * 7000, True))
     told = {name: value for name, value in random_metrics(rng).items() if value == value}
     settings = {**random_strategies(rng), "seed": rng.randrange(99)}

@@ -161,7 +161,7 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
     hints = get_type_hints(Settings)
     for action in _actions(parser):
         _say_what_completes(action, hints)
-    made: str = shtab.complete(parser, shell, preamble=_BEGINNINGS)
+    made: str = shtab.complete(parser, shell, preamble=_BEGINNINGS[shell])
     if shell == "zsh":
         # shtab means the first of several words only, where a command takes any number of them.
         made = made.replace('"(*):', '"*:')
