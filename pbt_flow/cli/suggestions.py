@@ -35,8 +35,12 @@ def print_suggestions(words: Sequence[str]) -> int:
     """
     kind, *line = words or [""]
     for word, about in KINDS.get(kind, _nothing)(line):
-        if _PLAIN.fullmatch(word):
-            print("\t".join([word, *([" ".join(about.split())] if about else [])]))
+        if not _PLAIN.fullmatch(word):
+            continue
+        # A description is the name of a run, say, and must neither end the line nor steer the
+        # terminal.
+        told = " ".join("".join(sign if sign.isprintable() else " " for sign in about).split())
+        print(f"{word}\t{told}" if told else word)
     return 0
 
 

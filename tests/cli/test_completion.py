@@ -80,7 +80,7 @@ def program(tmp_path: Path) -> Mapping[str, str]:
     return {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", "TERM": "dumb"}
 
 
-def make_store(path: Path) -> None:
+def make_store(path: Path, name: str = "toy pbt s0") -> None:
     """The two tables that are read, with a population and a run of somebody else's.
 
     That MLflow writes them so is what `test_the_ids_are_those_that_list_shows` holds.
@@ -92,11 +92,12 @@ def make_store(path: Path) -> None:
             """
             CREATE TABLE runs (run_uuid, name, status, start_time, lifecycle_stage);
             CREATE TABLE tags ("key", value, run_uuid);
-            INSERT INTO runs VALUES ('77777777aaaa', 'toy pbt s0', 'FINISHED', 1, 'active');
             INSERT INTO runs VALUES ('88888888aaaa', 'other', 'FINISHED', 2, 'active');
             INSERT INTO tags VALUES ('pbt.role', 'population', '77777777aaaa');
             """
         )
+        row = ("77777777aaaa", name, "FINISHED", 1, "active")
+        database.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?)", row)
     database.close()
 
 
@@ -208,6 +209,15 @@ def test_what_a_shell_would_carry_out_is_not_offered(capsys: pytest.CaptureFixtu
     words = ["options", "pbt-flow", "run", "--task", "own.py", "--set", "kind="]
     assert print_suggestions(words) == 0
     assert capsys.readouterr().out == "kind=plain\n"
+
+
+def test_the_name_of_a_run_neither_ends_the_line_nor_steers_the_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_store(Path("mlflow.db"), name="red\x1b[31m\nlast\tx")
+    assert print_suggestions(["runs", "pbt-flow", "show", ""]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["last\tthe newest population", "77777777\tred [31m last x, finished"]
 
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["options"], ["options", "--task", "no.py"]])
