@@ -1094,6 +1094,22 @@ MUTATIONS = [
         "            pass\n",
         "nobody waits",
     ),
+    Mutation(
+        "a shell is offered no word that it would carry out",
+        "cli/test_completion.py::carry_out",
+        "cli/suggestions.py",
+        "        if not _PLAIN.fullmatch(word):\n",
+        "        if not word:\n",
+        "whatever a task's file says is offered",
+    ),
+    Mutation(
+        "a chart's words are of the numbers that it draws",
+        "reporting/test_chart_words.py::numbers_that_are_drawn",
+        "reporting/chart_words.py",
+        '    columns = {"the best": best, "the mean": mean}\n',
+        '    columns = {"the best": mean, "the mean": best}\n',
+        "the best and the mean change places",
+    ),
 ]
 
 
