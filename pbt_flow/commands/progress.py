@@ -17,6 +17,7 @@ from rich.live import Live
 from pbt_flow.commands.live_table import live_table
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
+from pbt_flow.population.turn_files import ERROR, file_place
 from pbt_flow.settings import Settings
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.terminal import Unbroken
@@ -124,7 +125,8 @@ class Progress:
         if not turn.ok:
             where = ""
             if not self._failed:
-                where = f" (all of it: artifact turns/{turn.number:06d}/error.txt of its run)"
+                place = file_place(ERROR, turn.number, turn.plan.attempt)
+                where = f" (all of it: artifact {place} of its run)"
             self._failed = True
             self.say(
                 f"turn {turn.number} of member {turn.member} {turn.status}: {turn.reason}{where}"

@@ -37,6 +37,7 @@ from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.population.turn_files import Attempt
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, own_hparams
 from pbt_flow.task import Task, build_task
@@ -269,6 +270,9 @@ class MemoryStore:
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
         del self.engine.states[checkpoint.member, checkpoint.turn]
+
+    def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
+        pass
 
     def _answer(self) -> None:
         if any(begins <= self.engine.now < ends for begins, ends in self.outages):
