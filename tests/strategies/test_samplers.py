@@ -296,3 +296,12 @@ def test_the_names_of_the_samplers_are_those_of_the_settings() -> None:
         "optuna": OptunaSampler,
         "pb2": PB2,
     } == SAMPLERS
+
+
+def test_a_range_of_a_single_value_is_no_reason_for_a_warning_of_optunas(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    space = {"one": FloatDistribution(1, 1), "lr": FloatDistribution(0, 1)}
+    drawn = OptunaSampler(sampler="QMCSampler").initial(space, 4, np.random.default_rng(0))
+    assert [hparams["one"] for hparams in drawn] == [1.0] * 4
+    assert capfd.readouterr().err == ""
