@@ -219,6 +219,9 @@ def test_no_throw_away_study_is_announced_and_the_users_logging_stays_as_it_was(
         "before = optuna.logging.get_verbosity()\n"
         "OptunaSampler().initial(space, 2, np.random.default_rng(0))\n"
         "OptunaSampler().fresh(space, [], np.random.default_rng(0))\n"
+        # Of a range with a single value Optuna would say that the space has conditions.
+        "space['one'] = FloatDistribution(1, 1)\n"
+        "OptunaSampler(sampler='QMCSampler').initial(space, 4, np.random.default_rng(0))\n"
         "assert optuna.logging.get_verbosity() == before\n"
         "print('drawn', file=sys.stderr)\n"
         "optuna.create_study(study_name='ours')\n"
@@ -296,12 +299,3 @@ def test_the_names_of_the_samplers_are_those_of_the_settings() -> None:
         "optuna": OptunaSampler,
         "pb2": PB2,
     } == SAMPLERS
-
-
-def test_a_range_of_a_single_value_is_no_reason_for_a_warning_of_optunas(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    space = {"one": FloatDistribution(1, 1), "lr": FloatDistribution(0, 1)}
-    drawn = OptunaSampler(sampler="QMCSampler").initial(space, 4, np.random.default_rng(0))
-    assert [hparams["one"] for hparams in drawn] == [1.0] * 4
-    assert capfd.readouterr().err == ""
