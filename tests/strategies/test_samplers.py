@@ -220,7 +220,7 @@ def test_no_throw_away_study_is_announced_and_the_users_logging_stays_as_it_was(
         "OptunaSampler().initial(space, 2, np.random.default_rng(0))\n"
         "OptunaSampler().fresh(space, [], np.random.default_rng(0))\n"
         # Of a range with a single value Optuna would say that the space has conditions.
-        "space['one'] = FloatDistribution(1, 1)\n"
+        "space = {'one': FloatDistribution(1, 1), **space}\n"
         "OptunaSampler(sampler='QMCSampler').initial(space, 4, np.random.default_rng(0))\n"
         "assert optuna.logging.get_verbosity() == before\n"
         "print('drawn', file=sys.stderr)\n"
