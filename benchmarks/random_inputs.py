@@ -499,7 +499,7 @@ def random_strategies(rng: random.Random) -> dict[str, Any]:
     )
     samplers = ("TPESampler", "RandomSampler", "CmaEsSampler", "QMCSampler")
     resample = rng.choice(
-        ("uniform", "latin", "sobol", f"optuna:sampler={rng.choice(samplers)}", "pb2")
+        ("uniform", "optuna:sampler=TPESampler", "pb2", "pb2:window=5")
         if not exploit.startswith("mfpbt")
         else ("uniform", "pb2", "pb2:window=5")
     )
