@@ -207,6 +207,23 @@ def is_same_task(first: str, second: str) -> bool:
     return place == other and (attribute == its or not attribute or not its)
 
 
+def source_of(name: str) -> Path | None:
+    """The file in which the class of a name (see `name_task`) is written; None if it is not found.
+
+    Nothing is imported to find out.
+    """
+    place = _now(_registered().get(name, name)).partition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).resolve()
+    found = _file_of(place)
+    if found is None or is_in_some_copy(Path(found)):
+        # As `find_task` does: a `tasks` of the user's goes before the folder of a clone.
+        local = _local_file(place)
+        if local is not None and not is_in_some_copy(local):
+            return local
+    return None if found is None else Path(found)
+
+
 def _locate(name: str) -> tuple[str, str]:
     """Where the class that a name means is written: its file, or else its module; and the class."""
     place, _, attribute = _now(_registered().get(name, name)).partition(":")

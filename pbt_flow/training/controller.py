@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 
 from pbt_flow.engines import Engine, LostJob
-from pbt_flow.engines.batch import run_batch
+from pbt_flow.engines.batch import MOST_MOVES, run_batch
 from pbt_flow.engines.jobs import (
     CheckNoise,
     CheckRestore,
@@ -78,6 +78,11 @@ class Controller:
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
     deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """For each member and turn, how often a worker has died of the turn."""
+    moves: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """For each member and turn, how often its machine was taken away."""
+    told_waiting: str = ""
+    """What the engine waits for, as the user was told last."""
     soon: deque[str] = field(default_factory=deque)
     """What the user is told as soon as nothing else is being said."""
     stopping: str = ""
@@ -298,6 +303,7 @@ class Controller:
                 under_way = turn_count(len(self.in_flight))
                 self.soon.append(f"asked to stop from elsewhere: finishing {under_way} under way")
             finished = self.engine.wait(timeout=0.5)
+            self._tell_waiting()
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
             self.look_for_an_end(turns)
@@ -321,6 +327,13 @@ class Controller:
         """Tell the store of a turn, and the user what it says of the names of its metrics."""
         if (text := self.store.log_turn(turn)) is not None:
             self._warn(Finding("names", text))
+
+    def _tell_waiting(self) -> None:
+        """Tell the user what the engine waits for, once for each thing."""
+        waiting = self.engine.waiting_for()
+        if waiting and waiting != self.told_waiting:
+            self.soon.append(f"waiting for {waiting}")
+        self.told_waiting = waiting
 
     def _say_now(self) -> None:
         while self.soon:
@@ -348,10 +361,11 @@ class Controller:
                 self._forget_turn(plan)
                 return None
             if turn is None:
-                self.deaths[plan.member, plan.turn] += 1
+                moves = done.blameless and self.moves[plan.member, plan.turn] < MOST_MOVES
+                (self.moves if moves else self.deaths)[plan.member, plan.turn] += 1
                 began = self.turn_times.begun[plan.member]
                 lost = max(0.0, self.clock() - began)
-                if self.deaths[plan.member, plan.turn] < _TRIES:
+                if moves or self.deaths[plan.member, plan.turn] < _TRIES:
                     self.progress.say(
                         f"{done.reason}; turn {plan.turn} of member {plan.member} again"
                     )
@@ -533,6 +547,7 @@ class Controller:
         return self.planner is None and turn == self.history.best_at(turn.step, group)
 
     def _delete(self, checkpoint: Checkpoint) -> None:
+        self.engine.forget(checkpoint)
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:
             self._warn(Finding("deletion", text))
 
