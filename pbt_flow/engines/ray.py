@@ -298,7 +298,8 @@ class RayEngine(Engine):
             self._replace_failed(seat, error)
             return []
         seat.birth = None
-        self._failed_starts = 0
+        if seat.opening is None:
+            self._failed_starts = 0
         return []
 
     def _open_answered(self, seat: _Seat, reference: Any) -> list[Done | LostJob]:
@@ -315,6 +316,7 @@ class RayEngine(Engine):
         if refused:
             raise EngineError(refused)
         seat.opening = None
+        self._failed_starts = 0
         return []
 
     def _answered(self, seat: _Seat, reference: Any) -> list[Done | LostJob]:
