@@ -240,7 +240,9 @@ class Settings:
         if values.get("workers") is None:
             # How many workers a cluster has room for is not known here, and may change.
             on_cluster = values.get("engine") == "ray"
-            values["workers"] = values.get("population", cls.population) if on_cluster else count_cores()
+            values["workers"] = (
+                values.get("population", cls.population) if on_cluster else count_cores()
+            )
         options, initial = values.get("options", {}), values.get("initial", ())
         if not isinstance(options, Mapping):
             raise SettingsError(f"options must map names to values, got {options!r}")

@@ -38,8 +38,8 @@ from pbt_flow.task.mlflow_capture import MemberRuns
 _LOOK_EVERY = 2.0
 """Seconds between two looks at which nodes are alive."""
 _TELL_AFTER = 10.0
-"""Seconds without enough workers after which the user is told. A worker takes some to import torch.
-"""
+"""Seconds after which the user is told that workers are missing, if none has come or gone meanwhile.
+One takes some seconds to import torch, and a machine that joins brings several."""
 _PROOF = ".seen-"
 """What the name of the file begins with that workers look for in a shared folder."""
 
@@ -115,8 +115,10 @@ class RayEngine(Engine):
         self._failed_starts = 0
         """How many workers in a row died before they could take a job."""
         self._looked = 0.0
-        self._complete = time.monotonic()
-        """When all workers were there last, by the monotonic clock."""
+        self._lived = 0
+        """How many workers there were when they were counted last."""
+        self._changed = 0.0
+        """Since when there are so many, by the monotonic clock."""
 
     # --- the workers ---
 
@@ -135,7 +137,7 @@ class RayEngine(Engine):
         self._is_attached = True
         task = dataclasses.replace(context.task, name=shipment.task)
         self._context = dataclasses.replace(context, task=task)
-        self._wanted, self._complete = slots, time.monotonic()
+        self._wanted, self._changed = slots, time.monotonic()
         self._seats = [self._hire(index) for index in range(slots)]
 
     @property
@@ -182,12 +184,12 @@ class RayEngine(Engine):
         living = len(self._living())
         # With no slot at all the controller would have nothing under way, and take that for the end.
         self.slots = max(1, living)
-        if living == self._wanted:
-            self._complete = time.monotonic()
+        if living != self._lived:
+            self._lived, self._changed = living, time.monotonic()
 
     def waiting_for(self) -> str:
         living = len(self._living())
-        if living == self._wanted or time.monotonic() < self._complete + _TELL_AFTER:
+        if living == self._wanted or time.monotonic() < self._changed + _TELL_AFTER:
             return ""
         assert self._context is not None, "known since start"
         reason = free_share(self._ray, cpus=self._context.threads, gpus=self._gpus)

@@ -259,9 +259,7 @@ class EngineContract:
             samples, average = Path(folder, "samples"), Path(folder, "average")
             samples.mkdir()
             average.mkdir()
-            look = Inspect(
-                member=turn.member, checkpoint=turn.checkpoint, samples=str(samples)
-            )
+            look = Inspect(member=turn.member, checkpoint=turn.checkpoint, samples=str(samples))
             inspection = self.run_one(look, Inspection)
             assert (inspection.request, inspection.error) == (look, "")
             assert set(inspection.metrics) == {"greatest"}

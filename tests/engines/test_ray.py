@@ -6,6 +6,7 @@ without our files would see is told by where a worker has its files from.
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -131,9 +132,7 @@ def test_slots_follow_the_cluster_and_jobs_wait_in_the_engine(
         assert sorted(turn.member for turn in turns) == [0, 1, 2, 3]
         assert all(turn.ok for turn in turns), turns
         wait_until(engine, lambda: engine.slots == 2)
-        assert engine.waiting_for() == (
-            "workers: 2 of 3 are there; the cluster has no free GPU"
-        )
+        assert engine.waiting_for() == ("workers: 2 of 3 are there; the cluster has no free GPU")
         assert {seat.place.gpus for seat in engine._living()} == {"0"}
 
         node = cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE)
@@ -195,15 +194,14 @@ class CopiedFolders(LocalFolders):
         return CopiedFolders(self.roots, shared=False, cache=cache)
 
     def fetch(self, checkpoint):
-        place = turn_folder(checkpoint.turn)
-        copy = Path(self.cache, str(checkpoint.member), place, "state.pt")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(Path(self.roots[checkpoint.member], place, "state.pt").read_bytes())
-        return Path(self.cache, str(checkpoint.member))
+        member, place = str(checkpoint.member), turn_folder(checkpoint.turn)
+        copy = Path(self.cache, member, place)
+        shutil.copytree(Path(self.roots[checkpoint.member], place), copy, dirs_exist_ok=True)
+        return Path(self.cache, member)
 
 
 def test_a_worker_that_hangs_while_it_opens_holds_nobody_up_and_copies_go_with_their_checkpoints(
-    tmp_path
+    tmp_path,
 ):
     roots = {member: str(tmp_path / str(member)) for member in range(4)}
     engine = opened(tmp_path, slots=2, folders=CopiedFolders(roots, shared=False, slow=1))
@@ -215,12 +213,12 @@ def test_a_worker_that_hangs_while_it_opens_holds_nobody_up_and_copies_go_with_t
         assert (first.ok, second.ok, engine.slots) == (True, True, 1)
         (place,) = {seat.place for seat in engine._living()}
         (cache,) = Path("/tmp").glob(f"pbt_flow-{place.node[:16]}-*/checkpoints")
-        copy = cache / "0" / turn_folder(1) / "state.pt"
-        assert copy.is_file()
+        copy = cache / "0" / turn_folder(1)
+        assert list(copy.glob("state*"))
         engine.forget(first.checkpoint)
         engine.submit(plan(2))
         wait(engine)
-        assert not copy.exists()
+        assert not list(copy.glob("*"))
         # One that nobody has copied is not asked for anywhere.
         engine.forget(second.checkpoint)
     finally:
@@ -231,7 +229,7 @@ def test_a_worker_that_hangs_while_it_opens_holds_nobody_up_and_copies_go_with_t
         time.sleep(0.05)
 
 
-TASK = '''
+TASK = """
 import json, os, sys
 from pathlib import Path
 
@@ -258,7 +256,7 @@ class Spy(OrderedTask):
             "mode": oct(Path(credentials).stat().st_mode & 0o777) if credentials else "",
         }
         return told
-'''
+"""
 
 
 def test_code_and_credentials_travel_and_the_store_in_the_folder_does_not(tmp_path, monkeypatch):
@@ -395,11 +393,12 @@ def test_the_same_seed_comes_to_the_same_on_every_engine_although_a_node_dies(
             **settings,
         )
         assert result.status == "finished"
-        turns = [turn for own in result.history.turns.values() for turn in own]
-        return {
-            (turn.member, turn.number): (turn.plan, turn.status, turn.score, turn.checkpoint)
-            for turn in turns
-        }
+        found = {}
+        for turn in (turn for own in result.history.turns.values() for turn in own):
+            plan, start = turn.plan, turn.plan.start
+            decided = plan.hparams, plan.donor, start and start.digest
+            found[turn.member, turn.number] = *decided, turn.score, turn.checkpoint.digest
+        return found
 
     alone = events("inline", quiet=True)
     assert len(alone) == 12
