@@ -81,16 +81,17 @@ def left_out(folder: Path) -> list[str]:
     What the folder's own .gitignore and .rayignore name is left out by Ray itself.
     """
     patterns = list(_ALWAYS_LEFT_OUT)
-    for path, folders, files in os.walk(folder):
-        place = Path(path)
+    for walked, folders, files in os.walk(folder):
+        place = Path(walked)
         if place != folder and any(mark in (*folders, *files) for mark in _ENVIRONMENT_MARKS):
             patterns.append(f"/{place.relative_to(folder).as_posix()}")
             folders.clear()
         # Ray leaves them out, and they may hold a million files.
         folders[:] = [name for name in folders if name not in _ALWAYS_LEFT_OUT]
     database = os.environ.get("MLFLOW_TRACKING_URI", "").partition("sqlite:///")[2]
-    if database and (path := Path(database).resolve()).is_relative_to(folder):
-        patterns.append(f"/{path.relative_to(folder).as_posix()}*")
+    store = Path(database).resolve() if database else None
+    if store is not None and store.is_relative_to(folder):
+        patterns.append(f"/{store.relative_to(folder).as_posix()}*")
     return patterns
 
 

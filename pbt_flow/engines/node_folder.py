@@ -20,7 +20,7 @@ folder, lock = sys.argv[1:]
 kept = os.open(lock, os.O_RDWR)
 fcntl.flock(kept, fcntl.LOCK_EX)
 try:
-    # A keeper of an earlier folder of this name, whose lock was deleted, must not touch the new one.
+    # The folder may be a new one of the same name, with a lock of its own.
     if os.path.samestat(os.fstat(kept), os.stat(lock)):
         shutil.rmtree(folder, ignore_errors=True)
         os.unlink(lock)

@@ -5,8 +5,8 @@ once. Those that find no place are pending, and live as soon as a machine joins;
 asked for again. So the number of workers follows the cluster. Ray itself starts no actor and no
 call a second time: what becomes of a lost turn is the controller's decision.
 
-Nothing here waits for one worker. Births, openings and answers are all references of one `ray.wait`,
-and a job that finds no free worker waits in a queue.
+Nothing here waits for one worker. Births, openings and answers are all references of one
+`ray.wait`, and a job that finds no free worker waits in a queue.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from pbt_flow.task.mlflow_capture import MemberRuns
 _LOOK_EVERY = 2.0
 """Seconds between two looks at which nodes are alive."""
 _TELL_AFTER = 10.0
-"""Seconds after which the user is told that workers are missing, if none has come or gone meanwhile.
-One takes some seconds to import torch, and a machine that joins brings several."""
+"""Seconds without a change after which the user is told that workers are missing. One takes some
+seconds to import torch, and a machine that joins brings several."""
 _PROOF = ".seen-"
 """What the name of the file begins with that workers look for in a shared folder."""
 
@@ -182,7 +182,7 @@ class RayEngine(Engine):
     def _count(self) -> None:
         """Note how many workers there are."""
         living = len(self._living())
-        # With no slot at all the controller would have nothing under way, and take that for the end.
+        # With no slot at all the controller would have nothing under way, and take that for an end.
         self.slots = max(1, living)
         if living != self._lived:
             self._lived, self._changed = living, time.monotonic()
@@ -389,7 +389,8 @@ class RayEngine(Engine):
 
     def _lose(self, seat: _Seat, reason: str, *, blameless: bool) -> list[Done | LostJob]:
         """Replace a worker, and return the job that is lost with it."""
-        assert seat.queued is not None and seat.place is not None, "the worker has a job"
+        assert seat.queued is not None, "the worker has a job"
+        assert seat.place is not None, "the worker lives"
         who = f"worker {seat.index} on {seat.place.host}"
         told = f"{who} was taken away" if blameless else f"{who} died"
         job = seat.queued.job

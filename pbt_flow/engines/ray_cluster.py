@@ -44,8 +44,8 @@ def attach(runtime_environment: Mapping[str, Any], *, cpus: int) -> None:
 
     Args:
         runtime_environment: What Ray is to ship.
-        cpus: The CPUs of a cluster of one's own, so that all workers find a place in it. Where there
-            is a cluster, it knows what it has.
+        cpus: The CPUs of a cluster of one's own, so that all workers find a place in it. A cluster
+            that exists knows what it has.
 
     Raises:
         EngineError: There is no cluster at the address, or it refuses this process.

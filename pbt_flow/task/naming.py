@@ -100,15 +100,25 @@ def _local_file(module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _import(module: str) -> Any:
-    if not all(part.isidentifier() for part in module.split(".")):
-        raise TaskError(f"{module!r} is no module's name to take a task from")
-    # The folder of a clone is found as `tasks`, and would hide a `tasks` of the user's.
+def _file_in_working_folder(module: str) -> Path | None:
+    """The file of a user's module in the working folder, where the module is not found otherwise.
+
+    The folder of a clone is found as `tasks`, and would hide a `tasks` of the user's.
+    """
     found = _file_of(module)
     if found is None or is_in_some_copy(Path(found)):
         local = _local_file(module)
         if local is not None and not is_in_some_copy(local):
-            return load_file(local)
+            return local
+    return None
+
+
+def _import(module: str) -> Any:
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise TaskError(f"{module!r} is no module's name to take a task from")
+    local = _file_in_working_folder(module)
+    if local is not None:
+        return load_file(local)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -215,13 +225,9 @@ def source_of(name: str) -> Path | None:
     place = _now(_registered().get(name, name)).partition(":")[0]
     if place.endswith(".py"):
         return Path(place).resolve()
+    local = _file_in_working_folder(place)
     found = _file_of(place)
-    if found is None or is_in_some_copy(Path(found)):
-        # As `find_task` does: a `tasks` of the user's goes before the folder of a clone.
-        local = _local_file(place)
-        if local is not None and not is_in_some_copy(local):
-            return local
-    return None if found is None else Path(found)
+    return local or (None if found is None else Path(found))
 
 
 def _locate(name: str) -> tuple[str, str]:

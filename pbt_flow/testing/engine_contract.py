@@ -254,7 +254,8 @@ class EngineContract:
         """Also where the worker's machine has no such folder."""
         turn = self.run_one(self.plan(self.member()), Turn)
         other = self.run_one(self.plan(self.member()), Turn)
-        assert turn.checkpoint is not None and other.checkpoint is not None
+        assert turn.checkpoint is not None, turn.error
+        assert other.checkpoint is not None, other.error
         with tempfile.TemporaryDirectory() as folder:
             samples, average = Path(folder, "samples"), Path(folder, "average")
             samples.mkdir()
@@ -296,7 +297,8 @@ class EngineContract:
         dying, training = self.plan(self.member(), "die"), self.plan(self.member())
         done = {type(one): one for one in self.run(dying, training)}
         lost, turn = done.get(LostJob), done.get(Turn)
-        assert isinstance(lost, LostJob) and isinstance(turn, Turn), done
+        assert isinstance(lost, LostJob), done
+        assert isinstance(turn, Turn), done
         assert (lost.job, lost.blameless, turn.ok) == (dying, False, True)
         assert lost.reason, "the user reads why"
         for _ in range(self.slots):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_what_comes_with_a_package_is_not_sent_a_second_time(tmp_path, name):
 def test_the_package_that_is_sent_is_complete_and_has_the_tasks_inside(tmp_path):
     package = pack("pbt_flow.tasks.toy:Toy", tmp_path).package
     code = (
-        "import pbt_flow, pbt_flow.tasks.toy as toy, pbt_flow.commands.run, pbt_flow.reporting.page;"
+        "import pbt_flow, pbt_flow.tasks.toy as toy, pbt_flow.commands.run;"
         "print(pbt_flow.__file__); print(toy.__file__)"
     )
     path = os.pathsep.join([str(tmp_path), *(p for p in sys.path if "pbt" not in p)])
@@ -169,8 +170,6 @@ def test_a_nodes_folder_goes_when_its_last_worker_has_been_killed(tmp_path):
 
 
 def wait_until_gone(place):
-    import time
-
     end = time.monotonic() + 30
     while place.exists() or place.with_name(f"{place.name}.lock").exists():
         assert time.monotonic() < end, "the folder outlived its workers"

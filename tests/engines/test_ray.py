@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 STORE = 80_000_000
 """Bytes of each node's object store: the least that Ray takes is 75 MiB."""
 QUICK_DEATHS = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
-"""A node whose process is gone is declared dead within 2 s; by Ray's defaults it takes 15 or more."""
+"""A node whose process is gone is declared dead within 2 s; by Ray's defaults it takes longer."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pbt_flow.engines import InlineEngine, LostJob, ProcessEngine
-from pbt_flow.engines.jobs import Describe, Described, Inspect, Inspection, Plan, Retry
+from pbt_flow.engines.jobs import Described, Inspect, Inspection, Plan, Retry
 from pbt_flow.exceptions import EngineError
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Turn
