@@ -32,7 +32,7 @@ from pbt_flow.strategies.multiple_frequencies import MultipleFrequencies
 from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
 from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
-from pbt_flow.utils.cores import count_cores
+from pbt_flow.utils.devices import usual_workers
 from pbt_flow.utils.text import did_you_mean
 
 Mode = Literal["async", "generational"]
@@ -74,8 +74,8 @@ class Settings:
     population: int = _setting(8, "members trained side by side, at least 2")
     workers: int = _setting(
         None,
-        "turns that run at once, each in a process; default: one a core, and one a member where "
-        "engine is ray",
+        "turns that run at once, each in a process; default: one a core, or one a GPU, and one a "
+        "member where engine is ray",
         on_resume=True,
     )
     turns: int = _setting(20, "turns of each member (the budget)", on_resume=True)
@@ -157,7 +157,9 @@ class Settings:
         on_resume=True,
     )
     device: str = _setting(
-        "cpu", "cpu, cuda (one GPU a worker) or as torch names it", on_resume=True
+        "cpu",
+        "cpu, cuda (a worker sees one GPU; more workers than GPUs share them) or as torch names it",
+        on_resume=True,
     )
     gpu_share: float | None = _setting(
         None,
@@ -173,7 +175,7 @@ class Settings:
     warm: int | None = _setting(
         None,
         "members that a worker has in memory at most; the others it builds and restores when it "
-        "is their turn. Default: as many as a worker's share of the population, and 1 on a GPU",
+        "is their turn. Default: a worker's share of the population, on a GPU while there is room",
         on_resume=True,
     )
     name: str | None = _setting(None, "the name of the population's run in MLflow")
@@ -241,7 +243,9 @@ class Settings:
             # How many workers a cluster has room for is not known here, and may change.
             on_cluster = values.get("engine") == "ray"
             values["workers"] = (
-                values.get("population", cls.population) if on_cluster else count_cores()
+                values.get("population", cls.population)
+                if on_cluster
+                else usual_workers(values.get("device"))
             )
         options, initial = values.get("options", {}), values.get("initial", ())
         if not isinstance(options, Mapping):

@@ -352,6 +352,9 @@ class RayEngine(Engine):
             write_files(queued.job, answer.files)
         except OSError as error:
             raise EngineError(f"cannot write what a worker has sent: {error}") from error
+        if answer.spoiled:
+            # The job that has spoiled the device is over, so that none is lost with the worker.
+            self._replace(seat)
         return [answer.done]
 
     def _judged(self, seat: _Seat, reference: Any) -> list[Done | LostJob]:

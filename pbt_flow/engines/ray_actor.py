@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pbt_flow.engines.code_shipping import unpacked
+from pbt_flow.engines.device_memory import DeviceMemory
 from pbt_flow.engines.jobs import (
     AverageEvaluated,
     Done,
@@ -56,6 +57,8 @@ class Answer:
     done: Done | None
     refused: str = ""
     """Why no turn can be done any more, such as a full disk; empty if it can."""
+    spoiled: str = ""
+    """Why the worker can do no other job, since its device refuses everything; empty if it can."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """The files that the job was to write into a folder of the controller, by relative path."""
 
@@ -101,8 +104,13 @@ class RayWorker:
         torch.set_num_threads(context.threads)
         task = dataclasses.replace(context.task, name=unpacked(context.task.name))
         context = dataclasses.replace(context, task=task)
-        # Ray shows each worker its own GPUs only, so that the first of them is `cuda`.
-        self._worker = Worker(context, None, self._read_output, logging=self._logging)
+        # Ray shows each worker its own GPUs only, so that the first of them is `cuda`. A share is a
+        # share of the count: the workers have to share the memory among themselves.
+        share = context.gpu_share or 1.0
+        memory = DeviceMemory.of(task.device, sharers=max(1, int(1 / share)))
+        self._worker = Worker(
+            context, None, self._read_output, logging=self._logging, memory=memory
+        )
 
     def open(self, folders: Folders, runs: MemberRuns | None, proof: str) -> str:
         """Take the folders that turns are written to.
@@ -147,7 +155,7 @@ class RayWorker:
             if isinstance(done, Inspection | AverageEvaluated):
                 # Whoever asked looks for the request as it was made.
                 done = dataclasses.replace(done, request=job)  # type: ignore[arg-type]
-            return Answer(done=done, files=_read_files(folder))
+            return Answer(done=done, spoiled=self._worker.spoiled, files=_read_files(folder))
 
     @property
     def _checkpoints(self) -> Path:
