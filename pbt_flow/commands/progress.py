@@ -32,6 +32,8 @@ def plan_sentence(settings: Settings) -> str:
     else:
         workers = min(settings.workers, members)
         where = f"by {workers} worker{'s' if workers > 1 else ''}"
+        if settings.engine == "ray":
+            where = f"by up to {where.removeprefix('by ')} on Ray"
     steps = f"{settings.interval:,} steps"
     each = f"{members} members, each for {turns} turn{'s' if turns > 1 else ''} of {steps}"
     if settings.stage_plan is not None:

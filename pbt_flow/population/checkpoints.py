@@ -335,6 +335,13 @@ class Folders(Protocol):
     def patience(self) -> float:
         """How many seconds a turn may wait for a storage that does not answer."""
 
+    def elsewhere(self, cache: str) -> Folders:
+        """Return the same folders as a worker on another machine uses them.
+
+        Args:
+            cache: A folder of that machine, for what is no use to others.
+        """
+
     def root(self, member: int) -> Path:
         """Return the member's folder on this machine, in which turns are written."""
 
@@ -374,7 +381,16 @@ class LocalFolders:
 
     roots: Mapping[int, str]
     """The folder of each member."""
+    shared: bool = True
+    """Whether what is written there is wanted afterwards. If not, as in a dry run, a worker on
+    another machine may write in a folder of its own instead."""
     patience: ClassVar[float] = 0.0
+
+    def elsewhere(self, cache: str) -> LocalFolders:
+        if self.shared:
+            return self
+        roots = {member: str(Path(cache, str(member))) for member in self.roots}
+        return LocalFolders(roots, shared=False)
 
     def root(self, member: int) -> Path:
         return Path(self.roots[member])

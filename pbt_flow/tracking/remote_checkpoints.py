@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +42,9 @@ class RemoteFolders:
     """A folder of this machine, for what is written here before it is published, and for downloads.
     """
     patience: ClassVar[float] = PATIENCE
+
+    def elsewhere(self, cache: str) -> RemoteFolders:
+        return replace(self, cache=cache)
 
     def root(self, member: int) -> Path:
         return Path(self.cache, str(member))

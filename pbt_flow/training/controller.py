@@ -15,7 +15,7 @@ import contextlib
 import math
 import sys
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +23,7 @@ from functools import partial
 import numpy as np
 
 from pbt_flow.engines import Engine, LostJob
-from pbt_flow.engines.batch import run_batch
+from pbt_flow.engines.batch import MOST_MOVES, run_batch
 from pbt_flow.engines.jobs import (
     CheckNoise,
     CheckRestore,
@@ -83,6 +83,10 @@ class Controller:
     """Of each member the turns whose checkpoints exist, oldest first."""
     disputed: set[tuple[int, int]] = field(default_factory=set)
     """The turns, by member and number, at which there may have been several attempts."""
+    moves: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """For each member and turn, how often its machine was taken away."""
+    told_waiting: str = ""
+    """What the engine waits for, as the user was told last."""
     soon: deque[str] = field(default_factory=deque)
     """What the user is told as soon as nothing else is being said."""
     stopping: str = ""
@@ -306,6 +310,7 @@ class Controller:
             # and the population may belong to another controller now.
             if lease.lost:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
+            self._tell_waiting()
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
             self.look_for_an_end(turns)
@@ -332,6 +337,13 @@ class Controller:
         """Tell the store of a turn, and the user what it says of the names of its metrics."""
         if (text := self.store.log_turn(turn)) is not None:
             self._warn(Finding("names", text))
+
+    def _tell_waiting(self) -> None:
+        """Tell the user what the engine waits for, once for each thing."""
+        waiting = self.engine.waiting_for()
+        if waiting and waiting != self.told_waiting:
+            self.soon.append(f"waiting for {waiting}")
+        self.told_waiting = waiting
 
     def _say_now(self) -> None:
         while self.soon:
@@ -365,9 +377,12 @@ class Controller:
             if turn is None:
                 began = self.turn_times.begun[plan.member]
                 lost = max(0.0, self.clock() - began)
-                tries = plan.attempt.number
-                plan = replace(plan, attempt=replace(plan.attempt, number=tries + 1))
-                if tries < _TRIES:
+                is_move = done.blameless and self.moves[plan.member, plan.turn] < MOST_MOVES
+                self.moves[plan.member, plan.turn] += is_move
+                # Of all attempts those that a worker died of.
+                deaths = plan.attempt.number - self.moves[plan.member, plan.turn]
+                plan = replace(plan, attempt=replace(plan.attempt, number=plan.attempt.number + 1))
+                if is_move or deaths < _TRIES:
                     self.progress.say(
                         f"{done.reason}; turn {plan.turn} of member {plan.member} again"
                     )
@@ -583,6 +598,7 @@ class Controller:
         return self.planner is None and turn == self.history.best_at(turn.step, group)
 
     def _delete(self, checkpoint: Checkpoint) -> None:
+        self.engine.forget(checkpoint)
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:
             self._warn(Finding("deletion", text))
 
