@@ -109,9 +109,7 @@ def _load_replay_state(agent: OffPolicyAlgorithm, state: dict[str, Any]) -> None
 
 
 def begin_turn(agent: OffPolicyAlgorithm, *, with_buffer: bool) -> None:
-    """Begin anew what no state carries: noise between actions, and a buffer that it leaves out."""
-    if agent.action_noise is not None:
-        agent.action_noise.reset()
+    """Begin anew what no state carries; noise between actions is begun anew by `learn`."""
     if not with_buffer:
         _buffer(agent).reset()
 

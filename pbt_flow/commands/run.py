@@ -107,7 +107,7 @@ def _check_keywords(function: Callable[..., Result], settings: Mapping[str, Any]
         near = nearest(name, [*own, *known])
         if name not in known and near in own:
             raise SettingsError(
-                f"{function.__name__}() has no argument {name!r}; did you mean {near}?"
+                f"{function.__name__}() has no argument {name!r} (did you mean {near}?)"
             )
 
 

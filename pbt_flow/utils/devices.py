@@ -110,6 +110,11 @@ def device_error(device: str) -> str:
     return ""
 
 
+def usable_device(device: str) -> str:
+    """A device, or the CPU where this process cannot use it: a model can be looked at anywhere."""
+    return "cpu" if device_error(device) else device
+
+
 def usual_workers(device: object) -> int:
     """How many workers there are if nobody says: one a core, or one an accelerator.
 

@@ -164,10 +164,10 @@ def test_a_control_is_not_told() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"quite": True}, r"run\(\) has no argument 'quite'; did you mean quiet\?"),
-        ({"contrl": True}, r"run\(\) has no argument 'contrl'; did you mean control\?"),
-        ({"on_trun": print}, r"run\(\) has no argument 'on_trun'; did you mean on_turn\?"),
-        ({"popluation": 4}, "no setting 'popluation'; did you mean population"),
+        ({"quite": True}, r"run\(\) has no argument 'quite' \(did you mean quiet\?\)"),
+        ({"contrl": True}, r"run\(\) has no argument 'contrl' \(did you mean control\?\)"),
+        ({"on_trun": print}, r"run\(\) has no argument 'on_trun' \(did you mean on_turn\?\)"),
+        ({"popluation": 4}, r"no setting 'popluation' \(did you mean population"),
         ({"noize": 4}, r"did you mean the option of the task, options=\{'noise': ...\}\?"),
         ({"noise": 4}, r"as an option of the task it goes into options=\{'noise': ...\}"),
         ({"zzz": 4}, "no setting 'zzz'; there are"),

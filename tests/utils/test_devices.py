@@ -8,6 +8,7 @@ from pbt_flow.utils.devices import (
     count_devices,
     device_error,
     take_device,
+    usable_device,
     usual_workers,
     visible_devices,
 )
@@ -114,3 +115,8 @@ def test_a_device_that_cannot_be_used_is_told_of_with_the_way_out():
     assert device_error("cpu") == ""
     assert "cdua cannot be used here" in device_error("cdua")
     assert device_error("cdua").endswith("; give another, such as cpu")
+
+
+def test_a_model_is_looked_at_on_the_cpu_where_its_device_is_missing():
+    assert usable_device("cdua") == usable_device("cpu") == "cpu"
+    assert usable_device("meta") == "cpu"  # nothing can be read from it

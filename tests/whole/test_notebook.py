@@ -121,11 +121,9 @@ def test_a_class_of_a_cell_trains_in_workers_and_inline_and_is_resumed_by_anothe
     assert one.data["text/plain"].startswith("<Result of population ")
     _check_progress(trained)
     # Nothing that the class uses is in the store; the cell alone brings it back.
-    assert not [
-        path
-        for path in Path().rglob("*")
-        if _is_kept(path) and b"WIDTH_OF_MINE" in path.read_bytes()
-    ]
+    kept = [path for path in Path().rglob("*") if _is_kept(path)]
+    assert kept
+    assert not [path for path in kept if b"WIDTH_OF_MINE" in path.read_bytes()]
     resume = f"pbt_flow.resume('{run_id}', turns=3, quiet=True, engine='inline')"
     refused, _, resumed = execute(
         f"import pbt_flow\ntry:\n    {resume}\nexcept pbt_flow.TaskError as error:\n"
