@@ -105,7 +105,19 @@ def train(
             logged = store.projected(member, len(turns))
             logged_turns += turns[:logged]
             unlogged_turns += turns[logged:]
-        controller = Controller(settings, store, engine, history, watch(history), planner=planner)
+        controller = Controller(
+            settings,
+            store,
+            engine,
+            history,
+            watch(history),
+            planner=planner,
+            claim=lease.number,
+        )
+        if lease.number > 1:
+            # Workers of earlier controllers may still be alive. Nothing counts that they write now.
+            store.accept(lease.number, history.turns)
+            controller.disputed.update((m, len(turns) + 1) for m, turns in history.turns.items())
         if lease.took_over:
             screen.say(lease.took_over)
         for sentence in settings.describe_members():

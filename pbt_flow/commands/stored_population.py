@@ -90,6 +90,7 @@ class StoredPopulation:
             RecordError: A turn record cannot be trusted.
         """
         history = self.new_history()
+        self.store.look_for_claims()
         for member in list(history.members):
             for turn in self.store.turns(member):
                 history.add(turn)

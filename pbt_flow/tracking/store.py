@@ -4,8 +4,8 @@ The population is a parent run, and each member is a child run of it. What never
 (`cfg/...`, `init/...`), and what changes is a metric (`score`, `hparam/<name>`, `donor`, `step`).
 The artifact `population.json` of the parent run holds what a resume needs.
 
-The record of a turn is the artifact `turns/NNNNNN/turn.json` of its member's run. The metrics are
-derived from the records and have their times, so logging a turn twice changes nothing.
+The record of a turn is an artifact in `turns/NNNNNN` of its member's run. The metrics are derived
+from the records and have their times, so logging a turn twice changes nothing.
 
 Everything goes through `MlflowClient` with explicit run ids: MLflow's active run is global to the
 process, and it belongs to the user.
@@ -27,8 +27,10 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.exceptions import RecordError, StoreError
-from pbt_flow.population.checkpoints import RECORD, Folders, LocalFolders, turn_folder
+from pbt_flow.population.accepted import Accepted
+from pbt_flow.population.checkpoints import Folders, LocalFolders
 from pbt_flow.population.records import Checkpoint, Donor, Turn, fitted_turn
+from pbt_flow.population.turn_files import Attempt, turn_folder
 from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
@@ -37,7 +39,7 @@ from pbt_flow.tracking.client import connect_to_present, is_away, local_path, re
 from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
-from pbt_flow.tracking.lease import Lease, claim
+from pbt_flow.tracking.lease import Lease, claim, newest_claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
 from pbt_flow.tracking.population_runs import PopulationRuns
@@ -65,6 +67,8 @@ class Store(PopulationRuns):
     """The states of the checkpoints, in their storage."""
     names: MetricNames = field(default_factory=MetricNames)
     """The names of the task's metrics in MLflow."""
+    _accepted: Accepted | None = None
+    """The newest list of accepted turns; None as long as it was not read."""
 
     def __post_init__(self) -> None:
         self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
@@ -223,6 +227,32 @@ class Store(PopulationRuns):
         with self.talk():
             self.client.log_batch(self.run_id, metrics=batch)
 
+    @property
+    def accepted(self) -> Accepted:
+        """What the controller of the newest claim accepted of earlier ones, read once."""
+        if self._accepted is None:
+            self._accepted = self.artifacts.accepted()
+        return self._accepted
+
+    def look_for_claims(self) -> None:
+        """Read again, before the turns are, what the controller of the newest claim accepted."""
+        self._accepted = self.artifacts.accepted()
+
+    def accept(self, claim: int, turns: Mapping[int, Sequence[Turn]]) -> None:
+        """Write down, before the first turn of a claim is given out, what its controller has found.
+
+        From then on no other record of an earlier claim counts, whenever it is written.
+
+        Args:
+            claim: The number of the claim.
+            turns: Of each member the turns that have happened, in order.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        self._accepted = Accepted.found(claim, turns)
+        self.artifacts.keep_accepted(self._accepted)
+
     def turns(self, member: int) -> list[Turn]:
         """Return the committed turns of a member, in order.
 
@@ -232,11 +262,13 @@ class Store(PopulationRuns):
         found: list[Turn] = []
         # Asked before the records are read, since a member that is training may commit another turn
         # meanwhile.
-        last = self.folders.last(member)
+        last = self.folders.last(member, self.accepted)
         while (turn := self.record(member, len(found) + 1)) is not None:
             found.append(turn)
         if last > len(found):
             self._refuse_gap(member, len(found) + 1, f"turn {last} has one")
+        if (there := self.accepted.count(member)) > len(found):
+            self._refuse_gap(member, len(found) + 1, f"an earlier controller found {there} turns")
         return found
 
     def turns_logged(self) -> dict[int, int]:
@@ -251,7 +283,7 @@ class Store(PopulationRuns):
         Raises:
             RecordError: The record cannot be trusted.
         """
-        turn = self.folders.record(member, number)
+        turn = self.folders.record(member, number, self.accepted)
         return None if turn is None else fitted_turn(turn, self.space)
 
     def projected(self, member: int, committed: int) -> int:
@@ -267,15 +299,17 @@ class Store(PopulationRuns):
         with self.talk():
             metrics = self.client.get_run(self.members[member]).data.metrics
         logged = int(metrics.get("turn", 0))
-        if logged > committed:
+        # A controller that did not know yet that another one had taken over may have logged a turn
+        # that does not count. Its record is still there.
+        if logged > committed and self.folders.record(member, committed + 1) is None:
             self._refuse_gap(member, committed + 1, f"MLflow has the metrics of turn {logged}")
         # The tags of a turn are logged after its metrics, so those of the last turn may be missing.
-        return max(0, logged - 1)
+        return max(0, min(logged - 1, committed))
 
     def _refuse_gap(self, member: int, turn: int, why: str) -> NoReturn:
         """Refuse a population from which the record of a turn was deleted."""
         raise RecordError(
-            f"run {self.members[member]}: there is no {turn_folder(turn)}/{RECORD}, and "
+            f"run {self.members[member]}: there is no record in {turn_folder(turn)}, and "
             f"{why}: somebody has deleted the record of a turn that has happened; bring the file "
             "back, since it cannot be made again"
         )
@@ -294,6 +328,22 @@ class Store(PopulationRuns):
             StoreUnavailable: The artifact store does not answer now.
         """
         return self.states.delete(checkpoint)
+
+    def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
+        """Delete what the attempts at a turn have left that do not count (see `StoredStates`).
+
+        A controller that has lost the population must not do so: its successor may have accepted
+        another attempt. One that claims after this look finds the attempt that is kept here, or the
+        list of what this claim has accepted, and takes the same.
+
+        Raises:
+            StoreUnavailable: The artifact store does not answer now.
+        """
+        with self.talk():
+            run = self.client.get_run(self.run_id)
+        if newest_claim(run)[0] > claim:
+            return
+        self.states.discard_attempts(member, turn, kept=kept, claim=claim)
 
     # --- settings and claim -----------------------------------------------------------------------
 
