@@ -77,5 +77,7 @@ class Planner(Protocol):
 class Claim(Protocol):
     """The right to control the population."""
 
-    lost: bool
     asked_to_stop: bool
+
+    @property
+    def lost(self) -> bool: ...
