@@ -93,9 +93,9 @@ IN_THE_CONTROLLER = {
         owner="pbt_flow.training.controller", name="advise", nth=2, where=_copies
     ),
     "a turn is accepted": _controller("accept", 10),
-    "the next turn is begun and this one not logged": _store("log_turn", 10, before=True),
-    "a turn is logged": _store("log_turn", 10),
-    "the first turn of all is logged": _store("log_turn", 1),
+    "the next turn is begun and this one not logged": _store("log_turns", 4, before=True),
+    "a turn is logged": _store("log_turns", 4),
+    "the first turn of all is logged": _store("log_turns", 1),
     "a round is not logged yet": _store("log_population", 2, before=True),
     "a round is logged": _store("log_population", 2),
     "a checkpoint is to be deleted": _store("delete_checkpoint", 3, before=True),

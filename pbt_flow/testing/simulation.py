@@ -11,7 +11,6 @@ import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -243,9 +242,9 @@ class MemoryStore:
     def commit(self, turn: Turn) -> None:
         self.engine.committed.append(turn)
 
-    def log_turn(self, turn: Turn) -> None:
+    def log_turns(self, turns: Sequence[Turn]) -> None:
         self._answer()
-        self.told.append(turn)
+        self.told += turns
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         self._answer()
@@ -314,7 +313,7 @@ class Simulation:
     def go(self) -> Simulation:
         """Train to the end."""
         self.controller.go(_Silence())
-        self.controller.log_queue.flush_and_wait()
+        self.controller.drain()
         return self
 
     def resumed(self, controller: type[Controller] | None = None) -> Simulation:
@@ -337,7 +336,7 @@ class Simulation:
         )
         for turn in self.engine.committed:
             if turn not in self.store.told:
-                made.log_queue.add(partial(made.log_turn, turn))
+                made.log_turn(turn)
         made.stages.tell_who_left(anew.left, made.leave)
         made.find_checkpoints()
         return Simulation(anew, self.engine, self.store, made, self.said)

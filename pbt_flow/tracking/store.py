@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -48,6 +49,10 @@ from pbt_flow.utils.values import Value
 
 CHANGED = "pbt.settings"
 """The tag with the settings that resumes have changed, as JSON; the manifest never changes."""
+_REQUESTS_AT_ONCE = 8
+"""How many requests go to a tracking server at once. Eight of 100 ms are 80 turns a second."""
+_MOST_METRICS = 1000
+"""The most metrics of one request; MLflow refuses more."""
 _MAX_TAG_LENGTH = 5000
 """The most characters of a tag that every store of MLflow takes."""
 
@@ -65,6 +70,8 @@ class Store(PopulationRuns):
     """The states of the checkpoints, in their storage."""
     names: MetricNames = field(default_factory=MetricNames)
     """The names of the task's metrics in MLflow."""
+    _names_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Threads log turns of several members at once, and the first metric of a name gets it."""
 
     def __post_init__(self) -> None:
         self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
@@ -172,12 +179,41 @@ class Store(PopulationRuns):
 
     # --- turns ------------------------------------------------------------------------------------
 
-    def log_turn(self, turn: Turn) -> str | None:
-        """Log a committed turn with its member's run. Doing it twice changes nothing.
+    @property
+    def requests_at_once(self) -> int:
+        """How many requests the store takes at once without making one wait for another."""
+        # SQLite has one writer at a time.
+        return 1 if self.tracking_uri.startswith("sqlite") else _REQUESTS_AT_ONCE
+
+    def log_turns(self, turns: Sequence[Turn]) -> str | None:
+        """Log committed turns of one member with its run. Doing it twice changes nothing.
+
+        Threads may call it at once.
 
         Returns:
             A message for the user, once, if metrics have other names in MLflow. Otherwise None.
         """
+        for metrics, tags in self._batches(turns):
+            with self.talk():
+                self.client.log_batch(self.members[turns[0].member], metrics=metrics, tags=tags)
+        with self._names_lock:
+            return self.names.news()
+
+    def _batches(self, turns: Sequence[Turn]) -> Iterator[tuple[list[Metric], list[RunTag]]]:
+        """Metrics and tags of turns, as few requests as MLflow's limit of a request allows."""
+        metrics, last = list[Metric](), dict[str, str]()
+        for turn in turns:
+            own = self._turn_metrics(turn)
+            if metrics and len(metrics) + len(own) > _MOST_METRICS:
+                yield metrics, [RunTag(key, text) for key, text in last.items()]
+                metrics, last = [], {}
+            metrics += own
+            # A tag takes as long as all metrics together, so a turn without events has none.
+            last |= _turn_tags(turn)
+        yield metrics, [RunTag(key, text) for key, text in last.items()]
+
+    def _turn_metrics(self, turn: Turn) -> list[Metric]:
+        """The metrics of a turn."""
         plan, when = turn.plan, int(turn.ended * 1000)
         values: dict[str, float] = {
             # A member that copied nobody is its own donor, so that the chart has no gaps.
@@ -186,7 +222,8 @@ class Store(PopulationRuns):
         }
         for name, value in plan.hparams.items():
             values[f"hparam/{name}"] = self._hparam_number(name, value)
-        values |= self.names.of_turn(turn)
+        with self._names_lock:
+            values |= self.names.of_turn(turn)
         values |= {f"seconds/{name}": value for name, value in turn.seconds.items()}
         if turn.score is not None:
             values["score"] = turn.score
@@ -195,19 +232,9 @@ class Store(PopulationRuns):
         # This metric comes last, since `projected` takes it as a sign that the others are logged.
         # Only a database logs all of them at once.
         values["turn"] = plan.turn
-        # A tag takes as long as all metrics together, so a turn without events has none.
-        tags: list[RunTag] = []
-        if plan.donor:
-            tags.append(RunTag("pbt.copied", _copied_tag(plan.donor)))
-        if not turn.ok:
-            tags.append(RunTag("pbt.error", _error_tag(turn)))
         # The x axis is the member's own effort, which only grows. MLflow shows the value at the
         # greatest step as the latest one, and the step of the weights may go back after a copy.
-        metrics = [Metric(key, float(value), when, plan.trained) for key, value in values.items()]
-        with self.talk():
-            run_id = self.members[turn.member]
-            self.client.log_batch(run_id, metrics=metrics, tags=tags)
-        return self.names.news()
+        return [Metric(key, float(value), when, plan.trained) for key, value in values.items()]
 
     def _hparam_number(self, name: str, value: Value) -> float:
         """Return the number that stands for a hyperparameter's value in a metric."""
@@ -254,23 +281,27 @@ class Store(PopulationRuns):
         turn = self.folders.record(member, number)
         return None if turn is None else fitted_turn(turn, self.space)
 
-    def projected(self, member: int, committed: int) -> int:
+    def projected(self, member: int, turns: Sequence[Turn]) -> int:
         """Return how many of a member's turns are certainly logged with its run.
 
         Args:
             member: The member.
-            committed: How many turns of the member have a record.
+            turns: All its turns that have a record.
 
         Raises:
             RecordError: The run has the metrics of a turn whose record does not exist.
         """
         with self.talk():
-            metrics = self.client.get_run(self.members[member]).data.metrics
-        logged = int(metrics.get("turn", 0))
-        if logged > committed:
-            self._refuse_gap(member, committed + 1, f"MLflow has the metrics of turn {logged}")
-        # The tags of a turn are logged after its metrics, so those of the last turn may be missing.
-        return max(0, logged - 1)
+            data = self.client.get_run(self.members[member]).data
+        logged = int(data.metrics.get("turn", 0))
+        if logged > len(turns):
+            self._refuse_gap(member, len(turns) + 1, f"MLflow has the metrics of turn {logged}")
+        # The tags of turns are logged after their metrics, and so some may be missing.
+        wanted: dict[str, tuple[str, int]] = {}
+        for place, turn in enumerate(turns[:logged]):
+            wanted |= {key: (text, place) for key, text in _turn_tags(turn).items()}
+        missing = [place for key, (text, place) in wanted.items() if data.tags.get(key) != text]
+        return min(missing, default=logged)
 
     def _refuse_gap(self, member: int, turn: int, why: str) -> NoReturn:
         """Refuse a population from which the record of a turn was deleted."""
@@ -372,6 +403,16 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
 
 
 # --- small things ---------------------------------------------------------------------------------
+
+
+def _turn_tags(turn: Turn) -> dict[str, str]:
+    """What a turn leaves in the tags of its member's run; nothing if it is without events."""
+    tags: dict[str, str] = {}
+    if turn.plan.donor:
+        tags["pbt.copied"] = _copied_tag(turn.plan.donor)
+    if not turn.ok:
+        tags["pbt.error"] = _error_tag(turn)
+    return tags
 
 
 def _copied_tag(donor: Donor) -> str:
