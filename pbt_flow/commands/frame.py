@@ -100,7 +100,7 @@ def train(
         # A population that is refused is not greeted first.
         for line in greeting:
             screen.say(line)
-        history = stored.read_history() if resumed else stored.new_history()
+        history = stored.read_history(screen.say) if resumed else stored.new_history()
         # A killed controller may have committed turns that MLflow was never told of.
         logged_turns, unlogged_turns = list[Turn](), list[Turn]()
         for member, turns in history.turns.items():
@@ -139,6 +139,7 @@ def train(
                 controller.tell_notes(turn)
         for turn in unlogged_turns:
             controller.log_turn(turn)
+        controller.unwritten += store.not_in_journal
         # A killed controller may not have told it. To tell it twice changes nothing.
         controller.stages.tell_who_left(history.left, controller.leave)
         controller.find_checkpoints()

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -29,7 +30,7 @@ from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.exceptions import RecordError, StoreError
 from pbt_flow.population.checkpoints import RECORD, Folders, LocalFolders, turn_folder
-from pbt_flow.population.records import Checkpoint, Donor, Turn, fitted_turn
+from pbt_flow.population.records import Checkpoint, Donor, Turn, fitted_turn, turn_to_json
 from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
@@ -38,6 +39,7 @@ from pbt_flow.tracking.client import connect_to_present, is_away, local_path, re
 from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
+from pbt_flow.tracking.journal import Journal
 from pbt_flow.tracking.lease import Lease, claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
@@ -72,6 +74,8 @@ class Store(PopulationRuns):
     """The names of the task's metrics in MLflow."""
     _names_lock: threading.Lock = field(default_factory=threading.Lock)
     """Threads log turns of several members at once, and the first metric of a name gets it."""
+    not_in_journal: list[Turn] = field(default_factory=list)
+    """The turns of the last `read_turns` that had to be read from their records."""
 
     def __post_init__(self) -> None:
         self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
@@ -250,21 +254,84 @@ class Store(PopulationRuns):
         with self.talk():
             self.client.log_batch(self.run_id, metrics=batch)
 
-    def turns(self, member: int) -> list[Turn]:
-        """Return the committed turns of a member, in order.
+    @property
+    def journal(self) -> Journal:
+        """The journal of the population's turns."""
+        return Journal(runs=self)
+
+    def read_turns(self, say: Callable[[str], None]) -> dict[int, list[Turn]]:
+        """Return the committed turns of each member, in order, from the journal and the records.
+
+        Afterwards `not_in_journal` has those that the journal lacks.
+
+        Args:
+            say: Tells the user what in the journal is not believed.
 
         Raises:
             RecordError: A record cannot be trusted, or one is missing between others.
+        """
+        journal = self.journal.read()
+        doubts = [f"{doubt}; the turns are read from their records" for doubt in journal.doubts]
+        # The listings of many members wait for a server, and not for this machine.
+        at_once = 1 if isinstance(self.folders, LocalFolders) else _REQUESTS_AT_ONCE
+        self.not_in_journal = []
+
+        def read(member: int) -> list[Turn]:
+            known = journal.turns.get(member, ())
+            found, believed = self._turns(member, known)
+            if known and not believed:
+                doubts.append(
+                    f"the journal contradicts the record of turn {len(known)} of member {member}; "
+                    "this member's turns are read from their records"
+                )
+            self.not_in_journal += found[believed:]
+            return found
+
+        with ThreadPoolExecutor(at_once) as pool:
+            try:
+                turns = dict(enumerate(pool.map(read, range(len(self.members)))))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+        for doubt in doubts:
+            say(doubt)
+        return turns
+
+    def turns(self, member: int) -> list[Turn]:
+        """Return the committed turns of a member, in order, from their records.
+
+        Raises:
+            RecordError: A record cannot be trusted, or one is missing between others.
+        """
+        return self._turns(member, ())[0]
+
+    def _turns(self, member: int, known: Sequence[Turn]) -> tuple[list[Turn], int]:
+        """Return the committed turns of a member, and how many of them the journal has said.
+
+        Args:
+            member: The member.
+            known: Its first turns, as the journal says.
         """
         found: list[Turn] = []
         # Asked before the records are read, since a member that is training may commit another turn
         # meanwhile.
         last = self.folders.last(member)
-        while (turn := self.record(member, len(found) + 1)) is not None:
+        if 0 < len(known) <= last:
+            newest = self.record(member, len(known))
+            if newest is not None and _is_same(newest, known[-1]):
+                found = [fitted_turn(turn, self.space) for turn in known[:-1]] + [newest]
+        believed = len(found)
+        while len(found) < last or not known:
+            turn = self.record(member, len(found) + 1)
+            if turn is None:
+                break
             found.append(turn)
         if last > len(found):
             self._refuse_gap(member, len(found) + 1, f"turn {last} has one")
-        return found
+        return found, believed
+
+    def log_records(self, turns: Sequence[Turn]) -> None:
+        """Write turns into the journal, whose records are there. Doing it twice changes nothing."""
+        self.journal.add(turns)
 
     def turns_logged(self) -> dict[int, int]:
         """Return how many turns of each member MLflow has been told of, with one request."""
@@ -403,6 +470,13 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
 
 
 # --- small things ---------------------------------------------------------------------------------
+
+
+def _is_same(one: Turn, other: Turn) -> bool:
+    """Whether two turns have the same record: one may have the tuples of the space for its lists,
+    and a number that is none is equal to itself.
+    """
+    return json.dumps(turn_to_json(one)) == json.dumps(turn_to_json(other))
 
 
 def _turn_tags(turn: Turn) -> dict[str, str]:

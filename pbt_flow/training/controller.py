@@ -58,6 +58,8 @@ INTERRUPTED = "interrupted"
 _MOST_UNTOLD = 20_000
 """How many things may wait to be logged before no turn begins any more: about what a thousand members
 do in the ten minutes for which a store may be silent. A thing takes a few kilobytes of memory."""
+_SEGMENT = 500
+"""How many turns the journal gets at once; a resume reads so many records one by one at most."""
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
 
@@ -91,6 +93,8 @@ class Controller:
     """Whether no turn begins for now, since the store has not been told of too many."""
     quorum_since: dict[int, float] = field(default_factory=dict)
     """Since when, by the clock, enough members have a score of an age for a comparison."""
+    unwritten: list[Turn] = field(default_factory=list)
+    """Committed turns that the journal does not have yet."""
     noted: set[str] = field(default_factory=set)
     """The topics of turns' notes that the user has been told."""
     touched: set[int] = field(default_factory=set)
@@ -323,6 +327,8 @@ class Controller:
         self._say_now()
         winner = self.history.winner()
         self.look_for_an_end([winner] if winner else [])
+        # A killed controller may have ended all turns, and not told of their rounds.
+        self.log_rounds()
         self.dispatch()
         while self.in_flight or self._beside_turns or (self.held_up and not self.stopping):
             if lease.lost:
@@ -339,10 +345,13 @@ class Controller:
             self.dispatch()
             for turn in turns:
                 self.log_turn(turn)
+                self.unwritten.append(turn)
                 self.progress.turn(turn, self.history)
             # After their last turns: a run that has ended gets nothing more.
             self.stages.tell(self.progress.say, self.leave)
             self._say_now()
+            if len(self.unwritten) >= _SEGMENT:
+                self._write_journal()
             if finished:
                 self.log_rounds()
                 self.clean()
@@ -371,6 +380,13 @@ class Controller:
         if (text := self.store.log_turns(turns)) is not None:
             self._warn(Finding("names", text))
 
+    def _write_journal(self) -> None:
+        """Have the store write what the journal does not have yet."""
+        for first in range(0, len(self.unwritten), _SEGMENT):
+            turns = self.unwritten[first : first + _SEGMENT]
+            self.log_queue.add(partial(self.store.log_records, turns), lane="journal")
+        self.unwritten = []
+
     def drain(self) -> None:
         """Have the store told all that it is to know so far, and wait for it.
 
@@ -379,6 +395,7 @@ class Controller:
         """
         # First the deletions: they may have something to be logged.
         self.deletions.flush_and_wait()
+        self._write_journal()
         self.log_queue.flush_and_wait()
         self._say_now()
 

@@ -91,6 +91,7 @@ class ThreadedLogQueue(LogQueue):
         self.flush()
 
     def wait(self, seconds: float) -> None:
+        self.flush()
         with self._lock:
             if self.is_full and self._error is None:
                 self._is_progress.wait(seconds)
