@@ -5,9 +5,9 @@
 
 Each line is one asynchronous population with turns of lognormal duration (sigma 0.5). `busy` is the
 share of the workers' time that turns took, from the first turn's beginning to the last one's end.
-With no cost at all a tenth of the time is lost, since the last turns of the budget are fewer than the
-workers; `steady` leaves that end out. Before this version the controller made each request itself, one after
-another: `controller` in the column `requests` does that again.
+With no cost at all a tenth of the time is lost, since the last turns of the budget are fewer than
+the workers; `steady` leaves that end out. Earlier versions had the controller make each request
+itself, one after another: the lines with `controller` do that again.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def main() -> None:
     given = parser.parse_args()
     print(
         "| members | workers | s a turn | ms a request | requests by | busy | steady | turns/s "
-        "| s behind at the end | states at once | CPU ms a turn, simulation and all |\n" + "|---" * 11 + "|"
+        "| s behind at the end | states at once | CPU ms a turn, simulation and all |\n"
+        + "|---" * 11
+        + "|"
     )
     for case in cases(given.quick):
         print(line(case, given.turns), flush=True)

@@ -368,10 +368,10 @@ def _reader_of(where: str, fits: Callable[[Any], bool]) -> _Reader:
 
 def _reader_of_number(where: str) -> _Reader:
     def read(value: Any) -> float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            # NaN fails this comparison, too.
-            if abs(value) <= sys.float_info.max:
-                return float(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # NaN fails this comparison, too.
+        if is_number and abs(value) <= sys.float_info.max:
+            return float(value)
         raise _odd(where, value)
 
     return read

@@ -1,4 +1,4 @@
-"""The journal of a population: the records of all members' turns, to be read back with few requests.
+"""The journal of a population: the records of all turns, to be read back with few requests.
 
 A record lies in the folder of its turn, on its member's run, where its worker committed it. To read
 a hundred thousand of them one by one takes a million requests. So the controller writes what was

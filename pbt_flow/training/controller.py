@@ -56,8 +56,8 @@ from pbt_flow.utils.text import turn_count
 INTERRUPTED = "interrupted"
 """Why a controller ends that somebody has asked to."""
 _MOST_UNTOLD = 20_000
-"""How many things may wait to be logged before no turn begins any more: about what a thousand members
-do in the ten minutes for which a store may be silent. A thing takes a few kilobytes of memory."""
+"""How many things may wait to be logged before no turn begins any more: about what a thousand
+members do in the ten minutes for which a store may be silent. Each takes kilobytes of memory."""
 _SEGMENT = 500
 """How many turns the journal gets at once; a resume reads so many records one by one at most."""
 _TRIES = 2
@@ -327,8 +327,10 @@ class Controller:
         self._say_now()
         winner = self.history.winner()
         self.look_for_an_end([winner] if winner else [])
-        # A killed controller may have ended all turns, and not told of their rounds.
+        # A killed controller may have ended all turns, and not told of their rounds, or not deleted
+        # what they made superfluous.
         self.log_rounds()
+        self.clean()
         self.dispatch()
         while self.in_flight or self._beside_turns or (self.held_up and not self.stopping):
             if lease.lost:

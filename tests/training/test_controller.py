@@ -382,7 +382,7 @@ def test_a_store_that_stays_away_ends_the_run_when_its_patience_is_over():
 
 
 def test_no_worker_waits_for_requests_as_long_as_the_store_can_take_them():
-    """16 workers end 1.6 turns a second, and each turn is two requests of a second, eight at once."""
+    """16 workers end 1.6 turns a second; each turn is two requests of a second, eight at once."""
 
     def busy(request):
         made = simulate(
