@@ -19,7 +19,6 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -35,7 +34,13 @@ from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
 from pbt_flow.tracking.catalogue import runs_of_members, whole_run_id
-from pbt_flow.tracking.client import connect_to_present, is_away, local_path, read_text
+from pbt_flow.tracking.client import (
+    connect_to_present,
+    is_away,
+    local_path,
+    read_text,
+    requests_at_once,
+)
 from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
@@ -46,13 +51,12 @@ from pbt_flow.tracking.outcome import Outcome
 from pbt_flow.tracking.population_runs import PopulationRuns
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.saved_view import view_address
+from pbt_flow.utils.at_once import call_at_once
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.values import Value
 
 CHANGED = "pbt.settings"
 """The tag with the settings that resumes have changed, as JSON; the manifest never changes."""
-_REQUESTS_AT_ONCE = 8
-"""How many requests go to a tracking server at once. Eight of 100 ms are 80 turns a second."""
 _MOST_METRICS = 1000
 """The most metrics of one request; MLflow refuses more."""
 _MAX_TAG_LENGTH = 5000
@@ -142,7 +146,7 @@ class Store(PopulationRuns):
             if not is_store_error(error):
                 raise
             raise _without_manifest(client, run, uri, error) from None
-        members = [client.get_run(member) for member in manifest.members]
+        members = call_at_once(client.get_run, manifest.members, requests_at_once(uri))
         space = space_from_json(manifest.space)
         return cls._with_folders(client, uri, run_id, manifest, space, members)
 
@@ -182,12 +186,6 @@ class Store(PopulationRuns):
         return store
 
     # --- turns ------------------------------------------------------------------------------------
-
-    @property
-    def requests_at_once(self) -> int:
-        """How many requests the store takes at once without making one wait for another."""
-        # SQLite has one writer at a time.
-        return 1 if self.tracking_uri.startswith("sqlite") else _REQUESTS_AT_ONCE
 
     def log_turns(self, turns: Sequence[Turn]) -> str | None:
         """Log committed turns of one member with its run. Doing it twice changes nothing.
@@ -273,7 +271,7 @@ class Store(PopulationRuns):
         journal = self.journal.read()
         doubts = [f"{doubt}; the turns are read from their records" for doubt in journal.doubts]
         # The listings of many members wait for a server, and not for this machine.
-        at_once = 1 if isinstance(self.folders, LocalFolders) else _REQUESTS_AT_ONCE
+        at_once = 1 if isinstance(self.folders, LocalFolders) else self.requests_at_once
         self.not_in_journal = []
 
         def read(member: int) -> list[Turn]:
@@ -287,11 +285,7 @@ class Store(PopulationRuns):
             self.not_in_journal += found[believed:]
             return found
 
-        with ThreadPoolExecutor(at_once) as pool:
-            try:
-                turns = dict(enumerate(pool.map(read, range(len(self.members)))))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        turns = dict(enumerate(call_at_once(read, range(len(self.members)), at_once)))
         for doubt in doubts:
             say(doubt)
         return turns
