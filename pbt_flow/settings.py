@@ -32,7 +32,7 @@ from pbt_flow.strategies.multiple_frequencies import MultipleFrequencies
 from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
 from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
-from pbt_flow.utils.cores import count_cores
+from pbt_flow.utils.devices import usual_workers
 from pbt_flow.utils.text import did_you_mean
 
 Mode = Literal["async", "generational"]
@@ -73,7 +73,10 @@ class Settings:
     )
     population: int = _setting(8, "members trained side by side, at least 2")
     workers: int = _setting(
-        None, "turns that run at once, each in a process; default: one a core", on_resume=True
+        None,
+        "turns that run at once, each in a process; default: one a core, or one a GPU, and one a "
+        "member where engine is ray",
+        on_resume=True,
     )
     turns: int = _setting(20, "turns of each member (the budget)", on_resume=True)
     interval: int = _setting(1000, "steps of training in a turn, in the task's own unit")
@@ -147,14 +150,22 @@ class Settings:
         "turn and at least 5 minutes, as none says too; inf: never",
         on_resume=True,
     )
-    engine: Literal["processes", "inline"] = _setting(
+    engine: Literal["processes", "inline", "ray"] = _setting(
         "processes",
-        "where turns run: worker processes, which keep what a turn prints as its output.txt, or "
-        "inline in this one",
+        "where turns run: worker processes, which keep what a turn prints as its output.txt, "
+        "inline in this one, or ray: on the Ray cluster that RAY_ADDRESS names",
         on_resume=True,
     )
     device: str = _setting(
-        "cpu", "cpu, cuda (one GPU a worker) or as torch names it", on_resume=True
+        "cpu",
+        "cpu, cuda (a worker sees one GPU; more workers than GPUs share them) or as torch names it",
+        on_resume=True,
+    )
+    gpu_share: float | None = _setting(
+        None,
+        "GPUs that each worker of engine ray holds, such as 0.5 of one; default: 1 where device "
+        "is cuda, else none",
+        on_resume=True,
     )
     threads: int = _setting(
         1,
@@ -164,7 +175,7 @@ class Settings:
     warm: int | None = _setting(
         None,
         "members that a worker has in memory at most; the others it builds and restores when it "
-        "is their turn. Default: as many as a worker's share of the population, and 1 on a GPU",
+        "is their turn. Default: a worker's share of the population, on a GPU while there is room",
         on_resume=True,
     )
     name: str | None = _setting(None, "the name of the population's run in MLflow")
@@ -197,7 +208,7 @@ class Settings:
         kind = task if isinstance(task, Declaration) else declare(task)
         known = {f.name for f in dataclasses.fields(cls)} - {"task"}
         # Where turns run is decided before the task is read, and is not the task's affair.
-        own = known - {"engine", "workers", "device", "threads"}
+        own = known - {"engine", "workers", "device", "threads", "gpu_share"}
         sources = (
             ("", given, known),
             (f"defaults of task {kind.label}: ", kind.defaults, own),
@@ -229,7 +240,13 @@ class Settings:
                 k: v for of in sources_of for k, v in of.get("options", {}).items()
             }
         if values.get("workers") is None:
-            values["workers"] = count_cores()
+            # How many workers a cluster has room for is not known here, and may change.
+            on_cluster = values.get("engine") == "ray"
+            values["workers"] = (
+                values.get("population", cls.population)
+                if on_cluster
+                else usual_workers(values.get("device"))
+            )
         options, initial = values.get("options", {}), values.get("initial", ())
         if not isinstance(options, Mapping):
             raise SettingsError(f"options must map names to values, got {options!r}")
@@ -453,6 +470,26 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
+        self._check_gpu_share()
+
+    def _check_gpu_share(self) -> None:
+        """Refuse a number of GPUs that Ray has no room for on any machine.
+
+        Raises:
+            SettingsError: It is negative, or more than one and no whole number.
+        """
+        share = self.gpu_share
+        if share is None:
+            return
+        if share < 0 or (share > 1 and share != int(share)):
+            raise SettingsError(
+                f"gpu_share must be a part of 1, or a whole number of GPUs, got {share:g}"
+            )
+        if share and self.engine != "ray":
+            raise SettingsError(
+                f"gpu_share is for engine ray, got {share:g} with engine {self.engine}, where a "
+                "worker takes a GPU if device is cuda; give gpu_share none"
+            )
 
     def check_model(self, kind: Declaration) -> None:
         """Refuse to register the model of a task that keeps none.

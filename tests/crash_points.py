@@ -77,11 +77,11 @@ IN_A_TURN = {
     "it is scored": Point(owner="sample_tasks:Regression", name="evaluate", nth=10),
     # Of each turn the state is published first, and then the record.
     "its state is written and has no name": Point(
-        owner="pbt_flow.population.checkpoints", name="_rename_durably", nth=19, before=True
+        owner="pbt_flow.population.checkpoints", name="_name_durably", nth=19, before=True
     ),
     "its state is there": Point(owner="pbt_flow.engines.worker", name="save_state", nth=10),
     "its record is written and has no name": Point(
-        owner="pbt_flow.population.checkpoints", name="_rename_durably", nth=20, before=True
+        owner="pbt_flow.population.checkpoints", name="_name_durably", nth=20, before=True
     ),
     "its record is there": Point(
         owner="pbt_flow.population.checkpoints:LocalFolders", name="commit", nth=10
@@ -126,6 +126,9 @@ IN_THE_CONTROLLER = {
 IN_A_RESUME = {
     "the population is claimed": _store("claim", 1),
     "the missing turns are known": _store("projected", 4),
+    "it is not said yet what was found": _store("accept", 1, before=True),
+    "it is said what was found": _store("accept", 1),
+    "what other attempts left is to be deleted": _store("discard_attempts", 2, before=True),
     "half of the runs are running again": _client("update_run", 3),
     "the first turn after it is committed": Point(
         owner="pbt_flow.population.checkpoints:LocalFolders", name="commit", nth=1

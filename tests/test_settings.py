@@ -25,6 +25,7 @@ from pbt_flow.strategies.exploit import BinaryTournament, NoExploit, Truncation,
 from pbt_flow.strategies.explore import Gaussian, NoExplore, Perturb, Resample
 from pbt_flow.strategies.samplers import LatinHypercube, OptunaSampler, Sobol, Uniform
 from pbt_flow.task import Task, TaskError, declare
+from pbt_flow.utils.cores import count_cores
 
 
 class Small(Idle):
@@ -290,7 +291,7 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"populaton": 4}, r"no setting 'populaton'; did you mean population\?; there are"),
+        ({"populaton": 4}, r"no setting 'populaton' \(did you mean population\?\); there are"),
         (
             {"population": 1},
             "population must be at least 2, got 1: a single member has nobody to copy",
@@ -332,7 +333,10 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
             for name in ("register", "device", "name", "experiment")
         ),
         ({"mode": "sync"}, r"mode must be one of \['async', 'generational'\], got 'sync'"),
-        ({"engine": "ray"}, r"engine must be one of \['processes', 'inline'\], got 'ray'"),
+        ({"engine": "dask"}, r"engine must be one of \['processes', 'inline', 'ray'\], got 'dask'"),
+        ({"engine": "ray", "gpu_share": 1.5}, "gpu_share must be a part of 1, or a whole number"),
+        ({"engine": "ray", "gpu_share": -0.5}, "gpu_share must be a part of 1, or a whole number"),
+        ({"gpu_share": 0.5}, "gpu_share is for engine ray, got 0.5 with engine processes, where"),
         (
             {"population": 2, "initial": [{"lr": 0.1, "layers": n} for n in (1, 2, 3)]},
             "initial gives 3 members to a population of 2",
@@ -388,7 +392,7 @@ def test_an_option_that_the_task_does_not_have_is_refused(
         (
             {"defaults": {"intervall": 3}},
             SettingsError,
-            "defaults of task Odd: no setting 'intervall'; did you mean interval",
+            "defaults of task Odd: no setting 'intervall' \\(did you mean interval",
         ),
         ({"defaults": {"task": "x"}}, SettingsError, "defaults of task Odd: no setting 'task'"),
         ({"defaults": {"turns": 0}}, SettingsError, "turns must be at least 1, got 0"),
@@ -424,8 +428,18 @@ ON_RESUME: dict[str, Any] = {
     "warm": 2,
     "engine": "inline",
     "device": "meta",
+    "gpu_share": 0.0,
 }
 FIXED = [f.name for f in dataclasses.fields(Settings) if f.name not in ON_RESUME]
+
+
+def test_on_a_cluster_each_member_may_have_a_worker_whatever_this_machine_has() -> None:
+    assert made(engine="ray", population=30).workers == 30
+    assert made(engine="ray").workers == made().population
+    assert made(engine="ray", workers=3).workers == 3
+    assert made().workers == count_cores()
+    for share in (0.25, 1, 2.0):
+        assert made(engine="ray", gpu_share=share).gpu_share == share
 
 
 @pytest.mark.parametrize("name", ON_RESUME)
@@ -471,7 +485,7 @@ def test_a_resume_without_changes_changes_nothing() -> None:
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"turns": "9"}, "turns must be a whole number, got '9'"),
         ({"seconds": -1}, "seconds must be above 0, got -1"),
-        ({"engine": "ray"}, "engine must be one of"),
+        ({"engine": "dask"}, "engine must be one of"),
     ],
 )
 def test_what_a_resume_changes_is_checked(given: Mapping[str, Any], message: str) -> None:
@@ -501,7 +515,7 @@ _settings = st.fixed_dictionaries(
         "name": st.text(max_size=9),
         "device": st.sampled_from(["cpu", "cuda", "cuda:1"]),
         "warm": st.integers(1, 9),
-        "engine": st.sampled_from(["processes", "inline"]),
+        "engine": st.sampled_from(["processes", "inline", "ray"]),
     },
 )
 
@@ -746,19 +760,19 @@ def test_nothing_is_said_of_the_copies_of_a_last_stage_of_two() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"popultion": 3}, "no setting 'popultion'; did you mean population?; there are"),
-        ({"finalists": "avarage"}, "got 'avarage'; did you mean average?"),
-        ({"mode": "generationel"}, "got 'generationel'; did you mean generational?"),
-        ({"samples": "round"}, "got 'round'; did you mean rounds?"),
-        ({"engine": "inlyne"}, "got 'inlyne'; did you mean inline?"),
-        ({"init": "latyn"}, "no 'latyn'; did you mean latin?"),
-        ({"exploit": "trunkation"}, "no 'trunkation'; did you mean truncation?"),
-        ({"explore": "pertub"}, "no 'pertub'; did you mean perturb?"),
-        ({"options": {"widht": 1}}, "no option 'widht'; did you mean width?; there are"),
-        ({"stages": "narow"}, "got 'narow'; did you mean narrow?"),
+        ({"popultion": 3}, "no setting 'popultion' (did you mean population?); there are"),
+        ({"finalists": "avarage"}, "got 'avarage' (did you mean average?)"),
+        ({"mode": "generationel"}, "got 'generationel' (did you mean generational?)"),
+        ({"samples": "round"}, "got 'round' (did you mean rounds?)"),
+        ({"engine": "inlyne"}, "got 'inlyne' (did you mean inline?)"),
+        ({"init": "latyn"}, "no 'latyn' (did you mean latin?)"),
+        ({"exploit": "trunkation"}, "no 'trunkation' (did you mean truncation?)"),
+        ({"explore": "pertub"}, "no 'pertub' (did you mean perturb?)"),
+        ({"options": {"widht": 1}}, "no option 'widht' (did you mean width?); there are"),
+        ({"stages": "narow"}, "got 'narow' (did you mean narrow?)"),
         (
             {"initial": [{"lrr": 1, "layers": 1}]},
-            "unknown hyperparameter 'lrr'; did you mean lr?; the space",
+            "unknown hyperparameter 'lrr' (did you mean lr?); the space",
         ),
     ],
 )
@@ -776,7 +790,7 @@ def test_every_wrong_word_is_told_with_the_one_that_it_is_near_to(
 
 def test_what_cannot_change_on_resume_is_told_apart_from_what_does_not_exist() -> None:
     made, _ = Settings.for_task(Small)
-    with pytest.raises(SettingsError, match="no setting 'turn'; did you mean turns"):
+    with pytest.raises(SettingsError, match="no setting 'turn' .did you mean turns"):
         made.resumed(turn=3)
     with pytest.raises(SettingsError, match="seed cannot change on resume, since it defines"):
         made.resumed(seed=3)

@@ -125,7 +125,7 @@ def _one_turn(engine: Engine, settings: Settings, space: Space, folder: Path) ->
     """
     import numpy as np
 
-    engine.open(LocalFolders({0: str(folder)}))
+    engine.open(LocalFolders({0: str(folder)}, shared=False))
     engine.submit(
         Plan(
             member=0,

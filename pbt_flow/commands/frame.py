@@ -117,8 +117,13 @@ def train(
             make_queue=partial(
                 ThreadedLogQueue, threads=store.requests_at_once, check=partial(check_claim, lease)
             ),
+            claim=lease.number,
         )
         queues.callback(controller.close)
+        if lease.number > 1:
+            # Workers of earlier controllers may still be alive. Nothing counts that they write now.
+            store.accept(lease.number, history.turns)
+            controller.disputed.update((m, len(turns) + 1) for m, turns in history.turns.items())
         if lease.took_over:
             screen.say(lease.took_over)
         for sentence in settings.describe_members():
@@ -151,7 +156,9 @@ def train(
             store.begin([member.index for member in controller.living])
             store.change(settings.to_json(), began=stored.began.to_json())
             _say_if_nothing_is_left(controller, screen)
-        store.artifacts.save_view(staged=settings.stage_plan is not None)
+        store.artifacts.save_view(
+            staged=settings.stage_plan is not None, grouped=settings.has_groups
+        )
         engine.open(store.folders, store.member_runs)
         status: Status = "finished"
         with screen, _signals_handled(controller), contextlib.closing(controller.round_samples):

@@ -17,6 +17,7 @@ from rich.live import Live
 from pbt_flow.commands.live_table import live_table
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
+from pbt_flow.population.turn_files import ERROR, file_place
 from pbt_flow.settings import Settings
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.terminal import Unbroken
@@ -31,6 +32,8 @@ def plan_sentence(settings: Settings) -> str:
     else:
         workers = min(settings.workers, members)
         where = f"by {workers} worker{'s' if workers > 1 else ''}"
+        if settings.engine == "ray":
+            where = f"by up to {where.removeprefix('by ')} on Ray"
     steps = f"{settings.interval:,} steps"
     each = f"{members} members, each for {turns} turn{'s' if turns > 1 else ''} of {steps}"
     if settings.stage_plan is not None:
@@ -124,7 +127,8 @@ class Progress:
         if not turn.ok:
             where = ""
             if not self._failed:
-                where = f" (all of it: artifact turns/{turn.number:06d}/error.txt of its run)"
+                place = file_place(ERROR, turn.number, turn.plan.attempt)
+                where = f" (all of it: artifact {place} of its run)"
             self._failed = True
             self.say(
                 f"turn {turn.number} of member {turn.member} {turn.status}: {turn.reason}{where}"

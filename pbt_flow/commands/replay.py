@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pbt_flow.tracking.lease import Lease
     from pbt_flow.tracking.store import Store
 
-CHANGES = ("workers", "threads", "warm", "turn_timeout", "engine", "device")
+CHANGES = ("workers", "threads", "warm", "turn_timeout", "engine", "device", "gpu_share")
 """The settings that say how a replay runs, and not what it trains. A resume may change them."""
 SCHEDULE, LAST, INITIAL = "schedule", "last", "best_initial"
 """The names of the arms."""
@@ -436,7 +436,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         run_id: The replay's run.
         quiet: Whether to print nothing.
         changes: Settings that say how the replay runs: `workers`, `threads`, `warm`,
-            `turn_timeout`, `engine`, `device`.
+            `turn_timeout`, `engine`, `device`, `gpu_share`.
 
     Raises:
         ReplayError: The run is no replay, or its models cannot be trained, or were not trained as
@@ -467,7 +467,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         schedule, arms = _arms_from_json(store.outcome.arms(), run_id)
         uri = store.tracking_uri
         result = Replay(run_id=run_id, tracking_uri=uri, schedule=schedule, arms=arms)
-        with engine_for(settings.engine, settings.threads) as engine:
+        with engine_for(settings.engine, settings.threads, settings.device) as engine:
             engine.submit(Describe(task=settings.task, options=settings.options))
             kind = read_declaration(engine, settings.task, settings.options, quiet=quiet)
             check_segments(schedule, kind.space)

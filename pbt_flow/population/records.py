@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 import numpy as np
 
 from pbt_flow.exceptions import RecordError, SpaceError
+from pbt_flow.population.turn_files import UNNUMBERED, Attempt
 from pbt_flow.space import Hparams, Space, fitted
 from pbt_flow.utils.reasons import reason_in
 from pbt_flow.utils.values import is_container
@@ -64,6 +65,9 @@ class Checkpoint:
     """SHA-256 of the file, in hexadecimal."""
     size: int
     """Size of the file in bytes."""
+    attempt: Attempt = field(default=UNNUMBERED, compare=False)
+    """The attempt at the turn that wrote the state, which names the file. It does not count when
+    two references are compared: the digest says whether the states are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +121,14 @@ class Plan:
     """The age of the weights, in steps, at which scores were compared just before the turn.
 
     It is None if no scores were compared, as before a rescue."""
+    attempt: Attempt = field(default=UNNUMBERED, compare=False)
+    """Which try of the turn this is. It names the files that the turn writes, and nothing else
+    depends on it: two plans that differ in it alone are equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One interval of one member: its plan, and what came out. A `turn.json` holds one turn."""
+    """One interval of one member: its plan, and what came out. A record holds one turn."""
 
     plan: Plan
     status: Status
@@ -256,12 +263,18 @@ class Member:
         )
 
 
-# --- turn.json ------------------------------------------------------------------------------------
+# --- the record as JSON ---------------------------------------------------------------------------
 
 
 _METRICS = ("metrics", "evaluation")
 """The fields of a turn whose numbers need not be finite."""
-_ADDED: dict[str, dict[str, Any]] = {"turn.plan.donor": {"hparams_of": None}}
+_UNNUMBERED = dataclasses.asdict(UNNUMBERED)
+_ADDED: dict[str, dict[str, Any]] = {
+    "turn.plan": {"attempt": _UNNUMBERED},
+    "turn.plan.start": {"attempt": _UNNUMBERED},
+    "turn.plan.donor": {"hparams_of": None},
+    "turn.checkpoint": {"attempt": _UNNUMBERED},
+}
 """By the place in a record, what older records do not have, and what it is in them."""
 
 
@@ -275,6 +288,10 @@ def turn_to_json(turn: Turn) -> dict[str, Any]:
     if donor is not None and donor["hparams_of"] is None:
         # Nor did version 1 begin with donors of two sources.
         del donor["hparams_of"]
+    for holder in (plain["plan"], plain["plan"]["start"], plain["checkpoint"]):
+        if holder is not None and holder["attempt"] == _UNNUMBERED:
+            # Nor with attempts: what an earlier version wrote is written as it was.
+            del holder["attempt"]
     for name in _METRICS:
         plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
     return {"version": 1, **plain}

@@ -100,15 +100,25 @@ def _local_file(module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _import(module: str) -> Any:
-    if not all(part.isidentifier() for part in module.split(".")):
-        raise TaskError(f"{module!r} is no module's name to take a task from")
-    # The folder of a clone is found as `tasks`, and would hide a `tasks` of the user's.
+def _file_in_working_folder(module: str) -> Path | None:
+    """The file of a user's module in the working folder, where the module is not found otherwise.
+
+    The folder of a clone is found as `tasks`, and would hide a `tasks` of the user's.
+    """
     found = _file_of(module)
     if found is None or is_in_some_copy(Path(found)):
         local = _local_file(module)
         if local is not None and not is_in_some_copy(local):
-            return load_file(local)
+            return local
+    return None
+
+
+def _import(module: str) -> Any:
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise TaskError(f"{module!r} is no module's name to take a task from")
+    local = _file_in_working_folder(module)
+    if local is not None:
+        return load_file(local)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -205,6 +215,19 @@ def is_same_task(first: str, second: str) -> bool:
     (place, attribute), (other, its) = _locate(first), _locate(second)
     # A name may leave the class out where the file has just one, and then it means that one.
     return place == other and (attribute == its or not attribute or not its)
+
+
+def source_of(name: str) -> Path | None:
+    """The file in which the class of a name (see `name_task`) is written; None if it is not found.
+
+    Nothing is imported to find out.
+    """
+    place = _now(_registered().get(name, name)).partition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).resolve()
+    local = _file_in_working_folder(place)
+    found = _file_of(place)
+    return local or (None if found is None else Path(found))
 
 
 def _locate(name: str) -> tuple[str, str]:

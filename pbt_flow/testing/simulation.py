@@ -36,6 +36,7 @@ from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.population.turn_files import Attempt
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, own_hparams
 from pbt_flow.task import Task, build_task
@@ -44,7 +45,8 @@ from pbt_flow.testing.simulated_queue import SimulatedQueue, queues_beside
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.log_queue import LogQueue, MakeQueue
 
-Fault = Literal["raises", "nan", "inf", "dies", "hangs"]
+Fault = Literal["raises", "nan", "inf", "dies", "hangs", "taken"]
+"""What goes wrong with a try of a turn; `taken` is its machine, which is no fault of the turn."""
 
 
 @dataclass
@@ -107,7 +109,7 @@ class SimulatedEngine(Engine):
         self.log.append((self.now, "begins", plan.member, plan.turn))
         outcome = self._outcome(plan, fault, took)
         if isinstance(outcome, LostJob):
-            outcome = LostJob(job=job, reason=outcome.reason)
+            outcome = replace(outcome, job=job)
         elif lost:
             seconds = {**outcome.seconds, "lost": lost}
             outcome = replace(outcome, started=self.now - lost, seconds=seconds)
@@ -187,6 +189,8 @@ class SimulatedEngine(Engine):
     def _outcome(self, plan: Plan, fault: Fault | None, took: float) -> Turn | LostJob:
         if fault in ("dies", "hangs"):
             return LostJob(job=plan, reason=f"the worker {fault}")
+        if fault == "taken":
+            return LostJob(job=plan, reason="the worker was taken away", blameless=True)
         if fault == "raises":
             return Turn(plan=plan, status="failed", error="raised by the simulation")
         task = self.task(derive_seed(self.seed, plan.member, 0))
@@ -291,6 +295,9 @@ class MemoryStore:
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
         del self.engine.states[checkpoint.member, checkpoint.turn]
+
+    def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
+        pass
 
     def _answer(self) -> None:
         if any(begins <= self.engine.now < ends for begins, ends in self.outages):

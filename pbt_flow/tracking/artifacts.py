@@ -9,13 +9,22 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from pbt_flow.exceptions import RecordError
+from pbt_flow.population.accepted import (
+    ACCEPTED,
+    NOTHING,
+    Accepted,
+    claim_of_file,
+    file_of_claim,
+)
+from pbt_flow.population.checkpoints import write_new_file
 from pbt_flow.population.records import Turn
 from pbt_flow.space import Space
-from pbt_flow.tracking.client import local_path, read_bytes
+from pbt_flow.tracking.client import local_path, read_bytes, read_text
 from pbt_flow.tracking.create import param_text, shorten_param
 from pbt_flow.tracking.models import ALIAS, log_model, register
 from pbt_flow.tracking.population_runs import PopulationRuns
-from pbt_flow.tracking.saved_view import MOST, population_view, view_tag
+from pbt_flow.tracking.saved_view import MOST, OVERVIEW, overview, population_view, view_tag
 
 SAMPLES = "samples"
 """The folder of the samples among a run's artifacts."""
@@ -37,21 +46,28 @@ class Artifacts:
         with self.runs.talk():
             self.runs.client.log_artifacts(self.runs.run_id, str(folder))
 
-    def save_view(self, *, staged: bool = False) -> None:
-        """Save a view of the population's charts for MLflow's UI, if the store takes it.
+    def save_view(self, *, staged: bool = False, grouped: bool = False) -> None:
+        """Save a view of the population for MLflow's UI, and that of all, if the store takes them.
 
         Args:
             staged: Whether members leave at the ends of stages.
+            grouped: Whether there are sub-populations.
         """
         # A population can do without its view, so a store that refuses it ends nothing.
         with contextlib.suppress(MlflowException):
             run = self.runs.client.get_run(self.runs.run_id)
             name = f"{run.info.run_name} ({self.runs.run_id[:8]})"
             began = run.info.start_time / 1000
-            view = population_view(self.runs.run_id, name, self.space, began, staged=staged)
+            view = population_view(
+                self.runs.run_id, name, self.space, began, staged=staged, grouped=grouped
+            )
             if len(view) <= MOST:
                 tag = view_tag(self.runs.run_id)
                 self.runs.client.set_experiment_tag(run.info.experiment_id, tag, view)
+            # The list of all populations is then in MLflow's menu, however the UI was opened.
+            self.runs.client.set_experiment_tag(
+                run.info.experiment_id, view_tag(OVERVIEW), overview()
+            )
 
     def log_samples(self, folder: Path, turn: Turn | None = None) -> None:
         """Log what a task's `samples` wrote with the population's run.
@@ -93,6 +109,40 @@ class Artifacts:
                 if names:
                     found[number] = read_bytes(self.runs.client, self.runs.run_id, names[0])
         return found
+
+    def accepted(self) -> Accepted:
+        """Return what the controller of the newest claim accepted of earlier ones.
+
+        Raises:
+            RecordError: The file is not what a controller writes.
+        """
+        with self.runs.talk():
+            listed = self.runs.client.list_artifacts(self.runs.run_id, ACCEPTED)
+        claims = [claim_of_file(info.path.rpartition("/")[2]) or 0 for info in listed]
+        for claim in sorted(filter(None, claims), reverse=True):
+            place = f"{ACCEPTED}/{file_of_claim(claim)}"
+            with self.runs.talk():
+                text = read_text(self.runs.client, self.runs.run_id, place)
+            try:
+                accepted = Accepted.from_json(text)
+            except RecordError as error:
+                raise RecordError(f"run {self.runs.run_id}, {place}: {error}") from None
+            if accepted is not None:
+                return accepted
+        return NOTHING
+
+    def keep_accepted(self, accepted: Accepted) -> None:
+        """Put what a controller has accepted on the population's run, in a file of its claim."""
+        name, text = file_of_claim(accepted.claim), accepted.to_json()
+        with self.runs.talk():
+            uri = self.runs.client.get_run(self.runs.run_id).info.artifact_uri
+            place = local_path(uri)
+            if place is None:
+                self.runs.client.log_text(self.runs.run_id, text, f"{ACCEPTED}/{name}")
+                return
+            path = Path(place, ACCEPTED, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_new_file(path, text)
 
     def keep_average(self, folder: Path) -> None:
         """Put the state of an average of finalists on the population's run."""

@@ -4,8 +4,8 @@ The population is a parent run, and each member is a child run of it. What never
 (`cfg/...`, `init/...`), and what changes is a metric (`score`, `hparam/<name>`, `donor`, `step`).
 The artifact `population.json` of the parent run holds what a resume needs.
 
-The record of a turn is the artifact `turns/NNNNNN/turn.json` of its member's run. The metrics are
-derived from the records and have their times, so logging a turn twice changes nothing.
+The record of a turn is an artifact in `turns/NNNNNN` of its member's run. The metrics are derived
+from the records and have their times, so logging a turn twice changes nothing.
 
 Everything goes through `MlflowClient` with explicit run ids: MLflow's active run is global to the
 process, and it belongs to the user.
@@ -28,8 +28,10 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.exceptions import RecordError, StoreError
-from pbt_flow.population.checkpoints import RECORD, Folders, LocalFolders, turn_folder
+from pbt_flow.population.accepted import Accepted
+from pbt_flow.population.checkpoints import Folders, LocalFolders
 from pbt_flow.population.records import Checkpoint, Donor, Turn, fitted_turn, turn_to_json
+from pbt_flow.population.turn_files import Attempt, turn_folder
 from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
@@ -45,7 +47,7 @@ from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
 from pbt_flow.tracking.journal import Journal
-from pbt_flow.tracking.lease import Lease, claim
+from pbt_flow.tracking.lease import Lease, claim, newest_claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
 from pbt_flow.tracking.population_runs import PopulationRuns
@@ -80,6 +82,8 @@ class Store(PopulationRuns):
     """Threads log turns of several members at once, and the first metric of a name gets it."""
     not_in_journal: list[Turn] = field(default_factory=list)
     """The turns of the last `read_turns` that had to be read from their records."""
+    _accepted: Accepted | None = None
+    """The newest list of accepted turns; None as long as it was not read."""
 
     def __post_init__(self) -> None:
         self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
@@ -253,6 +257,32 @@ class Store(PopulationRuns):
             self.client.log_batch(self.run_id, metrics=batch)
 
     @property
+    def accepted(self) -> Accepted:
+        """What the controller of the newest claim accepted of earlier ones, read once."""
+        if self._accepted is None:
+            self._accepted = self.artifacts.accepted()
+        return self._accepted
+
+    def look_for_claims(self) -> None:
+        """Read again, before the turns are, what the controller of the newest claim accepted."""
+        self._accepted = self.artifacts.accepted()
+
+    def accept(self, claim: int, turns: Mapping[int, Sequence[Turn]]) -> None:
+        """Write down, before the first turn of a claim is given out, what its controller has found.
+
+        From then on no other record of an earlier claim counts, whenever it is written.
+
+        Args:
+            claim: The number of the claim.
+            turns: Of each member the turns that have happened, in order.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        self._accepted = Accepted.found(claim, turns)
+        self.artifacts.keep_accepted(self._accepted)
+
+    @property
     def journal(self) -> Journal:
         """The journal of the population's turns."""
         return Journal(runs=self)
@@ -275,7 +305,7 @@ class Store(PopulationRuns):
         self.not_in_journal = []
 
         def read(member: int) -> list[Turn]:
-            known = journal.turns.get(member, ())
+            known = self._accepted_of(journal.turns.get(member, ()))
             found, believed = self._turns(member, known)
             if known and not believed:
                 doubts.append(
@@ -308,7 +338,7 @@ class Store(PopulationRuns):
         found: list[Turn] = []
         # Asked before the records are read, since a member that is training may commit another turn
         # meanwhile.
-        last = self.folders.last(member)
+        last = self.folders.last(member, self.accepted)
         if 0 < len(known) <= last:
             newest = self.record(member, len(known))
             if newest is not None and _is_same(newest, known[-1]):
@@ -321,7 +351,17 @@ class Store(PopulationRuns):
             found.append(turn)
         if last > len(found):
             self._refuse_gap(member, len(found) + 1, f"turn {last} has one")
+        if (there := self.accepted.count(member)) > len(found):
+            self._refuse_gap(member, len(found) + 1, f"an earlier controller found {there} turns")
         return found, believed
+
+    def _accepted_of(self, known: Sequence[Turn]) -> Sequence[Turn]:
+        """The first turns of a member in the journal that are of attempts that count."""
+        for place, turn in enumerate(known):
+            own = turn.plan.attempt
+            if self.accepted.choose(turn.member, turn.number, [own]) != own:
+                return known[:place]
+        return known
 
     def log_records(self, turns: Sequence[Turn]) -> None:
         """Write turns into the journal, whose records are there. Doing it twice changes nothing."""
@@ -339,7 +379,7 @@ class Store(PopulationRuns):
         Raises:
             RecordError: The record cannot be trusted.
         """
-        turn = self.folders.record(member, number)
+        turn = self.folders.record(member, number, self.accepted)
         return None if turn is None else fitted_turn(turn, self.space)
 
     def projected(self, member: int, turns: Sequence[Turn]) -> int:
@@ -354,20 +394,22 @@ class Store(PopulationRuns):
         """
         with self.talk():
             data = self.client.get_run(self.members[member]).data
-        logged = int(data.metrics.get("turn", 0))
-        if logged > len(turns):
-            self._refuse_gap(member, len(turns) + 1, f"MLflow has the metrics of turn {logged}")
+        logged, committed = int(data.metrics.get("turn", 0)), len(turns)
+        # A controller that did not know yet that another one had taken over may have logged a turn
+        # that does not count. Its record is still there.
+        if logged > committed and self.folders.record(member, committed + 1) is None:
+            self._refuse_gap(member, committed + 1, f"MLflow has the metrics of turn {logged}")
         # The tags of turns are logged after their metrics, and so some may be missing.
         wanted: dict[str, tuple[str, int]] = {}
         for place, turn in enumerate(turns[:logged]):
             wanted |= {key: (text, place) for key, text in _turn_tags(turn).items()}
         missing = [place for key, (text, place) in wanted.items() if data.tags.get(key) != text]
-        return min(missing, default=logged)
+        return min([*missing, max(0, min(logged - 1, committed))])
 
     def _refuse_gap(self, member: int, turn: int, why: str) -> NoReturn:
         """Refuse a population from which the record of a turn was deleted."""
         raise RecordError(
-            f"run {self.members[member]}: there is no {turn_folder(turn)}/{RECORD}, and "
+            f"run {self.members[member]}: there is no record in {turn_folder(turn)}, and "
             f"{why}: somebody has deleted the record of a turn that has happened; bring the file "
             "back, since it cannot be made again"
         )
@@ -386,6 +428,22 @@ class Store(PopulationRuns):
             StoreUnavailable: The artifact store does not answer now.
         """
         return self.states.delete(checkpoint)
+
+    def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
+        """Delete what the attempts at a turn have left that do not count (see `StoredStates`).
+
+        A controller that has lost the population must not do so: its successor may have accepted
+        another attempt. One that claims after this look finds the attempt that is kept here, or the
+        list of what this claim has accepted, and takes the same.
+
+        Raises:
+            StoreUnavailable: The artifact store does not answer now.
+        """
+        with self.talk():
+            run = self.client.get_run(self.run_id)
+        if newest_claim(run)[0] > claim:
+            return
+        self.states.discard_attempts(member, turn, kept=kept, claim=claim)
 
     # --- settings and claim -----------------------------------------------------------------------
 

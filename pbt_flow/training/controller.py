@@ -11,18 +11,19 @@ some members leave; between those ends a population in stages is like any other.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from pbt_flow.engines import Engine, LostJob
-from pbt_flow.engines.batch import run_batch
+from pbt_flow.engines.batch import MOST_MOVES, run_batch
 from pbt_flow.engines.jobs import (
     CheckNoise,
     CheckRestore,
@@ -33,9 +34,10 @@ from pbt_flow.engines.jobs import (
     RestoreChecked,
     Retry,
 )
-from pbt_flow.exceptions import TakenOver
+from pbt_flow.exceptions import StoreUnavailable, TakenOver
 from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
+from pbt_flow.population.turn_files import Attempt
 from pbt_flow.settings import Settings
 from pbt_flow.strategies.advise import Outlook, advise, quorum_of, should_wait
 from pbt_flow.strategies.exploit import in_phase
@@ -81,10 +83,17 @@ class Controller:
     """Who says what a member trains next; None for the decision of PBT."""
     make_queue: MakeQueue = LogQueue
     """Makes the queues of what the store is told. By default its calls are made in this thread."""
+    claim: int = 1
+    """How many times controllers have claimed the population, this one included."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
-    deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
+    disputed: set[tuple[int, int]] = field(default_factory=set)
+    """The turns, by member and number, at which there may have been several attempts."""
+    moves: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """For each member and turn, how often its machine was taken away."""
+    told_waiting: str = ""
+    """What the engine waits for, as the user was told last."""
     soon: deque[str] = field(default_factory=deque)
     """What the user is told as soon as nothing else is being said."""
     stopping: str = ""
@@ -291,6 +300,7 @@ class Controller:
             if member is None:
                 return
             plan = (self.planner or self).plan(member)
+            plan = replace(plan, attempt=Attempt(claim=self.claim, number=1))
             self.member_index.pop_idle(member, plan.start_step + plan.steps)
             self.member_index.count_use(plan.start)
             self.in_flight[plan.member] = plan
@@ -333,13 +343,16 @@ class Controller:
         self.clean()
         self.dispatch()
         while self.in_flight or self._beside_turns or (self.held_up and not self.stopping):
-            if lease.lost:
-                raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             if lease.asked_to_stop and not self.stopping:
                 self.stopping = INTERRUPTED
                 under_way = turn_count(len(self.in_flight))
                 self.soon.append(f"asked to stop from elsewhere: finishing {under_way} under way")
             finished = self._wait()
+            # Asked before anything is done with the outcome: this process may have been suspended,
+            # and the population may belong to another controller now.
+            if lease.lost:
+                raise TakenOver(f"another controller has taken over population {self.store.run_id}")
+            self._tell_waiting()
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
             self.look_for_an_end(turns)
@@ -357,6 +370,7 @@ class Controller:
             if finished:
                 self.log_rounds()
                 self.clean()
+                self.discard_attempts(self.disputed & {(t.member, t.number) for t in turns})
                 # What a round shows is wanted once it is complete.
                 self.dispatch()
             self.log_queue.flush()
@@ -364,6 +378,8 @@ class Controller:
                 self.dispatch()
             self._say_now()
             self.progress.tick()
+        # Somebody may have woken up meanwhile and written after all.
+        self.discard_attempts(self.disputed)
 
     def _wait(self) -> list[Done | LostJob]:
         """Wait for outcomes, or for room in what the store is to be told, for half a second."""
@@ -420,6 +436,13 @@ class Controller:
         self.deletions.close()
         self.log_queue.close()
 
+    def _tell_waiting(self) -> None:
+        """Tell the user what the engine waits for, once for each thing."""
+        waiting = self.engine.waiting_for()
+        if waiting and waiting != self.told_waiting:
+            self.soon.append(f"waiting for {waiting}")
+        self.told_waiting = waiting
+
     def _say_now(self) -> None:
         while self.soon:
             self.progress.say(self.soon.popleft())
@@ -439,20 +462,29 @@ class Controller:
         if isinstance(done, LostJob):
             plan = done.job.plan if isinstance(done.job, Retry) else done.job
             assert isinstance(plan, Plan)
-            # The worker may have died after its commit: then the turn has happened.
-            turn = self.store.folders.record(plan.member, plan.turn)
-            turn = turn and fitted_turn(turn, self.store.space)
+            if not self._is_under_way(plan):
+                return None
+            turn = self._committed(plan)
+            if turn is None:
+                # Its worker may be alive all the same, and still write. It does so under the names
+                # of its own attempt, which does not count beside a later one.
+                self.disputed.add((plan.member, plan.turn))
             if turn is None and self._leaves_without(plan):
                 self._forget_turn(plan)
                 return None
             if turn is None:
-                self.deaths[plan.member, plan.turn] += 1
                 began = self.turn_times.begun[plan.member]
                 lost = max(0.0, self.clock() - began)
-                if self.deaths[plan.member, plan.turn] < _TRIES:
+                is_move = done.blameless and self.moves[plan.member, plan.turn] < MOST_MOVES
+                self.moves[plan.member, plan.turn] += is_move
+                # Of all attempts those that a worker died of.
+                deaths = plan.attempt.number - self.moves[plan.member, plan.turn]
+                plan = replace(plan, attempt=replace(plan.attempt, number=plan.attempt.number + 1))
+                if is_move or deaths < _TRIES:
                     self.progress.say(
                         f"{done.reason}; turn {plan.turn} of member {plan.member} again"
                     )
+                    self.in_flight[plan.member] = plan
                     self.engine.submit(Retry(plan=plan, lost=lost))
                     return None
                 turn = Turn(
@@ -465,10 +497,30 @@ class Controller:
                 self.store.folders.commit(turn)
         else:
             assert isinstance(done, Turn)
+            if not self._is_under_way(done.plan):
+                return None
             turn = done
         self.in_flight.pop(turn.member, None)
         self._enter(turn)
         return turn
+
+    def _is_under_way(self, plan: Plan) -> bool:
+        """Whether an outcome is that of the attempt that was given out last.
+
+        An engine may hear late of one that it has told to be lost.
+        """
+        given = self.in_flight.get(plan.member)
+        return given is not None and (given.turn, given.attempt) == (plan.turn, plan.attempt)
+
+    def _committed(self, plan: Plan) -> Turn | None:
+        """The turn of a plan whose worker died after its commit: then the turn has happened.
+
+        The record of an earlier attempt is none: a later one may still be written over its head.
+        """
+        turn = self.store.folders.record(plan.member, plan.turn)
+        if turn is None or turn.plan.attempt != plan.attempt:
+            return None
+        return fitted_turn(turn, self.store.space)
 
     def _leaves_without(self, plan: Plan) -> bool:
         """Whether a turn that was lost need not be run again, since its member has left, or leaves
@@ -623,12 +675,26 @@ class Controller:
             self.deletions.add(partial(self._delete, turn.checkpoint), lane=turn.checkpoint)
         self.deletions.flush()
 
+    def discard_attempts(self, turns: Iterable[tuple[int, int]]) -> None:
+        """Delete what attempts at some turns have left that do not count.
+
+        Args:
+            turns: The member and the number of each turn. None of them is under way.
+        """
+        for member, number in sorted(turns):
+            own = self.history.turns[member]
+            kept = own[number - 1].plan.attempt if number <= len(own) else None
+            # What stays takes room, and is looked for once more at the end.
+            with contextlib.suppress(StoreUnavailable):
+                self.store.discard_attempts(member, number, kept=kept, claim=self.claim)
+
     def _is_best(self, turn: Turn) -> bool:
         """Whether a turn is the best of its age and sub-population that can be copied."""
         group = self.history.members[turn.member].group
         return self.planner is None and turn == self.history.best_at(turn.step, group)
 
     def _delete(self, checkpoint: Checkpoint) -> None:
+        self.engine.forget(checkpoint)
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:
             self._warn(Finding("deletion", text))
 

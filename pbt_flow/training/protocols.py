@@ -7,6 +7,7 @@ from typing import Protocol
 
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn
+from pbt_flow.population.turn_files import Attempt
 from pbt_flow.space import Space
 from pbt_flow.training.round_samples import SampleStore
 
@@ -43,6 +44,10 @@ class PopulationStore(Protocol):
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None: ...
+
+    def discard_attempts(
+        self, member: int, turn: int, *, kept: Attempt | None, claim: int
+    ) -> None: ...
 
     def retire(self, member: int) -> None: ...
 

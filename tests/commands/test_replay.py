@@ -497,7 +497,7 @@ def test_a_killed_replay_comes_bit_for_bit_to_what_an_undisturbed_one_does(tmp_p
 
     def disturbed(command, end, turns):
         """Let a command commit so many turns, and end it."""
-        before = len(list(tmp_path.rglob("turn.json")))
+        before = len(list(tmp_path.rglob("turn*.json")))
         process = subprocess.Popen(
             [sys.executable, "-m", "pbt_flow", *command],
             env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"},
@@ -505,7 +505,7 @@ def test_a_killed_replay_comes_bit_for_bit_to_what_an_undisturbed_one_does(tmp_p
             text=True,
         )
         deadline = time.monotonic() + 90
-        while len(list(tmp_path.rglob("turn.json"))) < before + turns:
+        while len(list(tmp_path.rglob("turn*.json"))) < before + turns:
             assert time.monotonic() < deadline, "no turn was ever committed"
             time.sleep(0.01)
         process.send_signal(end)
