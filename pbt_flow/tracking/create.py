@@ -335,7 +335,9 @@ def method_of(exploit: str, stages: str) -> str:
 
 def short_task(name: str) -> str:
     """The name of a task as people say it: that of its file or module, without its place."""
-    place = name.partition(":")[0]
+    place, _, attribute = name.partition(":")
+    if place == "__main__":
+        return attribute  # of a notebook's cell
     return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
 
 

@@ -51,6 +51,7 @@ from pbt_flow.training.retention import removable
 from pbt_flow.training.round_samples import RoundSamples
 from pbt_flow.training.rounds import Rounds
 from pbt_flow.training.stage_progress import StageProgress
+from pbt_flow.training.turn_callbacks import TurnCallbacks
 from pbt_flow.training.turn_times import TurnTimes
 from pbt_flow.utils.reasons import reason_in
 from pbt_flow.utils.text import turn_count
@@ -83,6 +84,8 @@ class Controller:
     """Who says what a member trains next; None for the decision of PBT."""
     make_queue: MakeQueue = LogQueue
     """Makes the queues of what the store is told. By default its calls are made in this thread."""
+    callbacks: TurnCallbacks = field(default_factory=TurnCallbacks)
+    """The user's functions that are told of every turn, and may stop the population."""
     claim: int = 1
     """How many times controllers have claimed the population, this one included."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
@@ -355,6 +358,9 @@ class Controller:
             self._tell_waiting()
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
+            # Before the next turns begin, so that nothing begins any more if one asks for an end.
+            asked = self.callbacks.call(turns, self.history)
+            self.stopping = self.stopping or asked
             self.look_for_an_end(turns)
             # First of all, the workers go on.
             self.dispatch()
