@@ -130,7 +130,9 @@ def train(
         if lease.number > 1:
             # Workers of earlier controllers may still be alive. Nothing counts that they write now.
             store.accept(lease.number, history.turns)
-            controller.disputed.update((m, len(turns) + 1) for m, turns in history.turns.items())
+            for member, turns in history.turns.items():
+                last = len(turns)
+                controller.disputed.update((member, n) for n in (last, last + 1) if n > 0)
         if lease.took_over:
             screen.say(lease.took_over)
         for sentence in settings.describe_members():

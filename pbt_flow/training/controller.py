@@ -471,10 +471,9 @@ class Controller:
             if not self._is_under_way(plan):
                 return None
             turn = self._committed(plan)
-            if turn is None:
-                # Its worker may be alive all the same, and still write. It does so under the names
-                # of its own attempt, which does not count beside a later one.
-                self.disputed.add((plan.member, plan.turn))
+            # Its worker may be alive all the same, and still write. It does so under the names of
+            # its own attempt, which does not count beside a later one.
+            self.disputed.add((plan.member, plan.turn))
             if turn is None and self._leaves_without(plan):
                 self._forget_turn(plan)
                 return None
