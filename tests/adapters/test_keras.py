@@ -77,6 +77,8 @@ class Logged(Digits):
     fit_settings = {**Digits.fit_settings, "callbacks": [mlflow.keras.MlflowCallback()]}
 
 
+# Of Keras: its variables are read by an older protocol of NumPy's.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_what_keras_logs_through_mlflow_is_on_the_members_runs():
