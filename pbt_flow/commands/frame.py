@@ -27,6 +27,7 @@ from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Status
 from pbt_flow.training.controller import INTERRUPTED, Controller
 from pbt_flow.training.log_queue import LogCall
+from pbt_flow.training.log_threads import ThreadedLogQueue
 from pbt_flow.training.protocols import Planner, ProgressListener
 from pbt_flow.training.turn_callbacks import OnTurn, TurnCallbacks
 from pbt_flow.utils.interrupts import interrupts_lead_to, one_interrupt_waits
@@ -100,15 +101,16 @@ def train(
         if not resumed:
             _give_up(store, error, screen)
         raise
+    queues = contextlib.ExitStack()
     try:
         # A population that is refused is not greeted first.
         for line in greeting:
             screen.say(line)
-        history = stored.read_history() if resumed else stored.new_history()
+        history = stored.read_history(screen.say) if resumed else stored.new_history()
         # A killed controller may have committed turns that MLflow was never told of.
         logged_turns, unlogged_turns = list[Turn](), list[Turn]()
         for member, turns in history.turns.items():
-            logged = store.projected(member, len(turns))
+            logged = store.projected(member, turns)
             logged_turns += turns[:logged]
             unlogged_turns += turns[logged:]
         controller = Controller(
@@ -118,13 +120,19 @@ def train(
             history,
             watch(history),
             planner=planner,
+            make_queue=partial(
+                ThreadedLogQueue, threads=store.requests_at_once, check=partial(check_claim, lease)
+            ),
             callbacks=callbacks,
             claim=lease.number,
         )
+        queues.callback(controller.close)
         if lease.number > 1:
             # Workers of earlier controllers may still be alive. Nothing counts that they write now.
             store.accept(lease.number, history.turns)
-            controller.disputed.update((m, len(turns) + 1) for m, turns in history.turns.items())
+            for member, turns in history.turns.items():
+                last = len(turns)
+                controller.disputed.update((member, n) for n in (last, last + 1) if n > 0)
         if lease.took_over:
             screen.say(lease.took_over)
         for sentence in settings.describe_members():
@@ -144,7 +152,8 @@ def train(
             for turn in turns:
                 controller.tell_notes(turn)
         for turn in unlogged_turns:
-            controller.log_queue.add(partial(controller.log_turn, turn))
+            controller.log_turn(turn)
+        controller.unwritten += store.not_in_journal
         # A killed controller may not have told it. To tell it twice changes nothing.
         controller.stages.tell_who_left(history.left, controller.leave)
         controller.find_checkpoints()
@@ -182,10 +191,12 @@ def train(
     except BaseException as error:
         # Closed before the runs are ended: a turn under way could mark its run as running again.
         engine.close()
+        queues.close()
         if not lease.lost:
             _give_up(store, error, screen)
         raise
     finally:
+        queues.close()
         lease.release()
     if callbacks.error is not None:
         _tell_way_on(callbacks.error, store.run_id, screen)

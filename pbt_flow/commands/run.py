@@ -38,6 +38,7 @@ from pbt_flow.task import Declaration, Task, recorded_options
 from pbt_flow.training.averaging import Averaged, average_finalists
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.finalists import judge_finalists
+from pbt_flow.training.log_queue import LogCall
 from pbt_flow.training.turn_callbacks import OnTurn, read_callbacks
 from pbt_flow.utils.text import nearest
 from pbt_flow.utils.versions import present_versions
@@ -345,7 +346,7 @@ def _end(
     lease: Lease,
 ) -> Result:
     """Look at the winner, say in MLflow what became of everyone, and make the result."""
-    history, log_queue = controller.history, controller.log_queue
+    history, last_words = controller.history, list[LogCall]()
     outcome, artifacts = stored.store.outcome, stored.store.artifacts
     if status != "interrupted" and not controller.living:
         status = "failed"
@@ -371,7 +372,7 @@ def _end(
             wanted = None if controller.settings.samples == "none" else folder
             reports = controller.inspect([best, *([initial] if initial else [])], wanted)
             if any(Path(folder).iterdir()):
-                log_queue.add(partial(artifacts.log_samples, Path(folder)))
+                last_words.append(partial(artifacts.log_samples, Path(folder)))
         controller.engine.close()
         result = stored.result_of(
             history,
@@ -383,7 +384,7 @@ def _end(
         if averaged is not None and result.winner is not None:
             average = stored.average_of(result.winner, averaged)
             result = dataclasses.replace(result, average=average)
-            log_queue.add(partial(artifacts.keep_average, Path(place)))
+            last_words.append(partial(artifacts.keep_average, Path(place)))
         living = {member.index for member in controller.living}
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
@@ -399,7 +400,7 @@ def _end(
         if status == "failed" and living:
             # What failed may be the very disk that these are written to: it is not waited for.
             left = [partial(tell_if_possible, left, say)]
-        for message in [*left, ours, partial(stored.store.finish, ended, members)]:
-            log_queue.add(message)
-        log_queue.flush_and_wait()
+        controller.say_last(
+            [*last_words, *left, ours, partial(stored.store.finish, ended, members)]
+        )
     return result

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,16 +89,19 @@ class StoredPopulation:
         )
         return history
 
-    def read_history(self) -> History:
-        """Its history so far, from its turn records.
+    def read_history(self, say: Callable[[str], None] = warnings.warn) -> History:
+        """Its history so far, from its journal and its turn records.
+
+        Args:
+            say: Tells the user what in the journal is not believed.
 
         Raises:
             RecordError: A turn record cannot be trusted.
         """
         history = self.new_history()
         self.store.look_for_claims()
-        for member in list(history.members):
-            for turn in self.store.turns(member):
+        for turns in self.store.read_turns(say).values():
+            for turn in turns:
                 history.add(turn)
         end_stages(history, max_failures=self.settings.max_failures)
         return history
