@@ -132,8 +132,9 @@ def test_a_class_of_a_cell_trains_in_workers_and_inline_and_is_resumed_by_anothe
         f"print({resume}.turns, pbt_flow.load('{run_id}').winner.model())",
     )
     told = "Line was defined in a notebook or at a prompt, and no file or store has it: execute "
-    assert text_of(refused).startswith(told)
-    assert text_of(resumed).strip() == "6 Linear(in_features=3, out_features=1, bias=True)"
+    # A library may warn in the first cell that imports it.
+    assert told in text_of(refused)
+    assert text_of(resumed).splitlines()[-1] == "6 Linear(in_features=3, out_features=1, bias=True)"
 
 
 def _is_kept(path: Path) -> bool:
