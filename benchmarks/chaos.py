@@ -8,7 +8,7 @@ Each kill is a SIGKILL at a random moment: of one worker, of the controller, or 
 once. A controller that is gone is replaced by `python -m pbt_flow resume RUN`. In the end every
 turn, metric point, reference and digest is counted, from the files and the database alone.
 
-    python -m benchmarks.chaos --kills 40 --turn-timeout 2 --targets asleep hung controller
+    python -m benchmarks.chaos --kills 24 --targets asleep hung controller
 
 suspends workers as well, with SIGSTOP: one that is `asleep` wakes up after a while, one that is
 `hung` only when all is over. By then its turn may have been given up, run again and committed, or
@@ -131,6 +131,8 @@ class Chaos:
             *("--population", self.given.population, "--turns", self.turns, "--interval", 100),
             *("--stages", stages, "--set", f"repeats={not self.suspends}"),
             *(("--turn-timeout", self.given.turn_timeout) if self.suspends else ()),
+            # That workers are suspended says nothing about a member.
+            *(("--max-failures", 1000) if self.suspends else ()),
         )
         while not list(Path().rglob("turn*.json")):
             self.check()
@@ -367,7 +369,7 @@ def main() -> int:
     parser.add_argument(
         "--targets", nargs="+", default=TARGETS, choices=sorted({*TARGETS, *SUSPENSIONS})
     )
-    parser.add_argument("--turn-timeout", type=float, default=2.0, help="where workers hang")
+    parser.add_argument("--turn-timeout", type=float, default=6.0, help="where workers hang")
     parser.add_argument("--population", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=20)

@@ -33,7 +33,7 @@ from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler
 from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
 from pbt_flow.utils.devices import usual_workers
-from pbt_flow.utils.text import did_you_mean
+from pbt_flow.utils.text import did_you_mean, nearest
 
 Mode = Literal["async", "generational"]
 NONE = "none"
@@ -216,17 +216,15 @@ class Settings:
         )
         for source, values, possible in sources:
             if unknown := sorted(set(values) - possible):
-                option = unknown[0] in kind.options and not source
-                raise SettingsError(
-                    f"{source}no setting {unknown[0]!r}"
-                    + ("" if option else did_you_mean(unknown[0], possible))
-                    + "; "
-                    + (
-                        f"as an option of the task it goes into options={{{unknown[0]!r}: ...}}"
-                        if option
-                        else f"there are {sorted(possible)}"
-                    )
-                )
+                word, options = unknown[0], [] if source else list(kind.options)
+                near = nearest(word, [*possible, *options])
+                if word in options:
+                    way = f"; as an option of the task it goes into options={{{word!r}: ...}}"
+                elif near in options:
+                    way = f" (did you mean the option of the task, options={{{near!r}: ...}}?)"
+                else:
+                    way = f"{did_you_mean(word, possible)}; there are {sorted(possible)}"
+                raise SettingsError(f"{source}no setting {word!r}{way}")
         if quick and not kind.quick:
             raise SettingsError(
                 f"task {kind.label} has no quick settings; give population, turns and interval"

@@ -93,9 +93,9 @@ IN_THE_CONTROLLER = {
         owner="pbt_flow.training.controller", name="advise", nth=2, where=_copies
     ),
     "a turn is accepted": _controller("accept", 10),
-    "the next turn is begun and this one not logged": _store("log_turn", 10, before=True),
-    "a turn is logged": _store("log_turn", 10),
-    "the first turn of all is logged": _store("log_turn", 1),
+    "the next turn is begun and this one not logged": _store("log_turns", 4, before=True),
+    "a turn is logged": _store("log_turns", 4),
+    "the first turn of all is logged": _store("log_turns", 1),
     "a round is not logged yet": _store("log_population", 2, before=True),
     "a round is logged": _store("log_population", 2),
     "a checkpoint is to be deleted": _store("delete_checkpoint", 3, before=True),
@@ -134,6 +134,14 @@ IN_A_RESUME = {
         owner="pbt_flow.population.checkpoints:LocalFolders", name="commit", nth=1
     ),
 }
+IN_THE_THREADS = (
+    "the next turn is begun and this one not logged",
+    "a turn is logged",
+    "a round is logged",
+    "a checkpoint is to be deleted",
+    "a checkpoint is deleted",
+)
+"""The points that threads of the controller come to."""
 BEFORE_ALL = {"the runs are being made": _client("log_dict", 1, before=True)}
 IN_STAGES = {
     "the last turn of a stage is there and its end not seen": _controller("accept", 8, before=True),
@@ -170,7 +178,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_to(name: str, mode: str, folder: str, run_id: str | None = None) -> None:
+def run_to(
+    name: str, mode: str, folder: str, run_id: str | None = None, engine: str = "inline"
+) -> None:
     """In a process of its own: run or resume a population in this folder, and die at the point."""
     os.chdir(folder)
     POINTS[name].arm(die)
@@ -182,7 +192,8 @@ def run_to(name: str, mode: str, folder: str, run_id: str | None = None) -> None
             settings = STAGES
         elif name in IN_GROUPS:
             settings = GROUPS
-        pbt_flow.run(Regression, mode=mode, engine="inline", quiet=True, **settings)
+        task = Regression if engine == "inline" else "sample_tasks:Regression"
+        pbt_flow.run(task, mode=mode, engine=engine, quiet=True, **settings)
     else:
         pbt_flow.resume(run_id, quiet=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,9 @@ class DryRun:
         }
 
 
-def dry_run(task: str | type[Task], *, quiet: bool = True, **settings: Any) -> DryRun:
+def dry_run(
+    task: str | type[Task] | Callable[[], Any], *, quiet: bool = True, **settings: Any
+) -> DryRun:
     """Train one turn of one member in a temporary folder, and say what all of it would take.
 
     Args:

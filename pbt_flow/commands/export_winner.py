@@ -20,7 +20,8 @@ from pbt_flow.commands.transfer import absolute, appearing_whole, open_at_rest
 from pbt_flow.commands.transfer_progress import TransferProgress
 from pbt_flow.exceptions import CheckpointError, PopulationError
 from pbt_flow.population.checkpoints import state_place
-from pbt_flow.population.result import Finalist, Result
+from pbt_flow.population.finalist import Finalist
+from pbt_flow.population.result import Result
 from pbt_flow.population.turn_files import STATE
 from pbt_flow.utils.text import number, values
 

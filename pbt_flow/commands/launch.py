@@ -11,7 +11,7 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,11 @@ def engine_for(
 
 
 def read_declaration(
-    engine: Engine, task: str | type[Task], options: Any = None, *, quiet: bool = False
+    engine: Engine,
+    task: str | type[Task] | Callable[[], Any],
+    options: Any = None,
+    *,
+    quiet: bool = False,
 ) -> Declaration:
     """What the task declares; of a task given by name, a worker has been asked to find out.
 
@@ -129,8 +133,9 @@ def _own_lines(error: BaseException) -> str:
 def context_of(settings: Settings, slots: int, budget: int | None = None) -> WorkerContext:
     """What all turns of a population share, where so many run at once; `budget` as in `spec_of`."""
     share = -(-settings.founders // slots)
+    spec = spec_of(settings, budget)
     return WorkerContext(
-        task=spec_of(settings, budget),
+        task=spec if settings.engine == "inline" else spec.with_code(),
         seed=settings.seed,
         warm=settings.warm or share,
         threads=settings.threads,

@@ -536,7 +536,7 @@ def _end(
     Returns:
         The status of the replay, and the reason why it ended early.
     """
-    history, log_queue = controller.history, controller.log_queue
+    history = controller.history
     last = planner.last_turns(history)
     messages: list[LogCall] = [partial(check_claim, lease)]
     if status == "finished":
@@ -566,10 +566,8 @@ def _end(
         # The cause may be the very disk that the messages are written to. So they are tried once,
         # and not until the disk takes them.
         messages = [partial(tell_if_possible, messages, screen.say)]
-    for message in messages:
-        log_queue.add(message)
     try:
-        log_queue.flush_and_wait()
+        controller.say_last(messages)
     except StoreError:
         if status == "finished":
             # MLflow does not have the results of hours of training: the user sees them here.

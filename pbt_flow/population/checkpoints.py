@@ -320,6 +320,9 @@ def _name_durably(partial: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError(errno.EEXIST, "there is such a file", str(path)) from None
         partial.replace(path)
+    else:
+        # Before the folder is synced, which takes long: a kill then leaves no second name.
+        partial.unlink(missing_ok=True)
     # The folder holds the new name, so it must reach the disk as well.
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -37,8 +37,9 @@ from pbt_flow.engines.jobs import (
 )
 from pbt_flow.engines.worker import Worker
 from pbt_flow.exceptions import EngineError
-from pbt_flow.population.checkpoints import OUTPUT, LocalFolders, load_state, turn_folder
+from pbt_flow.population.checkpoints import LocalFolders, load_state
 from pbt_flow.population.records import Checkpoint, Plan, Turn, derive_seed
+from pbt_flow.population.turn_files import OUTPUT, file_place
 from pbt_flow.task import TaskSpec
 from pbt_flow.testing.ordered_task import ORDERS, SAMPLE, OrderedTask
 
@@ -287,7 +288,9 @@ class EngineContract:
         if not self.keeps_output:
             return
         turn = self.run_one(self.plan(self.member(), "print"), Turn)
-        path = self._folders().root(turn.member) / turn_folder(turn.number) / OUTPUT
+        path = self._folders().root(turn.member) / file_place(
+            OUTPUT, turn.number, turn.plan.attempt
+        )
         assert path.read_text("utf-8") == "as ordered\n"
 
     def test_a_worker_that_dies_loses_its_job_and_no_other(self) -> None:

@@ -17,7 +17,14 @@ from mlflow.tracking import MlflowClient
 
 from pbt_flow.population.checkpoints import Folders, LocalFolders, state_place
 from pbt_flow.population.records import Checkpoint
-from pbt_flow.population.turn_files import RECORD, Attempt, file_name, owner_of, turn_folder
+from pbt_flow.population.turn_files import (
+    RECORD,
+    Attempt,
+    file_name,
+    owner_of,
+    read_name,
+    turn_folder,
+)
 from pbt_flow.tracking.catalogue import runs_below
 from pbt_flow.tracking.client import talking
 from pbt_flow.tracking.saved_view import view_tag
@@ -164,8 +171,11 @@ class StoredStates:
 
         def is_left_over(name: str) -> bool:
             attempt = owner_of(name)
-            if attempt is None or attempt == kept or attempt.claim > claim:
+            if attempt is None or attempt.claim > claim:
                 return False
+            if attempt == kept:
+                # A worker that was killed as it gave a file its name has left the other one.
+                return read_name(name) is None
             return kept is not None or name != file_name(RECORD, attempt)
 
         folder = self.folders.root(member) / turn_folder(turn)

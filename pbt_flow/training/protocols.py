@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pbt_flow.population.history import History
@@ -37,7 +37,9 @@ class PopulationStore(Protocol):
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool: ...
 
-    def log_turn(self, turn: Turn) -> str | None: ...
+    def log_turns(self, turns: Sequence[Turn]) -> str | None: ...
+
+    def log_records(self, turns: Sequence[Turn]) -> None: ...
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
 
@@ -77,5 +79,7 @@ class Planner(Protocol):
 class Claim(Protocol):
     """The right to control the population."""
 
-    lost: bool
     asked_to_stop: bool
+
+    @property
+    def lost(self) -> bool: ...

@@ -178,6 +178,8 @@ def test_a_controller_that_has_lost_the_population_deletes_nothing_of_it(trained
     assert left.exists()
     # The successor itself may, and leaves alone what is not of a turn or of a claim that is over.
     others = [folder(result, 1, 2) / name for name in ("notes.txt", "state-3.1.pt")]
+    # What a worker has left that was killed as it gave its file the name.
+    (folder(result, 1, 2) / ".state.pt.1-1-0a1b").touch()
     for other in others:
         other.touch()
     store.discard_attempts(1, 2, kept=kept, claim=2)

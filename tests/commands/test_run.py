@@ -554,7 +554,7 @@ def test_a_store_that_refuses_is_not_waited_for(trained):
     store = Store.open(result.run_id)
     client(result).delete_run(store.manifest.members[1])
     with pytest.raises(StoreError, match="does not take what is logged: .*'active'") as told:
-        store.log_turn(result.history.turn(1, 1))
+        store.log_turns([result.history.turn(1, 1)])
     assert not isinstance(told.value, StoreUnavailable)
 
 
@@ -568,9 +568,9 @@ def test_a_database_that_is_locked_may_be_free_later():
     with sqlite3.connect("mlflow.db", isolation_level=None) as rival:
         rival.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreUnavailable, match="database is locked"):
-            store.log_turn(result.history.turn(2, 1))
+            store.log_turns([result.history.turn(2, 1)])
         rival.execute("ROLLBACK")
-    store.log_turn(result.history.turn(2, 1))
+    store.log_turns([result.history.turn(2, 1)])
 
 
 def test_a_tracking_server_that_is_not_there_is_named(monkeypatch):

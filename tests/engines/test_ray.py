@@ -29,8 +29,9 @@ from pbt_flow.engines.jobs import Describe, Probe, WorkerContext
 from pbt_flow.engines.ray import RayEngine
 from pbt_flow.engines.worker_environment import WorkerEnvironment
 from pbt_flow.exceptions import EngineError
-from pbt_flow.population.checkpoints import LocalFolders, turn_folder
+from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan, Turn
+from pbt_flow.population.turn_files import turn_folder
 from pbt_flow.task import TaskSpec
 from pbt_flow.testing import EngineContract
 

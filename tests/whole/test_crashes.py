@@ -22,6 +22,7 @@ from crash_points import (
     IN_GROUPS,
     IN_STAGES,
     IN_THE_CONTROLLER,
+    IN_THE_THREADS,
     SETTINGS,
     STAGES,
     run_to,
@@ -42,6 +43,7 @@ QUICK = {
     ("its state is there", "generational"),
     ("a member is to copy", "async"),
     ("half of those that left are told", "generational"),
+    ("a turn is logged", "async"),
 }
 
 
@@ -216,7 +218,7 @@ def check(result):
     left = {"report", "schedule.json", "schedule.csv", "samples"}
     if result.average is not None:
         left.add("average")
-    assert artifacts == {"population.json", "result.json", *left}
+    assert artifacts == {"population.json", "result.json", "journal", *left}
     assert parent.data.tags["pbt.heartbeat"] == ""
     # Its model is there once, whole, and the winner's.
     (model,) = client.search_logged_models([parent.info.experiment_id])
@@ -268,6 +270,14 @@ def test_a_population_that_is_killed_at_any_event_ends_as_if_it_had_not_been(
     name, mode, undisturbed, tmp_path
 ):
     killed(name, mode, str(tmp_path))
+    compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(product(IN_THE_THREADS, MODES)))
+def test_nor_does_it_matter_what_threads_and_workers_were_doing_just_then(
+    name, mode, undisturbed, tmp_path
+):
+    killed(name, mode, str(tmp_path), None, "processes")
     compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
 
 
