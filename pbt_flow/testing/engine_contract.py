@@ -304,8 +304,9 @@ class EngineContract:
         assert isinstance(turn, Turn), done
         assert (lost.job, lost.blameless, turn.ok) == (dying, False, True)
         assert lost.reason, "the user reads why"
-        for _ in range(self.slots):
-            again = self.run_one(self.plan(dying.member), Turn)
+        for number in range(self.slots):
+            # Another turn each time, since no file of a turn may be written twice.
+            again = self.run_one(self.plan(dying.member, turn=1 + number), Turn)
             assert again.ok, again.error
 
     def test_a_turn_that_takes_longer_than_it_may_is_lost(self) -> None:

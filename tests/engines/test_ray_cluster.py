@@ -127,7 +127,7 @@ def test_a_cluster_that_wants_another_token_refuses_in_a_line(tmp_path):
             check=True,
         )
     finally:
-        head.communicate("\n", timeout=60)
+        head.communicate("\n", timeout=180)
     assert done.stdout.startswith(f"EngineError the Ray cluster at {address} refuses the token")
     assert done.stderr == ""
 
