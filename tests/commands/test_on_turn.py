@@ -138,7 +138,7 @@ def two_more(turn: Turn, history: History, extra: int) -> None: ...
         (Regression, "on_turn must be a function .*, got <class"),
         (two_more, r"called as on_turn\(turn, history\), and .* cannot be: missing a .* 'extra'"),
     ],
-    ids=repr,
+    ids=["a number", "a list with None", "a task", "one argument more"],
 )
 def test_what_cannot_be_called_with_a_turn_is_refused_before_anything_is_written(
     on_turn: Any, message: str
