@@ -138,10 +138,12 @@ def train(
             store.change(settings.to_json(), began=stored.began.to_json())
             _say_if_nothing_is_left(controller, screen)
         store.artifacts.save_view(staged=settings.stage_plan is not None)
-        engine.open(store.folders, store.member_runs)
+        folders = store.folders
         status: Status = "finished"
         with screen, _signals_handled(controller), contextlib.closing(controller.round_samples):
             try:
+                folders = folders.leave_token()
+                engine.open(folders, store.member_runs)
                 controller.go(lease)
             except KeyboardInterrupt:
                 controller.stopping = INTERRUPTED
@@ -152,7 +154,10 @@ def train(
         # A first Ctrl-C raises nothing: the turns under way have finished, and `go` has returned.
         if controller.stopping == INTERRUPTED:
             status = "interrupted"
-        return end(controller, status, lease)
+        result = end(controller, status, lease)
+        # A token that stays behind otherwise, as after a kill, is deleted by the next controller.
+        folders.remove_token()
+        return result
     except TakenOver:
         # The runs belong to the controller that has taken over.
         raise

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pbt_flow.engines.jobs import Done, Job, WorkerContext
 from pbt_flow.population.checkpoints import Folders
+from pbt_flow.population.records import Checkpoint
 from pbt_flow.task.mlflow_capture import MemberRuns
 
 
@@ -50,10 +51,23 @@ class Engine(abc.ABC):
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
         """Say where turns write their results. Called once, before the first turn is submitted.
 
+        Each worker opens the folders by `Worker.open` before its first turn, also one that comes
+        later, and takes no turn if it does not reach them.
+
         Args:
             folders: Where the turn folders are.
             runs: The members' runs, to which goes what tasks log by themselves; None if the members
                 have no runs.
+
+        Raises:
+            EngineError: A worker does not reach the folders. It may come from `wait` as well.
+        """
+
+    def forget(self, checkpoint: Checkpoint) -> None:  # noqa: B027
+        """Let the machines of the workers drop their copies of a state that is being deleted.
+
+        An engine whose workers are all on this machine need not: they share the copy that is
+        deleted here.
         """
 
     @abc.abstractmethod

@@ -62,12 +62,12 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             with logging.job(None):
                 described = describe(*given)
             connection.send(described)
-        elif request == "open":
-            worker.folders, runs = given
-            logging.open(runs)
         else:
             try:
-                connection.send(worker.do(*given))
+                if request == "open":
+                    worker.open(*given)
+                else:
+                    connection.send(worker.do(*given))
             except (StorageError, UnusableTask) as error:
                 # Only the message is sent: an exception may hold what cannot be pickled.
                 connection.send(StorageError(str(error)))

@@ -522,6 +522,7 @@ class Controller:
             # Noted first: a checkpoint that a decision can still see must exist.
             self.history.forget(turn.member, turn.number)
             self.held[turn.member].remove(turn)
+            self.engine.forget(turn.checkpoint)
             try:
                 self._delete(turn.checkpoint)
             except StoreUnavailable:
