@@ -471,28 +471,85 @@ def check_metric_input(rng: random.Random, evaluated: Callable[[], Any] | None =
             _validate_metric_name(name)
 
 
+def random_strategies(rng: random.Random) -> dict[str, Any]:
+    """Settings of every strategy that there is, and a number of members that suits them."""
+    share = rng.choice((0.1, 0.25, 0.5))
+    copies = rng.choice(("both", "weights", "hparams"))
+    until = rng.choice(("", "", f",until={rng.choice((0.25, 0.5, 0.9))}"))
+    kind = f"copies={copies}" + (until if copies == "hparams" else "")
+    exploit = rng.choice(
+        (
+            f"truncation:fraction={share},{kind}",
+            f"tournament:{kind}",
+            f"ttest:alpha={rng.choice((0.01, 0.05, 0.5))},{kind}",
+            f"mfpbt:periods={rng.choice(('1/2', '1/5', '2/3'))}",
+            "none",
+        )
+    )
+    explore = rng.choice(
+        (
+            f"perturb:factors={rng.choice(('0.8/1.25', '0.5/2', '0.9/1/1.1'))},"
+            f"resample_probability={rng.choice((0, 0.1, 0.5, 1))},"
+            f"choice_probability={rng.choice((0, 0.25, 1))}",
+            f"gaussian:sigma={rng.choice((0.001, 0.1, 3))},resample_probability={share}",
+            f"resample:probability={rng.choice((0.1, 1))}",
+            "resample",
+            "none",
+        )
+    )
+    samplers = ("TPESampler", "RandomSampler", "CmaEsSampler", "QMCSampler")
+    resample = rng.choice(
+        ("uniform", "latin", "sobol", f"optuna:sampler={rng.choice(samplers)}", "pb2")
+        if not exploit.startswith("mfpbt")
+        else ("uniform", "pb2", "pb2:window=5")
+    )
+    init = rng.choice(("latin", "sobol", "uniform", f"optuna:sampler={rng.choice(samplers)}"))
+    settings = {"exploit": exploit, "explore": explore, "resample": resample, "init": init}
+    settings["mode"] = rng.choice(("async", "generational"))
+    settings["population"] = 8 if exploit.startswith("mfpbt") else rng.choice((2, 3, 8))
+    return settings
+
+
+def accepted_space(rng: random.Random) -> dict[str, BaseDistribution]:
+    """A random space, of those that are accepted."""
+    while True:
+        space = random_space(rng)
+        try:
+            plain_space(space)
+        except PBTError:
+            continue
+        return space
+
+
 class Penalty(Bare):
     """Its scores are what was drawn for it."""
 
     scores: ClassVar[tuple[float, ...]] = (0.0,)
+    drawn: ClassVar[int] = 0
 
-    def evaluate(self) -> float:
-        """One of the scores."""
-        return float(self.rng.choice(self.scores))
+    def evaluate(self) -> Any:
+        """One of the scores, or a sample of them."""
+        if not self.drawn:
+            return float(self.rng.choice(self.scores))
+        return [float(self.rng.choice(self.scores)) for _ in range(self.drawn)]
 
 
 def check_simulation(rng: random.Random) -> None:
-    """Let a population decide by extreme scores.
+    """Let a population decide by extreme scores, in a space of any kind, by any strategies.
 
     Raises:
         PBTError: It is refused.
     """
     numbers = (*_FLOATS, -1e308, math.inf, math.nan, rng.gauss(0, 1))
     Penalty.scores = tuple(rng.choices(numbers, k=3))
-    exploit = rng.choice(("truncation", "tournament", "ttest", "none"))
-    resample = rng.choice(("uniform", "optuna:sampler=TPESampler"))
-    settings: dict[str, Any] = {"population": 4, "turns": 4, "interval": 2, "explore": "resample"}
-    simulate(Penalty, exploit=exploit, resample=resample, seed=rng.randrange(99), **settings)
+    Penalty.drawn = rng.choice((0, 0, 5))
+    Penalty.direction = rng.choice(("maximize", "minimize"))
+    Penalty.space = accepted_space(rng) if rng.random() < 0.7 else Bare.space
+    settings = random_strategies(rng)
+    if rng.random() < 0.2:
+        settings["stages"] = rng.choice(("narrow", "wide"))
+    settings |= {"turns": rng.choice((4, 12)), "interval": 2, "workers": rng.choice((1, 2, 8))}
+    simulate(Penalty, seed=rng.randrange(99), **settings)
 
 
 # --- whole runs -----------------------------------------------------------------------------------
@@ -677,10 +734,10 @@ def main() -> int:
     log_queue.PATIENCE = 1.0
     small = given.inputs - given.runs
     parts = {
-        "spaces": (small * 40 // 100, lambda rng: check_space_input(random_space(rng), rng)),
+        "spaces": (small * 38 // 100, lambda rng: check_space_input(random_space(rng), rng)),
         "options": (small * 35 // 100, check_option_input),
         "scores and metrics": (small * 23 // 100, check_metric_input),
-        "simulated populations": (small * 2 // 100, check_simulation),
+        "simulated populations": (small * 4 // 100, check_simulation),
         "whole runs": (given.runs, random_run),
     }
     table, failures = dict[str, Counter[str]](), defaultdict[str, list[str]](list)
@@ -721,18 +778,12 @@ def kind_of(why: str) -> str:
 
 def random_run(rng: random.Random) -> None:
     """One whole run of a space that is accepted, with metrics and an option of any kind."""
-    space = random_space(rng)
-    while True:
-        try:
-            plain_space(space)
-            break
-        except PBTError:
-            space = random_space(rng)
+    space = accepted_space(rng)
     option = rng.choice((None, 5, "a", [1, 2], {"a": [1]}, 0.1, "x" * 7000, True))
-    exploit = rng.choice(("truncation:fraction=0.5", "tournament", "none"))
-    resample = rng.choice(("uniform", "optuna:sampler=TPESampler"))
     told = {name: value for name, value in random_metrics(rng).items() if value == value}
-    settings = {"seed": rng.randrange(99), "exploit": exploit, "resample": resample}
+    settings = {**random_strategies(rng), "seed": rng.randrange(99)}
+    if settings["exploit"].startswith("ttest"):
+        settings["exploit"] = "truncation:fraction=0.5"  # The score of a whole run is no sample.
     try:
         check_run(space, told, option, **settings)
     except PBTError as error:  # The space was accepted, and so it must be carried through.

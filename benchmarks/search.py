@@ -2,7 +2,7 @@
 
     python -m benchmarks.search                      # 15 CPU minutes: the table of docs/stages.md
     python -m benchmarks.search --seeds 5 --problems Fig2 Drift
-    python -m benchmarks.search --relatives          # 15 CPU minutes: the table of docs/choosing.md
+    python -m benchmarks.search --relatives          # 15 CPU minutes: the table of docs/choices.md
 
 The real controller in simulated time, asynchronous, two turns at once for all members, a turn takes
 between half and one and a half units of time. All methods have the same budget in turns of members

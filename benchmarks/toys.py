@@ -2,7 +2,7 @@
 
 python -m benchmarks.toys                 # minutes
 python -m benchmarks.toys --seeds 10      # fewer, to see it work
-python -m benchmarks.toys --choices       # a quarter of an hour: the tables of docs/choosing.md
+python -m benchmarks.toys --choices       # a quarter of an hour: the tables of docs/choices.md
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def spread(seeds: int, **settings: Any) -> str:
 
 
 def choices(seeds: int) -> None:
-    """Print what the choices of docs/choosing.md come to."""
+    """Print what the choices of docs/choices.md come to."""
     print(f"Mean, standard deviation and worst over {seeds} seeds.\n")
     print("| members | each 2,000 steps | worst | 40,000 steps in all | worst |")
     print("|---|---|---|---|---|")

@@ -7,12 +7,16 @@ import os
 import signal
 import sys
 
+from pbt_flow.cli import suggestions
 from pbt_flow.cli.launched import Launch
 from pbt_flow.utils.interrupts import Interrupts, handle_by
 
 
 def main() -> int:
     """Run the command line, and return its exit code; Ctrl-C never ends it with a traceback."""
+    if sys.argv[1:2] == [suggestions.COMMAND]:
+        # Before all that takes long: someone has pressed Tab.
+        return suggestions.print_suggestions(sys.argv[2:])
     launch = Launch()
     handler = Interrupts(launch.is_there)
 

@@ -32,7 +32,7 @@ from pbt_flow.strategies.multiple_frequencies import MultipleFrequencies
 from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler, Sampler, Sobol
 from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
-from pbt_flow.utils.cores import count_cores
+from pbt_flow.utils.devices import usual_workers
 from pbt_flow.utils.text import did_you_mean
 
 Mode = Literal["async", "generational"]
@@ -73,7 +73,9 @@ class Settings:
     )
     population: int = _setting(8, "members trained side by side, at least 2")
     workers: int = _setting(
-        None, "turns that run at once, each in a process; default: one a core", on_resume=True
+        None,
+        "turns that run at once, each in a process; default: one a core, or one a GPU",
+        on_resume=True,
     )
     turns: int = _setting(20, "turns of each member (the budget)", on_resume=True)
     interval: int = _setting(1000, "steps of training in a turn, in the task's own unit")
@@ -154,7 +156,9 @@ class Settings:
         on_resume=True,
     )
     device: str = _setting(
-        "cpu", "cpu, cuda (one GPU a worker) or as torch names it", on_resume=True
+        "cpu",
+        "cpu, cuda (a worker sees one GPU; more workers than GPUs share them) or as torch names it",
+        on_resume=True,
     )
     threads: int = _setting(
         1,
@@ -164,7 +168,7 @@ class Settings:
     warm: int | None = _setting(
         None,
         "members that a worker has in memory at most; the others it builds and restores when it "
-        "is their turn. Default: as many as a worker's share of the population, and 1 on a GPU",
+        "is their turn. Default: a worker's share of the population, on a GPU while there is room",
         on_resume=True,
     )
     name: str | None = _setting(None, "the name of the population's run in MLflow")
@@ -229,7 +233,7 @@ class Settings:
                 k: v for of in sources_of for k, v in of.get("options", {}).items()
             }
         if values.get("workers") is None:
-            values["workers"] = count_cores()
+            values["workers"] = usual_workers(values.get("device"))
         options, initial = values.get("options", {}), values.get("initial", ())
         if not isinstance(options, Mapping):
             raise SettingsError(f"options must map names to values, got {options!r}")

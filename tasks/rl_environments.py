@@ -403,8 +403,8 @@ def _find_wrapper(wrapping: Wrapping) -> _Wrap:
         except (AttributeError, ImportError) as error:
             known = [wrapper for wrapper in gym.wrappers.__all__ if wrapper != name]
             near = difflib.get_close_matches(name, known, n=3)
-            meant = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise TaskError(f"{what}: {error}; others are named as module:Class{meant}") from error
+            meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+            raise TaskError(f"{what}{meant}: {error}; others are named as module:Class") from error
         if not isinstance(wrapper, type) or not issubclass(wrapper, gym.Wrapper):
             raise TaskError(f"{what} is no wrapper of one environment; name one as module:Class")
     _check_arguments(wrapper, wrapping.arguments, what, "wrappers", known={}, first=1)

@@ -290,7 +290,7 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"populaton": 4}, r"no setting 'populaton'; did you mean population\?; there are"),
+        ({"populaton": 4}, r"no setting 'populaton' \(did you mean population\?\); there are"),
         (
             {"population": 1},
             "population must be at least 2, got 1: a single member has nobody to copy",
@@ -388,7 +388,7 @@ def test_an_option_that_the_task_does_not_have_is_refused(
         (
             {"defaults": {"intervall": 3}},
             SettingsError,
-            "defaults of task Odd: no setting 'intervall'; did you mean interval",
+            "defaults of task Odd: no setting 'intervall' \\(did you mean interval",
         ),
         ({"defaults": {"task": "x"}}, SettingsError, "defaults of task Odd: no setting 'task'"),
         ({"defaults": {"turns": 0}}, SettingsError, "turns must be at least 1, got 0"),
@@ -746,19 +746,19 @@ def test_nothing_is_said_of_the_copies_of_a_last_stage_of_two() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"popultion": 3}, "no setting 'popultion'; did you mean population?; there are"),
-        ({"finalists": "avarage"}, "got 'avarage'; did you mean average?"),
-        ({"mode": "generationel"}, "got 'generationel'; did you mean generational?"),
-        ({"samples": "round"}, "got 'round'; did you mean rounds?"),
-        ({"engine": "inlyne"}, "got 'inlyne'; did you mean inline?"),
-        ({"init": "latyn"}, "no 'latyn'; did you mean latin?"),
-        ({"exploit": "trunkation"}, "no 'trunkation'; did you mean truncation?"),
-        ({"explore": "pertub"}, "no 'pertub'; did you mean perturb?"),
-        ({"options": {"widht": 1}}, "no option 'widht'; did you mean width?; there are"),
-        ({"stages": "narow"}, "got 'narow'; did you mean narrow?"),
+        ({"popultion": 3}, "no setting 'popultion' (did you mean population?); there are"),
+        ({"finalists": "avarage"}, "got 'avarage' (did you mean average?)"),
+        ({"mode": "generationel"}, "got 'generationel' (did you mean generational?)"),
+        ({"samples": "round"}, "got 'round' (did you mean rounds?)"),
+        ({"engine": "inlyne"}, "got 'inlyne' (did you mean inline?)"),
+        ({"init": "latyn"}, "no 'latyn' (did you mean latin?)"),
+        ({"exploit": "trunkation"}, "no 'trunkation' (did you mean truncation?)"),
+        ({"explore": "pertub"}, "no 'pertub' (did you mean perturb?)"),
+        ({"options": {"widht": 1}}, "no option 'widht' (did you mean width?); there are"),
+        ({"stages": "narow"}, "got 'narow' (did you mean narrow?)"),
         (
             {"initial": [{"lrr": 1, "layers": 1}]},
-            "unknown hyperparameter 'lrr'; did you mean lr?; the space",
+            "unknown hyperparameter 'lrr' (did you mean lr?); the space",
         ),
     ],
 )
@@ -776,7 +776,7 @@ def test_every_wrong_word_is_told_with_the_one_that_it_is_near_to(
 
 def test_what_cannot_change_on_resume_is_told_apart_from_what_does_not_exist() -> None:
     made, _ = Settings.for_task(Small)
-    with pytest.raises(SettingsError, match="no setting 'turn'; did you mean turns"):
+    with pytest.raises(SettingsError, match="no setting 'turn' .did you mean turns"):
         made.resumed(turn=3)
     with pytest.raises(SettingsError, match="seed cannot change on resume, since it defines"):
         made.resumed(seed=3)

@@ -106,7 +106,8 @@ class AgentTask(Task):
         self.agent.set_parameters(state["agent"])
         for name, rms in self._statistics().items():
             kept = state[name]
-            rms.mean, rms.var = kept["mean"].numpy().copy(), kept["var"].numpy().copy()
+            mean, var = kept["mean"].cpu(), kept["var"].cpu()
+            rms.mean, rms.var = mean.numpy().copy(), var.numpy().copy()
             rms.count = kept["count"]
 
     def _statistics(self) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def read_config(text: str) -> dict[str, Any]:
     return {str(name): value for name, value in found.items() if value not in (None, "", [], {})}
 
 
-class TaskOptions(argparse.Action):
+class TaskOptions(argparse._AppendAction):
     """Collects `--set a=1 --set b=2 c=3`; an MLproject hands over all of them as one text."""
 
     def __call__(

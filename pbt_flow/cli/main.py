@@ -19,7 +19,7 @@ from pbt_flow.commands.summary import summary
 from pbt_flow.exceptions import PBTError, PopulationError
 from pbt_flow.population.stages import NOBODY
 from pbt_flow.utils.interrupts import Interrupts, handled_by
-from pbt_flow.utils.terminal import unbroken
+from pbt_flow.utils.terminal import fitted, unbroken
 
 if TYPE_CHECKING:
     from pbt_flow.commands.replay import Replay
@@ -103,10 +103,12 @@ def run_command(words: Sequence[str], handler: Interrupts, launch: Launch) -> in
         except PBTError as error:
             if verbose:
                 traceback.print_exc()
-            print(f"{program()} {command}: error: {error}", file=sys.stderr)
+            told = f"{program()} {command}: error: {error}"
+            print(fitted(told, sys.stderr), file=sys.stderr)
             outcome = Outcome(code=1 if isinstance(error, PopulationError) else 2)
         if outcome.text:
-            print(outcome.text, file=sys.stderr if as_json else sys.stdout)
+            stream = sys.stderr if as_json else sys.stdout
+            print(fitted(outcome.text, stream), file=stream)
         if as_json and outcome.plain is not None:
             print(json.dumps(outcome.plain), flush=True)
         if outcome.code == _INTERRUPTED:
@@ -268,6 +270,14 @@ def _import(folder: str, **given: Any) -> Outcome:
     return Outcome(text=made.import_text(), plain=made.to_json())
 
 
+def _completion(shell: str) -> Outcome:
+    from pbt_flow.cli.completion import completion_script
+
+    # A shell reads it: no line of it may be fitted to a terminal.
+    print(completion_script(make_parser(), shell))
+    return Outcome()
+
+
 _COMMANDS: dict[str, Callable[..., Outcome]] = {
     "run": _run,
     "random_search": _run,
@@ -284,6 +294,7 @@ _COMMANDS: dict[str, Callable[..., Outcome]] = {
     "watch": _watch,
     "export": _export,
     "import": _import,
+    "completion": _completion,
 }
 
 

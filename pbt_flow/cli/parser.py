@@ -136,6 +136,7 @@ def make_parser() -> Parser:
     _add_training(commands)
     _add_looking(commands)
     _add_keeping(commands)
+    _add_completion(commands)
     return parser
 
 
@@ -282,6 +283,15 @@ def _add_keeping(commands: Any) -> None:
     )
     _add_run_id(delete, "the population, or the replay")
     delete.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_completion(commands: Any) -> None:
+    completion = commands.add_parser(
+        "completion", help="print what completes pbt-flow in a shell: bash, zsh or fish"
+    )
+    completion.add_argument(
+        "shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="the shell"
+    )
 
 
 def _add_run_id(command: argparse.ArgumentParser, what: str, *, optional: bool = False) -> None:

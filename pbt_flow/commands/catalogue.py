@@ -62,7 +62,8 @@ def table(found: Sequence[ListedPopulation], *, width: int | None = None) -> str
     rows = zip(*(_aligned(name, columns[name]) for name in _ORDER if name in shown), strict=True)
     lines = [(" " * _GAP).join(row).rstrip() for row in rows]
     if left_out := len(_ORDER) - len(shown):
-        lines.append(f"({left_out} more columns in a wider terminal, or with --json)")
+        columns_left_out = "1 more column" if left_out == 1 else f"{left_out} more columns"
+        lines.append(f"({columns_left_out} in a wider terminal, or with --json)")
     return "\n".join(lines)
 
 

@@ -137,7 +137,9 @@ def train(
             store.begin([member.index for member in controller.living])
             store.change(settings.to_json(), began=stored.began.to_json())
             _say_if_nothing_is_left(controller, screen)
-        store.artifacts.save_view(staged=settings.stage_plan is not None)
+        store.artifacts.save_view(
+            staged=settings.stage_plan is not None, grouped=settings.has_groups
+        )
         folders = store.folders
         status: Status = "finished"
         with screen, _signals_handled(controller), contextlib.closing(controller.round_samples):

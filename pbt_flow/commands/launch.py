@@ -46,7 +46,7 @@ def spec_of(settings: Settings, budget: int | None = None) -> TaskSpec:
 
 @contextlib.contextmanager
 def engine_for(
-    engine: str | None = None, threads: int | None = None, **others: Any
+    engine: str | None = None, threads: int | None = None, device: Any = None, **others: Any
 ) -> Iterator[Engine]:
     """The engine that the settings ask for; they are not checked yet."""
     # A script that runs a population when it is imported would start another in each worker.
@@ -59,7 +59,10 @@ def engine_for(
     if engine == "inline":
         made = InlineEngine()
     else:
-        made = ProcessEngine(threads if type(threads) is int and threads > 0 else 1)
+        made = ProcessEngine(
+            threads if type(threads) is int and threads > 0 else 1,
+            device if isinstance(device, str) else "cpu",
+        )
     try:
         yield made
     finally:
@@ -121,12 +124,10 @@ def _own_lines(error: BaseException) -> str:
 def context_of(settings: Settings, slots: int, budget: int | None = None) -> WorkerContext:
     """What all turns of a population share, where so many run at once; `budget` as in `spec_of`."""
     share = -(-settings.founders // slots)
-    # Memory of a GPU is scarce, and what the task takes of it is not known.
-    usual = share if settings.device == "cpu" else 1
     return WorkerContext(
         task=spec_of(settings, budget),
         seed=settings.seed,
-        warm=settings.warm or usual,
+        warm=settings.warm or share,
         threads=settings.threads,
     )
 

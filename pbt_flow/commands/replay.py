@@ -467,7 +467,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         schedule, arms = _arms_from_json(store.outcome.arms(), run_id)
         uri = store.tracking_uri
         result = Replay(run_id=run_id, tracking_uri=uri, schedule=schedule, arms=arms)
-        with engine_for(settings.engine, settings.threads) as engine:
+        with engine_for(settings.engine, settings.threads, settings.device) as engine:
             engine.submit(Describe(task=settings.task, options=settings.options))
             kind = read_declaration(engine, settings.task, settings.options, quiet=quiet)
             check_segments(schedule, kind.space)

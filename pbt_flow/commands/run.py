@@ -203,7 +203,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
                 f"{run_id} has done {done}"
             )
     with (
-        engine_for(engine=made.engine, threads=made.threads) as engine,
+        engine_for(made.engine, made.threads, made.device) as engine,
         short_requests(),
     ):
         engine.submit(Describe(task=made.task, options=made.options))

@@ -24,6 +24,7 @@ from pbt_flow.space import check_hparams
 from pbt_flow.task import Task
 from pbt_flow.tracking.store import Store
 from pbt_flow.training.averaging import Averaged
+from pbt_flow.utils.devices import usable_device
 
 CONTROL = "pbt.control"
 """The tag that names a population's control."""
@@ -166,7 +167,8 @@ class StoredPopulation:
 
         Args:
             checkpoint: Whose state.
-            device: Where to put it, as torch names it; by default where it was trained.
+            device: Where to put it, as torch names it; by default where it was trained,
+                and on the CPU where this machine has no such device.
 
         Raises:
             CheckpointError: The state is gone, or is not the one that the turn wrote.
@@ -176,7 +178,7 @@ class StoredPopulation:
     def _in_state(self, checkpoint: Checkpoint, root: Path, device: str | None) -> Task:
         """The task in the state of a checkpoint that lies below a folder."""
         settings = self.settings
-        device = device or settings.device
+        device = device or usable_device(settings.device)
         task = spec_of(settings).build(derive_seed(settings.seed, checkpoint.member, 0), device)
         task.load_state_dict(load_state(checkpoint, root, device))
         task.reseed(report_seed(settings.seed))

@@ -20,6 +20,7 @@ class InlineEngine(Engine):
 
     def __init__(self) -> None:
         self._finished: list[Done | LostJob] = []
+        self._worker: Worker | None = None
         self._threads_before: int | None = None
         """How many threads torch had in this process before `start`; None outside of a
         population."""
@@ -34,6 +35,7 @@ class InlineEngine(Engine):
         torch.set_num_threads(context.threads)
 
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
+        assert self._worker is not None, "the engine is started before it is opened"
         try:
             self._worker.open(folders, runs, START_PATIENCE)
         except StorageError as error:
@@ -44,7 +46,13 @@ class InlineEngine(Engine):
             with self._logging.job(None):
                 self._finished.append(describe(job, _NOT_THE_TASKS_OWN))
             return
+        assert self._worker is not None, "before start, Describe is the only job"
         try:
+            if self._worker.spoiled:
+                raise EngineError(
+                    f"{self._worker.spoiled}; a new process can resume the population, and "
+                    "engine=processes replaces such a worker by itself"
+                )
             self._finished.append(self._worker.do(job))
         except (StorageError, UnusableTask) as error:
             raise EngineError(str(error)) from error
@@ -56,6 +64,9 @@ class InlineEngine(Engine):
     def close(self) -> None:
         self._finished.clear()
         self._logging.remove()
+        if self._worker is not None:
+            # The process goes on, and its memory and its GPU are the user's again.
+            self._worker.drop_all()
         if self._threads_before is not None:
             import torch
 

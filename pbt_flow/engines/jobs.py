@@ -194,6 +194,15 @@ class AverageEvaluated:
     """Why there are no scores; empty if there are."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LastDone:
+    """The answer of a worker that can do no other job, since its device refuses everything now."""
+
+    done: Done
+    reason: str
+    """What the device says, as a sentence."""
+
+
 Check: TypeAlias = CheckRestore | CheckNoise
 Checked: TypeAlias = RestoreChecked | NoiseChecked
 Fresh: TypeAlias = EvaluateAfresh | EvaluateAverage

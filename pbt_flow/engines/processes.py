@@ -25,7 +25,7 @@ from typing import Any
 
 from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.forkserver import ANSWER, REQUEST
-from pbt_flow.engines.jobs import Done, Job, WorkerContext
+from pbt_flow.engines.jobs import Done, Job, LastDone, WorkerContext
 from pbt_flow.exceptions import PATIENCE, EngineError
 from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders
@@ -212,15 +212,18 @@ class ProcessEngine(Engine):
     Args:
         threads: CPU threads of each worker for libraries that are imported before the population's
             settings are known. Torch takes the number in the `WorkerContext`.
+        device: Where the members train, as torch names it. Of several GPUs a worker gets one,
+            before it imports the task.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, device: str = "cpu") -> None:
         self._failed_starts = 0
         """How many workers in a row died before they could take a job."""
         self._context: WorkerContext | None = None
         self._opened: tuple[Folders, MemberRuns | None] | None = None
         self._logs = tempfile.TemporaryDirectory(prefix="pbt_flow-")
         self._threads = threads
+        self._device = device
         # Started here, and not in `start`: the fork server imports torch while the controller
         # imports mlflow and opens the store.
         self._fork_server = self._start_fork_server()
@@ -237,10 +240,11 @@ class ProcessEngine(Engine):
             self._fork_server.stop()
             self._fork_server = self._start_fork_server()
             process = _Process(index, log, self._fork_server)
+        process.send("device", self._device)
         process.send("path", search_path())
         # A worker that replaces another one gets what that one was sent before.
         if self._context is not None:
-            process.send("start", self._context)
+            process.send("start", self._context, self.slots)
         if self._opened is not None:
             # A worker that was there before has reached the storage, so that one which is silent
             # now is waited for as in a turn.
@@ -250,7 +254,7 @@ class ProcessEngine(Engine):
     def start(self, context: WorkerContext, *, slots: int = 1) -> None:
         self.slots = slots
         for process in self._processes:
-            process.send("start", context)
+            process.send("start", context, slots)
         self._context = context
         self._processes += [self._spawn(index) for index in range(len(self._processes), slots)]
 
@@ -304,6 +308,10 @@ class ProcessEngine(Engine):
         if isinstance(answer, Exception):
             raise EngineError(str(answer))
         process.job = None
+        if isinstance(answer, LastDone):
+            # The job that has spoiled the device is over, so that none is lost with the worker.
+            self._replace(process, answer.reason)
+            return answer.done
         done: Done = answer
         return done
 

@@ -7,7 +7,6 @@ decision. Besides turns, a worker does the other jobs that need a model: looks, 
 
 from __future__ import annotations
 
-import gc
 import math
 import pickle
 import shutil
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pbt_flow.engines.device_memory import CrowdedOut, DeviceMemory, is_out_of_memory
 from pbt_flow.engines.jobs import (
     AverageEvaluated,
     CheckNoise,
@@ -60,6 +60,7 @@ from pbt_flow.population.records import Checkpoint, Plan, Status, Turn, derive_s
 from pbt_flow.space import own_hparams
 from pbt_flow.task import Task, declare
 from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
+from pbt_flow.utils.devices import device_error
 from pbt_flow.utils.reasons import account_of, message_of, reason_of
 
 
@@ -91,6 +92,7 @@ class Worker:
         read_output: Callable[[], str] = lambda: "",
         reraise: tuple[type[BaseException], ...] = (),
         logging: TaskLogging | None = None,
+        memory: DeviceMemory | None = None,
     ) -> None:
         """Make a worker for one population.
 
@@ -103,12 +105,19 @@ class Worker:
                 is an outcome of its job.
             logging: Leads what tasks log through MLflow by themselves to their members' runs; None
                 leaves it where MLflow would put it.
+            memory: The memory of the device; None for a device that is this worker's alone.
         """
         self.context = context
         self.read_output = read_output
         self.reraise = reraise
         self.logging = logging or TaskLogging()
         self.device = device or context.task.device
+        self.spoiled = ""
+        """Why the device cannot be used by this process any more, as after an access outside of a
+        tensor on a GPU; empty while it can. Another worker has to go on in this one's place."""
+        self._memory = memory or DeviceMemory.of(self.device)
+        self._most = context.warm
+        """How many tasks are in memory at most. It falls when memory has not been enough."""
         self.folders: Folders | None = None
         """Where the turn folders are. The engine sets this before the first turn."""
         self._warm: OrderedDict[int, tuple[str, Task]] = OrderedDict()
@@ -139,9 +148,40 @@ class Worker:
         # The model that a check trains is dropped, and so is what the task logs in it.
         member = job.member if isinstance(job, Plan | Retry | Inspect) else None
         with self.logging.job(member) as logged:
-            done = self._do(job)
+            done = self._do_alone_if_crowded(job)
             logged.failed = isinstance(done, Turn) and not done.ok
+        if getattr(done, "error", ""):
+            # What has failed is dropped, and must not take the next one's memory.
+            self._memory.give_back()
+            self.spoiled = self.spoiled or device_error(self.device)
         return done
+
+    def _do_alone_if_crowded(self, job: Job) -> Done:
+        """Do a job, and if memory was not enough beside other members, again without them."""
+        begun = time.time()
+        try:
+            with self._memory.watched(self._own_part(job)):
+                return self._do(job)
+        except CrowdedOut:
+            pass
+        # Only here is the exception gone, and with it the frames that held the job's own tensors.
+        self._most = len(self._warm)
+        self.drop_all()
+        if isinstance(job, Plan | Retry):
+            before = job.lost if isinstance(job, Retry) else 0.0
+            plan = job.plan if isinstance(job, Retry) else job
+            job = Retry(plan=plan, lost=before + time.time() - begun)
+        with self._memory.watched(self._own_part(job)):
+            return self._do(job)
+
+    def _own_part(self, job: Job) -> float:
+        """The part of what is in memory that is the job's own task, if all take the same."""
+        return 1 / len(self._warm) if getattr(job, "member", None) in self._warm else 0.0
+
+    def drop_all(self) -> None:
+        """Drop the tasks in memory. The next turn of each is restored from its checkpoint."""
+        self._warm.clear()
+        self._memory.give_back()
 
     def _do(self, job: Job) -> Done:
         if isinstance(job, Plan):
@@ -177,7 +217,10 @@ class Worker:
             # The message of a PBTError is a whole sentence; other messages need the type as well.
             told = message_of(error) if isinstance(error, PBTError) else reason_of(error)
             return Probed(error=printable(told))
-        return Probed(understood=self._understood or {}, follows_budget=task.follows_budget)
+        understood = dict(self._understood or {})
+        if place := self._memory.place():
+            understood["device"] = place
+        return Probed(understood=understood, follows_budget=task.follows_budget)
 
     def run(self, plan: Plan, *, lost: float = 0.0) -> Turn:
         """Run a turn and commit its record. An exception of the task is an outcome of the turn.
@@ -232,6 +275,8 @@ class Worker:
         except BaseException as other:
             self._raise_if_not_the_tasks(other)
             account = account_of(other, file=self.context.task.file)
+            if is_out_of_memory(other):
+                account = _with_way_out(account)
             score, sample, error = None, (), printable(account)
         turn = Turn(
             plan=plan,
@@ -335,9 +380,15 @@ class Worker:
         )
 
     def _raise_if_not_the_tasks(self, error: BaseException) -> None:
-        """Raise an exception again if it is not the task's own."""
+        """Raise an exception again if it is not the task's own.
+
+        Raises:
+            CrowdedOut: Memory is exhausted, and other members are there.
+        """
         if isinstance(error, self.reraise):
             raise error
+        if self._warm and is_out_of_memory(error):
+            raise CrowdedOut from error
 
     @property
     def _folders(self) -> Folders:
@@ -381,10 +432,9 @@ class Worker:
 
     def _make_room(self) -> None:
         """Drop the least recently used tasks until there is room for one more."""
-        while len(self._warm) >= self.context.warm:
+        while self._warm and (len(self._warm) >= self._most or not self._memory.has_room()):
             self._warm.popitem(last=False)
-            # A task in a reference cycle would keep its memory until some later collection.
-            gc.collect()
+            self._memory.give_back()
 
     def _keep_warm(self, member: int, digest: str, task: Task) -> None:
         """Keep a task in memory, whose state equals the checkpoint with this digest."""
@@ -409,22 +459,14 @@ class Worker:
         return checkpoint
 
 
-def device_error(device: str) -> str:
-    """Why a device cannot be used on this machine, as a sentence; empty if it can.
-
-    A task that puts nothing there would train on the CPU, and nobody would be told.
-    """
-    if device == "cpu":
-        return ""
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    # torch raises RuntimeError, AssertionError or NotImplementedError, as the build has it.
-    except Exception as error:
-        told = printable(reason_of(error, with_module=False))
-        return f"the device {device} cannot be used here ({told}); give another, such as cpu"
-    return ""
+def _with_way_out(account: str) -> str:
+    """An account of exhausted memory, whose reason says what can be done about it."""
+    reason, *trace = account.split("\n", 1)
+    reason += (
+        "; no other member was in this worker's memory: give fewer --workers, or a smaller model "
+        "or batch"
+    )
+    return "\n".join([reason, *trace])
 
 
 def try_restoring(

@@ -30,9 +30,12 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             stream.reconfigure(line_buffering=True)
     import torch
 
+    from pbt_flow.engines.device_memory import DeviceMemory
+    from pbt_flow.engines.jobs import LastDone
     from pbt_flow.engines.worker import Worker, describe
     from pbt_flow.exceptions import StorageError, UnusableTask
     from pbt_flow.task.mlflow_capture import TaskLogging
+    from pbt_flow.utils.devices import count_devices, take_device
 
     logging = TaskLogging()
     logging.install()
@@ -41,6 +44,7 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
     # None says that the worker could start: if it dies from now on, a job has killed it.
     connection.send(None)
     worker: Worker | None = None
+    device, devices = "cpu", 1
     while True:
         try:
             request, *given = connection.recv()
@@ -49,14 +53,16 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
         if request == "path":
             (path,) = given
             sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+        elif request == "device":
+            # Before any job: even a task that is only imported may look for a GPU, and the GPUs
+            # that a process has seen are its own to the end.
+            (asked,) = given
+            devices, device = count_devices(asked), take_device(asked, index)
         elif request == "start":
-            (context,) = given
+            context, workers = given
             torch.set_num_threads(context.threads)
-            device = context.task.device
-            if device == "cuda":
-                # A machine without a GPU has 0 of them; `cuda:0` then fails with torch's own words.
-                device = f"cuda:{index % max(1, torch.cuda.device_count())}"
-            worker = Worker(context, device, read_output, logging=logging)
+            memory = DeviceMemory.of(device, sharers=-(-workers // max(1, devices)))
+            worker = Worker(context, device, read_output, logging=logging, memory=memory)
         elif worker is None:
             # Before "start" the only job is `Describe`.
             with logging.job(None):
@@ -66,8 +72,10 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             try:
                 if request == "open":
                     worker.open(*given)
-                else:
-                    connection.send(worker.do(*given))
+                    continue
+                done = worker.do(*given)
+                spoiled = worker.spoiled
+                connection.send(LastDone(done=done, reason=spoiled) if spoiled else done)
             except (StorageError, UnusableTask) as error:
                 # Only the message is sent: an exception may hold what cannot be pickled.
                 connection.send(StorageError(str(error)))

@@ -15,21 +15,25 @@ from greenlet import getcurrent, greenlet
 
 @dataclass(frozen=True, kw_only=True)
 class RandomState:
-    """Where the three global generators stand."""
+    """Where the global generators stand: Python's, NumPy's, torch's, and those of its GPUs."""
 
     python: Any
     numpy: Any
     torch: Any
+    gpus: tuple[Any, ...] = ()
+    """Empty where the process has not used a GPU yet."""
 
     @classmethod
     def now(cls) -> RandomState:
         """Where they stand now."""
         import torch
 
+        used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         return cls(
             python=random.getstate(),
             numpy=np.random.get_state(legacy=False),  # noqa: NPY002 - scripts use it
             torch=torch.default_generator.get_state(),
+            gpus=tuple(torch.cuda.get_rng_state_all()) if used else (),
         )
 
     def restore(self) -> None:
@@ -39,6 +43,8 @@ class RandomState:
         random.setstate(self.python)
         np.random.set_state(self.numpy)  # noqa: NPY002 - scripts use it
         torch.default_generator.set_state(self.torch)
+        if self.gpus:
+            torch.cuda.set_rng_state_all(self.gpus)
 
 
 def seed_generators(seed: int) -> None:

@@ -62,7 +62,8 @@ class Finalist:
         `report`.
 
         Args:
-            device: The device to put it on, as torch names it; by default the one it trained on.
+            device: The device to put it on, as torch names it; by default the one it trained on,
+                and the CPU where this machine has none such.
 
         Raises:
             CheckpointError: The state was deleted, or is not the one that the turn wrote.

@@ -622,13 +622,21 @@ def _body(comparison: Comparison) -> Iterator[str]:
     if notes:
         sentences = "".join(f"<p>{escape(text[:1].upper() + text[1:])}.</p>" for text in notes)
         yield f"<section><h2>How far to trust it</h2>{sentences}</section>"
-    yield '<section><h2>Mean of the population</h2><div class="chart" id="mean"></div></section>'
-    yield '<section><h2>Best of the population</h2><div class="chart" id="best"></div></section>'
+    for measure in ("mean", "best"):
+        told = f"The {measure} score of each population over steps, a line for each method. "
+        told += "The numbers at the end are in the table of populations."
+        yield f"<section><h2>{measure.capitalize()} of the population</h2>"
+        yield f'<div class="chart" id="{measure}" role="img" aria-label="{told}"></div></section>'
     yield "<section><h2>Populations</h2>"
     heads = ["method", "seed", "population", *map(comparison.title_of, MEASURES)]
     heads += ["turns", "winner's step", "share of its budget"]
-    yield '<div class="table"><table><thead><tr>'
-    yield "".join(f"<th>{escape(name)}</th>" for name in heads) + "</tr></thead><tbody>"
+    yield '<div class="table" tabindex="0" role="region" aria-label="Populations">'
+    yield "<table><thead><tr>"
+    # A column is sorted by a button, which the keyboard reaches and a screen reader names.
+    yield "".join(
+        f'<th scope="col"><button type="button">{escape(name)}</button></th>' for name in heads
+    )
+    yield "</tr></thead><tbody>"
     numbers = [*MEASURES, "turns", "winner_step", "winner_step_over_budget"]
     for plain in comparison.to_json()["populations"]:
         row = [plain["method"], str(plain["seed"]), plain["population"]]

@@ -20,10 +20,13 @@ from pbt_flow.population.lineage import Node, count_copies, founders
 from pbt_flow.population.records import Direction, Member
 from pbt_flow.population.result import Result, effort_note
 from pbt_flow.reporting import series
-from pbt_flow.reporting.plotly_charts import Chart, charts
+from pbt_flow.reporting.chart_words import ChartWords, chart_words
+from pbt_flow.reporting.plotly_charts import MOST_FOUNDERS, Chart, charts
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.utils.text import duration, number, values
 
+_CROWD = 24
+"""With more members than this, the page opens with all but the winner's line faded."""
 _BETTER: dict[Direction, str] = {"maximize": "greater", "minimize": "smaller"}
 
 
@@ -79,6 +82,7 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     if shades is None:
         yield "<section><p>No turn has gone well yet, so there is nothing to draw.</p></section>"
         return
+    words = chart_words(subject, MOST_FOUNDERS)
     yield "<section><h2>Scores</h2><p>What selection goes by: each member is a faint line."
     if settings.stage_plan is not None:
         yield "A stage ends at each dotted line, with the number of members that leave; the mean is"
@@ -87,17 +91,17 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         note = effort_note(result, subject.control)
         budget = f": {note}" if note else ", which had the same budget"
         yield f"The broken lines are the control{budget}."
-    yield f"</p>{_chart('scores', 'Scores over steps')}</section>"
+    yield f"</p>{_fade_switch(size)}{_chart('scores', words)}</section>"
     yield (
         "<section><h2>Hyperparameters</h2><p>Each piece of a line is one turn's value, over the "
         "step of the weights that it trained. The bold line is the winner's schedule: what "
         "<code>schedule.json</code> holds and "
         f"<code>python -m pbt_flow replay {escape(result.run_id)}</code> trains again.</p>"
     )
-    yield _legend(shades)
+    yield _legend(shades) + _fade_switch(size)
     yield '<div class="grid">'
     for index, name in enumerate(subject.space):
-        chart = _chart(f"hparam-{index}", f"{name} over the step of the weights")
+        chart = _chart(f"hparam-{index}", words)
         yield f"<div><h3>{escape(name)}</h3>{chart}</div>"
     yield "</div></section>"
     yield (
@@ -105,16 +109,16 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         "present members. A line that ends early was given up for a copy of a better one"
         f"{', or left at the end of a stage' if settings.stage_plan is not None else ''}.</p>"
     )
-    yield _legend(shades, tree=True)
-    yield f"{_chart('tree', 'Family tree of the members')}</section>"
+    yield _legend(shades, tree=True) + _fade_switch(size)
+    yield f"{_chart('tree', words)}</section>"
     yield from _pictures(subject)
     yield (
         '<section class="grid"><div><h2>Founders</h2><p class="how">The share of the population '
-        f"that descends from each.</p>{_chart('founders', 'Shares of the founders')}</div>"
+        f"that descends from each.</p>{_chart('founders', words)}</div>"
     )
     yield (
         '<div><h2>Time</h2><p class="how">Where the workers\' time went. The time of turns that '
-        f"failed is lost.</p>{_chart('time', 'Shares of the time')}</div></section>"
+        f"failed is lost.</p>{_chart('time', words)}</div></section>"
     )
     yield "<section><h2>Members</h2><p>Best first; a click on a column sorts by it. "
     yield '<button type="button" id="csv">Save as CSV</button></p>'
@@ -124,10 +128,29 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     yield from _made_with(subject)
 
 
-def _chart(chart_id: str, label: str) -> str:
-    """Where a chart is drawn; a screen reader says what it shows, and the table has its numbers."""
-    told = escape(f"Chart: {label}. The table of members has the latest numbers.")
-    return f'<div class="chart" id="{chart_id}" role="img" aria-label="{told}"></div>'
+def _chart(chart_id: str, words: Mapping[str, ChartWords]) -> str:
+    """Where a chart is drawn, and the same in words and numbers for whom it shows nothing."""
+    told = words[chart_id]
+    heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in told.head)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in told.rows
+    )
+    return (
+        f'<div class="chart" id="{chart_id}" role="img" aria-label="{escape(told.sentence)}"></div>'
+        f'<details class="words"><summary>in words and numbers</summary>'
+        f'<p>{escape(told.sentence)}</p><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="Numbers: {escape(told.sentence)}"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def _fade_switch(members: int) -> str:
+    """The switch that leaves the winner's line alone; all switches of a page go together."""
+    checked = " checked" if members > _CROWD else ""
+    return (
+        f'<label class="switch"><input type="checkbox" class="fade"{checked}> fade all but the '
+        "winner's line</label>"
+    )
 
 
 def _run(subject: ReportData, run_id: str, text: str = "") -> str:
@@ -292,10 +315,10 @@ def _legend(shades: series.Shades, *, tree: bool = False) -> str:
     worst, median, best = (number(value) for value in shades.ends)
     colours = [f'<u style="background:var(--v{shade})"></u>' for shade in range(series.SHADES)]
     text = f'<div class="legend">score {worst}<i>{"".join(colours)}</i>{best} (median {median})'
-    text += "<em></em>the winner's path"
+    text += "<span><em></em>the winner's path</span>"
     if tree:
-        text += '<em class="copy"></em>a copy'
-        text += '<span style="color:var(--bad);margin-left:14px">✕</span>a turn that failed'
+        text += '<span><em class="copy"></em>a copy</span>'
+        text += '<span><b style="color:var(--bad)">✕</b> a turn that failed</span>'
     return text + "</div>"
 
 
@@ -314,7 +337,8 @@ def _table(subject: ReportData) -> Iterable[str]:
         f'<th scope="col"><button type="button">{escape(name)}</button></th>'
         for name in [*heads, *space]
     )
-    yield '<div class="table" tabindex="0" role="region" aria-label="Members"><table><thead><tr>'
+    yield '<div class="table" tabindex="0" role="region" aria-label="Members">'
+    yield '<table id="members"><thead><tr>'
     yield "".join(columns) + "</tr></thead><tbody>"
     sign = 1 if history.direction == "maximize" else -1
 

@@ -21,10 +21,12 @@ from pbt_flow.reporting.tree_layout import Tree, lay_out
 from pbt_flow.space import index_of
 from pbt_flow.utils.text import duration, number
 
-_MOST_FOUNDERS = 7
+MOST_FOUNDERS = 7
 """The number of colours for founders in the page's style sheet."""
 _MOST_NODES = 4000
 """With more turns than this, the tree is drawn as lines without points."""
+_FADED = 0.25
+"""How much of the others is left where all but the winner's line is faded."""
 _PART_COLOURS = {
     "train": "var(--f0)",
     "evaluate": "var(--f4)",
@@ -59,6 +61,7 @@ def score_chart(subject: ReportData) -> Chart:
                 "members",
                 "var(--faint)",
                 width=1,
+                meta=2 * _FADED,
                 legendgroup="members",
                 # One entry in the legend for all members.
                 showlegend=not data,
@@ -71,6 +74,12 @@ def score_chart(subject: ReportData) -> Chart:
             line(best, "control, best", "var(--control)", width=2.5, dash="dash"),
             line(mean, "control, mean", "var(--control)", width=2, dash="dot"),
         ]
+    own = [
+        series.Point(turn.plan.trained, turn.score)
+        for turn in subject.path
+        if turn.score is not None
+    ]
+    data.append(line(own, "the winner's line", "var(--ink)", width=2))
     best, mean = series.best_and_mean(subject.history)
     data += [
         line(mean, "mean", "var(--mean)", width=3),
@@ -84,7 +93,8 @@ def score_chart(subject: ReportData) -> Chart:
         420,
         x="steps that a member has trained",
         y="score (logarithmic)" if log else "score",
-        yaxis={"type": "log"} if log else {},
+        # Between powers of ten plotly writes a lone 2 or 5, which looks like the whole value.
+        yaxis={"type": "log", "dtick": 1, "exponentformat": "power"} if log else {},
     )
     ends = series.stage_ends(subject.history)
     if ends:
@@ -135,7 +145,7 @@ def hparam_chart(subject: ReportData, name: str, shades: series.Shades) -> Chart
         aside = 0.0 if member is None else 0.7 * (member + 0.5) / size - 0.35
         return round(index_of(value, dist) + aside, 3)
 
-    lines: list[Chart] = [_segments(f"var(--v{shade})", 2.5) for shade in range(series.SHADES)]
+    lines = [_others(f"var(--v{shade})", 2.5) for shade in range(series.SHADES)]
     for stretch in series.stretches(subject.history, name, shades):
         place = height(stretch.value, stretch.member)
         label = f"member {stretch.member:02d}: {escape(number(stretch.value))}"
@@ -159,8 +169,8 @@ def tree_chart(subject: ReportData, shades: series.Shades) -> Chart:
     history = subject.history
     tree = lay_out(history)
     without_label = {"hovertemplate": None, "hoverinfo": "skip"}
-    copied = _segments("var(--soft)", 1.2, dash="dot") | without_label
-    lines = [_segments(f"var(--v{shade})", 2) | without_label for shade in range(series.SHADES)]
+    copied = _others("var(--soft)", 1.2, dash="dot") | without_label
+    lines = [_others(f"var(--v{shade})", 2) | without_label for shade in range(series.SHADES)]
     for parent, child in tree.edges:
         score = history.turn(*child).score
         assert score is not None, "only turns that went well are in the tree"
@@ -223,6 +233,7 @@ def _turn_markers(turns: Sequence[Turn], tree: Tree, shades: series.Shades) -> C
     return {
         "type": "scatter",
         "mode": "markers",
+        "meta": _FADED,
         "x": [x for x, _ in places],
         "y": [_rounded(y) for _, y in places],
         "marker": {
@@ -265,7 +276,7 @@ def _turn_label(turn: Turn) -> str:
 
 def founder_chart(subject: ReportData) -> Chart:
     """How much of the population descends from each founder, over the turns."""
-    lines = series.shares(subject.history, _MOST_FOUNDERS)
+    lines = series.shares(subject.history, MOST_FOUNDERS)
     data = []
     for index, (founder, share) in enumerate(lines.items()):
         name = "others" if founder is None else f"founder {founder:02d}"
@@ -291,13 +302,12 @@ def founder_chart(subject: ReportData) -> Chart:
 
 def time_chart(subject: ReportData) -> Chart:
     """Where the workers' time went."""
-    settings = subject.settings
-    slots = 1 if settings.engine == "inline" else min(settings.workers, settings.founders)
-    spent = series.time_spent(subject.history, slots)
+    spent = series.time_spent(subject.history, subject.slots)
     # Before any turn has taken time, the shares are 0 of 1.
     total = math.fsum(spent.values()) or 1.0
-    names = [part for part in _PART_COLOURS if part in spent]
-    names += sorted(spent.keys() - _PART_COLOURS.keys())
+    # A part that took no time is none to be told of.
+    names = [part for part in _PART_COLOURS if spent.get(part)]
+    names += sorted(part for part in spent.keys() - _PART_COLOURS.keys() if spent[part])
     data = []
     for part in names:
         share = spent[part] / total
@@ -316,7 +326,8 @@ def time_chart(subject: ReportData) -> Chart:
     layout["xaxis"] |= {"tickformat": ".0%", "range": [0, 1], "showgrid": False}
     return {
         "data": data,
-        "layout": {**layout, "barmode": "stack", "bargap": 0.1},
+        # Of a single bar plotly would leave the legend out, and with it what the bar is.
+        "layout": {**layout, "barmode": "stack", "bargap": 0.1, "showlegend": True},
     }
 
 
@@ -370,10 +381,16 @@ def _segments(colour: str, width: float, dash: str = "solid") -> Chart:
     }
 
 
+def _others(colour: str, width: float, dash: str = "solid") -> Chart:
+    """The same for what the page can fade: `meta` is the opacity that is left."""
+    return {**_segments(colour, width, dash), "meta": _FADED}
+
+
 def _axis(dist: BaseDistribution) -> Chart:
     """The vertical axis of a hyperparameter: the whole domain, on the domain's own scale."""
     if isinstance(dist, CategoricalDistribution):
-        names = [str(choice) for choice in dist.choices]
+        # Escaped, since plotly takes a label for HTML.
+        names = [escape(str(choice)) for choice in dist.choices]
         return {
             "tickvals": list(range(len(names))),
             "ticktext": names,

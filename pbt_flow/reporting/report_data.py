@@ -53,6 +53,12 @@ class ReportData:
         return ancestors(self.history, winner) if winner else []
 
     @property
+    def slots(self) -> int:
+        """How many turns could run at once."""
+        settings = self.settings
+        return 1 if settings.engine == "inline" else min(settings.workers, settings.founders)
+
+    @property
     def title(self) -> str:
         """The population's name; if it has none, its task and method."""
         settings = self.settings

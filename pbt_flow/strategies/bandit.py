@@ -50,7 +50,7 @@ class PB2:
     the less they tell of each other. How fast it forgets, and how smooth gains are, is chosen from
     a few values by the likelihood of the gains.
 
-    If there are many turns, this is the greediest choice of all (docs/choosing.md).
+    If there are many turns, this is the greediest choice of all (docs/choices.md).
     """
 
     window: int = 120

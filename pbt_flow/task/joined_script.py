@@ -201,7 +201,8 @@ def _use(device: str) -> None:
     if device.startswith("cuda"):
         import torch
 
-        torch.cuda.set_device(device)
+        # A worker's own GPU is called `cuda`, without a number: it sees no other.
+        torch.cuda.set_device(torch.device(device).index or 0)
 
 
 def _uses_accelerator() -> bool:

@@ -93,11 +93,15 @@ class TaskContract:
     begins_anew: ClassVar[bool] = False
     """Whether a turn begins with something new that no state carries, such as an environment; two
     turns then come to something else than one of twice the length."""
+    device: ClassVar[str] = "cpu"
+    """Where the models are, as torch names it. On a GPU the sentences hold bit for bit only where
+    torch's operations repeat themselves: `torch.use_deterministic_algorithms(True)`."""
 
     def make(self, member: int = 0) -> Task:
         """A fresh model of one member."""
         with constructing(self.task.__name__):
-            made = self.task(seed=derive_seed(SEED, member, 0), **self.options)
+            seed = derive_seed(SEED, member, 0)
+            made = self.task(seed=seed, device=self.device, **self.options)
         if made.follows_budget:
             made.budget = 4 * self.steps  # No sentence trains a model for longer.
         return made
@@ -107,7 +111,7 @@ class TaskContract:
         task.reseed(derive_seed(SEED, 0, number))
         task.train(own_hparams(hparams), self.steps)
         score, _ = read_score(task.evaluate())
-        return score, through_checkpoint(task.state_dict())
+        return score, through_checkpoint(task.state_dict(), self.device)
 
     @sentence
     def test_declares_a_space_that_can_be_searched(self) -> None:
@@ -120,14 +124,14 @@ class TaskContract:
 
     @sentence
     def test_the_state_holds_tensors_and_plain_values_only(self) -> None:
-        through_checkpoint(self.make().state_dict())
+        through_checkpoint(self.make().state_dict(), self.device)
 
     @sentence
     def test_the_state_comes_back_bit_for_bit(self) -> None:
         task, other = self.make(0), self.make(1)
         _, state = self.turn(task, middle(self.task.space), number=1)
         other.load_state_dict(copy.deepcopy(state))
-        assert_same(through_checkpoint(other.state_dict()), state)
+        assert_same(through_checkpoint(other.state_dict(), self.device), state)
 
     @sentence
     def test_a_restored_turn_equals_a_warm_one(self) -> None:
@@ -257,7 +261,7 @@ class TaskContract:
             task.reseed(derive_seed(SEED, 0, 1))
             for steps in lengths:
                 task.train(own_hparams(middle(self.task.space)), steps)
-        one, two = (through_checkpoint(task.state_dict()) for task in (whole, parts))
+        one, two = (through_checkpoint(task.state_dict(), self.device) for task in (whole, parts))
         found = first_difference(one, two, "state")
         if found:
             raise AssertionError(
@@ -289,8 +293,9 @@ def look_at(task: Task, look: str) -> None:
         if model is not None:
             model.eval()
             if example is not None:
+                weights = next(model.parameters(), torch.empty(0))
                 with torch.no_grad():
-                    model(torch.from_numpy(example))
+                    model(torch.from_numpy(example).to(weights.device))
     else:
         getattr(task, look)()
 
@@ -300,15 +305,15 @@ def middle(space: Space) -> dict[str, Any]:
     return {name: from_unit(0.5, dist) for name, dist in space.items()}
 
 
-def through_checkpoint(state: dict[str, Any]) -> dict[str, Any]:
-    """The state as it is read back from a checkpoint of a run.
+def through_checkpoint(state: dict[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """The state as it is read back from a checkpoint of a run, on a device.
 
     Raises:
         CheckpointError: The state cannot be saved. The message is that of a run, and names the
             place in the state.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return load_state(save_state(state, 0, 1, Path(folder)), Path(folder))
+        return load_state(save_state(state, 0, 1, Path(folder)), Path(folder), device)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -15,7 +15,7 @@ from pbt_flow.tracking.client import downloads_through_server, local_path, read_
 from pbt_flow.tracking.create import param_text, shorten_param
 from pbt_flow.tracking.models import ALIAS, log_model, register
 from pbt_flow.tracking.population_runs import PopulationRuns
-from pbt_flow.tracking.saved_view import MOST, population_view, view_tag
+from pbt_flow.tracking.saved_view import MOST, OVERVIEW, overview, population_view, view_tag
 
 SAMPLES = "samples"
 """The folder of the samples among a run's artifacts."""
@@ -37,21 +37,28 @@ class Artifacts:
         with self.runs.talk():
             self.runs.client.log_artifacts(self.runs.run_id, str(folder))
 
-    def save_view(self, *, staged: bool = False) -> None:
-        """Save a view of the population's charts for MLflow's UI, if the store takes it.
+    def save_view(self, *, staged: bool = False, grouped: bool = False) -> None:
+        """Save a view of the population for MLflow's UI, and that of all, if the store takes them.
 
         Args:
             staged: Whether members leave at the ends of stages.
+            grouped: Whether there are sub-populations.
         """
         # A population can do without its view, so a store that refuses it ends nothing.
         with contextlib.suppress(MlflowException):
             run = self.runs.client.get_run(self.runs.run_id)
             name = f"{run.info.run_name} ({self.runs.run_id[:8]})"
             began = run.info.start_time / 1000
-            view = population_view(self.runs.run_id, name, self.space, began, staged=staged)
+            view = population_view(
+                self.runs.run_id, name, self.space, began, staged=staged, grouped=grouped
+            )
             if len(view) <= MOST:
                 tag = view_tag(self.runs.run_id)
                 self.runs.client.set_experiment_tag(run.info.experiment_id, tag, view)
+            # The list of all populations is then in MLflow's menu, however the UI was opened.
+            self.runs.client.set_experiment_tag(
+                run.info.experiment_id, view_tag(OVERVIEW), overview()
+            )
 
     def log_samples(self, folder: Path, turn: Turn | None = None) -> None:
         """Log what a task's `samples` wrote with the population's run.

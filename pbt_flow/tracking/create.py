@@ -137,7 +137,8 @@ def _population_params(plan: Manifest) -> list[Param]:
     """Return the params of a population's run: its settings, options and space."""
     texts: dict[str, str] = {}
     for name, value in plan.settings.items():
-        if name != "options":
+        # What is not set is not told: thirteen params would say that there is nothing.
+        if name != "options" and value is not None:
             texts[f"cfg/{name}"] = param_text(value)
     for name, value in plan.settings["options"].items():
         texts[f"option/{name}"] = param_text(value)
@@ -349,5 +350,7 @@ def shorten_param(text: str) -> str:
 
 
 def param_text(value: Any) -> str:
-    """Return a value as the text of a param."""
+    """Return a value as the text of a param; None as MLflow itself writes it."""
+    if value is None:
+        return "None"
     return value if isinstance(value, str) else json.dumps(value)

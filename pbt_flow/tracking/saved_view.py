@@ -70,7 +70,13 @@ def _view_key(run_id: str) -> str:
 
 
 def population_view(
-    run_id: str, name: str, space: Space, now: float, *, staged: bool = False
+    run_id: str,
+    name: str,
+    space: Space,
+    now: float,
+    *,
+    staged: bool = False,
+    grouped: bool = False,
 ) -> str:
     """Return the saved view of a population: its members' scores, hyperparameters and lineage.
 
@@ -80,7 +86,11 @@ def population_view(
         space: The hyperparameters; a logarithmic one gets a logarithmic axis.
         now: When the view was made, in seconds since the epoch.
         staged: Whether members leave at the ends of stages. A column then says when one left.
+        grouped: Whether there are sub-populations, where weights and hyperparameters may have been
+            copied from two members. A chart then shows the second.
     """
+    label = "hparams_donor: the member whose hyperparameters were copied, where it is another one"
+    lineage: list[ChartLine] = [(label, "hparams_donor", "linear")] if grouped else []
     hparams: list[ChartLine] = []
     for hparam, dist in space.items():
         scale: Scale = "log" if getattr(dist, "log", False) else "linear"
@@ -90,10 +100,12 @@ def population_view(
         "Hyperparameters": hparams,
         "Lineage": [
             ("donor: the member copied, its own number if nobody", "donor", "linear"),
+            *lineage,
             ("step: the age of the weights", "step", "linear"),
         ],
     }
     tags = ["pbt.copied", "pbt.is_winner", *(["pbt.left"] if staged else [])]
+    tags += ["pbt.group"] if grouped else []
     columns = ["score", "step", *(f"hparam/{name}" for name in space)]
     state = _state(
         run_id,

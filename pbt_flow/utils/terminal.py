@@ -5,9 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any, TextIO
+
+_COMMAND = re.compile(r"\s*(python -m pbt_flow|pbt-flow|mlflow) \w+\b(?!:)")
+"""How a line begins that is a command; behind the colon stands what a command says of itself."""
 
 
 class Unbroken(io.TextIOBase):
@@ -64,3 +70,28 @@ def unbroken() -> Iterator[None]:
         sys.stdout.flush()
         sys.stderr.flush()
         sys.stdout, sys.stderr = before
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """A text whose long lines end between words, where a terminal would cut them inside of one.
+
+    A line goes on with its own indentation. A command stays in one line, since it is copied, and
+    so does all that goes into a file.
+
+    Args:
+        text: What is going to be printed.
+        stream: Where it is printed.
+    """
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = list[str]()
+    for line in text.split("\n"):
+        if len(line) <= width or _COMMAND.match(line):
+            lines.append(line)
+            continue
+        indent = " " * (len(line) - len(line.lstrip()))
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+    return "\n".join(lines)

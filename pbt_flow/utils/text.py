@@ -50,7 +50,13 @@ def turn_count(number: int) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence: the name that a misspelt word is nearest to; empty if none is near."""
+    """What a misspelt word was meant to be, in brackets behind it; empty if nothing is near.
+
+    In brackets, so that the sentence goes on behind the question mark.
+    """
     plain = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.7)
-    return f"; did you mean {plain[near[0]]}?" if near else ""
+    if not near:
+        # In a short word, two letters that changed places are a third of it: tyo is toy.
+        near = [name for name in plain if name and sorted(name) == sorted(word.lower())]
+    return f" (did you mean {plain[near[0]]}?)" if near else ""

@@ -35,9 +35,9 @@ def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["run", "--popultion", "3"], "no option --popultion; did you mean --population?"),
-        (["run", "--popultion=3"], "no option --popultion; did you mean --population?"),
-        (["resum", "1"], "there is no 'resum'; did you mean resume?"),
+        (["run", "--popultion", "3"], "no option --popultion (did you mean --population?)"),
+        (["run", "--popultion=3"], "no option --popultion (did you mean --population?)"),
+        (["resum", "1"], "there is no 'resum' (did you mean resume?)"),
         (
             ["-q", "resume", "1"],
             "-q stands before the command; say python -m pbt_flow resume first",

@@ -172,7 +172,7 @@ class Alive(Regression):
 
 
 @pytest.mark.parametrize(
-    ("device", "warm", "most"), [("cpu", None, 2), ("cpu", 1, 1), ("cuda", None, 1), ("cuda", 3, 3)]
+    ("device", "warm", "most"), [("cpu", None, 2), ("cpu", 1, 1), ("cuda", None, 2), ("cuda", 3, 3)]
 )
 def test_a_worker_has_no_more_members_in_memory_than_it_may(device, warm, most, tmp_path):
     settings, _ = Settings.for_task(Alive, population=4, warm=warm, device=device)

@@ -107,17 +107,17 @@ def test_the_report_draws_every_chart_without_a_network(browser, tmp_path, schem
         "[...document.querySelectorAll('.card')].every(c => c.scrollWidth <= c.clientWidth)"
     )
     # A click sorts the table.
-    first = "document.querySelector('tbody tr td').textContent"
-    page.click("th:first-child")
-    page.click("th:first-child")
+    first = "document.querySelector('#members tbody tr td').textContent"
+    page.click("#members th:first-child")
+    page.click("#members th:first-child")
     assert page.evaluate(first) == "00"
-    page.click("th:first-child")
+    page.click("#members th:first-child")
     assert page.evaluate(first) == "07"
     # So does the keyboard, and a screen reader is told.
-    page.focus("th:nth-child(1) button")
+    page.focus("#members th:nth-child(1) button")
     page.keyboard.press("Enter")
     assert page.evaluate(first) == "00"
-    assert page.get_attribute("th:first-child", "aria-sort") == "ascending"
+    assert page.get_attribute("#members th:first-child", "aria-sort") == "ascending"
     assert page.locator("[aria-sort]").count() == 1
     with page.expect_download() as saved:
         page.click("#csv")
@@ -126,6 +126,34 @@ def test_the_report_draws_every_chart_without_a_network(browser, tmp_path, schem
     assert [line.split(",")[0] for line in lines[1:]] == [f"{n:02d}" for n in range(8)]
     page.hover("#scores")
     assert page.locator("#scores .modebar-btn").count() == 2
+    # The numbers of a chart unfold without a mouse.
+    page.focus(".words summary")
+    page.keyboard.press("Enter")
+    assert page.locator(".words[open] table").count() == 1
+    # One switch leaves the winner's line alone in all charts that it concerns.
+    opacities = "(id) => document.getElementById(id).data.map((trace) => trace.opacity ?? 1)"
+    assert set(page.evaluate(opacities, "tree")) == {1}
+    page.focus(".fade")
+    page.keyboard.press("Space")
+    assert page.locator(".fade:checked").count() == 3
+    for chart in ("scores", "hparam-0", "tree"):
+        assert {value < 1 for value in page.evaluate(opacities, chart)} == {True, False}
+    # On paper the page is light, and no chart is wider than it.
+    page.set_viewport_size({"width": 700, "height": 900})
+    page.emulate_media(media="print", color_scheme=scheme)
+    fits = (
+        "[...document.querySelectorAll('.chart')].every("
+        "c => c.querySelector('svg').clientWidth <= c.clientWidth + 1 && "
+        "c.querySelector('svg').clientHeight <= c.clientHeight + 1)"
+    )
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not page.evaluate(fits):
+        assert time.monotonic() < deadline, "a chart is wider or higher than its place on paper"
+        page.wait_for_timeout(50)
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == "rgb(255, 255, 255)"
+    grid = page.evaluate("getComputedStyle(document.querySelector('#scores .xtick text')).fill")
+    assert grid == "rgb(93, 104, 117)"
 
 
 def test_the_report_draws_inside_mlflows_artifact_view(browser, ui, result):

@@ -93,7 +93,7 @@ def test_text_becomes_the_strategy_that_it_describes(
     [
         (
             "truncate",
-            r"exploit: there is no 'truncate'; did you mean truncation.; choose from "
+            r"exploit: there is no 'truncate' \(did you mean truncation\?\); choose from "
             r"\['everything', 'mfpbt', 'none', ",
         ),
         ("", "exploit: there is no ''; choose from"),
@@ -107,8 +107,9 @@ def test_text_becomes_the_strategy_that_it_describes(
         ("pathlib.Path", "exploit 'pathlib.Path': a strategy is a frozen dataclass, and this is"),
         (
             "truncation:fractoin=0.2",
-            r"exploit 'truncation': 'fractoin=0.2' is no setting of it; did you mean fraction.; "
-            r"it has \['copies', 'fraction', 'ties', 'until'\], written truncation:key=value",
+            r"exploit 'truncation': 'fractoin=0.2' is no setting of it "
+            r"\(did you mean fraction\?\); it has \['copies', 'fraction', 'ties', 'until'\], "
+            r"written truncation:key=value",
         ),
         ("truncation:fraction", "'fraction' is no setting of it"),
         ("truncation:0.2", "'0.2' is no setting of it"),

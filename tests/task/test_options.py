@@ -180,7 +180,7 @@ def test_an_option_is_read_by_its_type_and_given_back_to_the_task_as_it_wants_it
         ("drop", {1: "a", "1": "b"}, "option drop takes .*: two of its keys are '1' in JSON"),
         ("act", "relu", "option act takes only its default, <ufunc 'tanh'>"),
         ("cast", float, "option cast takes only its default, got <class 'float'>: JSON has"),
-        ("layer", "64", r"no option 'layer'; did you mean layers\?; there are "),
+        ("layer", "64", r"no option 'layer' \(did you mean layers\?\); there are "),
         ("seed", "3", r"no option 'seed': it is a setting of the population, given as --seed"),
         ("device", "cuda", r"no option 'device': .* given as --device and in Python as device="),
     ],

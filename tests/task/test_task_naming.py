@@ -209,13 +209,13 @@ def test_two_packages_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
     [
         (
             "walkin",
-            r"no task is called 'walkin'; did you mean walking.; "
+            r"no task is called 'walkin' \(did you mean walking\?\); "
             r"there are \[.*'local', .*'walking'.*\], or name one as "
             r"module:Class or path/to/file.py:Class",
         ),
         ("", "no task is called ''; there are"),
         ("not an identifier", "no task is called 'not an identifier'; there are"),
-        ("../local", "no task is called '../local'; did you mean local.; there are"),
+        ("../local", "no task is called '../local' \\(did you mean local\\?\\); there are"),
         ("missing.py", r"there is no file /.*/missing\.py to take a task from"),
         ("missing.py:Mine", r"there is no file /.*/missing\.py to take a task from"),
         ("tasks.py", "there is no file .* to take a task from"),
@@ -463,7 +463,7 @@ def test_the_text_of_an_option_takes_the_type_of_its_default(
     [
         (
             {"widht": "16"},
-            r"task Small has no option 'widht'; did you mean width\?; there are \['data', 'env'",
+            r"task Small has no option 'widht' \(did you mean width\?\); there are \['data', 'env'",
         ),
         ({"seed": 3}, "task Small has no option 'seed'"),
         ({"device": "cuda"}, "task Small has no option 'device'"),

@@ -14,7 +14,7 @@ from optuna.distributions import FloatDistribution
 
 import pbt_flow
 from pbt_flow.tracking.create import member_colour
-from pbt_flow.tracking.saved_view import overview, population_view
+from pbt_flow.tracking.saved_view import OVERVIEW, overview, population_view, view_tag
 from pbt_flow.tracking.views import ensure_overview
 
 
@@ -36,6 +36,32 @@ def test_the_score_is_as_wide_as_the_page_and_all_of_it_stands_together_at_the_e
         "PARALLEL",
         ["hparam/lr", "score"],
     )
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_second_donor_has_a_chart_where_there_may_be_one(grouped: bool) -> None:
+    space = {"lr": FloatDistribution(0, 1)}
+    state = state_of(population_view("r" * 32, "view", space, 0.0, grouped=grouped))
+    metrics = [chart.get("metricKey") for chart in state["compareRunCharts"]]
+    assert ("hparams_donor" in metrics) == grouped
+    assert ("tags.`pbt.group`" in state["selectedColumns"]) == grouped
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("exploit", ["truncation", "mfpbt:periods=1/2"])
+def test_a_population_saves_the_view_of_its_kind(exploit: str) -> None:
+    made = pbt_flow.run("toy", population=8, turns=1, exploit=exploit, engine="inline", quiet=True)
+    client = MlflowClient()
+    run = client.get_run(made.run_id)
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert tags[view_tag(OVERVIEW)] == overview(), "the list of all is in the menu as well"
+    state = state_of(tags[view_tag(made.run_id)])
+    metrics = [chart.get("metricKey") for chart in state["compareRunCharts"]]
+    assert ("hparams_donor" in metrics) == (exploit != "truncation")
+    # What is not set is no param, and what is None is written as MLflow writes it.
+    assert "null" not in run.data.params.values()
+    assert "cfg/seconds" not in run.data.params
+    assert run.data.params["cfg/interval"]
 
 
 def test_the_view_of_all_populations_shows_no_member_and_is_always_the_same() -> None:

@@ -16,6 +16,8 @@ NAMES = ("population", "exploit", "explore", "ttest", "rl")
         ("Exploit", "exploit"),
         ("explor", "explore"),
         ("RL", "rl"),
+        ("lr", "rl"),
+        ("tetst", "ttest"),
         ("best", None),
         ("", None),
     ],
@@ -23,7 +25,7 @@ NAMES = ("population", "exploit", "explore", "ttest", "rl")
 def test_a_misspelt_word_is_told_what_it_is_near_to_and_another_nothing(
     word: str, meant: str | None
 ) -> None:
-    assert did_you_mean(word, NAMES) == ("" if meant is None else f"; did you mean {meant}?")
+    assert did_you_mean(word, NAMES) == ("" if meant is None else f" (did you mean {meant}?)")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ BY_ANOTHER_NAME = {
     "import": "import_population",
 }
 """`run(..., exploit="none")` is random search; `import` is a word of Python's own."""
+OF_THE_SHELL = ("completion",)
+"""Commands that are of use to a shell alone."""
 
 
 def commands() -> list[str]:
@@ -32,7 +34,7 @@ def commands() -> list[str]:
     return list(parsers.choices)
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", [name for name in commands() if name not in OF_THE_SHELL])
 def test_each_command_is_a_function(command: str) -> None:
     assert inspect.isfunction(getattr(pbt_flow, BY_ANOTHER_NAME.get(command, command)))
 

@@ -111,7 +111,7 @@ def mistaken(tmp_path, mistake):
 @pytest.mark.parametrize(
     ("engine", "mistake", "told"),
     [
-        ("inline", "pbt.get('clpi', 1.0)", "no hyperparameter 'clpi' in the space; did you mean "),
+        ("inline", "pbt.get('clpi', 1.0)", "no hyperparameter 'clpi' in the space (did you mean "),
         ("inline", "pass", "nobody took the hyperparameter clip in this turn"),
         ("processes", "pass", "nobody took the hyperparameter clip in this turn"),
     ],

@@ -1,0 +1,56 @@
+"""What is printed fits the terminal that it is printed to, and a file gets it as it is."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+
+import pytest
+
+from pbt_flow.utils.terminal import fitted
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+SENTENCE = "  warning: 4 of 8 members have h0 at its upper bound after 11 turns"
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((40, 24)))
+
+
+def test_a_line_ends_between_words_and_goes_on_with_its_indentation() -> None:
+    lines = fitted(f"short\n{SENTENCE}\n", Terminal()).split("\n")
+    assert (lines[0], lines[-1]) == ("short", "")
+    assert len(lines) == 4
+    assert all(len(line) <= 40 for line in lines)
+    assert all(line.startswith("  ") for line in lines[1:3])
+    assert " ".join(" ".join(lines[1:3]).split()) == SENTENCE.strip()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  python -m pbt_flow ui 0123456789abcdef0123456789abcdef",
+        "  pbt-flow resume 0123456789abcdef0123456789abcdef",
+        "population 0123456789abcdef0123456789abcdef0123456789",
+    ],
+)
+def test_a_command_and_a_long_word_are_copied_whole(line: str) -> None:
+    assert line.split()[-1] in fitted(line, Terminal()).split("\n")[-1]
+    if not line.startswith("population"):
+        assert fitted(line, Terminal()) == line
+
+
+def test_what_a_command_says_of_itself_is_a_sentence() -> None:
+    told = "python -m pbt_flow show: error: no run nonsense at sqlite:///mlflow.db"
+    assert len(fitted(told, Terminal()).split("\n")) == 2
+
+
+def test_a_file_gets_the_text_as_it_is() -> None:
+    assert fitted(SENTENCE, io.StringIO()) == SENTENCE
