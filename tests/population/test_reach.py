@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from single_turns import plan
 
 from pbt_flow.engines.inline import InlineEngine
 from pbt_flow.engines.jobs import WorkerContext
@@ -111,7 +112,8 @@ def test_an_engine_runs_no_turn_in_a_worker_that_does_not_see_the_folder(make, t
     def begin():
         engine.start(WorkerContext(task=TaskSpec(name="sample_tasks:Regression"), seed=1))
         engine.open(LocalFolders({0: str(tmp_path)}, token))
-        while not engine.wait(60):
+        engine.submit(plan())
+        while not engine.wait(60):  # a worker that is ready ends the wait as well
             pass
 
     said = f"a worker on {this_machine().host} cannot read {tmp_path}, where turns"
