@@ -7,11 +7,19 @@
 Each kill is a SIGKILL at a random moment: of one worker, of the controller, or of all of them at
 once. A controller that is gone is replaced by `python -m pbt_flow resume RUN`. In the end every
 turn, metric point, reference and digest is counted, from the files and the database alone.
+
+    python -m benchmarks.chaos --kills 24 --targets asleep hung controller
+
+suspends workers as well, with SIGSTOP: one that is `asleep` wakes up after a while, one that is
+`hung` only when all is over. By then its turn may have been given up, run again and committed, or
+its controller killed and replaced. The task comes to other numbers in each attempt, as on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import os
 import random
 import signal
@@ -30,10 +38,12 @@ from optuna.distributions import FloatDistribution
 import pbt_flow
 from pbt_flow import Task
 from pbt_flow.commands.stored_population import StoredPopulation
-from pbt_flow.population.checkpoints import file_digest
+from pbt_flow.population.checkpoints import file_digest, state_place
+from pbt_flow.population.turn_files import ERROR, RECORD, file_place, owner_of, turn_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("worker", "worker", "controller", "everything")
+SUSPENSIONS = ("asleep", "hung")
 
 
 class Walk(Task):
@@ -42,10 +52,16 @@ class Walk(Task):
     space: ClassVar = {"lr": FloatDistribution(1e-4, 0.5, log=True)}
     direction = "minimize"
 
-    def __init__(self, *, seed: int, device: str = "cpu", log: str = "") -> None:
-        """Write a line to the file `log` for each turn that begins."""
+    def __init__(
+        self, *, seed: int, device: str = "cpu", log: str = "", repeats: bool = True
+    ) -> None:
+        """Write a line to the file `log` for each turn that begins.
+
+        Without `repeats` no attempt at a turn comes to the numbers of another one.
+        """
         super().__init__(seed=seed, device=device)
         torch.manual_seed(seed)
+        self.repeats = repeats
         self.log, self.net = log, torch.nn.Linear(8, 1)
         self.optimizer = torch.optim.SGD(self.net.parameters(), lr=1.0, momentum=0.9)
 
@@ -65,6 +81,9 @@ class Walk(Task):
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+        if not self.repeats:
+            with torch.no_grad():
+                self.net.bias += int.from_bytes(os.urandom(2)) / 2**24
         return {"loss": loss.item()}
 
     def evaluate(self) -> float:
@@ -91,6 +110,9 @@ class Chaos:
         """The digest of each record that was there at some kill."""
         self.changed = 0
         self.turns = given.turns
+        self.asleep: dict[int, float] = {}
+        """The workers that are suspended, each with the time at which it wakes up."""
+        self.suspends = bool(set(given.targets) & set(SUSPENSIONS))
 
     def start(self, *arguments: object) -> None:
         """Start a controller."""
@@ -107,9 +129,12 @@ class Chaos:
             *("run", "--task", f"{ROOT}/benchmarks/chaos.py:Walk", "--mode", mode, "--seed", 0),
             *("--set", f"log={Path.cwd()}/attempts", "--workers", workers),
             *("--population", self.given.population, "--turns", self.turns, "--interval", 100),
-            *("--stages", stages),
+            *("--stages", stages, "--set", f"repeats={not self.suspends}"),
+            *(("--turn-timeout", self.given.turn_timeout) if self.suspends else ()),
+            # That workers are suspended says nothing about a member.
+            *(("--max-failures", 1000) if self.suspends else ()),
         )
-        while not list(Path().rglob("turn.json")):
+        while not list(Path().rglob("turn*.json")):
             self.check()
             time.sleep(0.05)
         run_id = Path("output").read_text().split("population ")[1].split()[0]
@@ -122,10 +147,34 @@ class Chaos:
                 self.turns += 5  # it has come to its end: give it more to do
             if self.process.poll() is not None:
                 self.start("resume", run_id, "--turns", self.turns)
-        while self.process.wait():
+        while self.wait_for_the_end():
             self.check()
             self.start("resume", run_id, "--turns", self.turns)
+        # Whoever is suspended still wakes up now, when nobody is there to delete what it writes.
+        self.wake(math.inf)
+        time.sleep(2.0 if self.suspends else 0.0)
         return run_id
+
+    def wait_for_the_end(self) -> int:
+        """Wait until the controller has ended, while workers wake up; return its exit code."""
+        while self.process.poll() is None:
+            self.wake(time.monotonic())
+            time.sleep(0.05)
+        return self.process.returncode
+
+    def wake(self, now: float) -> None:
+        """Let workers go on whose time has come."""
+        for pid in [pid for pid, until in self.asleep.items() if until <= now]:
+            del self.asleep[pid]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def suspend(self, target: str, pid: int) -> None:
+        """Suspend a worker: for up to three times as long as a turn may take, or to the end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+            seconds = self.rng.uniform(0, 3 * self.given.turn_timeout)
+            self.asleep[pid] = time.monotonic() + seconds if target == "asleep" else 1e9
 
     def check(self) -> int | None:
         """How the controller ended, if it has; a way that it must never end stops everything."""
@@ -140,6 +189,7 @@ class Chaos:
         while self.process.poll() is None and (
             time.monotonic() < until or self.committed() == before
         ):
+            self.wake(time.monotonic())
             time.sleep(0.01)
 
     def committed(self) -> int:
@@ -153,7 +203,14 @@ class Chaos:
         for path in records():
             digest = file_digest(path)
             self.changed += self.seen.setdefault(path, digest) != digest
-        if target == "worker" and workers:
+        forked = [one for child in children(controller) for one in descendants(child)]
+        able = sorted(set(forked) - self.asleep.keys())
+        if target in SUSPENSIONS and able:
+            self.suspend(target, self.rng.choice(able))
+            self.in_flight += 1
+        elif target in SUSPENSIONS:
+            return
+        elif target == "worker" and workers:
             os.kill(self.rng.choice(workers), signal.SIGKILL)
             self.in_flight += 1
         elif target == "everything":
@@ -161,7 +218,7 @@ class Chaos:
         else:
             target = "controller"
             os.kill(controller, signal.SIGKILL)
-        if target != "worker":
+        if target not in ("worker", *SUSPENSIONS):
             self.process.wait()
             self.in_flight += self.given.workers
         self.kills[target] += 1
@@ -169,17 +226,22 @@ class Chaos:
 
 def records() -> Iterator[Path]:
     """The records that are committed."""
-    return Path("mlruns").rglob("turn.json")
+    return Path("mlruns").rglob("turn*.json")
 
 
 def descendants(pid: int) -> list[int]:
     """The processes of a controller: its workers, and the one that they were forked from."""
+    own = children(pid)
+    return [*own, *(one for child in own for one in descendants(child))]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has begun and that have not ended."""
     try:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
     except OSError:
         return []
-    return [*children, *(one for child in children for one in descendants(child))]
 
 
 def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
@@ -213,7 +275,8 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
     for turn in turns:
         start, donor = turn.plan.start, turn.plan.donor
         if start is not None:
-            dangling += history.turn(start.member, start.turn).checkpoint != start
+            given = history.turn(start.member, start.turn).checkpoint
+            dangling += given is None or (given, given.attempt) != (start, start.attempt)
         if donor is not None:
             sources = [history.turn(source.member, source.turn) for source in donor.sources]
             dangling += sum(not source.ok for source in sources)
@@ -221,17 +284,22 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
     states = {path for place in places.values() for path in place.rglob("*") if path.is_file()}
     # What there is for people beside a turn: why it failed, if it did.
     texts = {
-        places[t.member] / f"turns/{t.number:06d}" / name
+        places[t.member] / file_place(kind, t.number, t.plan.attempt)
         for t in turns
-        for name in ("turn.json", *(() if t.ok else ("error.txt",)))
+        for kind in (RECORD, *(() if t.ok else (ERROR,)))
     }
     states -= texts
+    attempts_of = {(places[t.member] / turn_folder(t.number)): t.plan.attempt for t in turns}
+    woken = {path for path in states if owner_of(path.name) != attempts_of.get(path.parent)}
+    if chaos.suspends:
+        # They were written after the last controller had ended: a resume deletes them.
+        states -= woken
     for member in history.present:
         if (stands_on := member.checkpoint) is not None:
-            path = places[stands_on.member] / f"turns/{stands_on.turn:06d}/state.pt"
+            path = places[stands_on.member] / state_place(stands_on)
             dangling += not path.is_file()
     named = {
-        places[t.member] / f"turns/{t.number:06d}/state.pt": t.checkpoint.digest
+        places[t.member] / state_place(t.checkpoint): t.checkpoint.digest
         for t in turns
         if t.checkpoint is not None
     }
@@ -246,6 +314,10 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
         "committed records that changed afterwards": chaos.changed,
         f"attempts beside the turns (in flight at the kills: at most {chaos.in_flight})": attempts
         - len(turns),
+        "turns that an attempt later than the first decided": sum(
+            turn.plan.attempt.number > 1 for turn in turns
+        ),
+        "files of workers that woke up after the end": len(woken),
         "turns given up, since killed twice (a stated outcome)": sum(
             turn.status == "lost" for turn in turns
         ),
@@ -259,7 +331,8 @@ def report(chaos: Chaos, run_id: str, seconds: float) -> bool:
     }
     bad = lost_records + again + chaos.changed + twice + missing + dangling + wrong
     bad += set(statuses) != {"FINISHED"}
-    if chaos.given.mode == "generational" and not any(t.status == "lost" for t in turns):
+    repeats = not chaos.suspends and not any(turn.status == "lost" for turn in turns)
+    if chaos.given.mode == "generational" and repeats:
         whole = pbt_flow.run(
             f"{ROOT}/benchmarks/chaos.py:Walk",
             mode="generational",
@@ -293,7 +366,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--every", type=float, default=2.0, help="mean seconds between kills")
     parser.add_argument("--mode", default="async", choices=["async", "generational"])
-    parser.add_argument("--targets", nargs="+", default=TARGETS, choices=sorted(set(TARGETS)))
+    parser.add_argument(
+        "--targets", nargs="+", default=TARGETS, choices=sorted({*TARGETS, *SUSPENSIONS})
+    )
+    parser.add_argument("--turn-timeout", type=float, default=6.0, help="where workers hang")
     parser.add_argument("--population", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=20)

@@ -111,7 +111,9 @@ class Nowhere:
     def ignore(self, *arguments: Any, **named: Any) -> None:
         """Whatever is told here goes nowhere."""
 
-    log_turn = log_population = delete_checkpoint = retire = turn = tick = say = tag = ignore
+    log_turns = log_records = log_population = delete_checkpoint = retire = turn = tick = say = (
+        tag
+    ) = ignore
 
 
 class Timed(Controller):

@@ -43,6 +43,8 @@ def events(made: Simulation) -> Iterable[Any]:
         for turn in made.history.turns[member]:
             plain = turn_to_json(turn)
             del plain["seconds"], plain["started"]
+            # Which try of a turn it was names its files, and is no event.
+            del plain["plan"]["attempt"]
             yield plain
 
 

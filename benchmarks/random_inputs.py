@@ -488,10 +488,10 @@ def random_strategies(rng: random.Random) -> dict[str, Any]:
     )
     explore = rng.choice(
         (
-            f"perturb:factors={rng.choice(('0.8/1.25', '0.5/2', '0.9/1/1.1'))},"
+            f"perturb:factors={rng.choice(('0.8/1.25', '0.5/2', '0.9/1.1/2'))},"
             f"resample_probability={rng.choice((0, 0.1, 0.5, 1))},"
             f"choice_probability={rng.choice((0, 0.25, 1))}",
-            f"gaussian:sigma={rng.choice((0.001, 0.1, 3))},resample_probability={share}",
+            f"gaussian:sigma={rng.choice((0.001, 0.1, 1))},resample_probability={share}",
             f"resample:probability={rng.choice((0.1, 1))}",
             "resample",
             "none",
@@ -499,7 +499,7 @@ def random_strategies(rng: random.Random) -> dict[str, Any]:
     )
     samplers = ("TPESampler", "RandomSampler", "CmaEsSampler", "QMCSampler")
     resample = rng.choice(
-        ("uniform", "latin", "sobol", f"optuna:sampler={rng.choice(samplers)}", "pb2")
+        ("uniform", "optuna:sampler=TPESampler", "pb2", "pb2:window=5")
         if not exploit.startswith("mfpbt")
         else ("uniform", "pb2", "pb2:window=5")
     )

@@ -50,10 +50,13 @@ if TYPE_CHECKING:
     from pbt_flow.commands.ui import ui
     from pbt_flow.commands.watch import watch
     from pbt_flow.joining import join
+    from pbt_flow.population.finalist import Finalist
+    from pbt_flow.population.history import History
     from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
-    from pbt_flow.population.result import Finalist, Result
+    from pbt_flow.population.result import Result
     from pbt_flow.settings import Settings
     from pbt_flow.task import Task
+    from pbt_flow.training.turn_callbacks import STOP
 
 __version__ = "0.2.0.dev0"
 PACKAGE = "pbt_flow.tasks"
@@ -88,8 +91,10 @@ __all__ = [
     "export_winner",
     "delete",
     # what is taken and returned
+    "STOP",
     "Task",
     "Settings",
+    "History",
     "Result",
     "Finalist",
     "Member",
@@ -136,9 +141,12 @@ _PLACES = {
     "commands.watch": ("watch",),
     "joining": ("join",),
     "population.records": ("Checkpoint", "Donor", "Member", "Plan", "Turn"),
-    "population.result": ("Finalist", "Result"),
+    "population.finalist": ("Finalist",),
+    "population.history": ("History",),
+    "population.result": ("Result",),
     "settings": ("Settings",),
     "task": ("Task",),
+    "training.turn_callbacks": ("STOP",),
 }
 """Where each name of the front door is to be found."""
 _THERE = {"resume_replay": "resume"}

@@ -33,7 +33,7 @@ from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler
 from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
 from pbt_flow.utils.devices import usual_workers
-from pbt_flow.utils.text import did_you_mean
+from pbt_flow.utils.text import did_you_mean, nearest
 
 Mode = Literal["async", "generational"]
 NONE = "none"
@@ -74,7 +74,8 @@ class Settings:
     population: int = _setting(8, "members trained side by side, at least 2")
     workers: int = _setting(
         None,
-        "turns that run at once, each in a process; default: one a core, or one a GPU",
+        "turns that run at once, each in a process; default: one a core, or one a GPU, and one a "
+        "member where engine is ray",
         on_resume=True,
     )
     turns: int = _setting(20, "turns of each member (the budget)", on_resume=True)
@@ -149,15 +150,21 @@ class Settings:
         "turn and at least 5 minutes, as none says too; inf: never",
         on_resume=True,
     )
-    engine: Literal["processes", "inline"] = _setting(
+    engine: Literal["processes", "inline", "ray"] = _setting(
         "processes",
-        "where turns run: worker processes, which keep what a turn prints as its output.txt, or "
-        "inline in this one",
+        "where turns run: worker processes, which keep what a turn prints as its output.txt, "
+        "inline in this one, or ray: on the Ray cluster that RAY_ADDRESS names",
         on_resume=True,
     )
     device: str = _setting(
         "cpu",
         "cpu, cuda (a worker sees one GPU; more workers than GPUs share them) or as torch names it",
+        on_resume=True,
+    )
+    gpu_share: float | None = _setting(
+        None,
+        "GPUs that each worker of engine ray holds, such as 0.5 of one; default: 1 where device "
+        "is cuda, else none",
         on_resume=True,
     )
     threads: int = _setting(
@@ -201,7 +208,7 @@ class Settings:
         kind = task if isinstance(task, Declaration) else declare(task)
         known = {f.name for f in dataclasses.fields(cls)} - {"task"}
         # Where turns run is decided before the task is read, and is not the task's affair.
-        own = known - {"engine", "workers", "device", "threads"}
+        own = known - {"engine", "workers", "device", "threads", "gpu_share"}
         sources = (
             ("", given, known),
             (f"defaults of task {kind.label}: ", kind.defaults, own),
@@ -209,17 +216,15 @@ class Settings:
         )
         for source, values, possible in sources:
             if unknown := sorted(set(values) - possible):
-                option = unknown[0] in kind.options and not source
-                raise SettingsError(
-                    f"{source}no setting {unknown[0]!r}"
-                    + ("" if option else did_you_mean(unknown[0], possible))
-                    + "; "
-                    + (
-                        f"as an option of the task it goes into options={{{unknown[0]!r}: ...}}"
-                        if option
-                        else f"there are {sorted(possible)}"
-                    )
-                )
+                word, options = unknown[0], [] if source else list(kind.options)
+                near = nearest(word, [*possible, *options])
+                if word in options:
+                    way = f"; as an option of the task it goes into options={{{word!r}: ...}}"
+                elif near in options:
+                    way = f" (did you mean the option of the task, options={{{near!r}: ...}}?)"
+                else:
+                    way = f"{did_you_mean(word, possible)}; there are {sorted(possible)}"
+                raise SettingsError(f"{source}no setting {word!r}{way}")
         if quick and not kind.quick:
             raise SettingsError(
                 f"task {kind.label} has no quick settings; give population, turns and interval"
@@ -233,7 +238,13 @@ class Settings:
                 k: v for of in sources_of for k, v in of.get("options", {}).items()
             }
         if values.get("workers") is None:
-            values["workers"] = usual_workers(values.get("device"))
+            # How many workers a cluster has room for is not known here, and may change.
+            on_cluster = values.get("engine") == "ray"
+            values["workers"] = (
+                values.get("population", cls.population)
+                if on_cluster
+                else usual_workers(values.get("device"))
+            )
         options, initial = values.get("options", {}), values.get("initial", ())
         if not isinstance(options, Mapping):
             raise SettingsError(f"options must map names to values, got {options!r}")
@@ -457,6 +468,26 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
+        self._check_gpu_share()
+
+    def _check_gpu_share(self) -> None:
+        """Refuse a number of GPUs that Ray has no room for on any machine.
+
+        Raises:
+            SettingsError: It is negative, or more than one and no whole number.
+        """
+        share = self.gpu_share
+        if share is None:
+            return
+        if share < 0 or (share > 1 and share != int(share)):
+            raise SettingsError(
+                f"gpu_share must be a part of 1, or a whole number of GPUs, got {share:g}"
+            )
+        if share and self.engine != "ray":
+            raise SettingsError(
+                f"gpu_share is for engine ray, got {share:g} with engine {self.engine}, where a "
+                "worker takes a GPU if device is cuda; give gpu_share none"
+            )
 
     def check_model(self, kind: Declaration) -> None:
         """Refuse to register the model of a task that keeps none.

@@ -77,11 +77,11 @@ IN_A_TURN = {
     "it is scored": Point(owner="sample_tasks:Regression", name="evaluate", nth=10),
     # Of each turn the state is published first, and then the record.
     "its state is written and has no name": Point(
-        owner="pbt_flow.population.checkpoints", name="_rename_durably", nth=19, before=True
+        owner="pbt_flow.population.checkpoints", name="_name_durably", nth=19, before=True
     ),
     "its state is there": Point(owner="pbt_flow.engines.worker", name="save_state", nth=10),
     "its record is written and has no name": Point(
-        owner="pbt_flow.population.checkpoints", name="_rename_durably", nth=20, before=True
+        owner="pbt_flow.population.checkpoints", name="_name_durably", nth=20, before=True
     ),
     "its record is there": Point(
         owner="pbt_flow.population.checkpoints:LocalFolders", name="commit", nth=10
@@ -93,9 +93,9 @@ IN_THE_CONTROLLER = {
         owner="pbt_flow.training.controller", name="advise", nth=2, where=_copies
     ),
     "a turn is accepted": _controller("accept", 10),
-    "the next turn is begun and this one not logged": _store("log_turn", 10, before=True),
-    "a turn is logged": _store("log_turn", 10),
-    "the first turn of all is logged": _store("log_turn", 1),
+    "the next turn is begun and this one not logged": _store("log_turns", 4, before=True),
+    "a turn is logged": _store("log_turns", 4),
+    "the first turn of all is logged": _store("log_turns", 1),
     "a round is not logged yet": _store("log_population", 2, before=True),
     "a round is logged": _store("log_population", 2),
     "a checkpoint is to be deleted": _store("delete_checkpoint", 3, before=True),
@@ -126,11 +126,22 @@ IN_THE_CONTROLLER = {
 IN_A_RESUME = {
     "the population is claimed": _store("claim", 1),
     "the missing turns are known": _store("projected", 4),
+    "it is not said yet what was found": _store("accept", 1, before=True),
+    "it is said what was found": _store("accept", 1),
+    "what other attempts left is to be deleted": _store("discard_attempts", 2, before=True),
     "half of the runs are running again": _client("update_run", 3),
     "the first turn after it is committed": Point(
         owner="pbt_flow.population.checkpoints:LocalFolders", name="commit", nth=1
     ),
 }
+IN_THE_THREADS = (
+    "the next turn is begun and this one not logged",
+    "a turn is logged",
+    "a round is logged",
+    "a checkpoint is to be deleted",
+    "a checkpoint is deleted",
+)
+"""The points that threads of the controller come to."""
 BEFORE_ALL = {"the runs are being made": _client("log_dict", 1, before=True)}
 IN_STAGES = {
     "the last turn of a stage is there and its end not seen": _controller("accept", 8, before=True),
@@ -167,7 +178,9 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run_to(name: str, mode: str, folder: str, run_id: str | None = None) -> None:
+def run_to(
+    name: str, mode: str, folder: str, run_id: str | None = None, engine: str = "inline"
+) -> None:
     """In a process of its own: run or resume a population in this folder, and die at the point."""
     os.chdir(folder)
     POINTS[name].arm(die)
@@ -179,7 +192,8 @@ def run_to(name: str, mode: str, folder: str, run_id: str | None = None) -> None
             settings = STAGES
         elif name in IN_GROUPS:
             settings = GROUPS
-        pbt_flow.run(Regression, mode=mode, engine="inline", quiet=True, **settings)
+        task = Regression if engine == "inline" else "sample_tasks:Regression"
+        pbt_flow.run(task, mode=mode, engine=engine, quiet=True, **settings)
     else:
         pbt_flow.resume(run_id, quiet=True)
 

@@ -25,6 +25,7 @@ from pbt_flow.strategies.exploit import BinaryTournament, NoExploit, Truncation,
 from pbt_flow.strategies.explore import Gaussian, NoExplore, Perturb, Resample
 from pbt_flow.strategies.samplers import LatinHypercube, OptunaSampler, Sobol, Uniform
 from pbt_flow.task import Task, TaskError, declare
+from pbt_flow.utils.cores import count_cores
 
 
 class Small(Idle):
@@ -332,7 +333,10 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
             for name in ("register", "device", "name", "experiment")
         ),
         ({"mode": "sync"}, r"mode must be one of \['async', 'generational'\], got 'sync'"),
-        ({"engine": "ray"}, r"engine must be one of \['processes', 'inline'\], got 'ray'"),
+        ({"engine": "dask"}, r"engine must be one of \['processes', 'inline', 'ray'\], got 'dask'"),
+        ({"engine": "ray", "gpu_share": 1.5}, "gpu_share must be a part of 1, or a whole number"),
+        ({"engine": "ray", "gpu_share": -0.5}, "gpu_share must be a part of 1, or a whole number"),
+        ({"gpu_share": 0.5}, "gpu_share is for engine ray, got 0.5 with engine processes, where"),
         (
             {"population": 2, "initial": [{"lr": 0.1, "layers": n} for n in (1, 2, 3)]},
             "initial gives 3 members to a population of 2",
@@ -424,8 +428,18 @@ ON_RESUME: dict[str, Any] = {
     "warm": 2,
     "engine": "inline",
     "device": "meta",
+    "gpu_share": 0.0,
 }
 FIXED = [f.name for f in dataclasses.fields(Settings) if f.name not in ON_RESUME]
+
+
+def test_on_a_cluster_each_member_may_have_a_worker_whatever_this_machine_has() -> None:
+    assert made(engine="ray", population=30).workers == 30
+    assert made(engine="ray").workers == made().population
+    assert made(engine="ray", workers=3).workers == 3
+    assert made().workers == count_cores()
+    for share in (0.25, 1, 2.0):
+        assert made(engine="ray", gpu_share=share).gpu_share == share
 
 
 @pytest.mark.parametrize("name", ON_RESUME)
@@ -471,7 +485,7 @@ def test_a_resume_without_changes_changes_nothing() -> None:
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"turns": "9"}, "turns must be a whole number, got '9'"),
         ({"seconds": -1}, "seconds must be above 0, got -1"),
-        ({"engine": "ray"}, "engine must be one of"),
+        ({"engine": "dask"}, "engine must be one of"),
     ],
 )
 def test_what_a_resume_changes_is_checked(given: Mapping[str, Any], message: str) -> None:
@@ -501,7 +515,7 @@ _settings = st.fixed_dictionaries(
         "name": st.text(max_size=9),
         "device": st.sampled_from(["cpu", "cuda", "cuda:1"]),
         "warm": st.integers(1, 9),
-        "engine": st.sampled_from(["processes", "inline"]),
+        "engine": st.sampled_from(["processes", "inline", "ray"]),
     },
 )
 

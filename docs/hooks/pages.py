@@ -5,6 +5,7 @@ MkDocs calls the functions that begin with `on_`.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -64,8 +65,21 @@ def source_page(path: str) -> str:
     """A file of the repository as a page, which the search leaves out."""
     language = LANGUAGES.get(Path(path).suffix, "text")
     text = (ROOT / path).read_text("utf-8")
+    if path.endswith(".ipynb"):
+        language, text = "python", notebook_as_script(text)
     head = f"---\nsearch: {{exclude: true}}\n---\n\n# {path}\n"
     return f"{head}\n``````{language}\n{text.rstrip()}\n``````\n"
+
+
+def notebook_as_script(text: str) -> str:
+    """The cells of a notebook as editors show it in a script, with its sentences as comments."""
+    cells = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] != "code":
+            source = "\n".join(f"# {line}".rstrip() for line in source.splitlines())
+        cells.append(f"# %%\n{source}\n")
+    return "\n".join(cells)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

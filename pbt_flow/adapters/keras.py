@@ -10,7 +10,6 @@ state holds variables by their place and not by their names.
 from __future__ import annotations
 
 import abc
-import math
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -20,6 +19,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 import numpy as np
 
+from pbt_flow.adapters.keras_hyperparameters import ModelHyperparameters, SeenRates
 from pbt_flow.adapters.randomness import drawn_alike
 from pbt_flow.exceptions import TaskError
 from pbt_flow.space import Hparams
@@ -32,7 +32,7 @@ class ModelTask(Task):
     score: ClassVar[str]
     """The name of that metric, such as `accuracy`, or `loss`."""
     fit_settings: ClassVar[Mapping[str, Any]] = {}
-    """Arguments of `fit`, such as `{"batch_size": 64}`."""
+    """Arguments of `fit`, such as `{"batch_size": 64}`, and callbacks among them."""
     defaults: ClassVar[Mapping[str, Any]] = {"interval": 1}
 
     @abc.abstractmethod
@@ -60,9 +60,7 @@ class ModelTask(Task):
             self.net.optimizer.build(self.net.trainable_variables)
             # The first call builds loss and metrics, for which it draws random numbers.
             self.net.evaluate(*self._validation, steps=1, verbose=0)
-        self._layers = [one for one in self.net._flatten_layers() if hasattr(one, "rate")]
-        for name in self.space:
-            self._holders(name)
+        self._live = ModelHyperparameters(self.net, self.space)
         self._found: Mapping[str, float] = {}
 
     def reseed(self, seed: int) -> None:
@@ -74,18 +72,18 @@ class ModelTask(Task):
                 generator.state.assign(np.array([seed % 2**31, 0]))
 
     def train(self, hparams: Hparams, steps: int) -> Mapping[str, float]:
-        for name, value in hparams.items():
-            for holder, attribute in self._holders(name):
-                setattr(holder, attribute, value)
-        seen = _SeenRates()
+        self._live.begin(hparams)
+        settings = dict(self.fit_settings)
+        # Ours goes last, and sees what the user's have set.
+        callbacks = [*settings.pop("callbacks", ()), SeenRates(self._live)]
         with keras.device(self.device):
             fitted = self.net.fit(
-                *self._training, epochs=steps, verbose=0, callbacks=[seen], **self.fit_settings
+                *self._training, epochs=steps, verbose=0, callbacks=callbacks, **settings
             )
         losses = fitted.history["loss"]
         if len(losses) != steps:
             raise TaskError(f"fit made {len(losses)} of {steps} epochs")
-        return {"loss": float(losses[-1]), **self._prove(hparams, seen)}
+        return {"loss": float(losses[-1]), **self._live.prove(hparams)}
 
     def evaluate(self) -> float:
         with keras.device(self.device):
@@ -110,70 +108,3 @@ class ModelTask(Task):
 
     def _variables(self) -> list[Any]:
         return [*self.net.variables, *self.net.optimizer.variables]
-
-    def _holders(self, name: str) -> list[tuple[Any, str]]:
-        """The objects that have a hyperparameter, and its name there.
-
-        Raises:
-            TaskError: There are none, or it cannot be set.
-        """
-        if name == "dropout" and self._layers:
-            return [(layer, "rate") for layer in self._layers]
-        optimizer = self.net.optimizer
-        if name == "learning_rate":
-            if isinstance(
-                optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule
-            ):
-                raise TaskError("learning_rate is a schedule of the optimizer's; give it a number")
-            return [(optimizer, name)]
-        if isinstance(vars(optimizer).get(name), int | float):
-            return [(optimizer, name)]
-        raise TaskError(
-            f"{name}: neither an attribute of {type(optimizer).__name__} that is a number, as "
-            "learning_rate or weight_decay where it was given one, nor dropout of layers that the "
-            "model has"
-        )
-
-    def _prove(self, hparams: Hparams, seen: _SeenRates) -> dict[str, float]:
-        """What was live in training, as metrics to record.
-
-        Raises:
-            TaskError: It was something else than what was asked for.
-        """
-        live = {}
-        for name, value in hparams.items():
-            asked = _number(name, value)
-            found = seen.rates
-            if name != "learning_rate":
-                found = {getattr(holder, attribute) for holder, attribute in self._holders(name)}
-            for one in found:
-                # The rate is a variable of 32 bits.
-                if not math.isclose(float(one), asked, rel_tol=1e-6):
-                    raise TaskError(
-                        f"{name}: {asked!r} was asked for, and Keras trained with {float(one)!r}; "
-                        "a callback or a schedule sets it too"
-                    )
-            live[f"live/{name}"] = asked
-        return live
-
-
-def _number(name: str, value: Any) -> float:
-    """A hyperparameter's value as a number.
-
-    Raises:
-        TaskError: It is none.
-    """
-    if not isinstance(value, int | float):
-        raise TaskError(f"{name} is {value!r}; what an optimizer or a layer takes is a number")
-    return float(value)
-
-
-class _SeenRates(keras.callbacks.Callback):  # type: ignore[misc]
-    """The rates that the optimizer has used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rates: set[float] = set()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.rates.add(float(self.model.optimizer.learning_rate))

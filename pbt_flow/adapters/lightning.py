@@ -18,12 +18,11 @@ import lightning
 import torch
 
 from pbt_flow.adapters.lightning_fit import (
-    HELD,
     HeldCheckpoint,
     LiveHyperparameters,
-    quiet,
     with_interned_keys,
 )
+from pbt_flow.adapters.lightning_trainer import Function, device_settings, run_trainer
 from pbt_flow.adapters.places import targets_in_module, targets_named
 from pbt_flow.adapters.randomness import drawn_alike
 from pbt_flow.exceptions import TaskError
@@ -31,15 +30,6 @@ from pbt_flow.joining.hyperparameters import AttributeTarget
 from pbt_flow.joining.randomness import seed_generators
 from pbt_flow.space import Hparams
 from pbt_flow.task import Task
-
-_QUIET = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-}
-"""Settings of a Trainer of which there is one a turn; `trainer_settings` may say otherwise."""
 
 
 class ModuleTask(Task):
@@ -143,37 +133,15 @@ class ModuleTask(Task):
         named = targets_named(name, self.places(name))
         return named or targets_in_module(name, self.module)
 
-    def _call(self, function: str, callbacks: list[Any], settings: dict[str, Any]) -> Any:
+    def _call(self, function: Function, callbacks: list[Any], settings: dict[str, Any]) -> Any:
         """Let a new Trainer fit or validate, from the held checkpoint on; the Trainer."""
-        own = dict(self.trainer_settings())
-        merged = _QUIET | _device_settings(self.device) | own | settings
-        merged["callbacks"] = [*callbacks, *_as_list(own.get("callbacks"))]
-        merged["plugins"] = [self._held, *_as_list(own.get("plugins"))]
-        data = {"datamodule": self.data}
-        if isinstance(self.data, tuple):
-            training, validation = self.data
-            data = {"train_dataloaders": training}
-            if function == "validate":
-                data = {"dataloaders": validation}
-        path = None if self._held.checkpoint is None else HELD
-        with quiet():
-            trainer = lightning.Trainer(**merged)
-            if function == "fit":
-                trainer.fit(self.module, ckpt_path=path, **data)
-            else:
-                trainer.validate(self.module, ckpt_path=path, verbose=False, **data)
-        return trainer
-
-
-def _device_settings(device: str) -> dict[str, Any]:
-    place = torch.device(device)
-    return {
-        "accelerator": place.type,
-        "devices": 1 if place.type == "cpu" else [place.index or 0],
-    }
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+        own = {**device_settings(self.device), **self.trainer_settings()}
+        return run_trainer(
+            function,
+            self.module,
+            self.data,
+            held=self._held,
+            callbacks=callbacks,
+            settings=settings,
+            own=own,
+        )

@@ -9,21 +9,20 @@ constant in it: a schedule that the arguments name is for a run of known length,
 from __future__ import annotations
 
 import abc
-import copy
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 from transformers import Trainer
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pbt_flow.adapters.places import WAYS_OUT, targets_in_module, targets_named
+from pbt_flow.adapters.transformers_trainer import prepare_trainer
+from pbt_flow.adapters.transformers_weights import fingerprint, mean_weights, weights_of
+from pbt_flow.adapters.transformers_weights import with_shared_weights as with_shared_weights
 from pbt_flow.exceptions import TaskError
 from pbt_flow.joining.hyperparameters import AttributeTarget, Hyperparameters
 from pbt_flow.joining.randomness import seed_generators
-from pbt_flow.space import Hparams, from_unit
+from pbt_flow.space import Hparams
 from pbt_flow.task import Task
 
 _READ_AT_EACH_STEP = ("max_grad_norm",)
@@ -58,23 +57,14 @@ class TrainerTask(Task):
         super().__init__(seed=seed, device=device)
         seed_generators(seed)
         self.trainer = trainer = self.make_trainer()
-        self._check_trainer()
-        trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
-        args = trainer.args
-        args.lr_scheduler_type, args.warmup_steps = "constant", 0
-        args.save_strategy = args.eval_strategy = "no"
-        for name, dist in self.space.items():
-            # A group that begins without weight decay, as those of norms do, is to stay without.
-            if hasattr(args, name):
-                setattr(args, name, from_unit(0.5, dist))
+        prepare_trainer(trainer, self.space, self.device)
         self._optimizer = trainer.create_optimizer()
         self._live = Hyperparameters(self.space, type(self).__name__, WAYS_OUT)
         self._live.attach({"optimizer": self._optimizer})
         self._live.watch({"optimizer": self._optimizer})
         self._live.add_targets(target for name in self.space for target in self._targets_of(name))
         self._live.check_taken()
-        self._frozen = _fingerprint(self._weights(trained=False))
+        self._frozen = fingerprint(weights_of(self.model(), trained=False))
         self._found: Mapping[str, float] = {}
 
     def reseed(self, seed: int) -> None:
@@ -111,7 +101,7 @@ class TrainerTask(Task):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "trained": self._weights(trained=True),
+            "trained": weights_of(self.model(), trained=True),
             "optimizer": self._optimizer.state_dict(),
             "frozen": self._frozen,
         }
@@ -127,11 +117,7 @@ class TrainerTask(Task):
 
     def average(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
         # Not the frozen weights, which other members may share.
-        means = dict(states[0]["trained"])
-        for name, tensor in means.items():
-            if tensor.is_floating_point():
-                means[name] = torch.stack([state["trained"][name] for state in states]).mean(0)
-        return {**states[0], "trained": means}
+        return {**states[0], "trained": mean_weights([state["trained"] for state in states])}
 
     def model(self) -> nn.Module:
         assert self.trainer.model is not None
@@ -139,64 +125,14 @@ class TrainerTask(Task):
 
     def understood(self) -> Mapping[str, str]:
         trained, frozen = (
-            sum(tensor.numel() for tensor in self._weights(trained=which).values())
+            sum(tensor.numel() for tensor in weights_of(self.model(), trained=which).values())
             for which in (True, False)
         )
         kind = f"{type(self.model()).__name__}; {trained:,} weights are trained, {frozen:,} frozen"
         return {"model": kind, "hyperparameters": self._live.describe()}
-
-    def _weights(self, *, trained: bool) -> dict[str, torch.Tensor]:
-        """The frozen parameters, or all that is in a state of the model beside them."""
-        found = {}
-        for name, tensor in self.model().state_dict(keep_vars=True).items():
-            is_frozen = isinstance(tensor, nn.Parameter) and not tensor.requires_grad
-            if is_frozen != trained:
-                found[name] = tensor.detach()
-        return found
 
     def _targets_of(self, name: str) -> list[AttributeTarget]:
         places = list(self.places(name))
         if name in _READ_AT_EACH_STEP:
             places.append((self.trainer.args, name))
         return targets_named(name, places) or targets_in_module(name, self.model())
-
-    def _check_trainer(self) -> None:
-        """Refuse a trainer that would train something else than the state holds.
-
-        Raises:
-            TaskError: It would.
-        """
-        trainer = self.trainer
-        if trainer.model_init is not None:
-            raise TaskError(
-                "make_trainer() gives model_init, by which each train() would begin with a fresh "
-                "model, the same in all members; give model=..."
-            )
-        if trainer.lr_scheduler is not None:
-            raise TaskError(
-                "make_trainer() gives a scheduler, which is in no checkpoint; give "
-                "optimizers=(optimizer, None), since PBT finds the schedule of the rate"
-            )
-        if trainer.args.device.type != torch.device(self.device).type:
-            raise TaskError(
-                f"the trainer is on {trainer.args.device}, and the member on {self.device}; give "
-                "TrainingArguments(use_cpu=self.device == 'cpu')"
-            )
-
-
-def with_shared_weights(model: nn.Module) -> nn.Module:
-    """A copy of a model that has the very same parameters, and modules of its own.
-
-    Adapters that are put into it leave the model as it was. So a hundred members in one process
-    need the memory of one frozen model.
-    """
-    return copy.deepcopy(model, {id(one): one for one in model.parameters()})
-
-
-def _fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
-    """Tells other weights apart by the first few numbers of each tensor, which costs little."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        first = tensor.flatten()[:16].float().cpu()
-        digest.update(f"{name} {tuple(tensor.shape)} {first.tolist()}".encode())
-    return digest.hexdigest()

@@ -30,7 +30,9 @@ GROUPS = {
         "initial",
     ),
     "what is tried next": ("mode", "exploit", "explore", "init", "resample", "max_failures"),
-    "where turns run": ("engine", "workers", "threads", "device", "warm", "turn_timeout", "keep"),
+    "where turns run": (
+        *("engine", "workers", "threads", "device", "gpu_share", "warm", "turn_timeout", "keep"),
+    ),
     "what is left in MLflow": ("name", "experiment", "register", "samples"),
 }
 """The settings under the headings of the help; a setting that is in none stands under the first."""
@@ -192,7 +194,7 @@ def _add_training(commands: Any) -> None:
         "--seeds", type=reader_of("seeds", int), help="fresh models of each kind (5)"
     )
     replay.add_argument("--task", help="where the task is now, if it is not where it was")
-    own = ("workers", "threads", "warm", "turn_timeout", "engine", "device")
+    own = ("workers", "threads", "warm", "turn_timeout", "engine", "device", "gpu_share")
     for name in ("seed", *own, "name", "experiment"):
         hint = get_type_hints(Settings)[name]
         replay.add_argument(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,9 @@ class DryRun:
         }
 
 
-def dry_run(task: str | type[Task], *, quiet: bool = True, **settings: Any) -> DryRun:
+def dry_run(
+    task: str | type[Task] | Callable[[], Any], *, quiet: bool = True, **settings: Any
+) -> DryRun:
     """Train one turn of one member in a temporary folder, and say what all of it would take.
 
     Args:
@@ -125,7 +127,7 @@ def _one_turn(engine: Engine, settings: Settings, space: Space, folder: Path) ->
     """
     import numpy as np
 
-    engine.open(LocalFolders({0: str(folder)}))
+    engine.open(LocalFolders({0: str(folder)}, shared=False))
     engine.submit(
         Plan(
             member=0,

@@ -19,8 +19,10 @@ from pbt_flow.commands.publish import (
 from pbt_flow.commands.transfer import absolute, appearing_whole, open_at_rest
 from pbt_flow.commands.transfer_progress import TransferProgress
 from pbt_flow.exceptions import CheckpointError, PopulationError
-from pbt_flow.population.checkpoints import STATE, turn_folder
-from pbt_flow.population.result import Finalist, Result
+from pbt_flow.population.checkpoints import state_place
+from pbt_flow.population.finalist import Finalist
+from pbt_flow.population.result import Result
+from pbt_flow.population.turn_files import STATE
 from pbt_flow.utils.text import number, values
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ def _write_state(stored: StoredPopulation, best: Finalist, folder: Path) -> None
     store, checkpoint = stored.store, best.checkpoint
     assert checkpoint is not None
     root = store.artifacts.fetch_average() if best.parents else store.folders.fetch(checkpoint)
-    path = root / turn_folder(checkpoint.turn) / STATE
+    path = root / state_place(checkpoint)
     if not path.is_file():
         raise CheckpointError(f"the state of the winner is gone: there is no file {path}")
     found = copy_file(path, folder / STATE, lambda size: None)

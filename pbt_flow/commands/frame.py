@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
@@ -26,7 +27,9 @@ from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Status
 from pbt_flow.training.controller import INTERRUPTED, Controller
 from pbt_flow.training.log_queue import LogCall
+from pbt_flow.training.log_threads import ThreadedLogQueue
 from pbt_flow.training.protocols import Planner, ProgressListener
+from pbt_flow.training.turn_callbacks import OnTurn, TurnCallbacks
 from pbt_flow.utils.interrupts import interrupts_lead_to, one_interrupt_waits
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.text import turn_count
@@ -65,6 +68,7 @@ def train(
     understood: Mapping[str, str],
     greeting: Sequence[str] = (),
     planner: Planner | None = None,
+    on_turn: Sequence[OnTurn] = (),
 ) -> _Result:
     """Train a population or a replay, as its only controller, until it has ended.
 
@@ -79,6 +83,8 @@ def train(
             each topic.
         greeting: What the user is told before anything else.
         planner: Plans what each member trains next; None for the decisions of PBT.
+        on_turn: The user's functions that are told of every turn. What one of them raises is raised
+            again once the population has ended in order.
 
     Raises:
         StoreError: Another controller is alive, the store refuses a request, or it was away for too
@@ -87,6 +93,7 @@ def train(
         PopulationError: Another controller has taken over.
     """
     store, settings = stored.store, stored.settings
+    callbacks = TurnCallbacks(on_turn, say=screen.say)
     try:
         lease = store.claim(screen.say)
     except BaseException as error:
@@ -94,18 +101,36 @@ def train(
         if not resumed:
             _give_up(store, error, screen)
         raise
+    queues = contextlib.ExitStack()
     try:
         # A population that is refused is not greeted first.
         for line in greeting:
             screen.say(line)
-        history = stored.read_history() if resumed else stored.new_history()
+        history = stored.read_history(screen.say) if resumed else stored.new_history()
         # A killed controller may have committed turns that MLflow was never told of.
         logged_turns, unlogged_turns = list[Turn](), list[Turn]()
         for member, turns in history.turns.items():
-            logged = store.projected(member, len(turns))
+            logged = store.projected(member, turns)
             logged_turns += turns[:logged]
             unlogged_turns += turns[logged:]
-        controller = Controller(settings, store, engine, history, watch(history), planner=planner)
+        controller = Controller(
+            settings,
+            store,
+            engine,
+            history,
+            watch(history),
+            planner=planner,
+            make_queue=partial(
+                ThreadedLogQueue, threads=store.requests_at_once, check=partial(check_claim, lease)
+            ),
+            callbacks=callbacks,
+            claim=lease.number,
+        )
+        queues.callback(controller.close)
+        if lease.number > 1:
+            # Workers of earlier controllers may still be alive. Nothing counts that they write now.
+            store.accept(lease.number, history.turns)
+            controller.disputed.update((m, len(turns) + 1) for m, turns in history.turns.items())
         if lease.took_over:
             screen.say(lease.took_over)
         for sentence in settings.describe_members():
@@ -125,7 +150,8 @@ def train(
             for turn in turns:
                 controller.tell_notes(turn)
         for turn in unlogged_turns:
-            controller.log_queue.add(partial(controller.log_turn, turn))
+            controller.log_turn(turn)
+        controller.unwritten += store.not_in_journal
         # A killed controller may not have told it. To tell it twice changes nothing.
         controller.stages.tell_who_left(history.left, controller.leave)
         controller.find_checkpoints()
@@ -153,24 +179,40 @@ def train(
                     screen.say(f"{turn_count(len(controller.in_flight))} under way given up")
             except (EngineError, RecordError, StrategyError, OSError) as error:
                 controller.stopping, status = str(error), "failed"
+        if callbacks.error is not None:
+            status = "failed"
         # A first Ctrl-C raises nothing: the turns under way have finished, and `go` has returned.
         if controller.stopping == INTERRUPTED:
             status = "interrupted"
         result = end(controller, status, lease)
         # A token that stays behind otherwise, as after a kill, is deleted by the next controller.
         folders.remove_token()
-        return result
     except TakenOver:
         # The runs belong to the controller that has taken over.
         raise
     except BaseException as error:
         # Closed before the runs are ended: a turn under way could mark its run as running again.
         engine.close()
+        queues.close()
         if not lease.lost:
             _give_up(store, error, screen)
         raise
     finally:
+        queues.close()
         lease.release()
+    if callbacks.error is not None:
+        _tell_way_on(callbacks.error, store.run_id, screen)
+        raise callbacks.error
+    return result
+
+
+def _tell_way_on(error: BaseException, run_id: str, screen: Screen) -> None:
+    """Tell the user of an error of their own function how to go on with the population."""
+    text = f'every turn that was committed is safe; go on with pbt_flow.resume("{run_id}")'
+    if sys.version_info >= (3, 11):
+        error.add_note(text)  # It stands below the traceback, also where nothing is printed.
+    else:
+        screen.say(text)
 
 
 def _end_not_told(tracking_uri: str, what: str, run_id: str) -> str:

@@ -11,11 +11,12 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pbt_flow.engines import Engine, InlineEngine, LostJob, ProcessEngine
+from pbt_flow.engines.batch import MOST_MOVES
 from pbt_flow.engines.jobs import Described, Done, Probe, Probed, WorkerContext
 from pbt_flow.exceptions import EngineError, PBTError, PopulationError, SettingsError
 from pbt_flow.joining import is_joining
@@ -27,6 +28,8 @@ from pbt_flow.utils.terminal import Unbroken
 
 _LONG = 30.0
 """Seconds for which a task may load before the user is told that it is waited for."""
+_LOOK = 1.0
+"""Seconds between two looks at what is waited for."""
 
 
 def spec_of(settings: Settings, budget: int | None = None) -> TaskSpec:
@@ -55,14 +58,16 @@ def engine_for(
             "run() was called while the file of the task was imported for its class; put the call "
             'under if __name__ == "__main__":'
         )
+    threads = threads if type(threads) is int and threads > 0 else 1
     made: Engine
     if engine == "inline":
         made = InlineEngine()
+    elif engine == "ray":
+        from pbt_flow.engines.ray import RayEngine
+
+        made = RayEngine(threads)
     else:
-        made = ProcessEngine(
-            threads if type(threads) is int and threads > 0 else 1,
-            device if isinstance(device, str) else "cpu",
-        )
+        made = ProcessEngine(threads, device if isinstance(device, str) else "cpu")
     try:
         yield made
     finally:
@@ -70,7 +75,11 @@ def engine_for(
 
 
 def read_declaration(
-    engine: Engine, task: str | type[Task], options: Any = None, *, quiet: bool = False
+    engine: Engine,
+    task: str | type[Task] | Callable[[], Any],
+    options: Any = None,
+    *,
+    quiet: bool = False,
 ) -> Declaration:
     """What the task declares; of a task given by name, a worker has been asked to find out.
 
@@ -124,11 +133,13 @@ def _own_lines(error: BaseException) -> str:
 def context_of(settings: Settings, slots: int, budget: int | None = None) -> WorkerContext:
     """What all turns of a population share, where so many run at once; `budget` as in `spec_of`."""
     share = -(-settings.founders // slots)
+    spec = spec_of(settings, budget)
     return WorkerContext(
-        task=spec_of(settings, budget),
+        task=spec if settings.engine == "inline" else spec.with_code(),
         seed=settings.seed,
         warm=settings.warm or share,
         threads=settings.threads,
+        gpu_share=settings.gpu_share,
     )
 
 
@@ -193,15 +204,27 @@ def _ask(engine: Engine, task: str) -> Done | LostJob:
         engine: Has the job.
         task: The task that the user is told of if it takes long; empty if nobody is.
     """
-    end, told = time.monotonic() + _LONG, not task
+    end, told, moves = time.monotonic() + _LONG, "", 0
     finished: list[Done | LostJob] = []
     try:
         while not finished:
-            finished = engine.wait(None if told else max(0.0, end - time.monotonic()))
+            left = _LOOK if told else max(0.0, end - time.monotonic())
+            finished = engine.wait(min(_LOOK, left))
             # A worker that is ready ends the wait as well.
-            if not finished and not told and time.monotonic() >= end:
-                print(_told_of_waiting(task), file=Unbroken(sys.stderr), flush=True)
-                told = True
+            waiting = engine.waiting_for()
+            if waiting:
+                # The task is not to blame for what has not begun to load.
+                end, text = time.monotonic() + _LONG, f"waiting for {waiting}; Ctrl-C gives up"
+            else:
+                text = _told_of_waiting(task) if time.monotonic() >= end else ""
+            if task and text and text != told and not finished:
+                print(text, file=Unbroken(sys.stderr), flush=True)
+                told = text
+            for lost in list(finished):
+                if isinstance(lost, LostJob) and lost.blameless and moves < MOST_MOVES:
+                    moves += 1
+                    finished.remove(lost)
+                    engine.submit(lost.job)
     except EngineError as error:
         raise PopulationError(str(error)) from None
     (answer,) = finished

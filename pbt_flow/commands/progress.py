@@ -1,6 +1,7 @@
 """The live terminal: a table of the members while they train, or else plain lines.
 
-Everything goes to standard error; standard output is for the result.
+Everything goes to standard error; standard output is for the result. In a notebook one line is
+written over, and the others are standard output, since notebooks show errors in red.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from rich.console import Console
 from rich.live import Live
 
 from pbt_flow.commands.live_table import live_table
+from pbt_flow.commands.notebook_line import NotebookLine, is_in_notebook
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
+from pbt_flow.population.turn_files import ERROR, file_place
 from pbt_flow.settings import Settings
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.terminal import Unbroken
@@ -31,6 +34,8 @@ def plan_sentence(settings: Settings) -> str:
     else:
         workers = min(settings.workers, members)
         where = f"by {workers} worker{'s' if workers > 1 else ''}"
+        if settings.engine == "ray":
+            where = f"by up to {where.removeprefix('by ')} on Ray"
     steps = f"{settings.interval:,} steps"
     each = f"{members} members, each for {turns} turn{'s' if turns > 1 else ''} of {steps}"
     if settings.stage_plan is not None:
@@ -68,7 +73,16 @@ class Progress:
     ) -> None:
         self._settings = settings
         self._quiet = quiet
-        self._console = Console(file=cast("IO[str]", Unbroken(sys.stderr)), quiet=quiet)
+        self._line = NotebookLine() if is_in_notebook() else None
+        stream = Unbroken(sys.stderr if self._line is None else sys.stdout)
+        self._console = Console(
+            file=cast("IO[str]", stream),
+            quiet=quiet,
+            # Rich would make an output with HTML of its own of each line in a notebook, whose
+            # output says that it is a terminal.
+            force_jupyter=False,
+            force_terminal=None if self._line is None else False,
+        )
         self._live: Live | None = None
         self._history: History | None = None
         self._done_before: int | None = None
@@ -96,8 +110,8 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._draw()
         if self._live is not None:
-            self._draw()
             self._live.stop()
 
     def say(self, text: str) -> None:
@@ -124,12 +138,13 @@ class Progress:
         if not turn.ok:
             where = ""
             if not self._failed:
-                where = f" (all of it: artifact turns/{turn.number:06d}/error.txt of its run)"
+                place = file_place(ERROR, turn.number, turn.plan.attempt)
+                where = f" (all of it: artifact {place} of its run)"
             self._failed = True
             self.say(
                 f"turn {turn.number} of member {turn.member} {turn.status}: {turn.reason}{where}"
             )
-        if self._live is None and turn.ok:
+        if self._live is None and self._line is None and turn.ok:
             done, budget = self._done_before + self._told, self._budget
             copied = ""
             if (donor := turn.plan.donor) is not None:
@@ -143,7 +158,7 @@ class Progress:
 
     def tick(self) -> None:
         """Redraw, at most a few times a second."""
-        if self._live is not None and time.monotonic() - self._drawn > 0.25:
+        if time.monotonic() - self._drawn > 0.25:
             self._draw()
 
     def _done(self, history: History) -> int:
@@ -157,7 +172,7 @@ class Progress:
         """Say once, after the first turns, how long all of them will take."""
         first = min(self._settings.founders, 2 * self._settings.workers)
         left = self._budget - (self._done_before or 0) - self._told
-        if self._estimated or self._told < first or left <= 0:
+        if self._estimated or self._told < first or left <= 0 or self._line is not None:
             return
         self._estimated = True
         seconds = (time.monotonic() - self._began) / self._told * left
@@ -176,7 +191,11 @@ class Progress:
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
-        if self._live is None or self._history is None:
+        if self._history is None or self._quiet:
+            return
+        if self._line is not None:
+            self._line.show(self._sentence(self._history))
+        if self._live is None:
             return
         history, done = self._history, self._done(self._history)
         table = live_table(
@@ -186,6 +205,15 @@ class Progress:
             height=self._console.height,
         )
         self._live.update(table, refresh=True)
+
+    def _sentence(self, history: History) -> str:
+        """How the population is getting on, in a line that a notebook has room for."""
+        done = f"{self._done(history)} of {self._budget} turns{_stage(history)}"
+        best = history.winner()
+        if best is None:
+            return f"{done}{self._left(history)}"
+        where = f"member {best.member:02d} turn {best.number}"
+        return f"{done}{self._left(history)}; best score {number(best.score)}, {where}"
 
 
 def _stage(history: History) -> str:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbt_flow.exceptions import PBTError, PopulationError, StoreUnavailable
+from pbt_flow.population.finalist import Finalist
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
-from pbt_flow.population.result import Finalist, Result
+from pbt_flow.population.result import Result
 from pbt_flow.population.schedule import Schedule, schedule_of
 from pbt_flow.reporting import summary_image
 from pbt_flow.reporting.page import page

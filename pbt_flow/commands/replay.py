@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pbt_flow.tracking.lease import Lease
     from pbt_flow.tracking.store import Store
 
-CHANGES = ("workers", "threads", "warm", "turn_timeout", "engine", "device")
+CHANGES = ("workers", "threads", "warm", "turn_timeout", "engine", "device", "gpu_share")
 """The settings that say how a replay runs, and not what it trains. A resume may change them."""
 SCHEDULE, LAST, INITIAL = "schedule", "last", "best_initial"
 """The names of the arms."""
@@ -436,7 +436,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         run_id: The replay's run.
         quiet: Whether to print nothing.
         changes: Settings that say how the replay runs: `workers`, `threads`, `warm`,
-            `turn_timeout`, `engine`, `device`.
+            `turn_timeout`, `engine`, `device`, `gpu_share`.
 
     Raises:
         ReplayError: The run is no replay, or its models cannot be trained, or were not trained as
@@ -536,7 +536,7 @@ def _end(
     Returns:
         The status of the replay, and the reason why it ended early.
     """
-    history, log_queue = controller.history, controller.log_queue
+    history = controller.history
     last = planner.last_turns(history)
     messages: list[LogCall] = [partial(check_claim, lease)]
     if status == "finished":
@@ -566,10 +566,8 @@ def _end(
         # The cause may be the very disk that the messages are written to. So they are tried once,
         # and not until the disk takes them.
         messages = [partial(tell_if_possible, messages, screen.say)]
-    for message in messages:
-        log_queue.add(message)
     try:
-        log_queue.flush_and_wait()
+        controller.say_last(messages)
     except StoreError:
         if status == "finished":
             # MLflow does not have the results of hours of training: the user sees them here.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,9 @@ from pbt_flow.task import Declaration, Task, recorded_options
 from pbt_flow.training.averaging import Averaged, average_finalists
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.finalists import judge_finalists
+from pbt_flow.training.log_queue import LogCall
+from pbt_flow.training.turn_callbacks import OnTurn, read_callbacks
+from pbt_flow.utils.text import nearest
 from pbt_flow.utils.versions import present_versions
 
 if TYPE_CHECKING:
@@ -46,7 +50,12 @@ if TYPE_CHECKING:
 
 
 def run(
-    task: str | type[Task], *, quiet: bool = False, control: bool | str = False, **settings: Any
+    task: str | type[Task] | Callable[[], Any],
+    *,
+    quiet: bool = False,
+    control: bool | str = False,
+    on_turn: OnTurn | Sequence[OnTurn] | None = None,
+    **settings: Any,
 ) -> Result:
     """Train a population, and return what became of it.
 
@@ -55,6 +64,12 @@ def run(
         quiet: Whether to print nothing.
         control: Whether to train its control afterwards: random search with the same budget, seed
             and initial points. Or the run of a population that is there, to compare with.
+        on_turn: A function, or several, called as `on_turn(turn, history)` with every turn as soon
+            as it is committed, and with all turns so far. It may return `pbt_flow.STOP`: the turns
+            under way finish, and the population ends as one that has reached its target. What it
+            raises ends the population as well, as failed, and is then raised here; a resume goes
+            on. Workers that are free wait for it, so it should take less time than a turn. It is
+            not told of the turns of a control.
         settings: Fields of `pbt_flow.Settings`; what is not given comes from the task's defaults.
 
     Raises:
@@ -63,8 +78,10 @@ def run(
         StoreError: The MLflow tracking store cannot be used.
         PopulationError: The workers cannot be used, or another controller has taken over.
     """
+    _check_keywords(run, settings)
+    callbacks = read_callbacks(on_turn)
     known = _known(control) if isinstance(control, str) else None
-    result = _new(task, quiet=quiet, control=known, **settings)
+    result = _new(task, quiet=quiet, control=known, on_turn=callbacks, **settings)
     if known is not None:
         return _beside(result, known.result)
     if control and result.status == "finished":
@@ -75,8 +92,33 @@ def run(
     return result
 
 
+def _check_keywords(function: Callable[..., Result], settings: Mapping[str, Any]) -> None:
+    """Refuse a misspelt argument of a function, which would pass for a setting.
+
+    Raises:
+        SettingsError: There is no such setting, and it is like an argument of the function.
+    """
+    own = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    known = [field.name for field in dataclasses.fields(Settings)]
+    for name in settings:
+        near = nearest(name, [*own, *known])
+        if name not in known and near in own:
+            raise SettingsError(
+                f"{function.__name__}() has no argument {name!r} (did you mean {near}?)"
+            )
+
+
 def _new(
-    task: str | type[Task], *, quiet: bool, control: Entry | None = None, **settings: Any
+    task: str | type[Task] | Callable[[], Any],
+    *,
+    quiet: bool,
+    control: Entry | None = None,
+    on_turn: Sequence[OnTurn] = (),
+    **settings: Any,
 ) -> Result:
     with engine_for(**settings) as engine:
         if isinstance(task, str):
@@ -129,6 +171,7 @@ def _new(
                 resumed=False,
                 quiet=quiet,
                 notes=usual_stages_note(made, settings),
+                on_turn=on_turn,
             )
 
 
@@ -160,7 +203,13 @@ def _beside(result: Result, control: Result) -> Result:
     return told
 
 
-def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
+def resume(
+    run_id: str,
+    *,
+    quiet: bool = False,
+    on_turn: OnTurn | Sequence[OnTurn] | None = None,
+    **changes: Any,
+) -> Result:
     """Go on with a population that was stopped, from its run id alone.
 
     Turns that were under way when it stopped are run again; nothing else is.
@@ -168,6 +217,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
     Args:
         run_id: The population's run.
         quiet: Whether to print nothing.
+        on_turn: As in `run`; it is not told of the turns that were done before.
         changes: Settings to change, such as a larger `turns` or other `workers`; `seconds="none"`
             and `target="none"` lift a limit.
 
@@ -182,6 +232,8 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
     from pbt_flow.tracking.adoption import take_launched_run
     from pbt_flow.tracking.client import short_requests
 
+    _check_keywords(resume, changes)
+    callbacks = read_callbacks(on_turn)
     with short_requests():
         stored = StoredPopulation.open(run_id)
         store, run_id = stored.store, stored.run_id
@@ -227,6 +279,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Result:
             resumed=True,
             quiet=quiet,
             notes=notes,
+            on_turn=callbacks,
         )
 
 
@@ -242,6 +295,7 @@ def _train(
     resumed: bool,
     quiet: bool,
     notes: Sequence[str] = (),
+    on_turn: Sequence[OnTurn] = (),
 ) -> Result:
     began = time.monotonic()
     progress = Progress(stored.settings, stored.run_id, stored.store.tracking_uri, quiet=quiet)
@@ -264,6 +318,7 @@ def _train(
         greeting=[*progress.greeting, *notes],
         understood=understood,
         end=partial(_end, stored, kind, began),
+        on_turn=on_turn,
     )
 
 
@@ -291,7 +346,7 @@ def _end(
     lease: Lease,
 ) -> Result:
     """Look at the winner, say in MLflow what became of everyone, and make the result."""
-    history, log_queue = controller.history, controller.log_queue
+    history, last_words = controller.history, list[LogCall]()
     outcome, artifacts = stored.store.outcome, stored.store.artifacts
     if status != "interrupted" and not controller.living:
         status = "failed"
@@ -317,7 +372,7 @@ def _end(
             wanted = None if controller.settings.samples == "none" else folder
             reports = controller.inspect([best, *([initial] if initial else [])], wanted)
             if any(Path(folder).iterdir()):
-                log_queue.add(partial(artifacts.log_samples, Path(folder)))
+                last_words.append(partial(artifacts.log_samples, Path(folder)))
         controller.engine.close()
         result = stored.result_of(
             history,
@@ -329,7 +384,7 @@ def _end(
         if averaged is not None and result.winner is not None:
             average = stored.average_of(result.winner, averaged)
             result = dataclasses.replace(result, average=average)
-            log_queue.add(partial(artifacts.keep_average, Path(place)))
+            last_words.append(partial(artifacts.keep_average, Path(place)))
         living = {member.index for member in controller.living}
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
@@ -345,7 +400,7 @@ def _end(
         if status == "failed" and living:
             # What failed may be the very disk that these are written to: it is not waited for.
             left = [partial(tell_if_possible, left, say)]
-        for message in [*left, ours, partial(stored.store.finish, ended, members)]:
-            log_queue.add(message)
-        log_queue.flush_and_wait()
+        controller.say_last(
+            [*last_words, *left, ours, partial(stored.store.finish, ended, members)]
+        )
     return result

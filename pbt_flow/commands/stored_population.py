@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pbt_flow.commands.launch import spec_of
 from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.checkpoints import load_state
+from pbt_flow.population.finalist import Finalist
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
 from pbt_flow.population.leaving import end_stages
 from pbt_flow.population.records import Checkpoint, Member, derive_seed, report_seed
-from pbt_flow.population.result import Finalist, Result, Status
+from pbt_flow.population.result import Result, Status
+from pbt_flow.reporting import summary_image
 from pbt_flow.reporting.comparison import Entry
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.settings import Settings
@@ -25,6 +28,9 @@ from pbt_flow.task import Task
 from pbt_flow.tracking.store import Store
 from pbt_flow.training.averaging import Averaged
 from pbt_flow.utils.devices import usable_device
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONTROL = "pbt.control"
 """The tag that names a population's control."""
@@ -83,15 +89,19 @@ class StoredPopulation:
         )
         return history
 
-    def read_history(self) -> History:
-        """Its history so far, from its turn records.
+    def read_history(self, say: Callable[[str], None] = warnings.warn) -> History:
+        """Its history so far, from its journal and its turn records.
+
+        Args:
+            say: Tells the user what in the journal is not believed.
 
         Raises:
             RecordError: A turn record cannot be trusted.
         """
         history = self.new_history()
-        for member in list(history.members):
-            for turn in self.store.turns(member):
+        self.store.look_for_claims()
+        for turns in self.store.read_turns(say).values():
+            for turn in turns:
                 history.add(turn)
         end_stages(history, max_failures=self.settings.max_failures)
         return history
@@ -160,7 +170,11 @@ class StoredPopulation:
             budget=self.settings.budget,
             report_direction=self.store.manifest.report_direction,
             revive=self.revive,
+            draw=self._draw,
         )
+
+    def _draw(self, result: Result) -> Figure:
+        return summary_image.figure(self.report_data(result, result.control))
 
     def revive(self, checkpoint: Checkpoint, device: str | None = None) -> Task:
         """Its task in the state of a checkpoint, seeded as for a report.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pbt_flow.population.result import NO_WINNER, Finalist, Result, effort_note
+from pbt_flow.population.finalist import Finalist
+from pbt_flow.population.result import NO_WINNER, Result, effort_note
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.text import duration, number, values
 

@@ -1,6 +1,7 @@
 """The interface of an engine.
 
-It has five methods, so that an engine for another cluster is one more small file.
+It has five methods that every engine must have, so that one for another cluster is one more file.
+`pbt_flow.testing.EngineContract` says, as a test to inherit, what they must keep to.
 """
 
 from __future__ import annotations
@@ -20,16 +21,21 @@ class LostJob:
 
     job: Job
     reason: str
+    blameless: bool = False
+    """Whether the worker's machine was taken away, or could not be reached any more. That is no
+    fault of the job, and says nothing of what would become of it elsewhere."""
 
 
 class Engine(abc.ABC):
     """Runs the jobs of one population, `slots` of them at once, in any order.
 
-    Before `start`, an engine has one slot, and `Describe` is the only job that it takes.
+    Before `start`, an engine has one slot, and `Describe` is the only job that it takes. After
+    `start` it takes every other job.
     """
 
     slots: int = 1
-    """How many jobs may be under way at once."""
+    """How many jobs may be under way at once; at least 1. The number may change at any time, as
+    machines come and go. Whoever submits jobs reads it again before each of them."""
     turn_timeout: float | None = None
     """Seconds after which a turn counts as hung, and its worker is replaced. With None or infinity
     a turn may take any time.
@@ -63,16 +69,16 @@ class Engine(abc.ABC):
             EngineError: A worker does not reach the folders. It may come from `wait` as well.
         """
 
-    def forget(self, checkpoint: Checkpoint) -> None:  # noqa: B027
-        """Let the machines of the workers drop their copies of a state that is being deleted.
-
-        An engine whose workers are all on this machine need not: they share the copy that is
-        deleted here.
-        """
-
     @abc.abstractmethod
     def submit(self, job: Job) -> None:
-        """Begin a job. The caller never has more than `slots` jobs under way."""
+        """Begin a job, or keep it until a worker is free. This never waits for a worker.
+
+        The caller begins no job while as many as `slots` are under way. More may be under way than
+        that if workers have died since; a job that was lost is submitted again at once.
+
+        Raises:
+            EngineError: The engine cannot go on.
+        """
 
     @abc.abstractmethod
     def wait(self, timeout: float | None = None) -> list[Done | LostJob]:
@@ -81,6 +87,18 @@ class Engine(abc.ABC):
         Raises:
             EngineError: The engine cannot go on.
         """
+
+    def waiting_for(self) -> str:
+        """What the engine has waited for, for so long that a user wants to know it.
+
+        Returns:
+            A sentence such as "3 of 8 workers: the cluster has no free GPU"; empty if the engine
+            has all that it was asked for, or will have it in seconds.
+        """
+        return ""
+
+    def forget(self, checkpoint: Checkpoint) -> None:  # noqa: B027 - most engines keep no copies
+        """Hear that a checkpoint was deleted, so that copies on other machines may go as well."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -24,6 +24,9 @@ class WorkerContext:
     threads: int = 1
     """How many CPU threads torch has. Torch splits sums among its threads, so that results depend
     on this number. Therefore it must not depend on the number of workers."""
+    gpu_share: float | None = None
+    """How many GPUs a worker on a cluster holds, which may be a part of one; None for one on a GPU,
+    and else none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,9 +54,10 @@ from pbt_flow.exceptions import (
     StoreError,
     UnusableTask,
 )
-from pbt_flow.population.checkpoints import STATE, Folders, copy_state, load_state, save_state
+from pbt_flow.population.checkpoints import Folders, copy_state, load_state, save_state
 from pbt_flow.population.fresh_score import fresh_seed
 from pbt_flow.population.records import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
+from pbt_flow.population.turn_files import STATE, file_name
 from pbt_flow.space import own_hparams
 from pbt_flow.task import Task, declare
 from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
@@ -453,9 +454,9 @@ class Worker:
         root = self._folders.root(plan.member)
         # torch raises RuntimeError, and no OSError, if it cannot write a file.
         with _storage_errors(what, root, OSError, RuntimeError):
-            checkpoint = save_state(state, plan.member, plan.turn, root)
+            checkpoint = save_state(state, plan.member, plan.turn, root, plan.attempt)
         with _storage_errors(what, root, Exception):
-            self._folders.publish(plan.member, plan.turn, STATE)
+            self._folders.publish(plan.member, plan.turn, file_name(STATE, plan.attempt))
         return checkpoint
 
 

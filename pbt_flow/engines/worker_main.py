@@ -40,7 +40,7 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
     logging = TaskLogging()
     logging.install()
     # The fork server has made the log the standard output, number 1, of this process.
-    connection, read_output = Connection(pipe), _output_reader(1)
+    connection, read_output = Connection(pipe), output_reader(1)
     # None says that the worker could start: if it dies from now on, a job has killed it.
     connection.send(None)
     worker: Worker | None = None
@@ -81,7 +81,7 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
                 connection.send(StorageError(str(error)))
 
 
-def _output_reader(log: int) -> Callable[[], str]:
+def output_reader(log: int) -> Callable[[], str]:
     """A function that returns what this process has printed since the function's last call.
 
     Args:

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,11 +40,11 @@ class ScriptGreenlet(BuildingGreenlet):
 
 
 class Script:
-    """One member's run of a script.
+    """One member's run of a script, or of a function that joins.
 
     Args:
-        path: The script.
-        arguments: Its own command line.
+        source: The script, or the function.
+        arguments: The script's own command line.
         seed: Seeds what it draws before its loop.
         keep_seed: Whether its own seeding stands, so that all members begin alike.
         keep_folder: Whether its loop runs in the folder of the process, and not in one of its own.
@@ -55,22 +55,28 @@ class Script:
 
     def __init__(
         self,
-        path: Path,
+        source: Path | Callable[[], Any],
         arguments: Sequence[str] = (),
         *,
         seed: int,
         keep_seed: bool = False,
         keep_folder: bool = False,
     ) -> None:
-        self.path, self.label = path, path.name
+        self._is_file = isinstance(source, Path)
+        if isinstance(source, Path):
+            self.label, self._argv = source.name, [str(source), *arguments]
+            self._module = ModuleType("__main__")
+            self._module.__file__ = str(source)
+            run = _run_of(compile_script(source), self._module)
+        else:
+            # A function has the words and the main module of its process.
+            self.label, self._argv = f"{source.__name__}()", sys.argv
+            self._module, run = sys.modules["__main__"], source
         self.member = Member(self.label)
         # Only where nobody else is in the process: a working folder is everybody's.
         self._has_folder = not keep_folder and _IN_WORKER in os.environ
         self._folder: Path | None = None
-        self._argv = [str(path), *arguments]
-        self._module = ModuleType("__main__")
-        self._module.__file__ = str(path)
-        self._body = ScriptGreenlet(_body(compile_script(path), self._module))
+        self._body = ScriptGreenlet(run)
         self._body.member = self.member
         seed_generators(seed)
         self._body.seed = None if keep_seed else seed
@@ -121,6 +127,8 @@ class Script:
         except SystemExit as error:
             words = " ".join(self._argv[1:]) or "no arguments"
             told = said.tail() or f"sys.exit({error.code!r})"
+            if not self._is_file:
+                raise TaskError(f"{self.label} left before its loop: {told}") from error
             raise TaskError(
                 f"{self.label} left before its loop, run with {words}; what it said: {told}\n"
                 "Its own arguments stand behind -- on the command line, and in Python in "
@@ -179,8 +187,8 @@ class Script:
         )
 
 
-def _body(code: Any, module: ModuleType) -> Any:
-    """What the greenlet runs. It does not know the greenlet, nor who holds it."""
+def _run_of(code: Any, module: ModuleType) -> Callable[[], None]:
+    """What the greenlet runs of a script. It does not know the greenlet, nor who holds it."""
 
     def run() -> None:
         exec(code, module.__dict__)

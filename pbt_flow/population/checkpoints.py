@@ -1,23 +1,29 @@
 """Turn folders on disk: how states and records are written, and how they are read safely.
 
-`turns/000012/state.pt` is the state after a member's twelfth turn, and `turns/000012/turn.json` is
-the record of that turn. The state is written first and the record last, each by one atomic rename.
-A turn whose folder has no record has never happened.
+In `turns/000012` lies the state after a member's twelfth turn, and the record of that turn. The
+state is written first and the record last. Each gets its name when it is whole, and never over
+another file. A turn whose folder has no record has never happened.
+
+Several attempts at one turn may have written there: the files of each have names of their own
+(`turn_files`), and one record counts (`accepted`).
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
 import pickle
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pbt_flow.exceptions import CheckpointError, RecordError
+from pbt_flow.population.accepted import NOTHING, Accepted
 from pbt_flow.population.compact_state import write_state
 from pbt_flow.population.reach import (
     Token,
@@ -26,29 +32,25 @@ from pbt_flow.population.reach import (
     remove_token_from,
 )
 from pbt_flow.population.records import Checkpoint, Turn, turn_from_json, turn_to_json
+from pbt_flow.population.turn_files import (
+    ERROR,
+    OUTPUT,
+    RECORD,
+    STATE,
+    UNNUMBERED,
+    Attempt,
+    attempts_with_record,
+    file_place,
+    partial_name,
+    turn_folder,
+    turn_number,
+)
 from pbt_flow.utils.reasons import reason_of
 
-STATE = "state.pt"
-RECORD = "turn.json"
-ERROR = "error.txt"
-"""For people: why a turn went wrong, with the traceback of an exception."""
-OUTPUT = "output.txt"
-"""For people: what the task printed during a turn, as far as its worker could capture it."""
 
-
-def turn_folder(turn: int) -> str:
-    """Return the folder of a turn within its member's artifacts."""
-    return f"turns/{turn:06d}"
-
-
-def turn_number(folder: str) -> int | None:
-    """Return the number of the turn that a folder belongs to; None for any other folder."""
-    name = folder.rpartition("/")[2]
-    number = int(name) if name.isdecimal() else 0
-    return number if turn_folder(number) == f"turns/{name}" else None
-
-
-def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Checkpoint:
+def save_state(
+    state: dict[str, Any], member: int, turn: int, root: Path, attempt: Attempt = UNNUMBERED
+) -> Checkpoint:
     """Write a state below `root` and return the reference to it.
 
     Raises:
@@ -59,11 +61,9 @@ def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Che
     """
     if not isinstance(state, dict):
         raise CheckpointError(f"state_dict() must return a dict, got a {type(state).__name__}")
-    folder = root / turn_folder(turn)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / STATE
-    partial = path.with_name(f".{STATE}.{os.getpid()}")
-    _delete_partial_files(folder)
+    path = root / file_place(STATE, turn, attempt)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(partial_name(STATE, attempt))
     try:
         try:
             write_state(state, partial)
@@ -74,10 +74,11 @@ def save_state(state: dict[str, Any], member: int, turn: int, root: Path) -> Che
             raise
         digest = file_digest(partial)
         _check_restores(state, partial)
-        _rename_durably(partial, path)
+        size = partial.stat().st_size
+        _name_durably(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    return Checkpoint(member=member, turn=turn, digest=digest, size=path.stat().st_size)
+    return Checkpoint(member=member, turn=turn, digest=digest, size=size, attempt=attempt)
 
 
 def check_saves(state: dict[str, Any]) -> None:
@@ -191,7 +192,7 @@ def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[
     """
     import torch
 
-    path = root / turn_folder(checkpoint.turn) / STATE
+    path = root / state_place(checkpoint)
     what = f"checkpoint of member {checkpoint.member}, turn {checkpoint.turn} ({path})"
     if not path.is_file():
         raise CheckpointError(f"{what}: there is no such file")
@@ -212,38 +213,44 @@ def load_state(checkpoint: Checkpoint, root: Path, device: str = "cpu") -> dict[
 
 
 def save_record(turn: Turn, root: Path, output: str = "") -> None:
-    """Write the record of a turn below `root`. From then on the turn has happened."""
-    folder = root / turn_folder(turn.number)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{RECORD}.{os.getpid()}"
-    texts = {folder / ERROR: turn.error.rstrip(), folder / OUTPUT: output.rstrip()}
-    _delete_partial_files(folder)
-    if turn.checkpoint is None:
-        # An earlier attempt may have been killed after it wrote its state. No record will ever
-        # refer to that state.
-        (folder / STATE).unlink(missing_ok=True)
-    try:
-        partial.write_text(json.dumps(turn_to_json(turn), indent=1), encoding="utf-8")
-        for path, text in texts.items():
-            # An earlier attempt that was killed may have written another text.
-            path.unlink(missing_ok=True)
-            if text:
-                path.write_text(text + "\n", encoding="utf-8")
-        # The record comes last: it says that the whole folder is complete.
-        _rename_durably(partial, folder / RECORD)
-    except BaseException:
-        for path in texts:
-            path.unlink(missing_ok=True)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def read_record(text: str, member: int, turn: int) -> Turn:
-    """Return the turn in `text`, the content of a record in the folder of this member and turn.
+    """Write the record of a turn below `root`. From then on the turn has happened.
 
     Raises:
-        RecordError: The text is not a turn record, or is that of another member or turn.
+        FileExistsError: The same attempt at the turn has a record already.
+        OSError: The disk is at fault.
+    """
+    number, attempt = turn.number, turn.plan.attempt
+    path = root / file_place(RECORD, number, attempt)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = list[Path]()
+    try:
+        for kind, text in {ERROR: turn.error.rstrip(), OUTPUT: output.rstrip()}.items():
+            if text:
+                beside = root / file_place(kind, number, attempt)
+                with beside.open("x", encoding="utf-8") as file:
+                    written.append(beside)
+                    file.write(text + "\n")
+        # The record comes last: it says that everything of the attempt is complete.
+        _write_new_file(
+            path, json.dumps(turn_to_json(turn), indent=1), partial_name(RECORD, attempt)
+        )
+    except BaseException:
+        for beside in written:
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def read_record(text: str, member: int, turn: int, attempt: Attempt | None = None) -> Turn:
+    """Return the turn in `text`, the content of a record in the folder of this member and turn.
+
+    Args:
+        text: The content.
+        member: The member.
+        turn: The number of the turn among the member's turns.
+        attempt: The attempt that the name of the file says; None if the text is from elsewhere.
+
+    Raises:
+        RecordError: The text is not a turn record, or is that of another member, turn or attempt.
     """
     try:
         plain = json.loads(text)
@@ -255,9 +262,19 @@ def read_record(text: str, member: int, turn: int) -> Turn:
             f"the record is of member {found.member}, turn {found.number}, and not of member "
             f"{member}, turn {turn}, in whose folder it stands"
         )
+    own = found.plan.attempt
+    if attempt is not None and own != attempt:
+        raise RecordError(f"the record is of attempt {own}, and its name says {attempt}")
     if found.checkpoint and (found.checkpoint.member, found.checkpoint.turn) != (member, turn):
         raise RecordError("the record claims a checkpoint of another turn as its own")
+    if found.checkpoint and found.checkpoint.attempt != own:
+        raise RecordError("the record claims a checkpoint of another attempt as its own")
     return found
+
+
+def state_place(checkpoint: Checkpoint) -> str:
+    """Return where the state of a checkpoint lies within its member's artifacts."""
+    return file_place(STATE, checkpoint.turn, checkpoint.attempt)
 
 
 def file_digest(path: Path) -> str:
@@ -269,17 +286,46 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _delete_partial_files(folder: Path) -> None:
-    """Delete what an earlier attempt at the same turn had not finished when it was killed."""
-    for partial in [*folder.glob(f".{STATE}.*"), *folder.glob(f".{RECORD}.*")]:
+def write_new_file(path: Path, text: str) -> None:
+    """Write a file that is not there yet: whole, or not at all.
+
+    Raises:
+        FileExistsError: It is there.
+        OSError: The disk is at fault.
+    """
+    _write_new_file(path, text, f".{path.name}.{uuid.uuid4().hex[:12]}")
+
+
+def _write_new_file(path: Path, text: str, before: str) -> None:
+    partial = path.with_name(before)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _name_durably(partial, path)
+    finally:
         partial.unlink(missing_ok=True)
 
 
-def _rename_durably(partial: Path, path: Path) -> None:
-    """Give a finished file its name, so that neither a kill nor a power cut leaves half a file."""
+def _name_durably(partial: Path, path: Path) -> None:
+    """Give a finished file its name, so that neither a kill nor a power cut leaves half a file.
+
+    Raises:
+        FileExistsError: Another file has the name. It stays as it is.
+    """
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        # A rename would put the file in the place of another one; a link does not.
+        os.link(partial, path)
+    except FileExistsError:
+        # A file server that lost its answer may have made the link at the first asking.
+        if not os.path.samefile(partial, path):
+            raise
+    except OSError:
+        # Some file systems have no links. An attempt has one writer only, so that looking first is
+        # enough there.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "there is such a file", str(path)) from None
+        partial.replace(path)
     # The folder holds the new name, so it must reach the disk as well.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -295,6 +341,13 @@ class Folders(Protocol):
     def patience(self) -> float:
         """How many seconds a turn may wait for a storage that does not answer."""
 
+    def elsewhere(self, cache: str) -> Folders:
+        """Return the same folders as a worker on another machine uses them.
+
+        Args:
+            cache: A folder of that machine, for what is no use to others.
+        """
+
     def root(self, member: int) -> Path:
         """Return the member's folder on this machine, in which turns are written."""
 
@@ -304,21 +357,26 @@ class Folders(Protocol):
     def publish(self, member: int, turn: int, file: str) -> None:
         """Copy a file that was just written to where every machine finds it."""
 
-    def record(self, member: int, turn: int) -> Turn | None:
-        """Return the record of a turn, or None if the turn has not happened.
+    def record(self, member: int, turn: int, accepted: Accepted = NOTHING) -> Turn | None:
+        """Return the record of a turn that counts, or None if the turn has not happened.
+
+        Args:
+            member: The member.
+            turn: The number of the turn among the member's turns.
+            accepted: Which attempts of earlier claims count.
 
         Raises:
             RecordError: There is a record, but it cannot be trusted.
         """
 
-    def last(self, member: int) -> int:
-        """Return the number of the member's last turn that has a record; 0 if none has."""
+    def last(self, member: int, accepted: Accepted = NOTHING) -> int:
+        """Return the number of the member's last turn with a record that counts; 0 if none has."""
 
     def commit(self, turn: Turn, output: str = "") -> None:
         """Write a turn's record where every machine finds it. From then on it has happened.
 
         Args:
-            turn: The turn.
+            turn: The turn. Its attempt must not have been committed before.
             output: What the task printed during it.
         """
 
@@ -351,9 +409,18 @@ class LocalFolders:
 
     roots: Mapping[int, str]
     """The folder of each member."""
+    shared: bool = True
+    """Whether what is written there is wanted afterwards. If not, as in a dry run, a worker on
+    another machine may write in a folder of its own instead."""
     token: Token | None = None
     """By which a worker on another machine knows that it sees the same folders."""
     patience: ClassVar[float] = 0.0
+
+    def elsewhere(self, cache: str) -> LocalFolders:
+        if self.shared:
+            return self
+        roots = {member: str(Path(cache, str(member))) for member in self.roots}
+        return LocalFolders(roots, shared=False)
 
     def root(self, member: int) -> Path:
         return Path(self.roots[member])
@@ -364,23 +431,37 @@ class LocalFolders:
     def publish(self, member: int, turn: int, file: str) -> None:
         pass
 
-    def record(self, member: int, turn: int) -> Turn | None:
-        path = self.root(member) / turn_folder(turn) / RECORD
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+    def record(self, member: int, turn: int, accepted: Accepted = NOTHING) -> Turn | None:
+        attempt = self._chosen(member, turn, accepted)
+        if attempt is None:
             return None
-        except UnicodeDecodeError as error:
-            raise RecordError(f"{path}: not text: {error}") from None
+        path = self.root(member) / file_place(RECORD, turn, attempt)
         try:
-            return read_record(text, member, turn)
-        except RecordError as error:
-            raise RecordError(f"{path}: {error}") from None
+            return read_record(path.read_text(encoding="utf-8"), member, turn, attempt)
+        except (RecordError, UnicodeDecodeError) as error:
+            why = f"not text: {error}" if isinstance(error, UnicodeDecodeError) else error
+            raise RecordError(f"{path}: {why}") from None
 
-    def last(self, member: int) -> int:
-        found = self.root(member).glob(f"turns/*/{RECORD}")
+    def last(self, member: int, accepted: Accepted = NOTHING) -> int:
+        try:
+            names = os.listdir(self.root(member) / "turns")
+        except FileNotFoundError:
+            return 0
         # Somebody may have put a copy beside the turns, such as `000012 (copy)`.
-        return max((turn_number(path.parent.name) or 0 for path in found), default=0)
+        numbers = sorted((turn_number(name) or 0 for name in names), reverse=True)
+        for number in numbers:
+            # The newest folder may belong to a turn under way, which has no record yet.
+            if number > 0 and self._chosen(member, number, accepted) is not None:
+                return number
+        return 0
+
+    def _chosen(self, member: int, turn: int, accepted: Accepted) -> Attempt | None:
+        """Return the attempt of a turn whose record counts; None if the turn has not happened."""
+        try:
+            names = os.listdir(self.root(member) / turn_folder(turn))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return accepted.choose(member, turn, attempts_with_record(names))
 
     def commit(self, turn: Turn, output: str = "") -> None:
         save_record(turn, self.root(turn.member), output)

@@ -12,16 +12,18 @@ Each record has two clocks. `turn` and `trained` count a member's own effort, an
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from pbt_flow.exceptions import RecordError, SpaceError
+from pbt_flow.population.turn_files import UNNUMBERED, Attempt
 from pbt_flow.space import Hparams, Space, fitted
 from pbt_flow.utils.reasons import reason_in
 from pbt_flow.utils.values import is_container
@@ -63,6 +65,9 @@ class Checkpoint:
     """SHA-256 of the file, in hexadecimal."""
     size: int
     """Size of the file in bytes."""
+    attempt: Attempt = field(default=UNNUMBERED, compare=False)
+    """The attempt at the turn that wrote the state, which names the file. It does not count when
+    two references are compared: the digest says whether the states are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +121,14 @@ class Plan:
     """The age of the weights, in steps, at which scores were compared just before the turn.
 
     It is None if no scores were compared, as before a rescue."""
+    attempt: Attempt = field(default=UNNUMBERED, compare=False)
+    """Which try of the turn this is. It names the files that the turn writes, and nothing else
+    depends on it: two plans that differ in it alone are equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One interval of one member: its plan, and what came out. A `turn.json` holds one turn."""
+    """One interval of one member: its plan, and what came out. A record holds one turn."""
 
     plan: Plan
     status: Status
@@ -255,12 +263,18 @@ class Member:
         )
 
 
-# --- turn.json ------------------------------------------------------------------------------------
+# --- the record as JSON ---------------------------------------------------------------------------
 
 
 _METRICS = ("metrics", "evaluation")
 """The fields of a turn whose numbers need not be finite."""
-_ADDED: dict[str, dict[str, Any]] = {"turn.plan.donor": {"hparams_of": None}}
+_UNNUMBERED = dataclasses.asdict(UNNUMBERED)
+_ADDED: dict[str, dict[str, Any]] = {
+    "turn.plan": {"attempt": _UNNUMBERED},
+    "turn.plan.start": {"attempt": _UNNUMBERED},
+    "turn.plan.donor": {"hparams_of": None},
+    "turn.checkpoint": {"attempt": _UNNUMBERED},
+}
 """By the place in a record, what older records do not have, and what it is in them."""
 
 
@@ -274,6 +288,10 @@ def turn_to_json(turn: Turn) -> dict[str, Any]:
     if donor is not None and donor["hparams_of"] is None:
         # Nor did version 1 begin with donors of two sources.
         del donor["hparams_of"]
+    for holder in (plain["plan"], plain["plan"]["start"], plain["checkpoint"]):
+        if holder is not None and holder["attempt"] == _UNNUMBERED:
+            # Nor with attempts: what an earlier version wrote is written as it was.
+            del holder["attempt"]
     for name in _METRICS:
         plain[name] = {k: v if math.isfinite(v) else None for k, v in plain[name].items()}
     return {"version": 1, **plain}
@@ -292,7 +310,7 @@ def turn_from_json(plain: Any) -> Turn:
         )
     fields: dict[str, Any] = {"notes": {}} | dict(plain)
     del fields["version"]
-    turn: Turn = _read("turn", fields, Turn)
+    turn: Turn = _reader("turn", Turn)(fields)
     if turn.ok != (turn.checkpoint is not None) or turn.ok != (turn.score is not None):
         raise RecordError(
             f"the turn record has status {turn.status!r}; a turn that is ok has both a score and "
@@ -316,54 +334,124 @@ def fitted_turn(turn: Turn, space: Space) -> Turn:
     return dataclasses.replace(turn, plan=dataclasses.replace(turn.plan, hparams=hparams))
 
 
-def _read(where: str, value: Any, hint: Any) -> Any:
-    """Return `value` as the type that `hint` says.
+_Reader: TypeAlias = Callable[[Any], Any]
+"""Returns a value that JSON can hold as what an annotation says.
+
+It raises a `RecordError` for any other value."""
+
+
+@functools.cache
+def _reader(where: str, hint: Any) -> _Reader:
+    """Return what reads the values at one place of a record.
+
+    It is made once for each place: a population may have a hundred thousand records.
 
     Args:
-        where: The place of the value in the record, for messages: `turn.plan.seed`, say.
-        value: A value that JSON can hold.
+        where: The place of the values in the record, for messages: `turn.plan.seed`, say.
         hint: The annotation of a field, or a dataclass.
-
-    Raises:
-        RecordError: The value is not of that type.
     """
     origin, arguments = get_origin(hint), get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        hints = get_type_hints(hint)
-        value = {**_ADDED.get(where, {}), **value}
-        if value.keys() != hints.keys():
-            odd = sorted(map(str, value.keys() ^ hints.keys()))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _reader_of_fields(where, hint)
+    if origin is Mapping:
+        return _reader_of_mapping(where, arguments[1])
+    if origin is tuple:
+        return _reader_of_list(where, arguments[0])
+    if origin is Literal:
+        return _reader_of(where, lambda value: isinstance(value, str) and value in arguments)
+    if origin is UnionType or origin is Union:
+        return _reader_of_union(where, arguments)
+    if hint is float:
+        return _reader_of_number(where)
+    checks: dict[Any, Callable[[Any], bool]] = {
+        int: lambda value: type(value) is int and value >= 0,
+        str: lambda value: isinstance(value, str),
+    }
+    return _reader_of(where, checks[hint])
+
+
+def _odd(where: str, value: Any) -> RecordError:
+    return RecordError(f"not a turn record: {where} cannot be {value!r:.80}")
+
+
+def _reader_of(where: str, fits: Callable[[Any], bool]) -> _Reader:
+    def read(value: Any) -> Any:
+        if not fits(value):
+            raise _odd(where, value)
+        return value
+
+    return read
+
+
+def _reader_of_number(where: str) -> _Reader:
+    def read(value: Any) -> float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # NaN fails this comparison, too.
+        if is_number and abs(value) <= sys.float_info.max:
+            return float(value)
+        raise _odd(where, value)
+
+    return read
+
+
+def _reader_of_fields(where: str, kind: type) -> _Reader:
+    added = _ADDED.get(where, {})
+    readers = {
+        name: _reader(f"{where}.{name}", hint) for name, hint in get_type_hints(kind).items()
+    }
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _odd(where, value)
+        value = {**added, **value}
+        if value.keys() != readers.keys():
+            odd = sorted(map(str, value.keys() ^ readers.keys()))
             raise RecordError(f"not a turn record: {where} has missing or unknown fields {odd}")
-        return hint(**{name: _read(f"{where}.{name}", value[name], hints[name]) for name in hints})
-    if origin is Mapping and isinstance(value, Mapping):
-        may_be_null = where in [f"turn.{name}" for name in _METRICS]
-        read: dict[str, Any] = {}
+        return kind(**{name: reader(value[name]) for name, reader in readers.items()})
+
+    return read
+
+
+def _reader_of_mapping(where: str, hint: Any) -> _Reader:
+    may_be_null = where in [f"turn.{name}" for name in _METRICS]
+    # The names are the task's own, and so many that a reader for each would not pay.
+    read_item = _reader(where, hint)
+
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise _odd(where, value)
+        found: dict[str, Any] = {}
         for name, item in value.items():
             if item is None and may_be_null:
-                read[str(name)] = math.nan
-            else:
-                read[str(name)] = _read(f"{where}.{name}", item, arguments[1])
-        return read
-    if origin is tuple and isinstance(value, list):
-        return tuple(_read(where, item, arguments[0]) for item in value)
-    if origin is Literal and isinstance(value, str) and value in arguments:
-        return value
-    if origin is UnionType or origin is Union:
-        if value is None and type(None) in arguments:
-            return None
-        kinds = [kind for kind in arguments if kind is not type(None)]
-        if len(kinds) == 1:
-            return _read(where, value, kinds[0])
-        # This is the value of a hyperparameter. JSON brings its tuples back as lists, and only the
-        # space knows which lists were tuples: `fitted_turn` restores them.
-        if type(value) in [get_origin(kind) or kind for kind in kinds]:
-            return value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # NaN fails this comparison, too.
-    if hint is float and is_number and abs(value) <= sys.float_info.max:
-        return float(value)
-    if hint is int and type(value) is int and value >= 0:
-        return value
-    if hint is str and isinstance(value, str):
-        return value
-    raise RecordError(f"not a turn record: {where} cannot be {value!r:.80}")
+                found[str(name)] = math.nan
+                continue
+            try:
+                found[str(name)] = read_item(item)
+            except RecordError:
+                raise _odd(f"{where}.{name}", item) from None
+        return found
+
+    return read
+
+
+def _reader_of_list(where: str, hint: Any) -> _Reader:
+    read_item = _reader(where, hint)
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise _odd(where, value)
+        return tuple(map(read_item, value))
+
+    return read
+
+
+def _reader_of_union(where: str, arguments: tuple[Any, ...]) -> _Reader:
+    may_be_none = type(None) in arguments
+    kinds = [kind for kind in arguments if kind is not type(None)]
+    if len(kinds) == 1:
+        read_one = _reader(where, kinds[0])
+        return lambda value: None if value is None and may_be_none else read_one(value)
+    # This is the value of a hyperparameter. JSON brings its tuples back as lists, and only the
+    # space knows which lists were tuples: `fitted_turn` restores them.
+    types = {get_origin(kind) or kind for kind in kinds} | ({type(None)} if may_be_none else set())
+    return _reader_of(where, lambda value: type(value) in types)

@@ -9,14 +9,17 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
-from pbt_flow.population.fresh_score import FreshScore
+from pbt_flow.population.finalist import Finalist
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Direction, Member, ReportDirection, Turn
-from pbt_flow.space import Hparams
+from pbt_flow.population.result_html import result_html
+from pbt_flow.population.turn_table import turns_dataframe
 from pbt_flow.utils.means import mean
-from pbt_flow.utils.values import finite
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
     from pbt_flow.task import Task
 
 Status = Literal["finished", "interrupted", "failed", "running"]
@@ -26,74 +29,7 @@ NO_WINNER = "no turn of any member went well"
 """The reason of a population that did all its turns and failed all the same."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finalist:
-    """A turn that a result names: the winner's, or the best of an initial configuration."""
-
-    member: int
-    run_id: str
-    """The member's run in MLflow."""
-    turn: int
-    step: int
-    """The age of the weights after the turn."""
-    score: float
-    """The score that selection used. As the best of many noisy scores it is optimistic."""
-    report: Mapping[str, float]
-    """What `Task.report` measured, on data that selection never saw; empty if it was not called."""
-    hparams: Hparams
-    fresh: FreshScore | None = None
-    """The score on data that no decision has seen; None if it was not judged afresh."""
-    parents: Sequence[tuple[int, int]] = ()
-    """For an average of weights: the records that it is the average of, as member and turn."""
-    checkpoint: Checkpoint | None = None
-    """The checkpoint with the state."""
-    revive: Callable[[str | None], Task] | None = field(default=None, repr=False, compare=False)
-    """Builds the task on a device, in the state that the turn wrote."""
-
-    @property
-    def parents_told(self) -> str:
-        """The records that this is the average of, in words; empty if it is a record itself."""
-        return ", ".join(f"member {member:02d} turn {turn}" for member, turn in self.parents)
-
-    def task(self, device: str | None = None) -> Task:
-        """Return a live task in the state that the turn wrote, to evaluate or to train on.
-
-        The task is seeded as for a report: `report()`, called first, returns the numbers of
-        `report`.
-
-        Args:
-            device: The device to put it on, as torch names it; by default the one it trained on,
-                and the CPU where this machine has none such.
-
-        Raises:
-            CheckpointError: The state was deleted, or is not the one that the turn wrote.
-            ValueError: The result was made without access to the population's checkpoints.
-        """
-        if self.revive is None:
-            raise ValueError(
-                f"run {self.run_id}: this result was made without access to the population's "
-                "checkpoints; pbt_flow.load returns one that has it"
-            )
-        return self.revive(device)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the turn as plain values. An infinite choice is the text `inf` or `-inf`."""
-        return {
-            "member": self.member,
-            "run_id": self.run_id,
-            "turn": self.turn,
-            "step": self.step,
-            "score": self.score,
-            "report": dict(self.report),
-            "hparams": finite(dict(self.hparams)),
-            "fresh": None if self.fresh is None else vars(self.fresh),
-            "parents": [list(parent) for parent in self.parents],
-            "digest": None if self.checkpoint is None else self.checkpoint.digest,
-            "bytes": None if self.checkpoint is None else self.checkpoint.size,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Result:
     """What became of a population; `pbt_flow.run` returns it, and `pbt_flow.load` rebuilds it."""
 
@@ -144,6 +80,8 @@ class Result:
     """Which direction of the reports' metrics is better, as the task declared it."""
     control: Result | None = None
     """The population to compare this one with, if a control was trained or named."""
+    draw: Callable[[Result], Figure] | None = field(default=None, repr=False, compare=False)
+    """Draws the picture of the report."""
 
     @classmethod
     def of(
@@ -162,6 +100,7 @@ class Result:
         budget: int | None = None,
         report_direction: ReportDirection = None,
         revive: Callable[[Checkpoint, str | None], Task] | None = None,
+        draw: Callable[[Result], Figure] | None = None,
     ) -> Result:
         """Return the result that follows from a history.
 
@@ -179,6 +118,7 @@ class Result:
             budget: How many steps a member may train.
             report_direction: Which direction of the reports' metrics is better.
             revive: Builds the task in the state of a checkpoint, on a device.
+            draw: Draws the picture of the report.
         """
 
         def finalist(turn: Turn | None) -> Finalist | None:
@@ -222,7 +162,54 @@ class Result:
             charts=charts,
             budget=budget,
             report_direction=report_direction,
+            draw=draw,
         )
+
+    def __repr__(self) -> str:
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"<Result of population {self.run_id}: {self.status}{reason}; {self.headline}>"
+
+    def _repr_html_(self) -> str:
+        """The outcome as a notebook shows it where a cell ends with a result."""
+        return result_html(self)
+
+    def plot(self) -> Figure:
+        """Return the picture of the report, as a figure of matplotlib that a notebook shows.
+
+        It has the scores of all members, every hyperparameter along the weights' steps, and the
+        family tree. With a control, the control's scores are drawn beside them.
+
+        Raises:
+            StoreError: The tracking store cannot be reached.
+            ValueError: The result was made without access to the population's runs.
+        """
+        if self.draw is None:
+            raise ValueError(
+                f"run {self.run_id}: this result was made without access to the population's "
+                "runs; pbt_flow.load returns one that has it"
+            )
+        return self.draw(self)
+
+    def turns_dataframe(self) -> pd.DataFrame:
+        """Return every committed turn as a row of a table, ordered by member and turn.
+
+        Its columns, with their dtypes:
+
+        - `member` (int64), and `turn` (int64): which turn of which member, the turns from 1.
+        - `step` (int64): the age of the weights after the turn, in steps along their lineage.
+        - `trained` (int64): the steps that the member itself has trained, which only grow.
+        - `status` (category): `ok`, `diverged`, `failed` or `lost`.
+        - `score` (float64): NaN where the turn did not go well.
+        - `donor`, `donor_turn` (Int64): the member, and its turn, whose record was copied just
+          before this turn; missing where nobody was copied.
+        - `hparams_donor` (Int64): the member whose hyperparameters were taken, where that is
+          another than the one whose weights were.
+        - `seconds` (float64): how long the turn took, with earlier tries that were lost.
+        - `started` (datetime64, UTC): when the turn began.
+        - `hparam/NAME`, for each hyperparameter: what was live in the turn; float64, int64 or bool
+          where all values are of that kind, and object otherwise.
+        """
+        return turns_dataframe(self.history)
 
     @property
     def best(self) -> Finalist | None:

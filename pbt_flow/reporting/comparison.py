@@ -591,7 +591,8 @@ class Comparison:
 def page(comparison: Comparison) -> str:
     """The comparison as one HTML page."""
     entry = comparison.methods[comparison.baseline][0]
-    task = Path(entry.settings.task.partition(":")[0]).stem
+    place, _, attribute = entry.settings.task.partition(":")
+    task = attribute if place == "__main__" else Path(place).stem
     return assemble(f"{task}: methods compared", _body(comparison), comparison.charts())
 
 

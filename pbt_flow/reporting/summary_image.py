@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution
 
@@ -17,6 +18,9 @@ from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.reporting.tree_layout import lay_out
 from pbt_flow.space import index_of
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _TITLE_LETTERS = 115
 """So many letters of the title have room beside each other."""
 _BEST, _MEAN, _CONTROL, _FAINT, _INK = "#0072b2", "#d55e00", "#7a8794", "#7d8a9888", "#17202a"
@@ -24,16 +28,33 @@ _BEST, _MEAN, _CONTROL, _FAINT, _INK = "#0072b2", "#d55e00", "#7a8794", "#7d8a98
 
 def draw(subject: ReportData, path: Path) -> None:
     """Draw scores, hyperparameters and the family tree into the file `path`."""
+    _save(figure(subject), path)
+
+
+def figure(subject: ReportData) -> Figure:
+    """Draw scores, hyperparameters and the family tree, as a figure that a notebook shows."""
     # Imported here, since matplotlib takes 0.5 s. Not pyplot, which might open a window.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    class ReportFigure(Figure):
+        """A figure that shows itself: a notebook shows only those of pyplot by itself."""
+
+        def _repr_png_(self) -> bytes:
+            image = io.BytesIO()
+            _save(self, image)
+            return image.getvalue()
+
+    made: Figure = _make_figure(subject, ReportFigure)
+    FigureCanvasAgg(made)
+    return made
+
+
+def _save(figure: Figure, to: Path | io.BytesIO) -> None:
     with warnings.catch_warnings():
         # A letter that the font lacks is drawn as a box; the user need not hear of it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = _make_figure(subject, Figure)
-        FigureCanvasAgg(figure)
-        figure.savefig(path, dpi=100)
+        figure.savefig(to, dpi=100)
 
 
 def _make_figure(subject: ReportData, figure_class: Any) -> Any:

@@ -228,7 +228,8 @@ def _numbered(hparams: Hparams, space: Space) -> dict[str, Any]:
 
 def _ask(study: optuna.Study, known: Space, space: Space) -> dict[str, Value]:
     """Return what Optuna proposes, as a configuration of the space."""
-    proposed: dict[str, Any] = dict(study.ask(dict(known)).params)
+    with _quiet():
+        proposed: dict[str, Any] = dict(study.ask(dict(known)).params)
     for name, dist in space.items():
         if isinstance(dist, CategoricalDistribution) and _is_numbered(dist):
             proposed[name] = dist.choices[proposed[name]]
@@ -237,13 +238,17 @@ def _ask(study: optuna.Study, known: Space, space: Space) -> dict[str, Value]:
 
 
 class _quiet:
-    """While it is entered, Optuna does not announce each study that is built for one draw."""
+    """While it is entered, Optuna does not announce each study that is built for one draw.
+
+    Nor does it warn of a space with conditions, for which some of its samplers take one in which a
+    range has a single value.
+    """
 
     def __enter__(self) -> None:
         import optuna
 
         self.level = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def __exit__(self, *_: object) -> None:
         import optuna

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pbt_flow.exceptions import OptionError, SpaceError
@@ -13,6 +14,7 @@ from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Space, check_space, plain_space
 from pbt_flow.task.base import Task
 from pbt_flow.task.construction import constructing
+from pbt_flow.task.joined_function import function_task
 from pbt_flow.task.joined_script import ScriptTask, with_options
 from pbt_flow.task.naming import find_task, name_task
 from pbt_flow.task.options import (
@@ -23,6 +25,7 @@ from pbt_flow.task.options import (
     describe,
     options_of,
 )
+from pbt_flow.task.session import found_in_main, is_of_session, pickle_by_value, unpickle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,20 +60,18 @@ class Declaration:
         }
 
 
-def declare(task: str | type[Task], options: Any = None) -> Declaration:
+def declare(task: str | type[Task] | Callable[[], Any], options: Any = None) -> Declaration:
     """Return what a task class declares.
 
     Args:
-        task: The class, or its name.
+        task: The class, or a function that joins, or the name of either.
         options: Those that it is going to be built with. What a script declares may follow from its
             own arguments.
 
     Raises:
         TaskError: The task is not found, or one of its declarations is missing or wrong.
     """
-    if not isinstance(task, str):
-        check_class(task)
-    kind = with_options(find_task(task) if isinstance(task, str) else task, options)
+    kind = with_options(find_task(task) if isinstance(task, str) else as_class(task), options)
     check_task(kind)
     return Declaration(
         name=name_task(task),
@@ -95,6 +96,18 @@ class TaskSpec:
     device: str = "cpu"
     budget: int | None = None
     """The steps of a member that trains to the end (see `Task.budget`); None if not known."""
+    code: bytes = dataclasses.field(default=b"", repr=False)
+    """The task itself, for other processes, if no file holds it (see `pbt_flow.task.session`)."""
+
+    def with_code(self) -> TaskSpec:
+        """The same with all that another process needs.
+
+        Raises:
+            TaskError: No file holds the task, and it cannot be sent.
+        """
+        if not is_of_session(self.name):
+            return self
+        return dataclasses.replace(self, code=pickle_by_value(found_in_main(self.name)))
 
     @property
     def file(self) -> str:
@@ -108,9 +121,8 @@ class TaskSpec:
         Raises:
             TaskError: The class does not take one of the options, or not its value.
         """
-        return build_task(
-            find_task(self.name), seed, device or self.device, self.options, budget=self.budget
-        )
+        kind = as_class(unpickle(self.code)) if self.code else find_task(self.name)
+        return build_task(kind, seed, device or self.device, self.options, budget=self.budget)
 
 
 def build_task(
@@ -145,8 +157,17 @@ def build_task(
     return made
 
 
-def check_class(task: Any) -> None:
-    """Check that `task` is a subclass of `Task`.
+def as_class(task: Any) -> type[Task]:
+    """The task class that was given as such, or as a function that joins.
+
+    Raises:
+        TaskError: It is neither.
+    """
+    return function_task(task) if inspect.isfunction(task) else check_class(task)
+
+
+def check_class(task: Any) -> type[Task]:
+    """Check that `task` is a subclass of `Task`, and return it.
 
     Raises:
         TaskError: `task` is an object of such a class, or something else.
@@ -158,17 +179,19 @@ def check_class(task: Any) -> None:
         )
     if not (isinstance(task, type) and issubclass(task, Task)):
         raise TaskError(
-            f"a task is a subclass of pbt_flow.Task, or the name of one, got {task!r:.200}"
+            "a task is a subclass of pbt_flow.Task, a function that calls pbt_flow.join, or the "
+            f"name of either, got {task!r:.200}"
         )
+    return task
 
 
-def check_found(task: type[Task]) -> None:
-    """Check that another process finds the class by its module and name.
+def check_found(task: type[Task] | Callable[[], Any]) -> None:
+    """Check that another process finds the class or the function by its module and name.
 
     Raises:
         TaskError: The module has no class of that name, or has another one.
     """
-    if issubclass(task, ScriptTask):
+    if isinstance(task, type) and issubclass(task, ScriptTask):
         return  # It is found by its file.
     there = getattr(sys.modules.get(task.__module__), task.__qualname__, None)
     if there is None:

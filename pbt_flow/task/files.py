@@ -82,7 +82,7 @@ def is_nameless(module: str) -> bool:
         return False
     file = getattr(sys.modules.get(module), "__file__", None)
     # A module beside a task's file is found through the folder that was added for that.
-    return file is not None and str(_package_root(Path(file).resolve())) in _FOLDERS
+    return file is not None and str(package_root(Path(file).resolve())) in _FOLDERS
 
 
 def search_path() -> list[str]:
@@ -91,7 +91,7 @@ def search_path() -> list[str]:
 
 
 def _load_in_package(path: Path) -> ModuleType:
-    root = _package_root(path)
+    root = package_root(path)
     name = ".".join(path.relative_to(root).with_suffix("").parts)
     top = name.partition(".")[0]
     importlib.invalidate_caches()
@@ -176,7 +176,7 @@ def _is_file_of(module: ModuleType, path: Path) -> bool:
     return Path(str(getattr(module, "__file__", None))).resolve() == path
 
 
-def _package_root(path: Path) -> Path:
+def package_root(path: Path) -> Path:
     """The folder that a file is imported from: the first one above it that is no package."""
     root = path.parent
     while (root / "__init__.py").is_file():
@@ -200,7 +200,7 @@ def _check_siblings(path: Path) -> None:
         taken = _place_of(name)
         if taken is None or taken in beside or not any(place.is_file() for place in beside):
             continue
-        if str(_package_root(taken)) in others:
+        if str(package_root(taken)) in others:
             raise TaskError(
                 f"{path} imports {name}, which in this process means {taken}, of another task; "
                 f"train the two in processes of their own, or rename one {name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -68,9 +68,20 @@ class ScriptTask(Task):
         """
         super().__init__(seed=seed, device=device)
         add_siblings(self.path)
-        _use(device)
+        self._begin(self.path, arguments, keep_seed=keep_seed, keep_folder=keep_folder)
+
+    def _begin(
+        self,
+        source: Path | Callable[[], Any],
+        arguments: tuple[str, ...] = (),
+        *,
+        keep_seed: bool,
+        keep_folder: bool,
+    ) -> None:
+        """Run what trains up to its loop."""
+        _use(self.device)
         self._script = Script(
-            self.path, arguments, seed=seed, keep_seed=keep_seed, keep_folder=keep_folder
+            source, arguments, seed=self.seed, keep_seed=keep_seed, keep_folder=keep_folder
         )
         self._arguments = arguments
         self._metrics: Mapping[str, float] = {}
@@ -124,7 +135,7 @@ class ScriptTask(Task):
         words = f", run with {' '.join(self._arguments)}" if self._arguments else ""
         kinds = [f"{name} ({type(one).__name__})" for name, one in member.objects.items()]
         found = {
-            "script": f"{self.path.name}{words}; a checkpoint holds {', '.join(kinds)}",
+            "script": f"{self._script.label}{words}; a checkpoint holds {', '.join(kinds)}",
             "hyperparameters": member.hyperparameters.describe(),
         }
         if member.unnamed:
@@ -161,8 +172,10 @@ def task_of(path: Path, arguments: tuple[str, ...] = ()) -> type[ScriptTask]:
 
 def with_options(kind: type[Task], options: Any) -> type[Task]:
     """The task of a script under some options: it may declare another space for each of them."""
-    if not issubclass(kind, ScriptTask) or not isinstance(options, Mapping):
+    takes = issubclass(kind, ScriptTask) and "arguments" in options_of(kind)
+    if not takes or not isinstance(options, Mapping):
         return kind
+    assert issubclass(kind, ScriptTask)
     try:
         given = options_of(kind)["arguments"].read(options.get("arguments", ()))
     except OptionError as error:
@@ -181,13 +194,21 @@ def _told(path: Path, arguments: tuple[str, ...], changed: int) -> Mapping[str, 
     """
     add_siblings(path)
     with preserved():
-        member = Script(path, arguments, seed=0).member
-    terms = member.terms
+        return terms_of(Script(path, arguments, seed=0))
+
+
+def terms_of(script: Script) -> Mapping[str, Any]:
+    """What a script that stands at its loop's head declares.
+
+    Raises:
+        TaskError: Its loop has no pass.
+    """
+    terms, passes = script.member.terms, script.member.passes
     defaults: dict[str, Any] = {"interval": terms.interval}
-    if member.passes is not None:
-        if not member.passes:
-            raise TaskError(f"{path.name}: its loop has no pass, and nothing would be trained")
-        defaults["turns"] = -(-member.passes // terms.interval)
+    if passes is not None:
+        if not passes:
+            raise TaskError(f"{script.label}: its loop has no pass, and nothing would be trained")
+        defaults["turns"] = -(-passes // terms.interval)
     return {
         "space": terms.space,
         "direction": terms.direction,

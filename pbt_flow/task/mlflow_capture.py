@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
@@ -79,6 +80,19 @@ class Job:
     def is_ours(self, run_id: str) -> bool:
         """Whether a run is a member's run, or no run at all."""
         return run_id == _NO_RUN or (self.runs is not None and run_id in self.runs.members)
+
+
+class _Thread(threading.local):
+    is_ours = False
+    """Whether a thread logs what pbt_flow says of members, and runs no task."""
+
+
+_THREAD = _Thread()
+
+
+def leave_this_thread_alone() -> None:
+    """Let what this thread logs go where it says, also while a task trains in this process."""
+    _THREAD.is_ours = True
 
 
 class TaskLogging:
@@ -228,7 +242,7 @@ class TaskLogging:
 
         @functools.wraps(theirs)
         def replacement(*args: Any, **kwargs: Any) -> Any:
-            job = self._job
+            job = None if _THREAD.is_ours else self._job
             return theirs(*args, **kwargs) if job is None else ours(job, theirs, *args, **kwargs)
 
         setattr(owner, name, replacement)

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable
 from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,7 +18,9 @@ from pbt_flow.joining import is_joining, is_training
 from pbt_flow.task.base import Task
 from pbt_flow.task.bundled import bundled_tasks, current_name, is_in_some_copy, module_of
 from pbt_flow.task.files import is_nameless, load_file
+from pbt_flow.task.joined_function import function_task
 from pbt_flow.task.joined_script import task_of
+from pbt_flow.task.session import MAIN, has_no_file, is_of_session, main_module
 from pbt_flow.utils.text import did_you_mean
 
 GROUP = "pbt_flow.tasks"
@@ -30,8 +33,8 @@ def find_task(name: str) -> type[Task]:
     Args:
         name: A task that comes along (`rl`) or an entry point of the group `pbt_flow.tasks`,
             `module:Class`, `path/to/file.py:Class` (the class may be left out where the file has
-            just one), `path/to/script.py` that calls `pbt_flow.join`, or the name of a file in the
-            folder `tasks` of the working folder.
+            just one), `path/to/script.py` that calls `pbt_flow.join`, `__main__:Class` (of a
+            notebook's cell), or the name of a file in the folder `tasks` of the working folder.
 
     Raises:
         TaskError: There is no such task; the message lists what there is.
@@ -47,6 +50,8 @@ def find_task(name: str) -> type[Task]:
                 "a script joins by a few lines, see docs/writing.md"
             )
         found = load_file(Path(place))
+    elif is_of_session(name):
+        found = main_module(name)
     elif ":" in name:
         found = _import(place)
     else:
@@ -100,15 +105,25 @@ def _local_file(module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _import(module: str) -> Any:
-    if not all(part.isidentifier() for part in module.split(".")):
-        raise TaskError(f"{module!r} is no module's name to take a task from")
-    # The folder of a clone is found as `tasks`, and would hide a `tasks` of the user's.
+def _file_in_working_folder(module: str) -> Path | None:
+    """The file of a user's module in the working folder, where the module is not found otherwise.
+
+    The folder of a clone is found as `tasks`, and would hide a `tasks` of the user's.
+    """
     found = _file_of(module)
     if found is None or is_in_some_copy(Path(found)):
         local = _local_file(module)
         if local is not None and not is_in_some_copy(local):
-            return load_file(local)
+            return local
+    return None
+
+
+def _import(module: str) -> Any:
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise TaskError(f"{module!r} is no module's name to take a task from")
+    local = _file_in_working_folder(module)
+    if local is not None:
+        return load_file(local)
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -127,6 +142,9 @@ def _pick(module: Any, attribute: str, name: str) -> type[Task]:
         and not inspect.isabstract(value)
     }
     if attribute:
+        function = vars(module).get(attribute)
+        if inspect.isfunction(function):
+            return function_task(function)
         if attribute not in own:
             raise TaskError(f"task {name!r}: no Task called {attribute!r}; there are {sorted(own)}")
         return own[attribute]
@@ -139,8 +157,11 @@ def _pick(module: Any, attribute: str, name: str) -> type[Task]:
     return here[0]
 
 
-def name_task(task: str | type[Task]) -> str:
+def name_task(task: str | type[Task] | Callable[[], Any]) -> str:
     """A name by which any process finds `task` again (see `find_task`).
+
+    What no file holds, since it stands in a notebook's cell, is named `__main__:Class`, and found
+    where the cell has been executed (see `pbt_flow.task.session`).
 
     Raises:
         TaskError: The class is defined where no other process can find it.
@@ -156,7 +177,8 @@ def name_task(task: str | type[Task]) -> str:
     if "." in task.__qualname__:
         inside = "function" if "<locals>" in task.__qualname__ else "class"
         raise TaskError(
-            f"{task.__qualname__} is defined inside a {inside}; move it to the top of a file"
+            f"{task.__qualname__} is defined inside a {inside}; move it to the top of a file or of "
+            "a notebook's cell"
         )
     module = sys.modules.get(task.__module__)
     name = f"{task.__module__}:{task.__qualname__}"
@@ -164,15 +186,9 @@ def name_task(task: str | type[Task]) -> str:
     # named, which means nothing else.
     if not is_nameless(task.__module__) and current_name(name) is None:
         return name
-    source = getattr(module, "__file__", None)
-    if source is None:
-        raise TaskError(f"{task.__qualname__} is defined at a prompt; move it to a file")
-    path = Path(source).resolve()
-    if not path.is_file():
-        raise TaskError(
-            f"{task.__qualname__} is defined in {source}, which other processes cannot read; move "
-            "it to a file"
-        )
+    if task.__module__ == MAIN and has_no_file(task, module):
+        return name
+    path = Path(str(getattr(module, "__file__", None))).resolve()
     if path.suffix != ".py":
         raise TaskError(
             f"{task.__qualname__} is defined in {path}, whose name does not end in .py, as that of "
@@ -205,6 +221,19 @@ def is_same_task(first: str, second: str) -> bool:
     (place, attribute), (other, its) = _locate(first), _locate(second)
     # A name may leave the class out where the file has just one, and then it means that one.
     return place == other and (attribute == its or not attribute or not its)
+
+
+def source_of(name: str) -> Path | None:
+    """The file in which the class of a name (see `name_task`) is written; None if it is not found.
+
+    Nothing is imported to find out.
+    """
+    place = _now(_registered().get(name, name)).partition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).resolve()
+    local = _file_in_working_folder(place)
+    found = _file_of(place)
+    return local or (None if found is None else Path(found))
 
 
 def _locate(name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""What a task or a strategy must keep to, as test classes to inherit.
+"""What a task, a strategy or an engine must keep to, as test classes to inherit.
 
     from pbt_flow.testing import ExploitContract, TaskContract
 
@@ -8,9 +8,10 @@
     class TestMyExploit(ExploitContract):
         strategy = MyExploit()
 
-pytest then runs every sentence of the contract against the task or the strategy.
+pytest then runs every sentence of the contract against the task, the strategy or the engine.
 """
 
+from pbt_flow.testing.engine_contract import EngineContract
 from pbt_flow.testing.strategy_contracts import (
     EVERY_KIND,
     ExploitContract,
@@ -30,6 +31,7 @@ from pbt_flow.testing.task_contract import (
 __all__ = [
     "EVERY_KIND",
     "LOOKS",
+    "EngineContract",
     "ExploitContract",
     "ExploreContract",
     "SamplerContract",

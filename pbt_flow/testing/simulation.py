@@ -11,7 +11,6 @@ import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,13 +36,17 @@ from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.population.turn_files import Attempt
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, own_hparams
 from pbt_flow.task import Task, build_task
 from pbt_flow.task.mlflow_capture import MemberRuns
+from pbt_flow.testing.simulated_queue import SimulatedQueue, queues_beside
 from pbt_flow.training.controller import Controller
+from pbt_flow.training.log_queue import LogQueue, MakeQueue
 
-Fault = Literal["raises", "nan", "inf", "dies", "hangs"]
+Fault = Literal["raises", "nan", "inf", "dies", "hangs", "taken"]
+"""What goes wrong with a try of a turn; `taken` is its machine, which is no fault of the turn."""
 
 
 @dataclass
@@ -68,6 +71,8 @@ class SimulatedEngine(Engine):
     """What happened, as the time, the event, the member and the turn."""
     committed: list[Turn] = field(default_factory=list)
     """The turns that have a record, in the order in which they ended."""
+    beside: list[SimulatedQueue] = field(default_factory=list)
+    """The queues whose calls to the store take time beside the turns."""
 
     def __post_init__(self) -> None:
         self._rng = np.random.default_rng(np.random.SeedSequence([self.seed, 10**6]))
@@ -104,7 +109,7 @@ class SimulatedEngine(Engine):
         self.log.append((self.now, "begins", plan.member, plan.turn))
         outcome = self._outcome(plan, fault, took)
         if isinstance(outcome, LostJob):
-            outcome = LostJob(job=job, reason=outcome.reason)
+            outcome = replace(outcome, job=job)
         elif lost:
             seconds = {**outcome.seconds, "lost": lost}
             outcome = replace(outcome, started=self.now - lost, seconds=seconds)
@@ -112,9 +117,11 @@ class SimulatedEngine(Engine):
 
     def wait(self, timeout: float | None = None) -> list[Done | LostJob]:
         if timeout is not None and self._pending[0][0] > self.now + timeout:
-            self.now += timeout
+            self.pass_time(timeout)
             return []
-        self.now, _, done = heapq.heappop(self._pending)
+        ends, _, done = heapq.heappop(self._pending)
+        # The clock may be further already: a controller that talks to the store itself passes time.
+        self._pass_until(max(ends, self.now))
         plan = done.job if isinstance(done, LostJob) else getattr(done, "plan", None)
         if isinstance(plan, Retry):
             plan = plan.plan
@@ -166,11 +173,24 @@ class SimulatedEngine(Engine):
 
     def pass_time(self, seconds: float) -> None:
         """Let the simulated clock run on."""
-        self.now += seconds
+        self._pass_until(self.now + seconds)
+
+    def _pass_until(self, end: float) -> None:
+        """Let the clock run on to a moment, and what happens beside the turns happen on the way."""
+        while self.beside:
+            first = min(self.beside, key=SimulatedQueue.next_event)
+            when = first.next_event()
+            if when > end:
+                break
+            self.now = max(self.now, when)
+            first.happen()
+        self.now = end
 
     def _outcome(self, plan: Plan, fault: Fault | None, took: float) -> Turn | LostJob:
         if fault in ("dies", "hangs"):
             return LostJob(job=plan, reason=f"the worker {fault}")
+        if fault == "taken":
+            return LostJob(job=plan, reason="the worker was taken away", blameless=True)
         if fault == "raises":
             return Turn(plan=plan, status="failed", error="raised by the simulation")
         task = self.task(derive_seed(self.seed, plan.member, 0))
@@ -210,6 +230,8 @@ class MemoryStore:
     """When the store does not answer, as pairs of begin and end in simulated seconds."""
     told: list[Turn] = field(default_factory=list)
     """The turns that were logged, in the order in which they were."""
+    written: list[Turn] = field(default_factory=list)
+    """The turns in the journal, in the order in which they came there."""
     retired: list[int] = field(default_factory=list)
     """The members whose runs were ended."""
     left: dict[int, str] = field(default_factory=dict)
@@ -243,9 +265,13 @@ class MemoryStore:
     def commit(self, turn: Turn) -> None:
         self.engine.committed.append(turn)
 
-    def log_turn(self, turn: Turn) -> None:
+    def log_turns(self, turns: Sequence[Turn]) -> None:
         self._answer()
-        self.told.append(turn)
+        self.told += turns
+
+    def log_records(self, turns: Sequence[Turn]) -> None:
+        self._answer()
+        self.written += turns
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         self._answer()
@@ -269,6 +295,9 @@ class MemoryStore:
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
         del self.engine.states[checkpoint.member, checkpoint.turn]
+
+    def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
+        pass
 
     def _answer(self) -> None:
         if any(begins <= self.engine.now < ends for begins, ends in self.outages):
@@ -314,7 +343,7 @@ class Simulation:
     def go(self) -> Simulation:
         """Train to the end."""
         self.controller.go(_Silence())
-        self.controller.log_queue.flush_and_wait()
+        self.controller.drain()
         return self
 
     def resumed(self, controller: type[Controller] | None = None) -> Simulation:
@@ -332,12 +361,20 @@ class Simulation:
         for turn in sorted(self.engine.committed, key=lambda turn: (turn.member, turn.number)):
             anew.add(turn)
         self.engine.forget_turns_under_way()
+        self.engine.beside.clear()
         made = _controlled(
-            before.settings, self.store, self.engine, anew, controller or type(before), self.said
+            before.settings,
+            self.store,
+            self.engine,
+            anew,
+            controller or type(before),
+            self.said,
+            before.make_queue,
         )
         for turn in self.engine.committed:
             if turn not in self.store.told:
-                made.log_queue.add(partial(made.log_turn, turn))
+                made.log_turn(turn)
+        made.unwritten = [turn for turn in self.engine.committed if turn not in self.store.written]
         made.stages.tell_who_left(anew.left, made.leave)
         made.find_checkpoints()
         return Simulation(anew, self.engine, self.store, made, self.said)
@@ -350,6 +387,7 @@ def _controlled(
     history: History,
     controller: type[Controller],
     said: list[str],
+    make_queue: MakeQueue,
 ) -> Controller:
     return controller(
         settings,
@@ -359,6 +397,7 @@ def _controlled(
         _Silence(said),
         clock=lambda: engine.now,
         pause=engine.pass_time,
+        make_queue=make_queue,
     )
 
 
@@ -375,6 +414,8 @@ def prepare(
     faults: Mapping[tuple[int, int], list[Fault]] | None = None,
     outages: Sequence[tuple[float, float]] = (),
     controller: type[Controller] = Controller,
+    request: float | None = None,
+    requests_at_once: int = 8,
     **settings: Any,
 ) -> Simulation:
     """A simulated population that has not trained yet.
@@ -387,6 +428,9 @@ def prepare(
         outages: When the tracking store does not answer, as pairs of begin and end in simulated
             seconds.
         controller: The class that decides; a subclass can try another rule.
+        request: Simulated seconds of a request to the store, which is made beside the turns, as by
+            threads. With None the controller makes it itself, and it takes no time.
+        requests_at_once: How many such requests are made at once, and as many deletions.
         settings: Fields of `pbt_flow.Settings`.
     """
     made, kind = Settings.for_task(task, **settings)
@@ -407,5 +451,8 @@ def prepare(
     )
     store = MemoryStore(kind.space, engine, outages=outages, founders=founders)
     said = list[str]()
-    made_by = _controlled(made, store, engine, history, controller, said)
+    make_queue: MakeQueue = LogQueue
+    if request is not None:
+        make_queue = queues_beside(engine, request, requests_at_once)
+    made_by = _controlled(made, store, engine, history, controller, said, make_queue)
     return Simulation(history, engine, store, made_by, said)

@@ -9,9 +9,23 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from pbt_flow.exceptions import RecordError
+from pbt_flow.population.accepted import (
+    ACCEPTED,
+    NOTHING,
+    Accepted,
+    claim_of_file,
+    file_of_claim,
+)
+from pbt_flow.population.checkpoints import write_new_file
 from pbt_flow.population.records import Turn
 from pbt_flow.space import Space
-from pbt_flow.tracking.client import downloads_through_server, local_path, read_bytes
+from pbt_flow.tracking.client import (
+    downloads_through_server,
+    local_path,
+    read_bytes,
+    read_text,
+)
 from pbt_flow.tracking.create import param_text, shorten_param
 from pbt_flow.tracking.models import ALIAS, log_model, register
 from pbt_flow.tracking.population_runs import PopulationRuns
@@ -100,6 +114,40 @@ class Artifacts:
                 if names:
                     found[number] = read_bytes(self.runs.client, self.runs.run_id, names[0])
         return found
+
+    def accepted(self) -> Accepted:
+        """Return what the controller of the newest claim accepted of earlier ones.
+
+        Raises:
+            RecordError: The file is not what a controller writes.
+        """
+        with self.runs.talk():
+            listed = self.runs.client.list_artifacts(self.runs.run_id, ACCEPTED)
+        claims = [claim_of_file(info.path.rpartition("/")[2]) or 0 for info in listed]
+        for claim in sorted(filter(None, claims), reverse=True):
+            place = f"{ACCEPTED}/{file_of_claim(claim)}"
+            with self.runs.talk():
+                text = read_text(self.runs.client, self.runs.run_id, place)
+            try:
+                accepted = Accepted.from_json(text)
+            except RecordError as error:
+                raise RecordError(f"run {self.runs.run_id}, {place}: {error}") from None
+            if accepted is not None:
+                return accepted
+        return NOTHING
+
+    def keep_accepted(self, accepted: Accepted) -> None:
+        """Put what a controller has accepted on the population's run, in a file of its claim."""
+        name, text = file_of_claim(accepted.claim), accepted.to_json()
+        with self.runs.talk():
+            uri = self.runs.client.get_run(self.runs.run_id).info.artifact_uri
+            place = local_path(uri)
+            if place is None:
+                self.runs.client.log_text(self.runs.run_id, text, f"{ACCEPTED}/{name}")
+                return
+            path = Path(place, ACCEPTED, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_new_file(path, text)
 
     def keep_average(self, folder: Path) -> None:
         """Put the state of an average of finalists on the population's run."""

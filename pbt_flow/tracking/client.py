@@ -26,6 +26,8 @@ from pbt_flow.utils.passwords import hide_password
 
 _SHORT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _THROUGH_SERVER = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
+_REQUESTS_AT_ONCE = 8
+"""How many requests go to a tracking server at once. Eight of 100 ms are 80 turns a second."""
 _REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
@@ -36,6 +38,16 @@ _REFUSALS = {
 """MLflow's codes of errors that trying again does not mend, such as a run that was deleted."""
 _SERVED_SCHEMES = {"mlflow-artifacts", "http", "https", "dbfs"}
 """Schemes of artifact stores behind a tracking server. That server has answered already."""
+
+
+def requests_at_once(uri: str) -> int:
+    """Return how many requests a store takes at once without making one wait for another.
+
+    Args:
+        uri: The URI of the tracking store.
+    """
+    # SQLite has one writer at a time.
+    return 1 if uri.startswith("sqlite") else _REQUESTS_AT_ONCE
 
 
 def connect() -> tuple[MlflowClient, str]:

@@ -11,6 +11,7 @@ import colorsys
 import contextlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,8 +27,9 @@ from pbt_flow.exceptions import StoreError
 from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space, space_from_json
 from pbt_flow.tracking.adoption import FOUNDING, MANIFEST, adopt, callers_run, launched_run
-from pbt_flow.tracking.client import check_artifacts, is_away
+from pbt_flow.tracking.client import check_artifacts, is_away, requests_at_once
 from pbt_flow.tracking.drivers import is_store_error, store_message
+from pbt_flow.utils.at_once import call_at_once
 from pbt_flow.utils.passwords import hide_password
 
 _DEFAULT = "Default"
@@ -111,12 +113,16 @@ def create_population(
                 client, settings, {**tags, FOUNDING: founding}, experiment_id, launched, caller
             )
             run_id = parent.info.run_id
-            members = [
-                _member_run(client, parent, index, hparams, space, founding)
-                for index, hparams in enumerate(plan.initial)
-            ]
-            for run, group in zip(members, groups, strict=False):
-                client.set_tag(run.info.run_id, "pbt.group", str(group))
+            # MLflow lists runs by when they began, and those that are made at once began together.
+            now = int(time.time() * 1000)
+
+            def make(index: int) -> Run:
+                group = {"pbt.group": str(groups[index])} if groups else {}
+                tags = {FOUNDING: founding, **group}
+                hparams = plan.initial[index]
+                return _member_run(client, parent, index, hparams, space, tags, now + index)
+
+            members = call_at_once(make, range(len(plan.initial)), requests_at_once(uri))
             manifest = replace(plan, members=[run.info.run_id for run in members])
             client.log_batch(
                 run_id,
@@ -293,10 +299,12 @@ def _member_run(
     index: int,
     hparams: Hparams,
     space: Space,
-    founding: str,
+    tags: Mapping[str, str],
+    began: int,
 ) -> Run:
     run: Run = client.create_run(
         parent.info.experiment_id,
+        start_time=began,
         run_name=member_name(index),
         tags={
             "mlflow.parentRunId": parent.info.run_id,
@@ -304,7 +312,7 @@ def _member_run(
             "pbt.role": "member",
             "pbt.member": str(index),
             "pbt.population": parent.info.run_id,
-            FOUNDING: founding,
+            **tags,
         },
     )
     texts = {f"init/{name}": param_text(value) for name, value in hparams.items()}
@@ -327,7 +335,9 @@ def method_of(exploit: str, stages: str) -> str:
 
 def short_task(name: str) -> str:
     """The name of a task as people say it: that of its file or module, without its place."""
-    place = name.partition(":")[0]
+    place, _, attribute = name.partition(":")
+    if place == "__main__":
+        return attribute  # of a notebook's cell
     return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
 
 

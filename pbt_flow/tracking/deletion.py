@@ -15,8 +15,9 @@ from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
-from pbt_flow.population.checkpoints import STATE, Folders, LocalFolders, turn_folder
+from pbt_flow.population.checkpoints import Folders, LocalFolders, state_place
 from pbt_flow.population.records import Checkpoint
+from pbt_flow.population.turn_files import RECORD, Attempt, file_name, owner_of, turn_folder
 from pbt_flow.tracking.catalogue import runs_below
 from pbt_flow.tracking.client import talking
 from pbt_flow.tracking.saved_view import view_tag
@@ -102,7 +103,7 @@ class StoredStates:
         Raises:
             StoreUnavailable: The artifact store does not answer now.
         """
-        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
+        place = state_place(checkpoint)
         if isinstance(self.folders, LocalFolders):
             return (self.folders.root(checkpoint.member) / place).is_file()
         run_id = self.members[checkpoint.member]
@@ -124,7 +125,7 @@ class StoredStates:
         """
         if self._can_delete is False:
             return None
-        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
+        place = state_place(checkpoint)
         # Either the state itself, or the copy of a remote one on this machine.
         try:
             (self.folders.root(checkpoint.member) / place).unlink(missing_ok=True)
@@ -143,6 +144,44 @@ class StoredStates:
             f"({checkpoint.size:,} bytes for each turn), since the artifact store does not "
             f"delete: {uri}/{place} still exists ({why})"
         )
+
+    def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
+        """Delete what the attempts at a turn have left that do not count.
+
+        It is done as well as it can be: what stays only takes room.
+
+        Args:
+            member: The member.
+            turn: The number of the turn among the member's turns.
+            kept: The attempt that counts; None if the turn has not happened. Records then stay, as
+                witnesses that nobody has deleted what MLflow may have been told.
+            claim: The number of the newest claim whose attempts are over. Those of later claims are
+                left alone.
+
+        Raises:
+            StoreUnavailable: The artifact store does not answer now.
+        """
+
+        def is_left_over(name: str) -> bool:
+            attempt = owner_of(name)
+            if attempt is None or attempt == kept or attempt.claim > claim:
+                return False
+            return kept is not None or name != file_name(RECORD, attempt)
+
+        folder = self.folders.root(member) / turn_folder(turn)
+        with contextlib.suppress(OSError):
+            for path in list(folder.iterdir()):
+                if is_left_over(path.name):
+                    path.unlink(missing_ok=True)
+        if isinstance(self.folders, LocalFolders) or self._can_delete is False:
+            return
+        with talking(self.tracking_uri, self.run_id):
+            listed = self.client.list_artifacts(self.members[member], turn_folder(turn))
+        for info in listed:
+            if is_left_over(info.path.rpartition("/")[2]):
+                # Each kind of store raises errors of its own, as for a permission that is missing.
+                with contextlib.suppress(Exception):
+                    self._repository(member).delete_artifacts(info.path)
 
     def _delete_remote(self, checkpoint: Checkpoint, place: str) -> str | None:
         """Delete an artifact. Return why it still exists, or None if it does not."""

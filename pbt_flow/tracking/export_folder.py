@@ -16,14 +16,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pbt_flow.exceptions import ExportError, RecordError
-from pbt_flow.population.checkpoints import RECORD, read_record, turn_number
+from pbt_flow.population.accepted import ACCEPTED, NOTHING, Accepted, claim_of_file
+from pbt_flow.population.checkpoints import read_record
 from pbt_flow.population.records import Turn
+from pbt_flow.population.turn_files import (
+    RECORD,
+    Attempt,
+    attempts_with_record,
+    file_place,
+    turn_folder,
+    turn_number,
+)
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.utils.text import byte_count
 
@@ -95,20 +105,73 @@ class Export:
         Raises:
             ExportError: A record cannot be trusted.
         """
-        found = list[Turn]()
+        found, accepted = list[Turn](), self._accepted(population, folder)
         for member, run_id in enumerate(population.members):
             names = self.artifacts(run_place(run_id))
-            records = {turn_number(name[: -len(RECORD) - 1]): name for name in names
-                       if name.endswith(f"/{RECORD}")}  # fmt: skip
-            last = max((number for number in records if number is not None), default=None)
-            if last is None:
-                continue
-            path = folder / names[records[last]]
-            try:
-                found.append(read_record(path.read_text("utf-8"), member, last))
-            except (RecordError, UnicodeDecodeError) as error:
-                raise ExportError(f"{path}: {error}") from None
+            for number, there in sorted(_attempts(names).items(), reverse=True):
+                attempt = accepted.choose(member, number, there)
+                if attempt is not None:
+                    path = folder / names[file_place(RECORD, number, attempt)]
+                    found.append(_read_record(path, member, number, attempt))
+                    break
         return found
+
+    def _accepted(self, population: ExportedPopulation, folder: Path) -> Accepted:
+        """What the controller of the newest claim accepted of earlier ones.
+
+        Raises:
+            ExportError: The file is not what a controller writes.
+        """
+        claims = self._claims(population)
+        for name in (claims[claim] for claim in sorted(claims, reverse=True)):
+            try:
+                accepted = Accepted.from_json((folder / name).read_text("utf-8"))
+            except (RecordError, UnicodeDecodeError) as error:
+                raise ExportError(f"{folder / name}: {error}") from None
+            if accepted is not None:
+                return accepted
+        return NOTHING
+
+    def _claims(self, population: ExportedPopulation) -> dict[int, str]:
+        """The files that say what a controller accepted, by the numbers of their claims."""
+        found = dict[int, str]()
+        for artifact, name in self.artifacts(run_place(population.run_id)).items():
+            folder, _, file = artifact.rpartition("/")
+            claim = claim_of_file(file) if folder == ACCEPTED else None
+            if claim is not None:
+                found[claim] = name
+        return found
+
+    def last_claim(self, population: ExportedPopulation) -> int:
+        """The greatest number of a claim of which the population's files know; 0 if of none.
+
+        Wherever the population goes on, the claims go on from there: the files of a later claim
+        must be later ones.
+        """
+        claims = set(self._claims(population))
+        for run_id in population.members:
+            for there in _attempts(self.artifacts(run_place(run_id))).values():
+                claims.update(attempt.claim for attempt in there)
+        return max(claims, default=0)
+
+
+def _attempts(artifacts: Iterable[str]) -> dict[int, list[Attempt]]:
+    """The attempts with a record at each turn of a member, among its artifacts."""
+    names = defaultdict[int, list[str]](list)
+    for artifact in artifacts:
+        folder, _, name = artifact.rpartition("/")
+        number = turn_number(folder)
+        if number is not None and folder == turn_folder(number):
+            names[number].append(name)
+    found = {number: attempts_with_record(own) for number, own in names.items()}
+    return {number: attempts for number, attempts in found.items() if attempts}
+
+
+def _read_record(path: Path, member: int, turn: int, attempt: Attempt) -> Turn:
+    try:
+        return read_record(path.read_text("utf-8"), member, turn, attempt)
+    except (RecordError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path}: {error}") from None
 
 
 def run_place(run_id: str) -> str:

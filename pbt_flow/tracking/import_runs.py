@@ -46,7 +46,7 @@ from pbt_flow.tracking.export_folder import (
     run_place,
 )
 from pbt_flow.tracking.export_runs import ORIGIN
-from pbt_flow.tracking.lease import has_died, new_owner
+from pbt_flow.tracking.lease import claim_param, has_died, new_owner
 from pbt_flow.tracking.outcome import ARMS, RESULT
 from pbt_flow.tracking.store import Store
 from pbt_flow.utils.interrupts import one_interrupt_waits
@@ -211,6 +211,8 @@ class Importer:
         params = dict(plain["params"])
         if self.task is not None and run_id == population.run_id:
             params[_TASK_PARAM] = self.task
+        if run_id == population.run_id and (claim := self.export.last_claim(population)):
+            params[claim_param(claim)] = "imported"
         self.client.log_batch(new, params=[Param(*item) for item in params.items()])
         histories = read_json(self.folder, f"{run_place(run_id)}/metrics.json")
         for name, points in histories.items():

@@ -7,6 +7,9 @@ claim, and one that is known to have died on this machine loses it at once.
 
 The clocks of two machines are never compared. A controller that wants the claim of one on another
 machine watches, by its own clock, whether the heartbeat still changes.
+
+A controller may be suspended, with its machine or alone, and wake up when another one has long
+taken over. So it asks for its claim before it goes on, if it has heard nothing of it for a while.
 """
 
 from __future__ import annotations
@@ -33,6 +36,11 @@ STOP = "pbt.stop"
 """The tag by which anybody asks the owner to end in order. Another value asks again."""
 HEARTBEAT = "pbt.heartbeat"
 """The tag with the owner's newest heartbeat, by its own clock; empty after a release."""
+_STALE_SECONDS = 2 * HEARTBEAT_SECONDS
+"""After so long without an answer of the store, an owner asks before it goes on. It is less than
+the silence after which another controller may take over."""
+_ANSWER_SECONDS = 5.0
+"""How long it then waits for the answer. A store that is away lets nobody else take over either."""
 _WATCH_SECONDS = 3.0
 """How often the heartbeat of another controller is read while it is watched."""
 CLAIM_PREFIX = "lease/"
@@ -46,6 +54,7 @@ def claim(
     say: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
+    date: Callable[[], float] = time.time,
 ) -> Lease:
     """Become the population's only controller.
 
@@ -57,6 +66,7 @@ def claim(
         say: Tells the user that another controller is being watched, and for how long.
         clock: Returns the seconds since any fixed moment, on this machine.
         pause: Waits for some seconds.
+        date: Returns the seconds since the epoch, as this machine has them.
 
     Raises:
         StoreError: Another controller is alive, or has claimed the population just before.
@@ -67,14 +77,14 @@ def claim(
     took_over = ""
     if _last_heartbeat(run):
         died = has_died(last_owner)
-        how = "has died" if died else _watch(client, run, say, clock, pause)
+        how = "has died" if died else _watch(client, run, say, clock, pause, date)
         if how:
             took_over = f"its last controller ({_short(last_owner)}) {how}; this one takes over"
     # The heartbeat comes before the claim. A controller that read the claim without it would think
     # that the population had been released.
-    _send_heartbeat(client, run_id)
+    _send_heartbeat(client, run_id, date())
     try:
-        client.log_param(run_id, _claim_param(number), new_owner())
+        client.log_param(run_id, claim_param(number), new_owner())
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
@@ -88,6 +98,7 @@ def _watch(
     say: Callable[[str], None],
     clock: Callable[[], float],
     pause: Callable[[float], None],
+    date: Callable[[], float],
 ) -> str:
     """Watch another controller for as long as it may be silent.
 
@@ -99,10 +110,11 @@ def _watch(
     """
     run_id, first_heartbeat = run.info.run_id, _last_heartbeat(run)
     number, owner = newest_claim(run)
-    # On this machine there is only one clock, so the age of a heartbeat says enough.
-    silence = abs(time.time() - float(first_heartbeat))
-    if _is_alive_here(owner) and silence < _SILENCE_SECONDS:
-        raise _still_running(run_id, owner, f"was heard {silence:.0f} s ago")
+    if _is_alive_here(owner):
+        # On this machine there is only one clock, so the age of a heartbeat says enough.
+        silence = abs(date() - float(first_heartbeat))
+        if silence < _SILENCE_SECONDS:
+            raise _still_running(run_id, owner, f"was heard {silence:.0f} s ago")
     say(
         f"its last controller ({_short(owner)}) may still be alive; this one listens for "
         f"{_SILENCE_SECONDS:.0f} s, and takes over if it hears nothing. Ctrl-C gives up"
@@ -143,7 +155,8 @@ def _last_heartbeat(run: Run) -> str:
     return sent
 
 
-def _claim_param(number: int) -> str:
+def claim_param(number: int) -> str:
+    """Return the name of the param that says who made a claim."""
     return f"{CLAIM_PREFIX}{number:04d}"
 
 
@@ -153,11 +166,16 @@ def newest_claim(run: Run) -> tuple[int, str]:
     for name in run.data.params:
         if name.startswith(CLAIM_PREFIX):
             number = max(number, int(name.removeprefix(CLAIM_PREFIX)))
-    return number, run.data.params.get(_claim_param(number), "")
+    return number, run.data.params.get(claim_param(number), "")
 
 
-def _send_heartbeat(client: MlflowClient, run_id: str) -> None:
-    client.set_tag(run_id, HEARTBEAT, f"{time.time():.1f}")
+def _send_heartbeat(client: MlflowClient, run_id: str, date: float) -> None:
+    client.set_tag(run_id, HEARTBEAT, f"{date:.1f}")
+
+
+def _seconds_with_sleep() -> float:
+    """The time by a clock that goes on while the machine sleeps, where the system has one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _short(owner: str) -> str:
@@ -217,24 +235,63 @@ def _process_identity(pid: int) -> str:
 class Lease:
     """The right to control a population, kept alive by a thread until it is released."""
 
-    def __init__(self, client: MlflowClient, run_id: str, number: int, took_over: str = "") -> None:
-        self.lost = False
-        """Whether another controller has taken over. This one must then change nothing any more."""
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        number: int,
+        took_over: str = "",
+        clock: Callable[[], float] = _seconds_with_sleep,
+    ) -> None:
+        """Keep a claim alive from now on.
+
+        Args:
+            client: Talks to the tracking store.
+            run_id: The population's run.
+            number: The number of the claim.
+            took_over: From whom and why it was taken over, in words.
+            clock: Returns the seconds since any fixed moment. It goes on while the machine sleeps.
+        """
         self.took_over = took_over
         """From whom and why this controller took over, in words; "" if the last one released."""
         self.asked_to_stop = False
         """Whether somebody elsewhere wants this controller to end in order."""
-        self._client, self._run_id, self._number = client, run_id, number
+        self.number = number
+        """How many times controllers have claimed the population, this one included."""
+        self._client, self._run_id = client, run_id
         self._stop_before = client.get_run(run_id).data.tags.get(STOP)
-        self._released = threading.Event()
+        self._lost, self._has_asked = False, False
+        self._clock, self._heard = clock, clock()
+        self._released, self._wake, self._answered = (threading.Event() for _ in range(3))
         self._thread = threading.Thread(target=self._keep_alive, daemon=True, name="pbt_flow-lease")
         self._thread.start()
 
+    @property
+    def lost(self) -> bool:
+        """Whether another controller has taken over. This one must then change nothing any more.
+
+        If nothing was heard of the claim for a while, since this process was suspended or the store
+        is away, the store is asked now, once, and its answer waited for as long as it is likely to
+        come.
+        """
+        is_stale = self._clock() - self._heard > _STALE_SECONDS
+        if is_stale and not self._lost and not self._has_asked:
+            self._has_asked = True
+            self._answered.clear()
+            self._wake.set()
+            self._answered.wait(_ANSWER_SECONDS)
+        return self._lost
+
     def _keep_alive(self) -> None:
-        while not self.lost and not self._released.wait(HEARTBEAT_SECONDS):
+        while not self._lost and not self._released.is_set():
+            self._wake.wait(HEARTBEAT_SECONDS)
+            self._wake.clear()
+            if self._released.is_set():
+                return
             # The store may be away for a moment; the next beat will tell.
             with contextlib.suppress(MlflowException, OSError):
                 self.beat()
+            self._answered.set()
 
     def beat(self) -> None:
         """Hear what others want of this controller, and say that it is alive.
@@ -242,18 +299,21 @@ class Lease:
         Raises:
             MlflowException: The store does not answer.
         """
+        asked_at = self._clock()
         data = self._client.get_run(self._run_id).data
         # What was asked of an earlier owner is done with.
         self.asked_to_stop = data.tags.get(STOP) != self._stop_before
-        self.lost = _claim_param(self._number + 1) in data.params
-        if not self.lost:
-            _send_heartbeat(self._client, self._run_id)
+        self._lost = claim_param(self.number + 1) in data.params
+        self._heard, self._has_asked = asked_at, False
+        if not self._lost:
+            _send_heartbeat(self._client, self._run_id, time.time())
 
     def release(self) -> None:
         """Give up the claim, so that the next controller need not wait."""
         self._released.set()
+        self._wake.set()
         self._thread.join()
-        if not self.lost:
+        if not self._lost:
             # If the store is away, the next controller takes over after the time of silence.
             with contextlib.suppress(MlflowException, OSError):
                 self._client.set_tag(self._run_id, HEARTBEAT, "")

@@ -12,7 +12,8 @@ from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
 from pbt_flow.exceptions import StoreError
-from pbt_flow.population.result import Finalist, Result
+from pbt_flow.population.finalist import Finalist
+from pbt_flow.population.result import Result
 from pbt_flow.tracking.client import read_text
 from pbt_flow.tracking.create import member_name
 from pbt_flow.tracking.metric_names import MetricNames

@@ -17,8 +17,9 @@ from mlflow.tracking import MlflowClient
 
 from pbt_flow.population.result import Status
 from pbt_flow.task.mlflow_capture import INNER, MemberRuns
-from pbt_flow.tracking.client import talking
+from pbt_flow.tracking.client import requests_at_once, talking
 from pbt_flow.tracking.lease import HEARTBEAT, is_orphan
+from pbt_flow.utils.at_once import call_at_once
 
 _UNDERSTOOD = "pbt.understood/"
 _ON_RESUME = "pbt.understood-on-resume/"
@@ -100,9 +101,13 @@ class PopulationRuns:
         # before it comes to its own. A replay has no such tag, only the status of its run.
         if self.role != "replay":
             self.tag({"pbt.status": "running"})
+        runs = [self.run_id, *(self.members[index] for index in living)]
         with self.talk():
-            for run_id in (self.run_id, *(self.members[index] for index in living)):
-                self.client.update_run(run_id, status="RUNNING")
+            call_at_once(
+                lambda run_id: self.client.update_run(run_id, status="RUNNING"),
+                runs,
+                self.requests_at_once,
+            )
 
     def retire(self, member: int) -> None:
         """End the run of a retired member."""
@@ -126,8 +131,13 @@ class PopulationRuns:
     def finish(self, status: str, members: Mapping[int, str]) -> None:
         """End the members' runs, each with its status, and then the population's run."""
         with self.talk():
-            for index, member_status in members.items():
-                self.client.set_terminated(self.members[index], status=member_status)
+            call_at_once(
+                lambda index: self.client.set_terminated(
+                    self.members[index], status=members[index]
+                ),
+                members,
+                self.requests_at_once,
+            )
             # A task may have begun runs in a worker that died before it could end them.
             left = self.client.search_runs(
                 [self.member_runs.experiment_id],
@@ -186,6 +196,11 @@ class PopulationRuns:
             return ""
         place = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")
         return f"{place.geturl().rstrip('/')}/#/experiments/{self.member_runs.experiment_id}/runs"
+
+    @property
+    def requests_at_once(self) -> int:
+        """How many requests the store takes at once without making one wait for another."""
+        return requests_at_once(self.tracking_uri)
 
     def talk(self) -> AbstractContextManager[None]:
         """Return a context for requests, whose errors name the store and say how to go on."""

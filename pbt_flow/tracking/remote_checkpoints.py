@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -13,23 +12,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import PATIENCE, CheckpointError, RecordError, StoreError
-from pbt_flow.population.checkpoints import (
+from pbt_flow.population.accepted import NOTHING, Accepted
+from pbt_flow.population.checkpoints import file_digest, read_record, save_record, state_place
+from pbt_flow.population.reach import Token
+from pbt_flow.population.records import Checkpoint, Turn
+from pbt_flow.population.turn_files import (
     ERROR,
     OUTPUT,
     RECORD,
-    STATE,
-    file_digest,
-    read_record,
-    save_record,
+    Attempt,
+    attempts_with_record,
+    file_name,
+    file_place,
     turn_folder,
     turn_number,
 )
-from pbt_flow.population.reach import Token
-from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.tracking.client import downloads_through_server, is_away
 from pbt_flow.tracking.drivers import is_store_error, store_message
 from pbt_flow.tracking.remote_reach import (
@@ -54,13 +54,16 @@ class RemoteFolders:
     """By which a worker knows that it reaches the same store as the controller."""
     patience: ClassVar[float] = PATIENCE
 
+    def elsewhere(self, cache: str) -> RemoteFolders:
+        return replace(self, cache=cache)
+
     def root(self, member: int) -> Path:
         return Path(self.cache, str(member))
 
     def fetch(self, checkpoint: Checkpoint) -> Path:
         root = self.root(checkpoint.member)
-        place = f"{turn_folder(checkpoint.turn)}/{STATE}"
-        # An attempt that was killed may have left another state of this turn in the cache.
+        place = state_place(checkpoint)
+        # A download that was cut short by a kill never gets the name; a disk may still lie.
         if not (root / place).is_file() or file_digest(root / place) != checkpoint.digest:
             self._download(checkpoint.member, place)
         return root
@@ -76,14 +79,10 @@ class RemoteFolders:
 
     def commit(self, turn: Turn, output: str = "") -> None:
         save_record(turn, self.root(turn.member), output)
-        if turn.checkpoint is None:
-            self._discard_state(turn.member, turn_folder(turn.number))
-        if turn.error.strip():
-            self.publish(turn.member, turn.number, ERROR)
-        if output.strip():
-            self.publish(turn.member, turn.number, OUTPUT)
         # The record comes last: once it is there, the turn has happened.
-        self.publish(turn.member, turn.number, RECORD)
+        for kind, text in ((ERROR, turn.error), (OUTPUT, output), (RECORD, "always")):
+            if text.strip():
+                self.publish(turn.member, turn.number, file_name(kind, turn.plan.attempt))
 
     def forget(self, checkpoint: Checkpoint) -> None:
         folder = self.root(checkpoint.member) / turn_folder(checkpoint.turn)
@@ -108,24 +107,31 @@ class RemoteFolders:
     def _token_run(self) -> str:
         return self.run_ids[min(self.run_ids)]
 
-    def record(self, member: int, turn: int) -> Turn | None:
-        place = f"{turn_folder(turn)}/{RECORD}"
-        if place not in self._list(member, turn_folder(turn)):
+    def record(self, member: int, turn: int, accepted: Accepted = NOTHING) -> Turn | None:
+        attempt = self._chosen(member, turn, accepted)
+        if attempt is None:
             return None
+        place = file_place(RECORD, turn, attempt)
         self._download(member, place)
         try:
-            return read_record((self.root(member) / place).read_text("utf-8"), member, turn)
+            text = (self.root(member) / place).read_text("utf-8")
+            return read_record(text, member, turn, attempt)
         except (RecordError, UnicodeDecodeError) as error:
             raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
 
-    def last(self, member: int) -> int:
+    def last(self, member: int, accepted: Accepted = NOTHING) -> int:
         numbers = [turn_number(folder) or 0 for folder in self._list(member, "turns")]
         # The newest folder may belong to a turn under way, which has no record yet.
         for number in sorted(numbers, reverse=True):
-            folder = turn_folder(number)
-            if number > 0 and f"{folder}/{RECORD}" in self._list(member, folder):
+            if number > 0 and self._chosen(member, number, accepted) is not None:
                 return number
         return 0
+
+    def _chosen(self, member: int, turn: int, accepted: Accepted) -> Attempt | None:
+        """Return the attempt of a turn whose record counts; None if the turn has not happened."""
+        places = self._list(member, turn_folder(turn))
+        names = [place.rpartition("/")[2] for place in places]
+        return accepted.choose(member, turn, attempts_with_record(names))
 
     def _list(self, member: int, folder: str) -> list[str]:
         run_id = self.run_ids[member]
@@ -135,16 +141,6 @@ class RemoteFolders:
 
         found: list[str] = _ask_patiently(list_folder, self.tracking_uri)
         return found
-
-    def _discard_state(self, member: int, folder: str) -> None:
-        """Delete the state that an attempt which was killed may have published, if possible."""
-        place, run_id = f"{folder}/{STATE}", self.run_ids[member]
-        if place in self._list(member, folder):
-            uri = MlflowClient(self.tracking_uri).get_run(run_id).info.artifact_uri
-            # No record refers to the state. If it cannot be deleted, it only takes room.
-            with contextlib.suppress(Exception):
-                repository: Any = get_artifact_repository(uri, tracking_uri=self.tracking_uri)
-                repository.delete_artifacts(place)
 
     def _download(self, member: int, place: str) -> None:
         path = self.root(member) / place

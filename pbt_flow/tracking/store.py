@@ -4,8 +4,8 @@ The population is a parent run, and each member is a child run of it. What never
 (`cfg/...`, `init/...`), and what changes is a metric (`score`, `hparam/<name>`, `donor`, `step`).
 The artifact `population.json` of the parent run holds what a resume needs.
 
-The record of a turn is the artifact `turns/NNNNNN/turn.json` of its member's run. The metrics are
-derived from the records and have their times, so logging a turn twice changes nothing.
+The record of a turn is an artifact in `turns/NNNNNN` of its member's run. The metrics are derived
+from the records and have their times, so logging a turn twice changes nothing.
 
 Everything goes through `MlflowClient` with explicit run ids: MLflow's active run is global to the
 process, and it belongs to the user.
@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -27,27 +28,39 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.exceptions import RecordError, StoreError
-from pbt_flow.population.checkpoints import RECORD, Folders, LocalFolders, turn_folder
-from pbt_flow.population.records import Checkpoint, Donor, Turn, fitted_turn
+from pbt_flow.population.accepted import Accepted
+from pbt_flow.population.checkpoints import Folders, LocalFolders
+from pbt_flow.population.records import Checkpoint, Donor, Turn, fitted_turn, turn_to_json
+from pbt_flow.population.turn_files import Attempt, turn_folder
 from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
 from pbt_flow.tracking.catalogue import runs_of_members, whole_run_id
-from pbt_flow.tracking.client import connect_to_present, is_away, local_path, read_text
+from pbt_flow.tracking.client import (
+    connect_to_present,
+    is_away,
+    local_path,
+    read_text,
+    requests_at_once,
+)
 from pbt_flow.tracking.create import Manifest, create_population, member_name
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
-from pbt_flow.tracking.lease import Lease, claim
+from pbt_flow.tracking.journal import Journal
+from pbt_flow.tracking.lease import Lease, claim, newest_claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
 from pbt_flow.tracking.population_runs import PopulationRuns
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.saved_view import view_address
+from pbt_flow.utils.at_once import call_at_once
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.values import Value
 
 CHANGED = "pbt.settings"
 """The tag with the settings that resumes have changed, as JSON; the manifest never changes."""
+_MOST_METRICS = 1000
+"""The most metrics of one request; MLflow refuses more."""
 _MAX_TAG_LENGTH = 5000
 """The most characters of a tag that every store of MLflow takes."""
 
@@ -65,6 +78,12 @@ class Store(PopulationRuns):
     """The states of the checkpoints, in their storage."""
     names: MetricNames = field(default_factory=MetricNames)
     """The names of the task's metrics in MLflow."""
+    _names_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Threads log turns of several members at once, and the first metric of a name gets it."""
+    not_in_journal: list[Turn] = field(default_factory=list)
+    """The turns of the last `read_turns` that had to be read from their records."""
+    _accepted: Accepted | None = None
+    """The newest list of accepted turns; None as long as it was not read."""
 
     def __post_init__(self) -> None:
         self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
@@ -131,7 +150,7 @@ class Store(PopulationRuns):
             if not is_store_error(error):
                 raise
             raise _without_manifest(client, run, uri, error) from None
-        members = [client.get_run(member) for member in manifest.members]
+        members = call_at_once(client.get_run, manifest.members, requests_at_once(uri))
         space = space_from_json(manifest.space)
         return cls._with_folders(client, uri, run_id, manifest, space, members)
 
@@ -172,12 +191,35 @@ class Store(PopulationRuns):
 
     # --- turns ------------------------------------------------------------------------------------
 
-    def log_turn(self, turn: Turn) -> str | None:
-        """Log a committed turn with its member's run. Doing it twice changes nothing.
+    def log_turns(self, turns: Sequence[Turn]) -> str | None:
+        """Log committed turns of one member with its run. Doing it twice changes nothing.
+
+        Threads may call it at once.
 
         Returns:
             A message for the user, once, if metrics have other names in MLflow. Otherwise None.
         """
+        for metrics, tags in self._batches(turns):
+            with self.talk():
+                self.client.log_batch(self.members[turns[0].member], metrics=metrics, tags=tags)
+        with self._names_lock:
+            return self.names.news()
+
+    def _batches(self, turns: Sequence[Turn]) -> Iterator[tuple[list[Metric], list[RunTag]]]:
+        """Metrics and tags of turns, as few requests as MLflow's limit of a request allows."""
+        metrics, last = list[Metric](), dict[str, str]()
+        for turn in turns:
+            own = self._turn_metrics(turn)
+            if metrics and len(metrics) + len(own) > _MOST_METRICS:
+                yield metrics, [RunTag(key, text) for key, text in last.items()]
+                metrics, last = [], {}
+            metrics += own
+            # A tag takes as long as all metrics together, so a turn without events has none.
+            last |= _turn_tags(turn)
+        yield metrics, [RunTag(key, text) for key, text in last.items()]
+
+    def _turn_metrics(self, turn: Turn) -> list[Metric]:
+        """The metrics of a turn."""
         plan, when = turn.plan, int(turn.ended * 1000)
         values: dict[str, float] = {
             # A member that copied nobody is its own donor, so that the chart has no gaps.
@@ -186,7 +228,8 @@ class Store(PopulationRuns):
         }
         for name, value in plan.hparams.items():
             values[f"hparam/{name}"] = self._hparam_number(name, value)
-        values |= self.names.of_turn(turn)
+        with self._names_lock:
+            values |= self.names.of_turn(turn)
         values |= {f"seconds/{name}": value for name, value in turn.seconds.items()}
         if turn.score is not None:
             values["score"] = turn.score
@@ -195,19 +238,9 @@ class Store(PopulationRuns):
         # This metric comes last, since `projected` takes it as a sign that the others are logged.
         # Only a database logs all of them at once.
         values["turn"] = plan.turn
-        # A tag takes as long as all metrics together, so a turn without events has none.
-        tags: list[RunTag] = []
-        if plan.donor:
-            tags.append(RunTag("pbt.copied", _copied_tag(plan.donor)))
-        if not turn.ok:
-            tags.append(RunTag("pbt.error", _error_tag(turn)))
         # The x axis is the member's own effort, which only grows. MLflow shows the value at the
         # greatest step as the latest one, and the step of the weights may go back after a copy.
-        metrics = [Metric(key, float(value), when, plan.trained) for key, value in values.items()]
-        with self.talk():
-            run_id = self.members[turn.member]
-            self.client.log_batch(run_id, metrics=metrics, tags=tags)
-        return self.names.news()
+        return [Metric(key, float(value), when, plan.trained) for key, value in values.items()]
 
     def _hparam_number(self, name: str, value: Value) -> float:
         """Return the number that stands for a hyperparameter's value in a metric."""
@@ -223,21 +256,116 @@ class Store(PopulationRuns):
         with self.talk():
             self.client.log_batch(self.run_id, metrics=batch)
 
-    def turns(self, member: int) -> list[Turn]:
-        """Return the committed turns of a member, in order.
+    @property
+    def accepted(self) -> Accepted:
+        """What the controller of the newest claim accepted of earlier ones, read once."""
+        if self._accepted is None:
+            self._accepted = self.artifacts.accepted()
+        return self._accepted
+
+    def look_for_claims(self) -> None:
+        """Read again, before the turns are, what the controller of the newest claim accepted."""
+        self._accepted = self.artifacts.accepted()
+
+    def accept(self, claim: int, turns: Mapping[int, Sequence[Turn]]) -> None:
+        """Write down, before the first turn of a claim is given out, what its controller has found.
+
+        From then on no other record of an earlier claim counts, whenever it is written.
+
+        Args:
+            claim: The number of the claim.
+            turns: Of each member the turns that have happened, in order.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        self._accepted = Accepted.found(claim, turns)
+        self.artifacts.keep_accepted(self._accepted)
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of the population's turns."""
+        return Journal(runs=self)
+
+    def read_turns(self, say: Callable[[str], None]) -> dict[int, list[Turn]]:
+        """Return the committed turns of each member, in order, from the journal and the records.
+
+        Afterwards `not_in_journal` has those that the journal lacks.
+
+        Args:
+            say: Tells the user what in the journal is not believed.
 
         Raises:
             RecordError: A record cannot be trusted, or one is missing between others.
         """
+        journal = self.journal.read()
+        doubts = [f"{doubt}; the turns are read from their records" for doubt in journal.doubts]
+        # The listings of many members wait for a server, and not for this machine.
+        at_once = 1 if isinstance(self.folders, LocalFolders) else self.requests_at_once
+        self.not_in_journal = []
+
+        def read(member: int) -> list[Turn]:
+            known = self._accepted_of(journal.turns.get(member, ()))
+            found, believed = self._turns(member, known)
+            if known and not believed:
+                doubts.append(
+                    f"the journal contradicts the record of turn {len(known)} of member {member}; "
+                    "this member's turns are read from their records"
+                )
+            self.not_in_journal += found[believed:]
+            return found
+
+        turns = dict(enumerate(call_at_once(read, range(len(self.members)), at_once)))
+        for doubt in doubts:
+            say(doubt)
+        return turns
+
+    def turns(self, member: int) -> list[Turn]:
+        """Return the committed turns of a member, in order, from their records.
+
+        Raises:
+            RecordError: A record cannot be trusted, or one is missing between others.
+        """
+        return self._turns(member, ())[0]
+
+    def _turns(self, member: int, known: Sequence[Turn]) -> tuple[list[Turn], int]:
+        """Return the committed turns of a member, and how many of them the journal has said.
+
+        Args:
+            member: The member.
+            known: Its first turns, as the journal says.
+        """
         found: list[Turn] = []
         # Asked before the records are read, since a member that is training may commit another turn
         # meanwhile.
-        last = self.folders.last(member)
-        while (turn := self.record(member, len(found) + 1)) is not None:
+        last = self.folders.last(member, self.accepted)
+        if 0 < len(known) <= last:
+            newest = self.record(member, len(known))
+            if newest is not None and _is_same(newest, known[-1]):
+                found = [fitted_turn(turn, self.space) for turn in known[:-1]] + [newest]
+        believed = len(found)
+        while len(found) < last or not known:
+            turn = self.record(member, len(found) + 1)
+            if turn is None:
+                break
             found.append(turn)
         if last > len(found):
             self._refuse_gap(member, len(found) + 1, f"turn {last} has one")
-        return found
+        if (there := self.accepted.count(member)) > len(found):
+            self._refuse_gap(member, len(found) + 1, f"an earlier controller found {there} turns")
+        return found, believed
+
+    def _accepted_of(self, known: Sequence[Turn]) -> Sequence[Turn]:
+        """The first turns of a member in the journal that are of attempts that count."""
+        for place, turn in enumerate(known):
+            own = turn.plan.attempt
+            if self.accepted.choose(turn.member, turn.number, [own]) != own:
+                return known[:place]
+        return known
+
+    def log_records(self, turns: Sequence[Turn]) -> None:
+        """Write turns into the journal, whose records are there. Doing it twice changes nothing."""
+        self.journal.add(turns)
 
     def turns_logged(self) -> dict[int, int]:
         """Return how many turns of each member MLflow has been told of, with one request."""
@@ -251,31 +379,37 @@ class Store(PopulationRuns):
         Raises:
             RecordError: The record cannot be trusted.
         """
-        turn = self.folders.record(member, number)
+        turn = self.folders.record(member, number, self.accepted)
         return None if turn is None else fitted_turn(turn, self.space)
 
-    def projected(self, member: int, committed: int) -> int:
+    def projected(self, member: int, turns: Sequence[Turn]) -> int:
         """Return how many of a member's turns are certainly logged with its run.
 
         Args:
             member: The member.
-            committed: How many turns of the member have a record.
+            turns: All its turns that have a record.
 
         Raises:
             RecordError: The run has the metrics of a turn whose record does not exist.
         """
         with self.talk():
-            metrics = self.client.get_run(self.members[member]).data.metrics
-        logged = int(metrics.get("turn", 0))
-        if logged > committed:
+            data = self.client.get_run(self.members[member]).data
+        logged, committed = int(data.metrics.get("turn", 0)), len(turns)
+        # A controller that did not know yet that another one had taken over may have logged a turn
+        # that does not count. Its record is still there.
+        if logged > committed and self.folders.record(member, committed + 1) is None:
             self._refuse_gap(member, committed + 1, f"MLflow has the metrics of turn {logged}")
-        # The tags of a turn are logged after its metrics, so those of the last turn may be missing.
-        return max(0, logged - 1)
+        # The tags of turns are logged after their metrics, and so some may be missing.
+        wanted: dict[str, tuple[str, int]] = {}
+        for place, turn in enumerate(turns[:logged]):
+            wanted |= {key: (text, place) for key, text in _turn_tags(turn).items()}
+        missing = [place for key, (text, place) in wanted.items() if data.tags.get(key) != text]
+        return min([*missing, max(0, min(logged - 1, committed))])
 
     def _refuse_gap(self, member: int, turn: int, why: str) -> NoReturn:
         """Refuse a population from which the record of a turn was deleted."""
         raise RecordError(
-            f"run {self.members[member]}: there is no {turn_folder(turn)}/{RECORD}, and "
+            f"run {self.members[member]}: there is no record in {turn_folder(turn)}, and "
             f"{why}: somebody has deleted the record of a turn that has happened; bring the file "
             "back, since it cannot be made again"
         )
@@ -294,6 +428,22 @@ class Store(PopulationRuns):
             StoreUnavailable: The artifact store does not answer now.
         """
         return self.states.delete(checkpoint)
+
+    def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
+        """Delete what the attempts at a turn have left that do not count (see `StoredStates`).
+
+        A controller that has lost the population must not do so: its successor may have accepted
+        another attempt. One that claims after this look finds the attempt that is kept here, or the
+        list of what this claim has accepted, and takes the same.
+
+        Raises:
+            StoreUnavailable: The artifact store does not answer now.
+        """
+        with self.talk():
+            run = self.client.get_run(self.run_id)
+        if newest_claim(run)[0] > claim:
+            return
+        self.states.discard_attempts(member, turn, kept=kept, claim=claim)
 
     # --- settings and claim -----------------------------------------------------------------------
 
@@ -372,6 +522,23 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
 
 
 # --- small things ---------------------------------------------------------------------------------
+
+
+def _is_same(one: Turn, other: Turn) -> bool:
+    """Whether two turns have the same record: one may have the tuples of the space for its lists,
+    and a number that is none is equal to itself.
+    """
+    return json.dumps(turn_to_json(one)) == json.dumps(turn_to_json(other))
+
+
+def _turn_tags(turn: Turn) -> dict[str, str]:
+    """What a turn leaves in the tags of its member's run; nothing if it is without events."""
+    tags: dict[str, str] = {}
+    if turn.plan.donor:
+        tags["pbt.copied"] = _copied_tag(turn.plan.donor)
+    if not turn.ok:
+        tags["pbt.error"] = _error_tag(turn)
+    return tags
 
 
 def _copied_tag(donor: Donor) -> str:

@@ -11,18 +11,19 @@ some members leave; between those ends a population in stages is like any other.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from pbt_flow.engines import Engine, LostJob
-from pbt_flow.engines.batch import run_batch
+from pbt_flow.engines.batch import MOST_MOVES, run_batch
 from pbt_flow.engines.jobs import (
     CheckNoise,
     CheckRestore,
@@ -36,25 +37,32 @@ from pbt_flow.engines.jobs import (
 from pbt_flow.exceptions import StoreUnavailable, TakenOver
 from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
+from pbt_flow.population.turn_files import Attempt
 from pbt_flow.settings import Settings
 from pbt_flow.strategies.advise import Outlook, advise, quorum_of, should_wait
 from pbt_flow.strategies.exploit import in_phase
 from pbt_flow.training.checks import Checks
 from pbt_flow.training.diagnostics import Diagnostics
 from pbt_flow.training.findings import Finding
-from pbt_flow.training.log_queue import LogQueue
+from pbt_flow.training.log_queue import LogCall, LogQueue, MakeQueue
 from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.training.protocols import Claim, Planner, PopulationStore, ProgressListener
 from pbt_flow.training.retention import removable
 from pbt_flow.training.round_samples import RoundSamples
 from pbt_flow.training.rounds import Rounds
 from pbt_flow.training.stage_progress import StageProgress
+from pbt_flow.training.turn_callbacks import TurnCallbacks
 from pbt_flow.training.turn_times import TurnTimes
 from pbt_flow.utils.reasons import reason_in
 from pbt_flow.utils.text import turn_count
 
 INTERRUPTED = "interrupted"
 """Why a controller ends that somebody has asked to."""
+_MOST_UNTOLD = 20_000
+"""How many things may wait to be logged before no turn begins any more: about what a thousand
+members do in the ten minutes for which a store may be silent. Each takes kilobytes of memory."""
+_SEGMENT = 500
+"""How many turns the journal gets at once; a resume reads so many records one by one at most."""
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
 
@@ -74,16 +82,31 @@ class Controller:
     """Waits for so many seconds."""
     planner: Planner | None = None
     """Who says what a member trains next; None for the decision of PBT."""
+    make_queue: MakeQueue = LogQueue
+    """Makes the queues of what the store is told. By default its calls are made in this thread."""
+    callbacks: TurnCallbacks = field(default_factory=TurnCallbacks)
+    """The user's functions that are told of every turn, and may stop the population."""
+    claim: int = 1
+    """How many times controllers have claimed the population, this one included."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
-    deaths: Counter[tuple[int, int]] = field(default_factory=Counter)
+    disputed: set[tuple[int, int]] = field(default_factory=set)
+    """The turns, by member and number, at which there may have been several attempts."""
+    moves: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """For each member and turn, how often its machine was taken away."""
+    told_waiting: str = ""
+    """What the engine waits for, as the user was told last."""
     soon: deque[str] = field(default_factory=deque)
     """What the user is told as soon as nothing else is being said."""
     stopping: str = ""
     """Why no more turns begin; empty while they do."""
+    held_up: bool = False
+    """Whether no turn begins for now, since the store has not been told of too many."""
     quorum_since: dict[int, float] = field(default_factory=dict)
     """Since when, by the clock, enough members have a score of an age for a comparison."""
+    unwritten: list[Turn] = field(default_factory=list)
+    """Committed turns that the journal does not have yet."""
     noted: set[str] = field(default_factory=set)
     """The topics of turns' notes that the user has been told."""
     touched: set[int] = field(default_factory=set)
@@ -109,7 +132,22 @@ class Controller:
         self.rounds = Rounds(self.history, self.member_index)
         self.began = self.clock()
         self.diagnostics = Diagnostics(self.history, self.store.space)
-        self.log_queue = LogQueue(say=self.progress.say, clock=self.clock, pause=self.pause)
+        self.log_queue = self.make_queue(
+            self.progress.say,
+            self.clock,
+            self.pause,
+            limit=_MOST_UNTOLD,
+            waits="what is logged",
+        )
+        # Apart from the others, since the disk that has the checkpoints may be there when the
+        # tracking store is not. What waits here takes room: a checkpoint for each member.
+        self.deletions = self.make_queue(
+            self.progress.say,
+            self.clock,
+            self.pause,
+            limit=2 * len(self.history.members),
+            waits="what is to be deleted",
+        )
         self.round_samples = RoundSamples(
             self.store.artifacts, self.member_index, self.log_queue, self.progress.say
         )
@@ -249,7 +287,7 @@ class Controller:
 
     def leave(self, member: int, why: str, when: float) -> None:
         """Have the run of a member end that has left."""
-        self.log_queue.add(partial(self.store.leave, member, why, when))
+        self.log_queue.add(partial(self.store.leave, member, why, when), lane=member)
 
     def dispatch(self) -> None:
         """Begin turns on the free slots, and before them what rounds are to show."""
@@ -261,15 +299,28 @@ class Controller:
             if aside is not None:
                 self.engine.submit(aside)
                 continue
-            member = None if self.stopping else self.ready()
+            member = None if self.stopping or self._must_hold_up() else self.ready()
             if member is None:
                 return
             plan = (self.planner or self).plan(member)
+            plan = replace(plan, attempt=Attempt(claim=self.claim, number=1))
             self.member_index.pop_idle(member, plan.start_step + plan.steps)
             self.member_index.count_use(plan.start)
             self.in_flight[plan.member] = plan
             self.turn_times.begun[plan.member] = self.clock()
             self.engine.submit(plan)
+
+    def _must_hold_up(self) -> bool:
+        """Whether no turn may begin, since too much waits for the store."""
+        waiting, unneeded = len(self.log_queue.lanes), len(self.deletions.lanes)
+        full = self.log_queue.is_full or self.deletions.is_full
+        if full and not self.held_up:
+            self.soon.append(
+                f"{waiting} things wait to be logged and {unneeded} checkpoints to be deleted; no "
+                "turn begins until the store has caught up"
+            )
+        self.held_up = full
+        return full
 
     @property
     def _beside_turns(self) -> int:
@@ -289,38 +340,114 @@ class Controller:
         self._say_now()
         winner = self.history.winner()
         self.look_for_an_end([winner] if winner else [])
+        # A killed controller may have ended all turns, and not told of their rounds, or not deleted
+        # what they made superfluous.
+        self.log_rounds()
+        self.clean()
         self.dispatch()
-        while self.in_flight or self._beside_turns:
-            if lease.lost:
-                raise TakenOver(f"another controller has taken over population {self.store.run_id}")
+        while self.in_flight or self._beside_turns or (self.held_up and not self.stopping):
             if lease.asked_to_stop and not self.stopping:
                 self.stopping = INTERRUPTED
                 under_way = turn_count(len(self.in_flight))
                 self.soon.append(f"asked to stop from elsewhere: finishing {under_way} under way")
-            finished = self.engine.wait(timeout=0.5)
+            finished = self._wait()
+            # Asked before anything is done with the outcome: this process may have been suspended,
+            # and the population may belong to another controller now.
+            if lease.lost:
+                raise TakenOver(f"another controller has taken over population {self.store.run_id}")
+            self._tell_waiting()
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
+            # Before the next turns begin, so that nothing begins any more if one asks for an end.
+            asked = self.callbacks.call(turns, self.history)
+            self.stopping = self.stopping or asked
             self.look_for_an_end(turns)
-            # The workers train on while the controller talks to MLflow.
+            # First of all, the workers go on.
             self.dispatch()
             for turn in turns:
-                self.log_queue.add(partial(self.log_turn, turn))
+                self.log_turn(turn)
+                self.unwritten.append(turn)
                 self.progress.turn(turn, self.history)
             # After their last turns: a run that has ended gets nothing more.
             self.stages.tell(self.progress.say, self.leave)
             self._say_now()
+            if len(self.unwritten) >= _SEGMENT:
+                self._write_journal()
             if finished:
                 self.log_rounds()
                 self.clean()
+                self.discard_attempts(self.disputed & {(t.member, t.number) for t in turns})
                 # What a round shows is wanted once it is complete.
                 self.dispatch()
             self.log_queue.flush()
+            if self.held_up:
+                self.dispatch()
+            self._say_now()
             self.progress.tick()
+        # Somebody may have woken up meanwhile and written after all.
+        self.discard_attempts(self.disputed)
+
+    def _wait(self) -> list[Done | LostJob]:
+        """Wait for outcomes, or for room in what the store is to be told, for half a second."""
+        if self.in_flight or self._beside_turns:
+            return self.engine.wait(timeout=0.5)
+        full = self.log_queue if self.log_queue.is_full else self.deletions
+        full.wait(0.5)
+        return []
 
     def log_turn(self, turn: Turn) -> None:
-        """Tell the store of a turn, and the user what it says of the names of its metrics."""
-        if (text := self.store.log_turn(turn)) is not None:
+        """Have the store told of a turn."""
+        self.log_queue.add_item(self._tell_turns, turn, lane=turn.member)
+
+    def _tell_turns(self, turns: Sequence[Turn]) -> None:
+        """Tell the store of turns of one member, and the user of the names of their metrics."""
+        if (text := self.store.log_turns(turns)) is not None:
             self._warn(Finding("names", text))
+
+    def _write_journal(self) -> None:
+        """Have the store write what the journal does not have yet."""
+        for first in range(0, len(self.unwritten), _SEGMENT):
+            turns = self.unwritten[first : first + _SEGMENT]
+            self.log_queue.add(partial(self.store.log_records, turns), lane="journal")
+        self.unwritten = []
+
+    def drain(self) -> None:
+        """Have the store told all that it is to know so far, and wait for it.
+
+        Raises:
+            StoreError: The tracking store refuses what is logged, or was away for too long.
+        """
+        # First the deletions: they may have something to be logged.
+        self.deletions.flush_and_wait()
+        self._write_journal()
+        self.log_queue.flush_and_wait()
+        self._say_now()
+
+    def say_last(self, calls: Sequence[LogCall]) -> None:
+        """Have the store told how it ended, once it knows all that came before.
+
+        Each call is made in this thread, after the one before.
+
+        Raises:
+            StoreError: The tracking store refuses what is logged, or was away for too long.
+        """
+        self.drain()
+        last = LogQueue(self.progress.say, self.clock, self.pause)
+        for call in calls:
+            last.add(call)
+        last.flush_and_wait()
+
+    def close(self) -> None:
+        """Give up what the store has not been told: it follows from the turns."""
+        self.deletions.close()
+        self.log_queue.close()
+
+    def _tell_waiting(self) -> None:
+        """Tell the user what the engine waits for, once for each thing."""
+        waiting = self.engine.waiting_for()
+        if waiting and waiting != self.told_waiting:
+            self.soon.append(f"waiting for {waiting}")
+        self.told_waiting = waiting
 
     def _say_now(self) -> None:
         while self.soon:
@@ -341,20 +468,29 @@ class Controller:
         if isinstance(done, LostJob):
             plan = done.job.plan if isinstance(done.job, Retry) else done.job
             assert isinstance(plan, Plan)
-            # The worker may have died after its commit: then the turn has happened.
-            turn = self.store.folders.record(plan.member, plan.turn)
-            turn = turn and fitted_turn(turn, self.store.space)
+            if not self._is_under_way(plan):
+                return None
+            turn = self._committed(plan)
+            if turn is None:
+                # Its worker may be alive all the same, and still write. It does so under the names
+                # of its own attempt, which does not count beside a later one.
+                self.disputed.add((plan.member, plan.turn))
             if turn is None and self._leaves_without(plan):
                 self._forget_turn(plan)
                 return None
             if turn is None:
-                self.deaths[plan.member, plan.turn] += 1
                 began = self.turn_times.begun[plan.member]
                 lost = max(0.0, self.clock() - began)
-                if self.deaths[plan.member, plan.turn] < _TRIES:
+                is_move = done.blameless and self.moves[plan.member, plan.turn] < MOST_MOVES
+                self.moves[plan.member, plan.turn] += is_move
+                # Of all attempts those that a worker died of.
+                deaths = plan.attempt.number - self.moves[plan.member, plan.turn]
+                plan = replace(plan, attempt=replace(plan.attempt, number=plan.attempt.number + 1))
+                if is_move or deaths < _TRIES:
                     self.progress.say(
                         f"{done.reason}; turn {plan.turn} of member {plan.member} again"
                     )
+                    self.in_flight[plan.member] = plan
                     self.engine.submit(Retry(plan=plan, lost=lost))
                     return None
                 turn = Turn(
@@ -367,10 +503,30 @@ class Controller:
                 self.store.folders.commit(turn)
         else:
             assert isinstance(done, Turn)
+            if not self._is_under_way(done.plan):
+                return None
             turn = done
         self.in_flight.pop(turn.member, None)
         self._enter(turn)
         return turn
+
+    def _is_under_way(self, plan: Plan) -> bool:
+        """Whether an outcome is that of the attempt that was given out last.
+
+        An engine may hear late of one that it has told to be lost.
+        """
+        given = self.in_flight.get(plan.member)
+        return given is not None and (given.turn, given.attempt) == (plan.turn, plan.attempt)
+
+    def _committed(self, plan: Plan) -> Turn | None:
+        """The turn of a plan whose worker died after its commit: then the turn has happened.
+
+        The record of an earlier attempt is none: a later one may still be written over its head.
+        """
+        turn = self.store.folders.record(plan.member, plan.turn)
+        if turn is None or turn.plan.attempt != plan.attempt:
+            return None
+        return fitted_turn(turn, self.store.space)
 
     def _leaves_without(self, plan: Plan) -> bool:
         """Whether a turn that was lost need not be run again, since its member has left, or leaves
@@ -412,7 +568,7 @@ class Controller:
                 f"member {member.index} has failed {turn_count(member.failures)} in a row and is "
                 f"retired; the last: {turn.reason}"
             )
-            self.log_queue.add(partial(self.store.retire, member.index))
+            self.log_queue.add(partial(self.store.retire, member.index), lane=member.index)
         left = [before.checkpoint, turn.plan.start, *self.pinned]
         self._pin()
         self.touched.add(turn.member)
@@ -522,11 +678,21 @@ class Controller:
             # Noted first: a checkpoint that a decision can still see must exist.
             self.history.forget(turn.member, turn.number)
             self.held[turn.member].remove(turn)
-            self.engine.forget(turn.checkpoint)
-            try:
-                self._delete(turn.checkpoint)
-            except StoreUnavailable:
-                self.log_queue.add(partial(self._delete, turn.checkpoint))
+            self.deletions.add(partial(self._delete, turn.checkpoint), lane=turn.checkpoint)
+        self.deletions.flush()
+
+    def discard_attempts(self, turns: Iterable[tuple[int, int]]) -> None:
+        """Delete what attempts at some turns have left that do not count.
+
+        Args:
+            turns: The member and the number of each turn. None of them is under way.
+        """
+        for member, number in sorted(turns):
+            own = self.history.turns[member]
+            kept = own[number - 1].plan.attempt if number <= len(own) else None
+            # What stays takes room, and is looked for once more at the end.
+            with contextlib.suppress(StoreUnavailable):
+                self.store.discard_attempts(member, number, kept=kept, claim=self.claim)
 
     def _is_best(self, turn: Turn) -> bool:
         """Whether a turn is the best of its age and sub-population that can be copied."""
@@ -534,12 +700,14 @@ class Controller:
         return self.planner is None and turn == self.history.best_at(turn.step, group)
 
     def _delete(self, checkpoint: Checkpoint) -> None:
+        self.engine.forget(checkpoint)
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:
             self._warn(Finding("deletion", text))
 
     def _warn(self, sign: Finding) -> None:
         """Tell the user of something that may be wrong, and keep it on the population's run."""
-        self.progress.say(f"warning: {sign.text}")
+        # A thread that talks to the store may say it as well, and must not write to the screen.
+        self.soon.append(f"warning: {sign.text}")
         self.log_queue.add(partial(self.store.tag, {f"pbt.warning/{sign.name}": sign.text}))
 
     def _note(self, check: str, outcome: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn
+from pbt_flow.population.turn_files import Attempt
 from pbt_flow.space import Space
 from pbt_flow.training.round_samples import SampleStore
 
@@ -36,11 +37,17 @@ class PopulationStore(Protocol):
 
     def has_checkpoint(self, checkpoint: Checkpoint) -> bool: ...
 
-    def log_turn(self, turn: Turn) -> str | None: ...
+    def log_turns(self, turns: Sequence[Turn]) -> str | None: ...
+
+    def log_records(self, turns: Sequence[Turn]) -> None: ...
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None: ...
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None: ...
+
+    def discard_attempts(
+        self, member: int, turn: int, *, kept: Attempt | None, claim: int
+    ) -> None: ...
 
     def retire(self, member: int) -> None: ...
 
@@ -72,5 +79,7 @@ class Planner(Protocol):
 class Claim(Protocol):
     """The right to control the population."""
 
-    lost: bool
     asked_to_stop: bool
+
+    @property
+    def lost(self) -> bool: ...

@@ -81,7 +81,8 @@ class RoundSamples:
         if error and not self._silenced:
             self._silenced = True
             self.say(f"no samples of round {turn.number}: {reason_in(error)}")
-        self.log_queue.add(partial(self._show, Path(look.samples), turn))
+        # A lane of their own: files take long, and the population's metrics need not wait.
+        self.log_queue.add(partial(self._show, Path(look.samples), turn), lane="samples")
         return turn
 
     def close(self) -> None:

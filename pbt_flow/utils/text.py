@@ -49,14 +49,20 @@ def turn_count(number: int) -> str:
     return "1 turn" if number == 1 else f"{number} turns"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """What a misspelt word was meant to be, in brackets behind it; empty if nothing is near.
-
-    In brackets, so that the sentence goes on behind the question mark.
-    """
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The name that a misspelt word is nearest to; None if none is near."""
     plain = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.7)
     if not near:
         # In a short word, two letters that changed places are a third of it: tyo is toy.
         near = [name for name in plain if name and sorted(name) == sorted(word.lower())]
-    return f" (did you mean {plain[near[0]]}?)" if near else ""
+    return plain[near[0]] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What a misspelt word was meant to be, in brackets behind it; empty if nothing is near.
+
+    In brackets, so that the sentence goes on behind the question mark.
+    """
+    near = nearest(word, known)
+    return f" (did you mean {near}?)" if near else ""

@@ -19,6 +19,8 @@ pytestmark = [
         "ignore:.is(instance.treespec|_gradient_checkpointing):FutureWarning"
     ),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    # A machine may have SLURM's commands and not be one of its nodes.
+    pytest.mark.filterwarnings("ignore:The .srun. command is available"),
 ]
 
 ROOT = Path(__file__).resolve().parents[2]

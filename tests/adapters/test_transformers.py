@@ -19,6 +19,7 @@ from transformers import Trainer, TrainerCallback
 import pbt_flow
 from pbt_flow import TaskError
 from pbt_flow.adapters.transformers import TrainerTask, with_shared_weights
+from pbt_flow.adapters.transformers_weights import weights_of
 from pbt_flow.task import find_task
 from pbt_flow.testing import TaskContract
 
@@ -66,14 +67,16 @@ def test_a_checkpoint_holds_the_adapter_and_members_share_what_is_frozen():
 
 def test_an_average_of_adapters_leaves_the_shared_weights_alone():
     tasks = [Adapters(seed=seed) for seed in range(3)]
-    frozen = {name: one.clone() for name, one in tasks[0]._weights(trained=False).items()}
+    frozen = {
+        name: one.clone() for name, one in weights_of(tasks[0].model(), trained=False).items()
+    }
     states = [deepcopy(task.state_dict()) for task in tasks]
     mean = tasks[0].average(states)
     tasks[1].load_state_dict(mean)
     for name, tensor in tasks[1].state_dict()["trained"].items():
         expected = torch.stack([state["trained"][name] for state in states]).mean(0)
         assert torch.equal(tensor, expected)
-    for name, tensor in tasks[2]._weights(trained=False).items():
+    for name, tensor in weights_of(tasks[2].model(), trained=False).items():
         assert torch.equal(tensor, frozen[name])
 
 

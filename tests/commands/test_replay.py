@@ -113,7 +113,7 @@ def simulated(
         planner=planner,
     )
     controller.go(Held())
-    controller.log_queue.flush_and_wait()
+    controller.drain()
     planner.enter_results(history)
     return planner.arms, store
 
@@ -428,16 +428,16 @@ def test_a_replay_that_was_interrupted_goes_on_to_what_it_would_have_come_to(
 
 
 def test_a_locked_database_does_not_end_a_replay(database, monkeypatch):
-    plan, log, away = schedule(0.1, 0.2, task="test_replay:Rounds"), Store.log_turn, [1, 2]
+    plan, log, away = schedule(0.1, 0.2, task="test_replay:Rounds"), Store.log_turns, [1, 2]
 
-    def log_turn(self, turn):
+    def log_turns(self, turns):
         if away:
             away.pop()
             raise StoreUnavailable("the database is locked", "wait")
-        log(self, turn)
+        log(self, turns)
 
     whole = replay(plan, seeds=1, quiet=True, **INLINE)
-    monkeypatch.setattr(Store, "log_turn", log_turn)
+    monkeypatch.setattr(Store, "log_turns", log_turns)
     made = replay(plan, seeds=1, quiet=True, **INLINE)
     assert away == []
     assert everything(made.run_id) == everything(whole.run_id)
@@ -497,7 +497,7 @@ def test_a_killed_replay_comes_bit_for_bit_to_what_an_undisturbed_one_does(tmp_p
 
     def disturbed(command, end, turns):
         """Let a command commit so many turns, and end it."""
-        before = len(list(tmp_path.rglob("turn.json")))
+        before = len(list(tmp_path.rglob("turn*.json")))
         process = subprocess.Popen(
             [sys.executable, "-m", "pbt_flow", *command],
             env={**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"},
@@ -505,7 +505,7 @@ def test_a_killed_replay_comes_bit_for_bit_to_what_an_undisturbed_one_does(tmp_p
             text=True,
         )
         deadline = time.monotonic() + 90
-        while len(list(tmp_path.rglob("turn.json"))) < before + turns:
+        while len(list(tmp_path.rglob("turn*.json"))) < before + turns:
             assert time.monotonic() < deadline, "no turn was ever committed"
             time.sleep(0.01)
         process.send_signal(end)

@@ -16,6 +16,8 @@ from pbt_flow.cli.main import main
 from pbt_flow.commands.summary import summary
 from pbt_flow.exceptions import ComparisonError, RecordError, SettingsError, StoreError
 from pbt_flow.population.checkpoints import LocalFolders
+from pbt_flow.population.records import turn_to_json
+from pbt_flow.population.turn_files import Attempt
 from pbt_flow.tracking.lease import claim
 from pbt_flow.tracking.store import Store
 
@@ -108,31 +110,96 @@ def test_what_cannot_change_is_refused_by_the_command_with_the_reason(trained, c
 @pytest.mark.parametrize("turn", [2, 3])
 def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(turn, trained):
     (result,) = trained({"turns": 3})
-    (folder(result, 1, turn) / "turn.json").unlink()
+    (folder(result, 1, turn) / "turn-1.1.json").unlink()
     if turn == 2:
-        with pytest.raises(RecordError, match=r"no turns/000002/turn\.json, and turn 3 has one"):
+        with pytest.raises(RecordError, match="no record in turns/000002, and turn 3 has one"):
             pbt_flow.load(result.run_id)
-    with pytest.raises(RecordError, match=rf"turns/00000{turn}/turn\.json.*bring the file back"):
+    with pytest.raises(RecordError, match=rf"in turns/00000{turn}, .*bring the file back"):
         resume(result, turns=4)
-    kept = folder(result, 1, 3) / "state.pt"
+    kept = folder(result, 1, 3) / "state-1.1.pt"
     assert kept.is_file()
     assert not folder(result, 1, 4).exists()
 
 
 def test_a_turn_that_is_committed_while_somebody_reads_is_not_taken_for_a_gap(trained, monkeypatch):
     (result,) = trained({"turns": 3})
-    path, read = folder(result, 1, 3) / "turn.json", LocalFolders.record
+    path, read = folder(result, 1, 3) / "turn-1.1.json", LocalFolders.record
     text = path.read_text()
     path.unlink()
 
-    def record(self, member, turn):
-        found = read(self, member, turn)
+    def record(self, member, turn, accepted):
+        found = read(self, member, turn, accepted)
         if (member, turn) == (1, 3):
             path.write_text(text)  # its worker is done just now
         return found
 
     monkeypatch.setattr(LocalFolders, "record", record)
     assert [turn.number for turn in Store.open(result.run_id).turns(1)] == [1, 2]
+
+
+def write_as_earlier_versions(result):
+    """Give all files of the population the names and the content that they had without attempts."""
+    for member in result.history.turns:
+        for record in folder(result, member, 1).parent.rglob("turn-*.json"):
+            plain = json.loads(record.read_text())
+            for holder in (plain["plan"], plain["plan"]["start"], plain["checkpoint"]):
+                if holder is not None:
+                    del holder["attempt"]
+            (record.parent / "turn.json").write_text(json.dumps(plain, indent=1))
+            record.unlink()
+        for state in folder(result, member, 1).parent.rglob("state-*.pt"):
+            state.rename(state.parent / "state.pt")
+
+
+def test_a_population_of_an_earlier_version_is_read_and_goes_on(trained):
+    (result,) = trained({"turns": 3})
+    write_as_earlier_versions(result)
+    assert pbt_flow.load(result.run_id).history.turns == result.history.turns
+    resumed = resume(result, turns=5)
+    assert resumed.status == "finished"
+    attempts = [[str(t.plan.attempt) for t in own] for own in resumed.history.turns.values()]
+    assert attempts == [["0.0", "0.0", "0.0", "2.1", "2.1"]] * len(attempts)
+    starts = [own[3].plan.start for own in resumed.history.turns.values()]
+    assert {str(start.attempt) for start in starts} == {"0.0"}
+    assert pbt_flow.load(result.run_id).history.turns == resumed.history.turns
+    # A record that is read is written again as it was.
+    path = folder(result, 0, 2) / "turn.json"
+    again = turn_to_json(Store.open(result.run_id).record(0, 2))
+    assert json.loads(json.dumps(again)) == json.loads(path.read_text())
+
+
+def test_a_controller_that_has_lost_the_population_deletes_nothing_of_it(trained):
+    (result,) = trained()
+    left = folder(result, 1, 2) / "state-1.7.pt"
+    left.write_bytes(b"what its successor may have accepted")
+    store, kept = Store.open(result.run_id), Attempt(claim=1, number=1)
+    MlflowClient().log_param(result.run_id, "lease/0002", "elsewhere:1:0-0-0:00000000")
+    store.discard_attempts(1, 2, kept=kept, claim=1)
+    assert left.exists()
+    # The successor itself may, and leaves alone what is not of a turn or of a claim that is over.
+    others = [folder(result, 1, 2) / name for name in ("notes.txt", "state-3.1.pt")]
+    for other in others:
+        other.touch()
+    store.discard_attempts(1, 2, kept=kept, claim=2)
+    there = sorted(path.name for path in folder(result, 1, 2).iterdir())
+    assert there == ["notes.txt", "state-1.1.pt", "state-3.1.pt", "turn-1.1.json"]
+
+
+def test_what_was_found_and_is_gone_is_missed(trained):
+    (result,) = trained({"turns": 3})
+    resume(result)  # says what it has found
+    (folder(result, 1, 3) / "turn-1.1.json").unlink()
+    with pytest.raises(RecordError, match="turns/000003, and an earlier controller found 3 turns"):
+        pbt_flow.load(result.run_id)
+
+
+def test_a_list_of_what_was_found_that_somebody_altered_is_refused_with_its_place(trained):
+    (result,) = trained()
+    resume(result)
+    place = Path(MlflowClient().get_run(result.run_id).info.artifact_uri, "accepted", "0002.json")
+    place.write_text("[]")
+    with pytest.raises(RecordError, match=r"accepted/0002\.json: not a list of accepted turns"):
+        pbt_flow.load(result.run_id)
 
 
 def test_an_end_that_does_not_hold_any_more_is_not_told(trained):

@@ -194,8 +194,8 @@ def test_only_newest_checkpoints_are_left_on_disk_and_all_records():
     result = run(turns=6)
     for member, turns in zip(members(result), result.history.turns.values(), strict=True):
         folder = Path(member.info.artifact_uri)
-        assert len(list(folder.rglob("turn.json"))) == len(turns)
-        states = {path.parent.name for path in folder.rglob("state.pt")}
+        assert len(list(folder.rglob("turn*.json"))) == len(turns)
+        states = {path.parent.name for path in folder.rglob("state*.pt")}
         pinned = [result.history.best_initial, *result.history.best_ever]
         own = {turn.number for turn in pinned if turn.member == turns[0].member}
         assert states == {f"{number:06d}" for number in {6} | own}
@@ -282,10 +282,11 @@ def test_a_turn_without_a_record_never_happened_and_is_run_again():
     whole, part = run(turns=3, **small), run(turns=2, **small)
     folder = Path(members(part)[2].info.artifact_uri) / "turns" / "000003"
     folder.mkdir()
-    (folder / "state.pt").write_bytes(b"half of a state")
-    (folder / ".turn.json.1234").write_text("half of a record")
+    (folder / "state-1.1.pt").write_bytes(b"half of a state")
+    (folder / ".turn.json.1-1-0a1b2c").write_text("half of a record")
     resumed = pbt_flow.resume(part.run_id, turns=3, quiet=True)
     assert essence(resumed) == essence(whole)
+    assert sorted(path.name for path in folder.iterdir()) == ["state-2.1.pt", "turn-2.1.json"]
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,7 @@ def test_a_turn_without_a_record_never_happened_and_is_run_again():
 )
 def test_a_harmed_record_is_refused_with_its_place(harm, sentence, trained):
     (result,) = trained()
-    path = Path(members(result)[1].info.artifact_uri) / "turns" / "000002" / "turn.json"
+    path = Path(members(result)[1].info.artifact_uri) / "turns" / "000002" / "turn-1.1.json"
     path.write_text(harm(path.read_text()))
     with pytest.raises(RecordError, match=f"(?s){path.name}.*{sentence}"):
         pbt_flow.resume(result.run_id, quiet=True)
@@ -470,10 +471,12 @@ def test_failures_are_rescued_recorded_and_never_crowned(tmp_path):
     for turn in turns:
         folder = f"turns/{turn.number:06d}"
         listed = client(result).list_artifacts(members(result)[turn.member].info.run_id, folder)
-        assert (f"{folder}/error.txt" in [artifact.path for artifact in listed]) == (not turn.ok)
+        assert (f"{folder}/error-1.1.txt" in [artifact.path for artifact in listed]) == (
+            not turn.ok
+        )
     failed = next(turn for turn in turns if turn.status == "failed")
     text = Path(members(result)[failed.member].info.artifact_uri) / f"turns/{failed.number:06d}"
-    assert (text / "error.txt").read_text().endswith("ZeroDivisionError: as ordered\n")
+    assert (text / "error-1.1.txt").read_text().endswith("ZeroDivisionError: as ordered\n")
     assert "ZeroDivisionError: as ordered" in failed.error
     assert failed.metrics == {}
     for turn in turns:
@@ -551,7 +554,7 @@ def test_a_store_that_refuses_is_not_waited_for(trained):
     store = Store.open(result.run_id)
     client(result).delete_run(store.manifest.members[1])
     with pytest.raises(StoreError, match="does not take what is logged: .*'active'") as told:
-        store.log_turn(result.history.turn(1, 1))
+        store.log_turns([result.history.turn(1, 1)])
     assert not isinstance(told.value, StoreUnavailable)
 
 
@@ -565,9 +568,9 @@ def test_a_database_that_is_locked_may_be_free_later():
     with sqlite3.connect("mlflow.db", isolation_level=None) as rival:
         rival.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreUnavailable, match="database is locked"):
-            store.log_turn(result.history.turn(2, 1))
+            store.log_turns([result.history.turn(2, 1)])
         rival.execute("ROLLBACK")
-    store.log_turn(result.history.turn(2, 1))
+    store.log_turns([result.history.turn(2, 1)])
 
 
 def test_a_tracking_server_that_is_not_there_is_named(monkeypatch):

@@ -145,6 +145,27 @@ def test_a_population_goes_on_in_another_store_with_the_digests_that_it_would_ha
     assert away.winner.run_id != home.winner.run_id
 
 
+def test_attempts_go_on_to_be_counted_wherever_a_population_goes_on(
+    go: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Else those of the new store would be older than what came along, and count for nothing."""
+    first = pbt_flow.run(Regression, **SMALL)
+    for turns in (3, 4):
+        pbt_flow.resume(first.run_id, turns=turns, quiet=True)
+    pbt_flow.export_population(first.run_id, tmp_path / "out", quiet=True)
+    go("away")
+    moved = pbt_flow.import_population(tmp_path / "out", quiet=True)
+    away = pbt_flow.resume(moved.run_id, turns=5, quiet=True)
+    for result in (away, pbt_flow.load(moved.run_id)):
+        claims = [
+            [turn.plan.attempt.claim for turn in own] for own in result.history.turns.values()
+        ]
+        assert claims == [[1, 1, 2, 3, 4]] * len(claims)
+    pbt_flow.export_population(moved.run_id, tmp_path / "back", quiet=True)
+    with pytest.raises(pbt_flow.ExportError, match="here already"):
+        pbt_flow.import_population(tmp_path / "out", quiet=True)
+
+
 def test_every_run_comes_with_all_that_mlflow_keeps_of_it(
     go: Callable[[str], None], tmp_path: Path
 ) -> None:
@@ -295,7 +316,7 @@ def alter(path: Path) -> None:
 
 def lead_out(folder: Path) -> None:
     """A link to a file of this machine in place of one of the export's, of equal content."""
-    path, secret = some_file(folder, "turn.json"), folder.parent / "secret"
+    path, secret = some_file(folder, "turn-*.json"), folder.parent / "secret"
     secret.write_bytes(path.read_bytes())
     path.unlink()
     path.symlink_to(secret)
@@ -333,9 +354,11 @@ def no_manifest(folder: Path) -> None:
             "is damaged"),
         (lambda folder: change_index(
             folder, lambda plain: plain["populations"][0].update(run_id="../x")), "is damaged"),
-        (lambda folder: some_file(folder, "turn.json").unlink(), "turn.json is missing"),
-        (lambda folder: cut_short(some_file(folder, "state.pt")), "state.pt has .* were written"),
-        (lambda folder: alter(some_file(folder, "state.pt")), "state.pt is not what was written"),
+        (lambda folder: some_file(folder, "turn-*.json").unlink(), "turn-1.1.json is missing"),
+        (lambda folder: cut_short(some_file(folder, "state-*.pt")),
+            "state-1.1.pt has .* were written"),
+        (lambda folder: alter(some_file(folder, "state-*.pt")),
+            "state-1.1.pt is not what was written"),
         (lambda folder: alter(some_file(folder, "metrics.json")), "is not what was written"),
         (lead_out, "a link that leads out of it"),
         (name_outside, "is no path inside of the folder"),
@@ -499,7 +522,7 @@ def make_replay() -> str:
 def make_one_whose_state_is_gone() -> str:
     made = pbt_flow.run("toy", **SMALL)
     for run in runs_here():
-        for path in Path(run.info.artifact_uri.removeprefix("file://")).rglob("state.pt"):
+        for path in Path(run.info.artifact_uri.removeprefix("file://")).rglob("state*.pt"):
             path.unlink()
     return str(made.run_id)
 

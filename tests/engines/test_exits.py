@@ -224,10 +224,10 @@ def test_a_task_that_cannot_be_built_or_imported_since_it_leaves_is_refused_with
 def test_no_run_goes_on_saying_that_it_is_running_whatever_ends_its_controller(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def log_turn(self: Store, turn: Any) -> None:
+    def log_turns(self: Store, turns: Any) -> None:
         raise error
 
-    monkeypatch.setattr(Store, "log_turn", log_turn)
+    monkeypatch.setattr(Store, "log_turns", log_turns)
     ended = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
     with pytest.raises(type(error)) as raised:
         run("")

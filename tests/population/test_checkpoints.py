@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import io
@@ -25,18 +26,15 @@ from hypothesis import strategies as st
 
 from pbt_flow.exceptions import CheckpointError, RecordError
 from pbt_flow.population.checkpoints import (
-    OUTPUT,
-    RECORD,
-    STATE,
     LocalFolders,
     file_digest,
     load_state,
     read_record,
     save_record,
     save_state,
-    turn_folder,
 )
 from pbt_flow.population.records import Checkpoint, Plan, Turn, turn_to_json
+from pbt_flow.population.turn_files import OUTPUT, RECORD, STATE, Attempt, turn_folder
 from pbt_flow.testing import assert_same
 
 STATE_AFTER: dict[str, Any] = {
@@ -369,6 +367,13 @@ def test_a_record_comes_back_from_its_folder(tmp_path: Path) -> None:
     ]
 
 
+def at(attempt: Attempt, turn: Turn) -> Turn:
+    """A turn as another attempt at it wrote it."""
+    own = turn.checkpoint and dataclasses.replace(turn.checkpoint, attempt=attempt)
+    plan = dataclasses.replace(turn.plan, attempt=attempt)
+    return dataclasses.replace(turn, plan=plan, checkpoint=own)
+
+
 def test_what_a_turn_printed_lies_beside_its_record_and_not_beside_the_next_attempts(
     tmp_path: Path,
 ) -> None:
@@ -376,8 +381,68 @@ def test_what_a_turn_printed_lies_beside_its_record_and_not_beside_the_next_atte
     save_record(turn, tmp_path, "epoch 1\nepoch 2\n")
     assert files(tmp_path) == ["turns/000001/output.txt", "turns/000001/turn.json"]
     assert (tmp_path / turn_folder(1) / OUTPUT).read_text() == "epoch 1\nepoch 2\n"
-    save_record(turn, tmp_path, " \n")
-    assert files(tmp_path) == ["turns/000001/turn.json"]
+    save_record(at(Attempt(claim=1, number=2), turn), tmp_path, " \n")
+    assert files(tmp_path) == [
+        "turns/000001/output.txt",
+        "turns/000001/turn-1.2.json",
+        "turns/000001/turn.json",
+    ]
+
+
+def test_no_file_is_written_over_another_one(tmp_path: Path) -> None:
+    """Whoever comes second has no right to the name, and is told so."""
+    one = Attempt(claim=2, number=1)
+    checkpoint = save_state(STATE_AFTER, 2, 1, tmp_path, one)
+    turn = at(one, turn_of(2, 1, checkpoint))
+    save_record(turn, tmp_path, "epoch 1")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(FileExistsError):
+        save_state({"seen": 13}, 2, 1, tmp_path, one)
+    with pytest.raises(FileExistsError):
+        save_record(dataclasses.replace(turn, score=2.0), tmp_path)
+    with pytest.raises(FileExistsError):
+        save_record(dataclasses.replace(turn, score=2.0), tmp_path, "another epoch 1")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_where_there_are_no_links_a_file_is_not_written_over_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    checkpoint = save_state(STATE_AFTER, 2, 1, tmp_path)
+    with pytest.raises(FileExistsError):
+        save_state({"seen": 13}, 2, 1, tmp_path)
+    assert_same(load_state(checkpoint, tmp_path), STATE_AFTER)
+    assert files(tmp_path) == ["turns/000001/state.pt"]
+
+
+def test_a_link_whose_answer_was_lost_is_taken_for_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def link_twice(partial: Path, path: Path) -> None:
+        link(partial, path)
+        link(partial, path)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    checkpoint = save_state(STATE_AFTER, 2, 1, tmp_path)
+    assert_same(load_state(checkpoint, tmp_path), STATE_AFTER)
+
+
+def test_the_digest_of_a_state_is_the_same_in_every_attempt(tmp_path: Path) -> None:
+    attempts = [Attempt(), Attempt(claim=1, number=1), Attempt(claim=12, number=3)]
+    made = [save_state(STATE_AFTER, 2, 1, tmp_path, attempt) for attempt in attempts]
+    assert len({checkpoint.digest for checkpoint in made}) == 1
+    assert [checkpoint.attempt for checkpoint in made] == attempts
+    assert files(tmp_path) == [
+        "turns/000001/state-1.1.pt",
+        "turns/000001/state-12.3.pt",
+        "turns/000001/state.pt",
+    ]
 
 
 def test_a_record_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -397,6 +462,18 @@ def test_a_record_that_cannot_be_named_leaves_nothing_behind(tmp_path: Path) -> 
 
 def text_of(turn: Turn) -> str:
     return json.dumps(turn_to_json(turn))
+
+
+def test_a_record_under_the_name_of_another_attempt_is_refused(tmp_path: Path) -> None:
+    folders = LocalFolders({0: str(tmp_path)})
+    folders.commit(at(Attempt(claim=1, number=1), turn_of(0, 1, None)))
+    (tmp_path / "turns/000001/turn-1.1.json").rename(tmp_path / "turns/000001/turn-1.2.json")
+    with pytest.raises(RecordError, match=r"is of attempt 1\.1, and its name says 1\.2"):
+        folders.record(0, 1)
+    turn = turn_of(0, 1, Checkpoint(member=0, turn=1, digest="d", size=1))
+    plan = dataclasses.replace(turn.plan, attempt=Attempt(claim=1, number=1))
+    with pytest.raises(RecordError, match="a checkpoint of another attempt as its own"):
+        read_record(text_of(dataclasses.replace(turn, plan=plan)), 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_shared_folder_is_proved_and_nothing_stays_in_it(tmp_path):
 def test_a_folder_of_another_machine_is_refused_and_not_made(tmp_path):
     folders = seen_from_elsewhere(LocalFolders({0: str(tmp_path / "m0")}).leave_token())
     for own in (tmp_path / "nothing", tmp_path / "own"):
-        there = LocalFolders({0: str(own)}, folders.token)
+        there = LocalFolders({0: str(own)}, token=folders.token)
         with pytest.raises(StorageError) as told:
             prove(there)
         said = str(told.value)
@@ -111,7 +111,7 @@ def test_an_engine_runs_no_turn_in_a_worker_that_does_not_see_the_folder(make, t
 
     def begin():
         engine.start(WorkerContext(task=TaskSpec(name="sample_tasks:Regression"), seed=1))
-        engine.open(LocalFolders({0: str(tmp_path)}, token))
+        engine.open(LocalFolders({0: str(tmp_path)}, token=token))
         engine.submit(plan())
         while not engine.wait(60):  # a worker that is ready ends the wait as well
             pass

@@ -7,11 +7,15 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+import torch
 from report_subjects import Rich, subject, text
 from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.commands.summary import summary
+from pbt_flow.exceptions import TaskError
+from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint, Donor, Member, Plan, Turn
 from pbt_flow.population.result import Result
@@ -261,3 +265,73 @@ def test_the_budget_of_a_population_follows_a_resume(database):
     assert (made.budget, made.winner_share) == (8, made.winner.step / 8)
     assert pbt_flow.resume(made.run_id, turns=3, quiet=True).budget == 12
     assert pbt_flow.load(made.run_id).budget == 12
+
+
+# --- in a notebook --------------------------------------------------------------------------------
+
+
+def test_a_notebook_shows_a_small_table_without_scripts_or_colours_of_its_own():
+    one = subject(control=True)
+    hostile = dataclasses.replace(
+        one.result, reason="<script>alert(1)</script> & co", control=one.control
+    )
+    shown = hostile._repr_html_()
+    assert hostile.headline in shown
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; co" in shown
+    assert not re.search("<script|<style|<img|http|color|background|on[a-z]+=", shown)
+    assert len(shown) < 3000
+    for text_of in ("winner", "score", "hyperparameters", "control", "loss=0.125"):
+        assert text_of in shown
+
+
+def test_a_notebook_shows_a_population_without_a_winner_too():
+    shown = result(History(direction="maximize"), status="running")._repr_html_()
+    assert "No turn is done yet" in shown
+    assert "hyperparameters" not in shown
+
+
+def test_an_average_is_shown_with_its_parents_and_what_it_is_worth():
+    made = result(replaced())
+    average = dataclasses.replace(
+        made.winner,
+        score=9.5,
+        parents=((0, 4), (1, 4)),
+        fresh=FreshScore(mean=9.25, readings=2, error=0.1),
+    )
+    shown = dataclasses.replace(made, average=average)._repr_html_()
+    assert "the average of member 00 turn 4, member 01 turn 4" in shown
+    assert "9.25" in shown
+
+
+def test_the_text_of_a_result_is_its_outcome_in_one_line():
+    assert repr(result(replaced(), status="interrupted", reason="stopped")) == (
+        "<Result of population 0123abcd: interrupted (stopped); The winner reaches score 9 after "
+        "400 steps; the best initial setting came to 7 after 200, before it was replaced>"
+    )
+
+
+def test_a_result_without_a_store_says_how_one_with_a_picture_is_had():
+    with pytest.raises(ValueError, match="pbt_flow.load returns one that has it"):
+        result(replaced()).plot()
+
+
+@pytest.mark.paints
+def test_a_result_draws_the_picture_of_its_report_and_gives_its_table_and_its_model(trained):
+    (made,) = trained({"turns": 3})
+    figure = made.plot()
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert {"lr", "batch", "loss"} < set(titles)
+    assert made.headline.split(",")[0] in figure.get_suptitle().replace("\n", " ")
+    assert len(made.turns_dataframe()) == made.turns == 6
+    model = made.winner.model()
+    assert not model.training
+    task = made.winner.task()
+    for name, weights in model.state_dict().items():
+        assert torch.equal(weights, task.net.state_dict()[name])
+
+
+def test_a_winner_whose_task_keeps_no_model_says_so(trained):
+    (made,) = trained({}, task="toy")
+    with pytest.raises(TaskError, match=r"task Toy keeps no model: it has no model\(\)"):
+        made.winner.model()

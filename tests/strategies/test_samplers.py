@@ -219,6 +219,9 @@ def test_no_throw_away_study_is_announced_and_the_users_logging_stays_as_it_was(
         "before = optuna.logging.get_verbosity()\n"
         "OptunaSampler().initial(space, 2, np.random.default_rng(0))\n"
         "OptunaSampler().fresh(space, [], np.random.default_rng(0))\n"
+        # Of a range with a single value Optuna would say that the space has conditions.
+        "space = {'one': FloatDistribution(1, 1), **space}\n"
+        "OptunaSampler(sampler='QMCSampler').initial(space, 4, np.random.default_rng(0))\n"
         "assert optuna.logging.get_verbosity() == before\n"
         "print('drawn', file=sys.stderr)\n"
         "optuna.create_study(study_name='ours')\n"

@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Regression
 
 import pbt_flow
+from pbt_flow.tracking.store import Store
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -219,6 +220,38 @@ def test_what_a_task_logs_is_on_its_members_run_and_nowhere_else(name: str) -> N
         assert {point.step for point in points} == {3 if name == "log_metric" else 0}
     assert (mlflow.get_tracking_uri(), variables()) == stands
     assert mlflow.active_run() is None
+
+
+LOGGED = threading.Event()
+"""Set once the store was told of a turn."""
+
+
+class WaitsForTheLog(Logs):
+    """Its later turns end only when the store has been told of an earlier one meanwhile."""
+
+    def train(self, hparams: Any, steps: int) -> Any:
+        if self.optimizer.state:
+            assert LOGGED.wait(30)
+        return super().train(hparams, steps)
+
+
+def test_turns_that_are_logged_while_a_task_trains_in_this_process_are_not_the_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told, log_turns = list[int](), Store.log_turns
+
+    def log(store: Store, turns: Any) -> Any:
+        message = log_turns(store, turns)
+        told.append(len(turns))
+        LOGGED.set()
+        return message
+
+    LOGGED.clear()
+    monkeypatch.setattr(Store, "log_turns", log)
+    result = run(WaitsForTheLog, options={"way": "log_metric"}, turns=2)
+    check_ours(result)
+    assert sum(told) == 4
+    assert not [k for member in members(result) for k in member.data.metrics if "task/" in k]
 
 
 def test_what_is_ours_keeps_its_names_and_the_tasks_own_are_beside_them() -> None:

@@ -419,13 +419,11 @@ def test_a_class_of_a_script_is_named_by_the_script(tmp_path: Path) -> None:
     assert _python("script.py", cwd=tmp_path) == f"{tmp_path.resolve()}/script.py:Mine"
 
 
-def test_a_class_of_a_prompt_is_refused(tmp_path: Path) -> None:
+def test_a_class_of_a_prompt_is_named_as_one_that_no_file_holds(tmp_path: Path) -> None:
     code = SMALL.format(name="Mine") + (
-        "\nfrom pbt_flow.task import TaskError, name_task\n"
-        "try:\n    name_task(Mine)\n"
-        "except TaskError as error:\n    print(error)\n"
+        "\nfrom pbt_flow.task import name_task\nprint(name_task(Mine))\n"
     )
-    assert _python("-c", code, cwd=tmp_path) == "Mine is defined at a prompt; move it to a file"
+    assert _python("-c", code, cwd=tmp_path) == "__main__:Mine"
 
 
 # --- options --------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class Closed(Shelf):
 
     def log_artifact(self, local_file, artifact_path=None):
         kind = type(self)
-        if Path(local_file).name == "state.pt" and kind.closed:
+        if Path(local_file).name.startswith("state") and kind.closed:
             kind.states += 1
             if kind.states > 5:
                 raise MlflowException("no right to write", error_code=PERMISSION_DENIED)
@@ -123,7 +123,7 @@ def run(task=Regression, **settings):
 
 
 def states(folder: Path):
-    return sorted(folder.rglob("state.pt"))
+    return sorted(folder.rglob("state*.pt"))
 
 
 def warned(result):
@@ -177,17 +177,20 @@ def test_a_store_that_deletes_is_left_with_what_is_needed_and_nothing_is_said(sh
 def test_a_state_that_a_killed_attempt_published_is_gone_when_the_next_one_fails(shelf, tmp_path):
     options = {"orders": str(tmp_path)}
     result = run(task=Misbehaving, turns=1, options=options)
-    for record in list(shelf.folder.rglob("turn.json")):
+    for record in list(shelf.folder.rglob("turn*.json")):
         left = record.parents[1] / "000002"
         left.mkdir()
-        (left / "state.pt").write_bytes(b"what a killed attempt published")
+        (left / "state-1.1.pt").write_bytes(b"what a killed attempt published")
     (tmp_path / "nan-2").touch()
     resumed = pbt_flow.resume(result.run_id, turns=2, quiet=True)
     (failed,) = [t for turns in resumed.history.turns.values() for t in turns if not t.ok]
-    folders = [path.parent for path in shelf.folder.rglob("000002/turn.json")]
-    assert len(folders) == 4
-    (empty,) = [folder for folder in folders if not (folder / "state.pt").exists()]
-    assert (empty / "error.txt").read_text() == f"{failed.error}\n"
+    left = [sorted(path.name for path in one.iterdir()) for one in shelf.folder.rglob("000002")]
+    assert sorted(left) == [
+        ["error-2.1.txt", "turn-2.1.json"],
+        *[["state-2.1.pt", "turn-2.1.json"]] * 3,
+    ]
+    (told,) = shelf.folder.rglob("error-2.1.txt")
+    assert told.read_text() == f"{failed.error}\n"
 
 
 @pytest.mark.parametrize("shelf", [Closed], indirect=True)

@@ -7,7 +7,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError
-from pbt_flow.tracking.lease import _process_identity, ask_to_stop, claim, has_died
+from pbt_flow.tracking.lease import Lease, _process_identity, ask_to_stop, claim, has_died
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -27,9 +27,14 @@ class Watch:
         self.now += seconds
         self.happens(self.now)
 
-    def claim(self, run_id):
+    def claim(self, run_id, date=time.time):
         return claim(
-            MlflowClient(), run_id, say=self.said.append, clock=self.clock, pause=self.pause
+            MlflowClient(),
+            run_id,
+            say=self.said.append,
+            clock=self.clock,
+            pause=self.pause,
+            date=date,
         )
 
 
@@ -125,6 +130,53 @@ def test_a_controller_that_lives_on_this_machine_need_not_be_watched_while_it_is
         # The machine may have slept, or the process hang: only listening tells.
         watch.claim(run_id).release()
         assert watch.now == 60
+
+
+@pytest.mark.parametrize("ahead", [70, -120, 0, 86_400])
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_machine_whose_clock_is_wrong_waits_as_long_as_any_other(ahead, lives):
+    """It judges by whether the heartbeat changes, and not by when it says that it was sent."""
+    sent = 1_000_000.0
+    run_id = population(beat=sent)
+
+    def beats(now):
+        if lives and now % 15 == 0:
+            MlflowClient().set_tag(run_id, "pbt.heartbeat", f"{sent + now:.1f}")
+
+    watch = Watch(beats)
+    if lives:
+        with pytest.raises(StoreError, match="has just been heard"):
+            watch.claim(run_id, date=lambda: sent + ahead + watch.now)
+        assert watch.now == 15
+    else:
+        watch.claim(run_id, date=lambda: sent + ahead + watch.now).release()
+        assert watch.now == 60
+
+
+def test_a_controller_that_was_suspended_asks_for_its_claim_before_it_goes_on():
+    run_id, now = MlflowClient().create_run("0").info.run_id, [0.0]
+    lease = Lease(MlflowClient(), run_id, 1, clock=lambda: now[0])
+    assert not lease.lost
+    MlflowClient().log_param(run_id, "lease/0002", ELSEWHERE)
+    assert not lease.lost, "it asks the store at each look"
+    now[0] = 70.0
+    assert lease.lost
+    lease.release()
+    assert "pbt.heartbeat" not in MlflowClient().get_run(run_id).data.tags
+
+
+def test_while_the_store_is_away_it_is_waited_for_once(monkeypatch):
+    run_id, now, waits = MlflowClient().create_run("0").info.run_id, [0.0], []
+    lease = Lease(MlflowClient(), run_id, 1, clock=lambda: now[0])
+    monkeypatch.setattr(lease._answered, "wait", waits.append)
+    now[0] = 70.0
+    assert [lease.lost, lease.lost, lease.lost] == [False] * 3
+    assert waits == [5.0]
+    lease.beat()
+    now[0] = 140.0
+    assert not lease.lost
+    assert waits == [5.0, 5.0]
+    lease.release()
 
 
 @pytest.mark.parametrize(

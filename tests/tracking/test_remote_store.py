@@ -44,7 +44,7 @@ def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tm
     own = [turn for turns in loaded.history.turns.values() for turn in turns]
     digests = {turn.checkpoint.digest for turn in own if turn.ok}
     states = defaultdict(list)
-    for path in kept.rglob("state.pt"):
+    for path in kept.rglob("state*.pt"):
         if "average" in path.parts:
             assert file_digest(path) == loaded.average.checkpoint.digest
             continue
@@ -53,7 +53,7 @@ def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tm
     assert all("000003" in turns for turns in states.values())
     assert sum(map(len, states.values())) <= 4 + 3
     assert "pbt.warning/deletion" not in client.get_run(result.run_id).data.tags
-    assert len(list(kept.rglob("turn.json"))) == 12
+    assert len(list(kept.rglob("turn*.json"))) == 12
 
     # Another machine has nothing of it but the run id.
     resumed = pbt_flow.resume(result.run_id, turns=4, engine="inline", quiet=True)
@@ -116,7 +116,7 @@ def test_a_server_that_is_killed_and_comes_back_holds_nothing_up_and_misses_noth
         population = subprocess.Popen([*command, *options], stdout=err, stderr=err)
 
     def committed() -> int:
-        return len(list(server.folder.rglob("turn.json")))
+        return len(list(server.folder.rglob("turn*.json")))
 
     until(lambda: committed() >= 4, 120, "no turn is ever committed")
     server.kill()
@@ -152,7 +152,7 @@ def test_ctrl_c_while_the_end_waits_for_a_server_says_what_is_safe_and_how_to_go
         population = subprocess.Popen([*command, *options], stdout=err, stderr=err)
 
     def committed() -> int:
-        return len(list(server.folder.rglob("turn.json")))
+        return len(list(server.folder.rglob("turn*.json")))
 
     until(lambda: committed() >= 4, 120, "no turn is ever committed")
     server.kill()

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated import Counting, slowly, turns_of
 
-from pbt_flow.exceptions import StoreUnavailable
+from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.reporting.series import time_spent
 from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate
+from pbt_flow.training.controller import Controller
 
 FAULTS = ["raises", "nan", "inf", "dies", "hangs"]
 
@@ -48,10 +49,25 @@ PACES = {
     ),
     samples=st.sampled_from(["end", "rounds"]),
     keep=st.integers(1, 3),
+    request=st.sampled_from([None, 0.0, 0.3, 4.0]),
+    requests_at_once=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
 def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
-    population, slots, turns, mode, pace, exploit, explore, faults, outages, samples, keep, seed
+    population,
+    slots,
+    turns,
+    mode,
+    pace,
+    exploit,
+    explore,
+    faults,
+    outages,
+    samples,
+    keep,
+    request,
+    requests_at_once,
+    seed,
 ):
     simulation = simulate(
         Counting,
@@ -66,6 +82,8 @@ def test_any_population_conserves_turns_steps_lineage_and_checkpoints(
         duration=PACES[pace],
         samples=samples,
         keep=keep,
+        request=request,
+        requests_at_once=requests_at_once,
         seed=seed,
     )
     history, states = simulation.history, simulation.engine.states
@@ -361,6 +379,66 @@ def test_a_store_that_is_away_for_a_while_changes_no_event(mode):
 def test_a_store_that_stays_away_ends_the_run_when_its_patience_is_over():
     with pytest.raises(StoreUnavailable, match="the store is away"):
         simulate(Counting, turns=10_000, outages=[(5.0, math.inf)])
+
+
+def test_no_worker_waits_for_requests_as_long_as_the_store_can_take_them():
+    """16 workers end 1.6 turns a second; each turn is two requests of a second, eight at once."""
+
+    def busy(request):
+        made = simulate(
+            Counting, population=64, slots=16, duration=ten_seconds, request=request, turns=8
+        )
+        assert sorted(made.store.told, key=repr) == sorted(turns_of(made), key=repr)
+        return sum(turn.took for turn in turns_of(made)) / (16 * ended(made))
+
+    assert busy(1.0) > busy(None) - 0.03
+
+
+def ten_seconds(plan, rng):
+    return 10 * rng.lognormal(-0.125, 0.5)
+
+
+def ended(simulation):
+    """When the last turn had ended."""
+    return max(turn.ended for turn in turns_of(simulation))
+
+
+@pytest.mark.parametrize("request_seconds", [0.1, 3.0])
+def test_how_long_requests_take_changes_nothing_in_a_generational_population(request_seconds):
+    there = simulate(Counting, mode="generational", duration=slowly, request=None)
+    slow = simulate(
+        Counting, mode="generational", duration=slowly, request=request_seconds, requests_at_once=1
+    )
+    assert turns_of_without_time(slow) == turns_of_without_time(there)
+    assert sorted(slow.store.told, key=repr) == sorted(turns_of(slow), key=repr)
+
+
+def test_no_turn_begins_while_too_many_checkpoints_wait_to_be_deleted():
+    """The store deletes one in 20 seconds; four members end a turn each second."""
+    made = simulate(Counting, slots=4, turns=12, request=20.0, requests_at_once=1, keep=1)
+    fast = simulate(Counting, slots=4, turns=12, request=0.0, keep=1)
+    assert made.store.most_checkpoints <= fast.store.most_checkpoints + 2 * 4 + 4
+    assert [text for text in made.said if "no turn begins until the store has caught up" in text]
+    assert len(turns_of(made)) == 4 * 12
+    assert set(made.engine.states) == set(fast.engine.states)
+
+
+def test_turns_that_wait_one_behind_the_other_are_told_with_one_request():
+    made = simulate(Counting, slots=4, turns=12, request=10.0, requests_at_once=1)
+    assert sorted(made.store.told, key=repr) == sorted(turns_of(made), key=repr)
+    for member in range(4):
+        own = [turn.number for turn in made.store.told if turn.member == member]
+        assert own == sorted(own)
+    assert made.controller.log_queue.calls < 48
+
+
+def test_what_a_slow_store_refuses_ends_the_run():
+    class Refusing(Controller):
+        def _tell_turns(self, turns):
+            raise StoreError("no such run")
+
+    with pytest.raises(StoreError, match="no such run"):
+        simulate(Counting, request=3.0, controller=Refusing)
 
 
 def test_the_target_ends_the_population():

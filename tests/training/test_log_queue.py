@@ -133,3 +133,64 @@ def test_a_refusal_is_no_silence():
     with pytest.raises(StoreError, match="no such run"):
         store.log_queue.flush()
     assert store.said == []
+
+
+class Lanes:
+    """A store that notes each call as the things that it tells."""
+
+    def __init__(self):
+        self.calls, self.now, self.away, self.said = [], 0.0, False, []
+        self.log_queue = LogQueue(self.said.append, lambda: self.now, limit=10)
+
+    def tell(self, items):
+        if self.away:
+            raise StoreUnavailable("the store is away", "go on later")
+        self.calls.append(list(items))
+
+
+def test_things_that_wait_one_behind_the_other_in_a_lane_are_told_with_one_call():
+    store = Lanes()
+    for thing, lane in [("a1", 1), ("b1", 2), ("a2", 1), ("a3", 1)]:
+        store.log_queue.add_item(store.tell, thing, lane)
+    store.log_queue.flush()
+    assert store.calls == [["a1", "a2", "a3"], ["b1"]]
+
+
+def test_a_call_between_two_things_keeps_its_place():
+    store = Lanes()
+    store.log_queue.add_item(store.tell, "first", 1)
+    store.log_queue.add(lambda: store.tell(["between"]), 1)
+    store.log_queue.add_item(store.tell, "last", 1)
+    store.log_queue.flush()
+    assert store.calls == [["first"], ["between"], ["last"]]
+
+
+def test_what_a_silent_store_missed_joins_what_came_later_and_is_heard_once():
+    store = Lanes()
+    store.away = True
+    store.log_queue.add_item(store.tell, "first", 1)
+    store.log_queue.flush()
+    store.log_queue.add_item(store.tell, "second", 1)
+    store.away, store.now = False, 10.0
+    store.log_queue.flush()
+    assert store.calls == [["first", "second"]]
+    assert store.said[-1] == "the tracking store is back; it now knows the 2 things that waited"
+
+
+def test_one_call_tells_no_more_than_some_things():
+    store = Lanes()
+    for thing in range(70):
+        store.log_queue.add_item(store.tell, thing, 1)
+    store.log_queue.flush()
+    assert [len(call) for call in store.calls] == [32, 32, 6]
+
+
+def test_a_queue_is_full_when_as_many_things_wait_as_may():
+    store = Lanes()
+    for thing in range(9):
+        store.log_queue.add_item(store.tell, thing, thing % 2)
+    assert not store.log_queue.is_full
+    store.log_queue.add(lambda: None)
+    assert store.log_queue.is_full
+    store.log_queue.flush()
+    assert not store.log_queue.is_full

@@ -22,6 +22,7 @@ from crash_points import (
     IN_GROUPS,
     IN_STAGES,
     IN_THE_CONTROLLER,
+    IN_THE_THREADS,
     SETTINGS,
     STAGES,
     run_to,
@@ -32,6 +33,7 @@ from stored_populations import copy_empty, working_in
 
 import pbt_flow
 from pbt_flow.population.checkpoints import file_digest
+from pbt_flow.population.turn_files import RECORD, STATE, read_name
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -41,6 +43,7 @@ QUICK = {
     ("its state is there", "generational"),
     ("a member is to copy", "async"),
     ("half of those that left are told", "generational"),
+    ("a turn is logged", "async"),
 }
 
 
@@ -196,21 +199,26 @@ def check(result):
         assert run.info.status == "FINISHED"
         member = int(run.data.tags["pbt.member"])
         for path in Path(run.info.artifact_uri).rglob("*"):
-            if path.name == "state.pt":
-                turn = history.turn(member, int(path.parent.name))
+            if path.is_dir():
+                continue
+            turn = history.turn(member, int(path.parent.name))
+            kind, attempt = read_name(path.name) or ("of another name", None)
+            assert attempt == turn.plan.attempt, f"{path} was left behind"
+            assert kind in (STATE, RECORD), f"{path} was left behind"
+            if kind == STATE:
                 assert file_digest(path) == turn.checkpoint.digest
                 found.add((member, turn.number))
-            else:
-                assert path.is_dir() or path.name == "turn.json", f"{path} was left behind"
     assert found == kept
     parent = client.get_run(result.run_id)
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["pbt.winner"] == result.winner.run_id
     artifacts = {artifact.path for artifact in client.list_artifacts(result.run_id)}
+    # Each controller but the first says what it has found.
+    artifacts.discard("accepted")
     left = {"report", "schedule.json", "schedule.csv", "samples"}
     if result.average is not None:
         left.add("average")
-    assert artifacts == {"population.json", "result.json", *left}
+    assert artifacts == {"population.json", "result.json", "journal", *left}
     assert parent.data.tags["pbt.heartbeat"] == ""
     # Its model is there once, whole, and the winner's.
     (model,) = client.search_logged_models([parent.info.experiment_id])
@@ -246,7 +254,7 @@ def check_stages(result):
     found = {
         (int(run.data.tags["pbt.member"]), int(path.parent.name))
         for run in members(result)
-        for path in Path(run.info.artifact_uri).rglob("state.pt")
+        for path in Path(run.info.artifact_uri).rglob("state*.pt")
     }
     assert found == kept
 
@@ -262,6 +270,14 @@ def test_a_population_that_is_killed_at_any_event_ends_as_if_it_had_not_been(
     name, mode, undisturbed, tmp_path
 ):
     killed(name, mode, str(tmp_path))
+    compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(product(IN_THE_THREADS, MODES)))
+def test_nor_does_it_matter_what_threads_and_workers_were_doing_just_then(
+    name, mode, undisturbed, tmp_path
+):
+    killed(name, mode, str(tmp_path), None, "processes")
     compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
 
 

@@ -10,6 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import pbt_flow
+from pbt_flow.population.turn_files import RECORD, STATE, read_name
 
 pytestmark = [
     pytest.mark.slow,
@@ -104,8 +105,8 @@ def resumes(run_id):
         points = MlflowClient().get_metric_history(runs()[str(index)].info.run_id, "score")
         assert [(p.step, p.value) for p in points] == [(t.plan.trained, t.score) for t in turns]
         folder = Path(runs()[str(index)].info.artifact_uri)
-        left = {path.name for path in folder.rglob("*") if path.is_file()}
-        assert left == {"state.pt", "turn.json"}
+        left = {read_name(path.name) for path in folder.rglob("*") if path.is_file()}
+        assert {kind for kind, _ in left} == {STATE, RECORD}
     undisturbed = pbt_flow.run("sample_tasks:Misbehaving", engine="inline", quiet=True, **SETTINGS)
     assert essence(result) == essence(undisturbed)
 
@@ -128,7 +129,7 @@ def test_a_full_disk_ends_the_run_with_its_place_and_a_resume_goes_on(disk):
     assert f"make room in {disk.place}/" in reason
     assert f"python -m pbt_flow resume {run_id}" in out
     assert statuses() == {"FAILED"}
-    committed = {path: path.read_bytes() for path in disk.place.rglob("turn.json")}
+    committed = {path: path.read_bytes() for path in disk.place.rglob("turn*.json")}
     assert 0 < len(committed) < 48
 
     disk.become("size=64m")
@@ -139,7 +140,7 @@ def test_a_full_disk_ends_the_run_with_its_place_and_a_resume_goes_on(disk):
 def test_a_folder_that_becomes_read_only_ends_the_run_likewise(disk, tmp_path):
     (tmp_path / "slow").touch()
     process = run()
-    until(lambda: len(list(disk.place.rglob("turn.json"))) >= 6, "no turn is ever committed")
+    until(lambda: len(list(disk.place.rglob("turn*.json"))) >= 6, "no turn is ever committed")
     disk.become("ro")
     out, _ = ended(process)
     assert process.returncode == 1

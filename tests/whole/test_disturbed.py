@@ -43,7 +43,7 @@ def population():
     """The only population of the store in this folder, once it has a turn."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
-        if any(Path().rglob("turn.json")):
+        if any(Path().rglob("turn*.json")):
             client = MlflowClient()
             (run,) = client.search_runs(
                 [e.experiment_id for e in client.search_experiments()],
@@ -55,7 +55,7 @@ def population():
 
 def wait_for_turns(count):
     deadline = time.monotonic() + 90
-    while len(list(Path().rglob("turn.json"))) < count:
+    while len(list(Path().rglob("turn*.json"))) < count:
         assert time.monotonic() < deadline, "the population does not get on"
 
 

@@ -141,7 +141,7 @@ def test_neighbours_do_not_know_each_other(who: str) -> None:
 def test_the_contracts_for_users_need_neither_a_store_nor_a_controller() -> None:
     files = [path for path in sources() if module(path).endswith("_contract")]
     files += [path for path in sources() if module(path).endswith("_contracts")]
-    assert len(files) == 2
+    assert len(files) == 3
     for path in files:
         assert not {wing(name) for name in modules_of(path)} & {"tracking", "training", "commands"}
 

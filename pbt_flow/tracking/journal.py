@@ -1,0 +1,139 @@
+"""The journal of a population: the records of all turns, to be read back with few requests.
+
+A record lies in the folder of its turn, on its member's run, where its worker committed it. To read
+a hundred thousand of them one by one takes a million requests. So the controller writes what was
+committed a second time, in segments of some hundreds of turns, below `journal/` on the population's
+run. A segment is never changed, and its name is the digest of its content.
+
+The record stays the commit. The journal is believed of a member only as far as the record of the
+newest turn that it has is the same (`Store.turns`), and what it lacks is read from the records.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import tempfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pbt_flow.exceptions import RecordError
+from pbt_flow.population.records import Turn, turn_from_json, turn_to_json
+from pbt_flow.tracking.client import local_path
+from pbt_flow.tracking.population_runs import PopulationRuns
+
+JOURNAL = "journal"
+"""The folder of the segments among the artifacts of a population's run."""
+_SUFFIX = ".jsonl.gz"
+_GZIP = 16 + zlib.MAX_WBITS
+"""What zlib calls the format of a gzip file."""
+_MOST_BYTES = 1 << 28
+"""The most bytes of a segment. A record has two thousand, and with an error's traceback ten."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalRead:
+    """What a journal says."""
+
+    turns: Mapping[int, Sequence[Turn]]
+    """Of each member the first turns that it has done, in order and without a gap."""
+    doubts: Sequence[str]
+    """What in it cannot be believed, as sentences for the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Journal:
+    """The journal of one population."""
+
+    runs: PopulationRuns
+
+    def add(self, turns: Sequence[Turn]) -> None:
+        """Write one more segment. Writing the same turns twice changes nothing.
+
+        Raises:
+            StoreUnavailable: The artifact store does not answer now.
+        """
+        lines = [json.dumps(turn_to_json(turn)) for turn in turns]
+        content = "\n".join(lines).encode()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"{_digest(content)}{_SUFFIX}")
+            # Without a time in it, so that equal turns are equal files.
+            path.write_bytes(gzip.compress(content, mtime=0))
+            with self.runs.talk():
+                self.runs.client.log_artifact(self.runs.run_id, str(path), JOURNAL)
+
+    def read(self) -> JournalRead:
+        """Read all segments.
+
+        Raises:
+            StoreUnavailable: The artifact store does not answer now.
+        """
+        found, doubts = dict[tuple[int, int], Turn](), list[str]()
+        doubtful = set[int]()
+        for name, content in self._segments():
+            try:
+                for turn in _turns_in(name, content):
+                    place = turn.member, turn.number
+                    if place in found and turn_to_json(found[place]) != turn_to_json(turn):
+                        doubtful.add(turn.member)
+                    found[place] = turn
+            except (RecordError, ValueError, RecursionError) as error:
+                doubts.append(f"{JOURNAL}/{name} is not read: {error}")
+        for member in sorted(doubtful):
+            doubts.append(f"the journal contradicts itself on turns of member {member}")
+        return JournalRead(turns=_without_gaps(found, doubtful), doubts=doubts)
+
+    def _segments(self) -> Iterable[tuple[str, bytes]]:
+        """The files of the journal, each with its name."""
+        with self.runs.talk():
+            place = local_path(self.runs.client.get_run(self.runs.run_id).info.artifact_uri)
+            if place is not None:
+                return _files_in(Path(place, JOURNAL))
+            if not self.runs.client.list_artifacts(self.runs.run_id, JOURNAL):
+                return []
+            with tempfile.TemporaryDirectory() as folder:
+                # All at once: MLflow then fetches several at a time.
+                there = self.runs.client.download_artifacts(self.runs.run_id, JOURNAL, folder)
+                return _files_in(Path(there))
+
+
+def _files_in(folder: Path) -> list[tuple[str, bytes]]:
+    return [(path.name, path.read_bytes()) for path in sorted(folder.glob(f"*{_SUFFIX}"))]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _turns_in(name: str, content: bytes) -> list[Turn]:
+    """Return the turns of a segment.
+
+    Raises:
+        RecordError: It is not the one that was written, or holds what is no record.
+    """
+    reader = zlib.decompressobj(_GZIP)
+    try:
+        # An imported segment comes from elsewhere, and a few bytes can stand for any number.
+        text = reader.decompress(content, _MOST_BYTES)
+    except zlib.error as error:
+        raise RecordError(f"the file was altered: {error}") from None
+    if not reader.eof:
+        raise RecordError(f"the file was cut short, or holds more than {_MOST_BYTES:,} bytes")
+    if _digest(text) != name.removesuffix(_SUFFIX):
+        raise RecordError("the file was altered: its name is not the digest of what it holds")
+    return [turn_from_json(json.loads(line)) for line in text.splitlines()]
+
+
+def _without_gaps(
+    found: Mapping[tuple[int, int], Turn], doubtful: set[int]
+) -> dict[int, list[Turn]]:
+    """Of each member that is not doubtful the turns up to the first that is not there."""
+    turns: dict[int, list[Turn]] = {}
+    for member, number in sorted(found):
+        own = turns.setdefault(member, [])
+        if member not in doubtful and number == len(own) + 1:
+            own.append(found[member, number])
+    return turns
