@@ -1,4 +1,4 @@
-"""Real servers on loopback for the tests: MLflow's, and a PostgreSQL to put behind it."""
+"""Real servers on loopback for the tests: MLflow's, and a PostgreSQL and an S3 to put behind it."""
 
 import os
 import pwd
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,13 @@ class Server:
     """A tracking server that can be killed and started again with what it knows."""
 
     def __init__(
-        self, folder: Path, artifacts: list[str], database: str = "sqlite:///server.db"
+        self,
+        folder: Path,
+        artifacts: list[str],
+        database: str = "sqlite:///server.db",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.port = free_port()
+        self.port, self.environment = free_port(), environment or {}
         folder.mkdir()
         self.folder, self.artifacts, self.database = folder, artifacts, database
         self.uri = f"http://127.0.0.1:{self.port}"
@@ -31,7 +35,11 @@ class Server:
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port)]
         places = ["--workers", "1", "--backend-store-uri", self.database, *self.artifacts]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {
+            **os.environ,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            **self.environment,
+        }
         with (self.folder / "log").open("a") as log:
             self.process = subprocess.Popen(
                 [*command, *places],
@@ -60,6 +68,8 @@ def until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, otherwise
+        # Whoever is waited for shares the cores with this process.
+        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -115,32 +125,112 @@ class Postgres:
             shutil.rmtree(self.folder)
             raise OSError(f"initdb: {done.stderr.strip()}")
         options = ["-p", str(port), "-k", self.folder, "-h", "127.0.0.1", "-F"]
-        with (self.folder / "log").open("w") as log:
-            self.process = subprocess.Popen(
-                [postgres, "-D", data, *options],
-                cwd=self.folder,
-                stdout=log,
-                stderr=log,
-                **self.owner,
-            )
+        self.command = [postgres, "-D", data, *options]
         self.place = f"//tester@127.0.0.1:{port}/postgres"
-        self.uri = f"postgresql+psycopg2:{self.place}"
+        self.uri = f"postgresql+psycopg:{self.place}"
+        self.start()
+
+    def start(self) -> None:
+        with (self.folder / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.folder, stdout=log, stderr=log, **self.owner
+            )
         until(self.answers, 60, "PostgreSQL does not start")
 
     def answers(self) -> bool:
-        import psycopg2
+        import psycopg
 
         assert self.process.poll() is None, self.log()
         try:
-            psycopg2.connect(f"postgresql:{self.place}").close()
-        except psycopg2.OperationalError:
+            psycopg.connect(f"postgresql:{self.place}").close()
+        except psycopg.OperationalError:
             return False
         return True
 
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def stop(self) -> None:
+    def kill(self) -> None:
+        """End it at once: what was committed is there when it is started again."""
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait()
+
+    def stop(self) -> None:
+        self.kill()
         shutil.rmtree(self.folder)
+
+
+class Bucket:
+    """An S3 server that keeps one bucket in memory, and can fall silent.
+
+    Under `http://s3.invalid` it is known to nobody who does not ask it as a proxy: the address of a
+    server in a network of its own.
+    """
+
+    name = "kept"
+    hidden = "http://s3.invalid"
+    keys: Mapping[str, str] = {
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "tester",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+    def __init__(self, folder: Path) -> None:
+        import boto3
+
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        # What reaches it through the proxy alone, and what reaches it on this machine.
+        self.from_its_network = {
+            **self.keys,
+            "MLFLOW_S3_ENDPOINT_URL": self.hidden,
+            "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path",
+            "HTTP_PROXY": self.address,
+            "NO_PROXY": "127.0.0.1",
+        }
+        self.from_here = {**self.keys, "MLFLOW_S3_ENDPOINT_URL": self.address}
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        with (folder / "s3.log").open("w") as log:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, "MOTO_S3_CUSTOM_ENDPOINTS": self.hidden},
+                stdout=log,
+                stderr=log,
+            )
+        until(self.answers, 60, "the S3 server does not start")
+        self.client = boto3.client(
+            "s3",
+            endpoint_url=self.address,
+            aws_access_key_id="tester",
+            aws_secret_access_key="tester",
+            region_name="us-east-1",
+        )
+        self.client.create_bucket(Bucket=self.name)
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None
+        try:
+            urllib.request.urlopen(f"{self.address}/moto-api/data.json", timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+    def fall_silent(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def speak_again(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def names(self) -> list[str]:
+        """Of all that the bucket holds."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        return [found["Key"] for page in pages for found in page.get("Contents", [])]
+
+    def read(self, name: str) -> bytes:
+        held: bytes = self.client.get_object(Bucket=self.name, Key=name)["Body"].read()
+        return held
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()

@@ -168,10 +168,12 @@ def train(
         store.artifacts.save_view(
             staged=settings.stage_plan is not None, grouped=settings.has_groups
         )
-        engine.open(store.folders, store.member_runs)
+        folders = store.folders
         status: Status = "finished"
         with screen, _signals_handled(controller), contextlib.closing(controller.round_samples):
             try:
+                folders = folders.leave_token()
+                engine.open(folders, store.member_runs)
                 controller.go(lease)
             except KeyboardInterrupt:
                 controller.stopping = INTERRUPTED
@@ -185,6 +187,8 @@ def train(
         if controller.stopping == INTERRUPTED:
             status = "interrupted"
         result = end(controller, status, lease)
+        # A token that stays behind otherwise, as after a kill, is deleted by the next controller.
+        folders.remove_token()
     except TakenOver:
         # The runs belong to the controller that has taken over.
         raise

@@ -57,10 +57,16 @@ class Engine(abc.ABC):
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
         """Say where turns write their results. Called once, before the first turn is submitted.
 
+        Each worker opens the folders by `Worker.open` before its first turn, also one that comes
+        later, and takes no turn if it does not reach them.
+
         Args:
             folders: Where the turn folders are.
             runs: The members' runs, to which goes what tasks log by themselves; None if the members
                 have no runs.
+
+        Raises:
+            EngineError: A worker does not reach the folders. It may come from `wait` as well.
         """
 
     @abc.abstractmethod

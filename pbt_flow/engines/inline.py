@@ -7,6 +7,7 @@ from pbt_flow.engines.jobs import Describe, Done, Job, WorkerContext
 from pbt_flow.engines.worker import Worker, describe
 from pbt_flow.exceptions import EngineError, StorageError, UnusableTask
 from pbt_flow.population.checkpoints import Folders
+from pbt_flow.population.reach import START_PATIENCE
 from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
 
 # Ctrl-C reaches this process in the middle of a task. A `KeyboardInterrupt` that a task raises by
@@ -35,8 +36,10 @@ class InlineEngine(Engine):
 
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
         assert self._worker is not None, "the engine is started before it is opened"
-        self._worker.folders = folders
-        self._logging.open(runs)
+        try:
+            self._worker.open(folders, runs, START_PATIENCE)
+        except StorageError as error:
+            raise EngineError(str(error)) from error
 
     def submit(self, job: Job) -> None:
         if isinstance(job, Describe):

@@ -26,9 +26,10 @@ from typing import Any
 from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.forkserver import ANSWER, REQUEST
 from pbt_flow.engines.jobs import Done, Job, LastDone, WorkerContext
-from pbt_flow.exceptions import EngineError
+from pbt_flow.exceptions import PATIENCE, EngineError
 from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders
+from pbt_flow.population.reach import START_PATIENCE
 from pbt_flow.task.files import search_path
 from pbt_flow.task.mlflow_capture import MemberRuns
 
@@ -245,7 +246,9 @@ class ProcessEngine(Engine):
         if self._context is not None:
             process.send("start", self._context, self.slots)
         if self._opened is not None:
-            process.send("open", *self._opened)
+            # A worker that was there before has reached the storage, so that one which is silent
+            # now is waited for as in a turn.
+            process.send("open", *self._opened, PATIENCE)
         return process
 
     def start(self, context: WorkerContext, *, slots: int = 1) -> None:
@@ -258,7 +261,7 @@ class ProcessEngine(Engine):
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
         self._opened = folders, runs
         for process in self._processes:
-            process.send("open", folders, runs)
+            process.send("open", folders, runs, START_PATIENCE)
 
     def submit(self, job: Job) -> None:
         idle = [process for process in self._processes if process.job is None]

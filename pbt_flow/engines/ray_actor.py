@@ -31,7 +31,7 @@ from pbt_flow.engines.node_folder import NodeFolder
 from pbt_flow.engines.worker import Worker
 from pbt_flow.engines.worker_environment import WorkerEnvironment
 from pbt_flow.engines.worker_main import output_reader
-from pbt_flow.exceptions import StorageError, UnusableTask
+from pbt_flow.exceptions import PATIENCE, StorageError, UnusableTask
 from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.records import Checkpoint
@@ -131,8 +131,10 @@ class RayWorker:
                 "machine; keep the artifacts where all machines reach them, as behind mlflow server"
             )
         assert self._worker is not None, "the engine calls start first"
-        self._worker.folders = folders.elsewhere(str(self._checkpoints))
-        self._logging.open(runs)
+        try:
+            self._worker.open(folders.elsewhere(str(self._checkpoints)), runs, PATIENCE)
+        except StorageError as error:
+            return str(error)
         return ""
 
     def arrive(self) -> None:

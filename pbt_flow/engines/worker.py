@@ -60,7 +60,7 @@ from pbt_flow.population.records import Checkpoint, Plan, Status, Turn, derive_s
 from pbt_flow.population.turn_files import STATE, file_name
 from pbt_flow.space import own_hparams
 from pbt_flow.task import Task, declare
-from pbt_flow.task.mlflow_capture import TaskLogging
+from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
 from pbt_flow.utils.devices import device_error
 from pbt_flow.utils.reasons import account_of, message_of, reason_of
 
@@ -126,6 +126,23 @@ class Worker:
         checkpoint that its state equals. The digest of a fresh model is empty."""
         self._understood: Mapping[str, str] | None = None
         """What the task understood when it was built first. It is the same for all members."""
+
+    def open(self, folders: Folders, runs: MemberRuns | None, patience: float) -> None:
+        """Take in where turns are written, and prove that the controller finds them there.
+
+        An engine calls this in each worker before the worker's first turn.
+
+        Args:
+            folders: Where the turn folders are.
+            runs: The members' runs; None if the members have no runs.
+            patience: Seconds for which a storage that does not answer is waited for.
+
+        Raises:
+            StorageError: This worker does not reach them; no turn may begin in it.
+        """
+        folders.prove_reach(patience)
+        self.folders = folders
+        self.logging.open(runs)
 
     def do(self, job: Job) -> Done:
         """Do a job, and send what its task logs by itself to the run of the job's member."""

@@ -68,11 +68,11 @@ def main(pipe: int, lifeline: int, *, index: int) -> None:
             with logging.job(None):
                 described = describe(*given)
             connection.send(described)
-        elif request == "open":
-            worker.folders, runs = given
-            logging.open(runs)
         else:
             try:
+                if request == "open":
+                    worker.open(*given)
+                    continue
                 done = worker.do(*given)
                 spoiled = worker.spoiled
                 connection.send(LastDone(done=done, reason=spoiled) if spoiled else done)

@@ -18,13 +18,19 @@ import os
 import pickle
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pbt_flow.exceptions import CheckpointError, RecordError
 from pbt_flow.population.accepted import NOTHING, Accepted
 from pbt_flow.population.compact_state import write_state
+from pbt_flow.population.reach import (
+    Token,
+    leave_token_in,
+    prove_folder_is_shared,
+    remove_token_from,
+)
 from pbt_flow.population.records import Checkpoint, Turn, turn_from_json, turn_to_json
 from pbt_flow.population.turn_files import (
     ERROR,
@@ -377,6 +383,28 @@ class Folders(Protocol):
             output: What the task printed during it.
         """
 
+    def forget(self, checkpoint: Checkpoint) -> None:
+        """Drop this machine's copy of a turn whose state was deleted, if it has one."""
+
+    def leave_token(self) -> Folders:
+        """Leave a token where turns are written; return the folders with which workers find it."""
+
+    def remove_token(self) -> None:
+        """Delete the token, if there is one and its place can be written."""
+
+    def prove_reach(self, patience: float) -> None:
+        """Prove that this process writes turns where the process that left the token finds them.
+
+        Without a token nothing is proved.
+
+        Args:
+            patience: Seconds for which a storage that does not answer is waited for.
+
+        Raises:
+            StorageError: It does not; the message names what it cannot reach, from which machine,
+                and the way out.
+        """
+
 
 @dataclass(frozen=True)
 class LocalFolders:
@@ -387,6 +415,8 @@ class LocalFolders:
     shared: bool = True
     """Whether what is written there is wanted afterwards. If not, as in a dry run, a worker on
     another machine may write in a folder of its own instead."""
+    token: Token | None = None
+    """By which a worker on another machine knows that it sees the same folders."""
     patience: ClassVar[float] = 0.0
 
     def elsewhere(self, cache: str) -> LocalFolders:
@@ -438,3 +468,22 @@ class LocalFolders:
 
     def commit(self, turn: Turn, output: str = "") -> None:
         save_record(turn, self.root(turn.member), output)
+
+    def forget(self, checkpoint: Checkpoint) -> None:
+        pass
+
+    def leave_token(self) -> LocalFolders:
+        return replace(self, token=leave_token_in(self._token_folder))
+
+    def remove_token(self) -> None:
+        if self.token is not None:
+            remove_token_from(self._token_folder, self.token)
+
+    def prove_reach(self, patience: float) -> None:
+        if self.token is not None:
+            prove_folder_is_shared(self._token_folder, self.token, patience)
+
+    @property
+    def _token_folder(self) -> Path:
+        # The folders of all members lie below one, that of their experiment.
+        return self.root(min(self.roots))

@@ -20,7 +20,12 @@ from pbt_flow.population.accepted import (
 from pbt_flow.population.checkpoints import write_new_file
 from pbt_flow.population.records import Turn
 from pbt_flow.space import Space
-from pbt_flow.tracking.client import local_path, read_bytes, read_text
+from pbt_flow.tracking.client import (
+    downloads_through_server,
+    local_path,
+    read_bytes,
+    read_text,
+)
 from pbt_flow.tracking.create import param_text, shorten_param
 from pbt_flow.tracking.models import ALIAS, log_model, register
 from pbt_flow.tracking.population_runs import PopulationRuns
@@ -155,7 +160,8 @@ class Artifacts:
             place = local_path(self.runs.client.get_run(self.runs.run_id).info.artifact_uri)
             if place is not None:
                 return Path(place, AVERAGE)
-            return Path(self.runs.client.download_artifacts(self.runs.run_id, AVERAGE))
+            with downloads_through_server():
+                return Path(self.runs.client.download_artifacts(self.runs.run_id, AVERAGE))
 
     def keep_model(
         self, model: Any, example: Any, turn: Turn, digest: str, register_as: str | None

@@ -7,7 +7,9 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
@@ -23,6 +25,7 @@ from pbt_flow.tracking.drivers import check_database, is_refusal, is_store_error
 from pbt_flow.utils.passwords import hide_password
 
 _SHORT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_THROUGH_SERVER = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
 _REQUESTS_AT_ONCE = 8
 """How many requests go to a tracking server at once. Eight of 100 ms are 80 turns a second."""
 _REFUSALS = {
@@ -193,16 +196,54 @@ def short_requests() -> Iterator[None]:
         yield
 
 
+def downloads_through_server() -> contextlib.AbstractContextManager[None]:
+    """Let artifacts behind a tracking server be downloaded through that server.
+
+    By default MLflow's client asks the server for an address in the bucket behind it, and downloads
+    from there: the address by which the server knows the bucket, such as one of a network of its
+    own. Where the client does not reach that, it tries again for minutes without a word. A variable
+    that the user has set stays as it is.
+    """
+    return _variables(_THROUGH_SERVER)
+
+
+class _Borrowed:
+    """Environment variables that are set for a while, by one or more threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users: Counter[str] = Counter()
+        """How many have each variable set for them."""
+
+    def take(self, wanted: Mapping[str, str]) -> list[str]:
+        """Set variables that the user has not set; return their names."""
+        with self._lock:
+            # What is set by another thread is not the user's, and must last until both are done.
+            ours = [name for name in wanted if name not in os.environ or self._users[name]]
+            os.environ.update({name: wanted[name] for name in ours if not self._users[name]})
+            self._users.update(ours)
+            return ours
+
+    def give_back(self, names: Sequence[str]) -> None:
+        with self._lock:
+            self._users.subtract(names)
+            for name in names:
+                if not self._users[name]:
+                    os.environ.pop(name, None)
+
+
+_BORROWED = _Borrowed()
+"""Of this process, since the environment is one for all of its threads."""
+
+
 @contextlib.contextmanager
 def _variables(wanted: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables that the user has not set, for a while."""
-    ours = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(ours)
+    ours = _BORROWED.take(wanted)
     try:
         yield
     finally:
-        for name in ours:
-            os.environ.pop(name, None)
+        _BORROWED.give_back(ours)
 
 
 @contextlib.contextmanager
@@ -291,7 +332,7 @@ def read_bytes(client: MlflowClient, run_id: str, artifact: str) -> bytes:
     place = local_path(client.get_run(run_id).info.artifact_uri)
     if place is not None:
         return Path(place, artifact).read_bytes()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, downloads_through_server():
         return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
 
 

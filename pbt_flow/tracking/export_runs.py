@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from pbt_flow.exceptions import ExportError
 from pbt_flow.tracking.adoption import FOUNDING
 from pbt_flow.tracking.catalogue import runs_below
-from pbt_flow.tracking.client import local_path
+from pbt_flow.tracking.client import downloads_through_server, local_path
 from pbt_flow.tracking.export_folder import (
     Export,
     ExportedPopulation,
@@ -62,7 +62,8 @@ class Shelf:
         if here is None and self.sizes:
             target.mkdir(parents=True, exist_ok=True)
             # All at once: MLflow then fetches several at a time.
-            self.repository.download_artifacts("", str(target))
+            with downloads_through_server():
+                self.repository.download_artifacts("", str(target))
         for artifact in self.sizes:
             if here is None:
                 yield f"{self.place}/{artifact}", entry_of(target / artifact, advance)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from pbt_flow.exceptions import PATIENCE, CheckpointError, RecordError, StoreError
 from pbt_flow.population.accepted import NOTHING, Accepted
 from pbt_flow.population.checkpoints import file_digest, read_record, save_record, state_place
+from pbt_flow.population.reach import Token
 from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.population.turn_files import (
     ERROR,
@@ -27,8 +30,14 @@ from pbt_flow.population.turn_files import (
     turn_folder,
     turn_number,
 )
-from pbt_flow.tracking.client import is_away
+from pbt_flow.tracking.client import downloads_through_server, is_away
 from pbt_flow.tracking.drivers import is_store_error, store_message
+from pbt_flow.tracking.remote_reach import (
+    is_loopback,
+    leave_token_on,
+    prove_store_is_shared,
+    remove_token_of,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class RemoteFolders:
     cache: str
     """A folder of this machine, for what is written here before it is published, and for downloads.
     """
+    token: Token | None = None
+    """By which a worker knows that it reaches the same store as the controller."""
     patience: ClassVar[float] = PATIENCE
 
     def elsewhere(self, cache: str) -> RemoteFolders:
@@ -72,6 +83,29 @@ class RemoteFolders:
         for kind, text in ((ERROR, turn.error), (OUTPUT, output), (RECORD, "always")):
             if text.strip():
                 self.publish(turn.member, turn.number, file_name(kind, turn.plan.attempt))
+
+    def forget(self, checkpoint: Checkpoint) -> None:
+        folder = self.root(checkpoint.member) / turn_folder(checkpoint.turn)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def leave_token(self) -> RemoteFolders:
+        token = leave_token_on(self._token_run, partial(_ask_patiently, uri=self.tracking_uri))
+        return replace(self, token=token)
+
+    def remove_token(self) -> None:
+        if self.token is not None:
+            remove_token_of(self._token_run, self.token, self.tracking_uri)
+
+    def prove_reach(self, patience: float) -> None:
+        if self.token is not None:
+            if self.token.is_elsewhere and is_loopback(self.tracking_uri):
+                patience = 0.0  # No wait brings another machine's server to this one's loopback.
+            ask = partial(_ask_patiently, uri=self.tracking_uri, patience=patience)
+            prove_store_is_shared(self._token_run, self.token, self.tracking_uri, ask)
+
+    @property
+    def _token_run(self) -> str:
+        return self.run_ids[min(self.run_ids)]
 
     def record(self, member: int, turn: int, accepted: Accepted = NOTHING) -> Turn | None:
         attempt = self._chosen(member, turn, accepted)
@@ -121,24 +155,30 @@ class RemoteFolders:
                 listed = client.list_artifacts(run_id, os.path.dirname(place))
                 if place not in [info.path for info in listed]:
                     raise CheckpointError(f"run {run_id} has no artifact {place}")
-                return client.download_artifacts(run_id, place, folder)
+                with downloads_through_server():
+                    return client.download_artifacts(run_id, place, folder)
 
             os.replace(_ask_patiently(download, self.tracking_uri), path)
 
 
-def _ask_patiently(ask: Callable[[MlflowClient], Any], tracking_uri: str) -> Any:
+def _ask_patiently(ask: Callable[[MlflowClient], Any], uri: str, patience: float = PATIENCE) -> Any:
     """Ask the artifact store for something, again and again while it does not answer.
 
     Without its artifacts a turn has not happened, and a turn that has been trained is worth the
     wait.
 
+    Args:
+        ask: What is asked.
+        uri: The URI of the tracking store.
+        patience: Seconds for which the store may be silent.
+
     Raises:
         StoreError: The store refuses, or has not answered for too long.
     """
-    pause, deadline = 1.0, time.monotonic() + PATIENCE
+    pause, deadline = 1.0, time.monotonic() + patience
     while True:
         try:
-            return ask(MlflowClient(tracking_uri))
+            return ask(MlflowClient(uri))
         except Exception as error:
             if not is_store_error(error):
                 raise

@@ -37,7 +37,7 @@ def finished(process):
 
 @pytest.fixture
 def postgres():
-    pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
     try:
         database = Postgres()
     except OSError as error:

@@ -171,6 +171,13 @@ def is_command(words: list[str]) -> bool:
         # What has a space in it is a value that was put between quotes.
         options = [word for word in words[2:] if word.startswith("--") and " " not in word]
         assert all(f'"{option}"' in script for option in options), words
+    elif words[:2] == ["docker", "compose"]:
+        assert (ROOT / words[words.index("-f") + 1]).is_file(), words
+        if "pbt-flow" in words:
+            takes(words[words.index("pbt-flow") + 1 :])
+    elif words[0] == "sbatch":
+        assert (ROOT / words[1]).is_file(), words
+        takes(words[2:])
     elif words[:2] == ["docker", "run"]:
         takes(words[words.index("pbt-flow") + 1 :])
     else:
