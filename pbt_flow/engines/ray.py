@@ -16,7 +16,6 @@ import dataclasses
 import math
 import tempfile
 import time
-import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,8 +29,9 @@ from pbt_flow.engines.processes import ProcessEngine
 from pbt_flow.engines.ray_actor import Answer, Place, RayWorker, write_files
 from pbt_flow.engines.ray_cluster import attach, free_share, import_ray
 from pbt_flow.engines.worker_environment import WorkerEnvironment
-from pbt_flow.exceptions import EngineError
-from pbt_flow.population.checkpoints import Folders, LocalFolders
+from pbt_flow.exceptions import PATIENCE, EngineError
+from pbt_flow.population.checkpoints import Folders
+from pbt_flow.population.reach import START_PATIENCE
 from pbt_flow.population.records import Checkpoint, Plan, Turn
 from pbt_flow.task.mlflow_capture import MemberRuns
 
@@ -40,8 +40,6 @@ _LOOK_EVERY = 2.0
 _TELL_AFTER = 10.0
 """Seconds without a change after which the user is told that workers are missing. One takes some
 seconds to import torch, and a machine that joins brings several."""
-_PROOF = ".seen-"
-"""What the name of the file begins with that workers look for in a shared folder."""
 
 _Handler = Callable[["_Seat", Any], list[Done | LostJob]]
 
@@ -100,9 +98,7 @@ class RayEngine(Engine):
         self._describer: ProcessEngine | None = ProcessEngine(threads)
         self._scratch = tempfile.TemporaryDirectory(prefix="pbt_flow-")
         self._context: WorkerContext | None = None
-        self._opened: tuple[Folders, MemberRuns | None, str] | None = None
-        self._proof: Path | None = None
-        """A file that every worker must see, if turns are written to a folder that all share."""
+        self._opened: tuple[Folders, MemberRuns | None] | None = None
         self._environment = WorkerEnvironment.of_this_process()
         self._is_attached = False
         self._wanted = 0
@@ -166,15 +162,14 @@ class RayEngine(Engine):
         actor.start.remote(self._context)
         seat = _Seat(index=index, actor=actor, birth=birth)
         if self._opened is not None:
-            seat.opening = actor.open.remote(*self._opened)
+            # The store was reached by others before: it may be away for a while.
+            seat.opening = actor.open.remote(*self._opened, PATIENCE)
         return seat
 
     def open(self, folders: Folders, runs: MemberRuns | None = None) -> None:
-        self._proof = _write_proof(folders)
-        proof = "" if self._proof is None else str(self._proof)
-        self._opened = folders, runs, proof
+        self._opened = folders, runs
         for seat in self._seats:
-            seat.opening = seat.actor.open.remote(*self._opened)
+            seat.opening = seat.actor.open.remote(folders, runs, START_PATIENCE)
 
     def _living(self) -> list[_Seat]:
         return [seat for seat in self._seats if seat.place is not None and seat.opening is None]
@@ -466,8 +461,6 @@ class RayEngine(Engine):
         if self._is_attached:
             self._is_attached = False
             self._ray.shutdown()
-        if self._proof is not None:
-            self._proof.unlink(missing_ok=True)
         self._scratch.cleanup()
 
 
@@ -478,20 +471,6 @@ def _start_of(job: Job) -> Checkpoint | None:
     if isinstance(job, Plan):
         return job.start
     return getattr(job, "checkpoint", None)
-
-
-def _write_proof(folders: Folders) -> Path | None:
-    """Write a file that all workers must see, if turns are written to a folder that they share."""
-    if not isinstance(folders, LocalFolders) or not folders.shared:
-        return None
-    root = folders.root(min(folders.roots))
-    root.mkdir(parents=True, exist_ok=True)
-    for left in root.glob(f"{_PROOF}*"):
-        # A controller that was killed has left it.
-        left.unlink(missing_ok=True)
-    proof = root / f"{_PROOF}{uuid.uuid4().hex}"
-    proof.touch()
-    return proof
 
 
 def _told(error: Exception) -> str:

@@ -31,7 +31,7 @@ from pbt_flow.engines.node_folder import NodeFolder
 from pbt_flow.engines.worker import Worker
 from pbt_flow.engines.worker_environment import WorkerEnvironment
 from pbt_flow.engines.worker_main import output_reader
-from pbt_flow.exceptions import PATIENCE, StorageError, UnusableTask
+from pbt_flow.exceptions import StorageError, UnusableTask
 from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.records import Checkpoint
@@ -113,26 +113,20 @@ class RayWorker:
             context, None, self._read_output, logging=self._logging, memory=memory
         )
 
-    def open(self, folders: Folders, runs: MemberRuns | None, proof: str) -> str:
+    def open(self, folders: Folders, runs: MemberRuns | None, patience: float) -> str:
         """Take the folders that turns are written to.
 
         Args:
             folders: The folders as the controller has them.
             runs: The members' runs.
-            proof: A file that the controller has written where all are to see it; empty if none.
+            patience: Seconds for which a storage that does not answer is waited for.
 
         Returns:
             Why the folders cannot be used from here, in a sentence; empty if they can.
         """
-        if proof and not Path(proof).is_file():
-            folder = Path(proof).parent
-            return (
-                f"{socket.gethostname()} does not see the folder {folder} of the controller's "
-                "machine; keep the artifacts where all machines reach them, as behind mlflow server"
-            )
         assert self._worker is not None, "the engine calls start first"
         try:
-            self._worker.open(folders.elsewhere(str(self._checkpoints)), runs, PATIENCE)
+            self._worker.open(folders.elsewhere(str(self._checkpoints)), runs, patience)
         except StorageError as error:
             return str(error)
         return ""

@@ -677,6 +677,8 @@ class Controller:
             # Noted first: a checkpoint that a decision can still see must exist.
             self.history.forget(turn.member, turn.number)
             self.held[turn.member].remove(turn)
+            # Here, since an engine is talked to by one thread only.
+            self.engine.forget(turn.checkpoint)
             self.deletions.add(partial(self._delete, turn.checkpoint), lane=turn.checkpoint)
         self.deletions.flush()
 
@@ -699,7 +701,6 @@ class Controller:
         return self.planner is None and turn == self.history.best_at(turn.step, group)
 
     def _delete(self, checkpoint: Checkpoint) -> None:
-        self.engine.forget(checkpoint)
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:
             self._warn(Finding("deletion", text))
 

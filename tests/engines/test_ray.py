@@ -30,10 +30,12 @@ from pbt_flow.engines.ray import RayEngine
 from pbt_flow.engines.worker_environment import WorkerEnvironment
 from pbt_flow.exceptions import EngineError
 from pbt_flow.population.checkpoints import LocalFolders
+from pbt_flow.population.reach import Token
 from pbt_flow.population.records import Plan, Turn
 from pbt_flow.population.turn_files import turn_folder
 from pbt_flow.task import TaskSpec
 from pbt_flow.testing import EngineContract
+from pbt_flow.utils.machines import Machine
 
 pytestmark = pytest.mark.slow
 
@@ -312,11 +314,12 @@ def test_code_and_credentials_travel_and_the_store_in_the_folder_does_not(tmp_pa
 def test_a_machine_that_does_not_see_the_shared_folder_is_named_before_the_first_turn(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(ray_engine, "_write_proof", lambda folders: Path("/elsewhere/.seen"))
-    engine = opened(tmp_path, slots=1)
+    monkeypatch.setattr(ray_engine, "START_PATIENCE", 0.0)
+    token = Token(name=".reach-elsewhere", machine=Machine(host="the-controller"))
+    engine = opened(tmp_path, slots=1, folders=LocalFolders({0: str(tmp_path / "0")}, token=token))
     try:
         engine.submit(plan(0))
-        with pytest.raises(EngineError, match="does not see the folder /elsewhere of the"):
+        with pytest.raises(EngineError, match="does not see .* of the-controller"):
             wait(engine)
     finally:
         engine.close()
