@@ -11,6 +11,9 @@ from typing import Any
 
 import nbformat
 import pytest
+
+pytest.importorskip("ipykernel", reason="ipykernel is not installed")
+
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
