@@ -1354,8 +1354,8 @@ MUTATIONS = [
         "on a cluster a worker that hangs while it opens holds nobody up",
         "engines/test_ray.py::holds_nobody_up",
         "engines/ray.py",
-        "            seat.opening = seat.actor.open.remote(*self._opened)\n\n",
-        "            self._ray.get(seat.actor.open.remote(*self._opened), timeout=20)\n\n",
+        "            seat.opening = seat.actor.open.remote(folders, runs, START_PATIENCE)\n",
+        "            self._ray.get(seat.actor.open.remote(folders, runs, 1.0), timeout=20)\n",
         "each is waited for",
     ),
 ]

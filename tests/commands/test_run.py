@@ -157,6 +157,7 @@ def test_the_winner_is_named_reported_and_shown():
         "report",
         "result.json",
         "samples",
+        "journal",
         "schedule.csv",
         "schedule.json",
     }

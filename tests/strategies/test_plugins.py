@@ -44,7 +44,8 @@ def test_the_page_shows_the_files_as_they_are() -> None:
         r"^```text\n(.*?)^```$", (ROOT / "docs/extending.md").read_text(), re.DOTALL | re.MULTILINE
     )
     files = ("greedy.py", "test_greedy.py", "pyproject.toml")
-    assert shown == [(PLUGIN / name).read_text() for name in files]
+    # Behind them stands the test of an engine, which belongs to no package.
+    assert shown[: len(files)] == [(PLUGIN / name).read_text() for name in files]
 
 
 def test_a_strategy_that_a_package_announces_is_chosen_by_its_name(installed: Path) -> None:

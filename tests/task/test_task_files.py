@@ -210,22 +210,27 @@ NAMED = LIGHT + (
 )
 
 
-@pytest.mark.parametrize("script", ["-", "train", "train.txt"])
+@pytest.mark.parametrize("script", ["train", "train.txt"])
 def test_a_class_of_a_script_that_no_other_process_can_import_is_refused_with_the_way_out(
     tmp_path: Path, script: str
 ) -> None:
-    if script == "-":
-        told, _ = python("-", cwd=tmp_path, feed=NAMED)
-        assert told == (
-            "Mine is defined in <stdin>, which other processes cannot read; move it to a file"
-        )
-        return
     (tmp_path / script).write_text(NAMED, encoding="utf-8")
     told, _ = python(script, cwd=tmp_path)
     assert told == (
         f"Mine is defined in {tmp_path}/{script}, whose name does not end in .py, as that of a "
         f"module must; call it {script}.py"
     )
+
+
+def test_a_class_of_a_script_without_a_file_is_sent_to_other_processes_as_one_of_a_cell_is(
+    tmp_path: Path,
+) -> None:
+    feed = LIGHT + (
+        "\nimport pbt_flow\n"
+        "print(pbt_flow.run(Mine, population=2, turns=1, interval=1, quiet=True).status)\n"
+    )
+    told, error = python("-", cwd=tmp_path, feed=feed)
+    assert told == "finished", error
 
 
 def test_a_population_in_a_child_that_imports_the_script_anew_does_not_begin(
