@@ -1358,6 +1358,38 @@ MUTATIONS = [
         "            self._ray.get(seat.actor.open.remote(folders, runs, 1.0), timeout=20)\n",
         "each is waited for",
     ),
+    Mutation(
+        "a Keras model trains with what was asked after a copy",
+        "adapters/test_keras.py::everything_that_was_asked_is_live",
+        "adapters/keras_hyperparameters.py",
+        "                setattr(holder, attribute, value)\n",
+        "                pass\n",
+        "nothing is set",
+    ),
+    Mutation(
+        "a turn of a Keras model with another rate fails",
+        "adapters/test_keras.py::fails_the_turn_with_both_numbers",
+        "adapters/keras_hyperparameters.py",
+        "                if not math.isclose(float(one), asked, rel_tol=1e-6):\n",
+        "                if False:\n",
+        "what was live is not compared",
+    ),
+    Mutation(
+        "an agent's turn with another rate fails",
+        "adapters/test_sb3.py::fails_its_turn_with_both_numbers",
+        "adapters/sb3_hyperparameters.py",
+        "            if found != {wanted}:\n",
+        "            if False:\n",
+        "what was live is not compared",
+    ),
+    Mutation(
+        "an agent that learns off policy goes on with its replay buffer",
+        "adapters/test_sb3.py::trains_on_alike_from_its_state",
+        "adapters/sb3_state.py",
+        '        array[: buffer.size()] = kept["arrays"][name].cpu().numpy()\n',
+        "        pass\n",
+        "the buffer stays as it is",
+    ),
 ]
 
 

@@ -65,7 +65,9 @@ def load_agent_state(agent: BaseAlgorithm, state: dict[str, Any]) -> None:
     agent.set_parameters(state["agent"])
     for name, rms in _statistics(agent).items():
         kept = state[name]
-        rms.mean, rms.var = kept["mean"].numpy().copy(), kept["var"].numpy().copy()
+        # A checkpoint is read onto the member's device, and these live on the CPU whatever that is.
+        mean, var = kept["mean"].cpu(), kept["var"].cpu()
+        rms.mean, rms.var = mean.numpy().copy(), var.numpy().copy()
         rms.count = kept["count"]
     if isinstance(agent, OffPolicyAlgorithm):
         _load_replay_state(agent, state["replay"])
