@@ -130,9 +130,12 @@ def train(
         if lease.number > 1:
             # Workers of earlier controllers may still be alive. Nothing counts that they write now.
             store.accept(lease.number, history.turns)
-            for member, turns in history.turns.items():
-                last = len(turns)
-                controller.disputed.update((member, n) for n in (last, last + 1) if n > 0)
+            last = {member: len(history.turns[member]) for member in history.members}
+            # Before anything is trained: this controller may be killed as well, and the next one
+            # looks at the newest turns only.
+            newest = {(member, n) for member, n in last.items() if n > 0}
+            controller.discard_attempts(newest)
+            controller.disputed.update(newest, ((member, n + 1) for member, n in last.items()))
         if lease.took_over:
             screen.say(lease.took_over)
         for sentence in settings.describe_members():

@@ -296,7 +296,9 @@ class MemoryStore:
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
         del self.engine.states[checkpoint.member, checkpoint.turn]
 
-    def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
+    def discard_attempts(
+        self, turns: Mapping[tuple[int, int], Attempt | None], *, claim: int
+    ) -> None:
         pass
 
     def _answer(self) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pbt_flow.exceptions import RecordError
+from pbt_flow.exceptions import RecordError, StoreUnavailable
 from pbt_flow.population.records import Turn, turn_from_json, turn_to_json
 from pbt_flow.tracking.client import local_path
 from pbt_flow.tracking.population_runs import PopulationRuns
@@ -53,6 +53,9 @@ class Journal:
     def add(self, turns: Sequence[Turn]) -> None:
         """Write one more segment. Writing the same turns twice changes nothing.
 
+        On a local disk that cannot be written the journal lacks them, and nobody waits: the records
+        are there, and a disk that is full or read-only mostly stays so.
+
         Raises:
             StoreUnavailable: The artifact store does not answer now.
         """
@@ -62,8 +65,12 @@ class Journal:
             path = Path(folder, f"{_digest(content)}{_SUFFIX}")
             # Without a time in it, so that equal turns are equal files.
             path.write_bytes(gzip.compress(content, mtime=0))
-            with self.runs.talk():
-                self.runs.client.log_artifact(self.runs.run_id, str(path), JOURNAL)
+            try:
+                with self.runs.talk():
+                    self.runs.client.log_artifact(self.runs.run_id, str(path), JOURNAL)
+            except StoreUnavailable as error:
+                if not isinstance(error.__cause__, OSError) or not self._is_local():
+                    raise
 
     def read(self) -> JournalRead:
         """Read all segments.
@@ -85,6 +92,13 @@ class Journal:
         for member in sorted(doubtful):
             doubts.append(f"the journal contradicts itself on turns of member {member}")
         return JournalRead(turns=_without_gaps(found, doubtful), doubts=doubts)
+
+    def _is_local(self) -> bool:
+        """Whether the journal is written to a disk of this machine."""
+        with self.runs.talk():
+            return (
+                local_path(self.runs.client.get_run(self.runs.run_id).info.artifact_uri) is not None
+            )
 
     def _segments(self) -> Iterable[tuple[str, bytes]]:
         """The files of the journal, each with its name."""

@@ -429,12 +429,18 @@ class Store(PopulationRuns):
         """
         return self.states.delete(checkpoint)
 
-    def discard_attempts(self, member: int, turn: int, *, kept: Attempt | None, claim: int) -> None:
-        """Delete what the attempts at a turn have left that do not count (see `StoredStates`).
+    def discard_attempts(
+        self, turns: Mapping[tuple[int, int], Attempt | None], *, claim: int
+    ) -> None:
+        """Delete what attempts at some turns have left that do not count (see `StoredStates`).
 
         A controller that has lost the population must not do so: its successor may have accepted
-        another attempt. One that claims after this look finds the attempt that is kept here, or the
-        list of what this claim has accepted, and takes the same.
+        another attempt. One that claims after this look finds the attempts that are kept here, or
+        the list of what this claim has accepted, and takes the same.
+
+        Args:
+            turns: By member and number of the turn the attempt that counts; None if none does.
+            claim: The number of the controller's claim.
 
         Raises:
             StoreUnavailable: The artifact store does not answer now.
@@ -443,7 +449,12 @@ class Store(PopulationRuns):
             run = self.client.get_run(self.run_id)
         if newest_claim(run)[0] > claim:
             return
-        self.states.discard_attempts(member, turn, kept=kept, claim=claim)
+
+        def discard(turn: tuple[tuple[int, int], Attempt | None]) -> None:
+            (member, number), kept = turn
+            self.states.discard_attempts(member, number, kept=kept, claim=claim)
+
+        call_at_once(discard, turns.items(), self.requests_at_once)
 
     # --- settings and claim -----------------------------------------------------------------------
 

@@ -61,6 +61,8 @@ INTERRUPTED = "interrupted"
 _MOST_UNTOLD = 20_000
 """How many things may wait to be logged before no turn begins any more: about what a thousand
 members do in the ten minutes for which a store may be silent. Each takes kilobytes of memory."""
+_LONG_HOLD = 10.0
+"""Seconds for which no turn begins before the user is told."""
 _SEGMENT = 500
 """How many turns the journal gets at once; a resume reads so many records one by one at most."""
 _TRIES = 2
@@ -103,6 +105,8 @@ class Controller:
     """Why no more turns begin; empty while they do."""
     held_up: bool = False
     """Whether no turn begins for now, since the store has not been told of too many."""
+    held_up_since: float = 0.0
+    """Since when, by the clock; infinity once the user was told."""
     quorum_since: dict[int, float] = field(default_factory=dict)
     """Since when, by the clock, enough members have a score of an age for a comparison."""
     unwritten: list[Turn] = field(default_factory=list)
@@ -315,6 +319,10 @@ class Controller:
         waiting, unneeded = len(self.log_queue.lanes), len(self.deletions.lanes)
         full = self.log_queue.is_full or self.deletions.is_full
         if full and not self.held_up:
+            self.held_up_since = self.clock()
+        # Where turns take milliseconds the store is often behind for a moment, which is no news.
+        if full and self.clock() >= self.held_up_since + _LONG_HOLD:
+            self.held_up_since = math.inf
             self.soon.append(
                 f"{waiting} things wait to be logged and {unneeded} checkpoints to be deleted; no "
                 "turn begins until the store has caught up"
@@ -688,12 +696,15 @@ class Controller:
         Args:
             turns: The member and the number of each turn. None of them is under way.
         """
+        kept = dict[tuple[int, int], Attempt | None]()
         for member, number in sorted(turns):
             own = self.history.turns[member]
-            kept = own[number - 1].plan.attempt if number <= len(own) else None
-            # What stays takes room, and is looked for once more at the end.
-            with contextlib.suppress(StoreUnavailable):
-                self.store.discard_attempts(member, number, kept=kept, claim=self.claim)
+            kept[member, number] = own[number - 1].plan.attempt if number <= len(own) else None
+        if not kept:
+            return
+        # What stays takes room, and is looked for once more at the end.
+        with contextlib.suppress(StoreUnavailable):
+            self.store.discard_attempts(kept, claim=self.claim)
 
     def _is_best(self, turn: Turn) -> bool:
         """Whether a turn is the best of its age and sub-population that can be copied."""

@@ -186,7 +186,7 @@ def test_a_controller_that_has_lost_the_population_deletes_nothing_of_it(trained
     left.write_bytes(b"what its successor may have accepted")
     store, kept = Store.open(result.run_id), Attempt(claim=1, number=1)
     MlflowClient().log_param(result.run_id, "lease/0002", "elsewhere:1:0-0-0:00000000")
-    store.discard_attempts(1, 2, kept=kept, claim=1)
+    store.discard_attempts({(1, 2): kept}, claim=1)
     assert left.exists()
     # The successor itself may, and leaves alone what is not of a turn or of a claim that is over.
     others = [folder(result, 1, 2) / name for name in ("notes.txt", "state-3.1.pt")]
@@ -194,7 +194,7 @@ def test_a_controller_that_has_lost_the_population_deletes_nothing_of_it(trained
     (folder(result, 1, 2) / ".state.pt.1-1-0a1b").touch()
     for other in others:
         other.touch()
-    store.discard_attempts(1, 2, kept=kept, claim=2)
+    store.discard_attempts({(1, 2): kept}, claim=2)
     there = sorted(path.name for path in folder(result, 1, 2).iterdir())
     assert there == ["notes.txt", "state-1.1.pt", "state-3.1.pt", "turn-1.1.json"]
 

@@ -93,7 +93,7 @@ def test_a_population_outlives_a_database_that_restarts_and_a_bucket_that_falls_
         population = subprocess.Popen([*command, *options], stdout=err, stderr=err, env=environment)
 
     def committed() -> int:
-        return sum(name.endswith("turn.json") for name in bucket.names())
+        return sum("/turn-" in name for name in bucket.names())
 
     try:
         until(lambda: committed() >= 4, 120, "no turn is ever committed")
