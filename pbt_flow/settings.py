@@ -483,6 +483,10 @@ class Settings:
             raise SettingsError(
                 f"gpu_share must be a part of 1, or a whole number of GPUs, got {share:g}"
             )
+        if share != round(share, 4):
+            raise SettingsError(
+                f"gpu_share must have four decimal places at most, as Ray counts, got {share!r}"
+            )
         if share and self.engine != "ray":
             raise SettingsError(
                 f"gpu_share is for engine ray, got {share:g} with engine {self.engine}, where a "

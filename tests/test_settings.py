@@ -336,6 +336,8 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
         ({"engine": "dask"}, r"engine must be one of \['processes', 'inline', 'ray'\], got 'dask'"),
         ({"engine": "ray", "gpu_share": 1.5}, "gpu_share must be a part of 1, or a whole number"),
         ({"engine": "ray", "gpu_share": -0.5}, "gpu_share must be a part of 1, or a whole number"),
+        ({"engine": "ray", "gpu_share": 1e-9}, "gpu_share must have four decimal places at most"),
+        ({"engine": "ray", "gpu_share": 1 / 3}, "gpu_share must have four decimal places at most"),
         ({"gpu_share": 0.5}, "gpu_share is for engine ray, got 0.5 with engine processes, where"),
         (
             {"population": 2, "initial": [{"lr": 0.1, "layers": n} for n in (1, 2, 3)]},

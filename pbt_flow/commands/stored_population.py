@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pbt_flow.commands.launch import spec_of
-from pbt_flow.exceptions import ComparisonError
+from pbt_flow.exceptions import ComparisonError, RecordError
 from pbt_flow.population.checkpoints import load_state
 from pbt_flow.population.finalist import Finalist
 from pbt_flow.population.fresh_score import FreshScore
@@ -278,9 +278,19 @@ def _read_report(plain: Mapping[str, float | None]) -> dict[str, float]:
 def _read_fresh(
     plain: Sequence[Mapping[str, Any]], history: History
 ) -> Iterator[tuple[Checkpoint, FreshScore]]:
-    """What finalists were worth, as `Result.to_json` wrote it."""
+    """What finalists were worth, as `Result.to_json` wrote it.
+
+    Raises:
+        RecordError: The record of one is not there any more.
+    """
     for one in plain:
-        checkpoint = history.turn(one["member"], one["turn"]).checkpoint
+        member, turn = one["member"], one["turn"]
+        if turn > len(history.turns[member]):
+            raise RecordError(
+                f"member {member} has no record of its turn {turn}, which was judged at the end; "
+                f"somebody deleted it from turns/{turn:06d} of its run: bring the file back"
+            )
+        checkpoint = history.turn(member, turn).checkpoint
         if checkpoint is not None:
             # JSON has no number for what is none.
             mean = math.nan if one["mean"] is None else one["mean"]

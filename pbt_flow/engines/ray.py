@@ -129,10 +129,10 @@ class RayEngine(Engine):
                 f"{device!r}"
             )
         shipment = pack(context.task.name, Path(self._scratch.name))
-        attach(shipment.runtime_environment(), cpus=slots * context.threads)
-        self._is_attached = True
         task = dataclasses.replace(context.task, name=shipment.task)
         self._context = dataclasses.replace(context, task=task)
+        attach(shipment.runtime_environment(), cpus=slots * context.threads, gpus=self._gpus)
+        self._is_attached = True
         self._wanted, self._changed = slots, time.monotonic()
         self._seats = [self._hire(index) for index in range(slots)]
 

@@ -39,16 +39,18 @@ def import_ray() -> Any:
         ) from None
 
 
-def attach(runtime_environment: Mapping[str, Any], *, cpus: int) -> None:
+def attach(runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0.0) -> None:
     """Attach this process to the cluster that RAY_ADDRESS names, or to one of its own.
 
     Args:
         runtime_environment: What Ray is to ship.
         cpus: The CPUs of a cluster of one's own, so that all workers find a place in it. A cluster
             that exists knows what it has.
+        gpus: The GPUs of a worker, or its share of one. A cluster of one's own never gets more.
 
     Raises:
-        EngineError: There is no cluster at the address, or it refuses this process.
+        EngineError: There is no cluster at the address, or it refuses this process; or no worker
+            would ever find a place.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -74,13 +76,18 @@ def attach(runtime_environment: Mapping[str, Any], *, cpus: int) -> None:
                 logging_level=logging.ERROR,
                 **own,
             )
-            return
         # Ray ends the process with SystemExit where a cluster does not answer any more.
         except (Exception, SystemExit) as error:
             reason = _reason(ray, error, address, printed())
             with contextlib.suppress(Exception):
                 ray.shutdown()
-    raise EngineError(reason)
+            raise EngineError(reason) from None
+    if own and gpus > ray.cluster_resources().get("GPU", 0.0):
+        ray.shutdown()
+        raise EngineError(
+            f"a worker is to have {gpus:g} of a GPU, and Ray finds too few on this machine; give "
+            "device cpu, or RAY_ADDRESS the address of a cluster that has some"
+        )
 
 
 def _check_reached(address: str) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pbt_flow.exceptions import RecordError, StoreUnavailable
 from pbt_flow.population.records import Turn, turn_from_json, turn_to_json
-from pbt_flow.tracking.client import local_path
+from pbt_flow.tracking.client import downloads_through_server, local_path
 from pbt_flow.tracking.population_runs import PopulationRuns
 
 JOURNAL = "journal"
@@ -108,7 +108,7 @@ class Journal:
                 return _files_in(Path(place, JOURNAL))
             if not self.runs.client.list_artifacts(self.runs.run_id, JOURNAL):
                 return []
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory() as folder, downloads_through_server():
                 # All at once: MLflow then fetches several at a time.
                 there = self.runs.client.download_artifacts(self.runs.run_id, JOURNAL, folder)
                 return _files_in(Path(there))

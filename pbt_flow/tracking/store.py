@@ -309,8 +309,8 @@ class Store(PopulationRuns):
             found, believed = self._turns(member, known)
             if known and not believed:
                 doubts.append(
-                    f"the journal contradicts the record of turn {len(known)} of member {member}; "
-                    "this member's turns are read from their records"
+                    f"the journal has turn {len(known)} of member {member}, whose record is "
+                    "missing or another one; this member's turns are read from their records"
                 )
             self.not_in_journal += found[believed:]
             return found

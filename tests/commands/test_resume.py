@@ -127,6 +127,20 @@ def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(tu
     assert not folder(result, 1, 4).exists()
 
 
+def test_a_deleted_record_of_a_finalist_is_missed_by_all_who_read(trained, capsys):
+    (result,) = trained({"turns": 3})
+    judged = next(one for one in result.history.fresh if one.turn == 3)
+    (folder(result, judged.member, 3) / "turn-1.1.json").unlink()
+    missed = f"member {judged.member} has no record of its turn 3, which was judged at the end"
+    with pytest.warns(UserWarning, match="missing or another"), pytest.raises(RecordError) as told:
+        pbt_flow.load(result.run_id)
+    assert missed in str(told.value)
+    for command in ("show", "report"):
+        with pytest.warns(UserWarning, match="missing or another"):
+            assert main([command, result.run_id]) != 0
+        assert missed in capsys.readouterr().err
+
+
 def test_a_turn_that_is_committed_while_somebody_reads_is_not_taken_for_a_gap(trained, monkeypatch):
     (result,) = trained({"turns": 3})
     path, read = folder(result, 1, 3) / "turn-1.1.json", LocalFolders.record
