@@ -59,6 +59,7 @@ def connect() -> tuple[MlflowClient, str]:
     uri = mlflow.get_tracking_uri()
     # What goes wrong is raised as well, and then told in a sentence, or tried again in silence.
     logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
+    _wait_for_its_maker(uri)
     missing = missing_database(uri)
     if missing is None:
         try:
@@ -142,32 +143,40 @@ def check_artifacts(location: str, uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _database_lock(missing: Path | None) -> Iterator[None]:
-    """Let only one process at a time make a database.
+def _database_lock(file: Path | None, *, makes: bool = True) -> Iterator[None]:
+    """Let only one process at a time make a database, and nobody use it meanwhile.
 
     If two processes make the same database at once, MLflow's migrations break.
 
     Args:
-        missing: The file of a database that does not exist yet; None if nothing is to be made.
+        file: The file of the database; None if there is none to be waited for.
+        makes: Whether it is made in the block. Those that do not make it do not wait for another.
     """
-    if missing is None or sys.platform == "win32":
+    if file is None or sys.platform == "win32":
         yield
         return
     import fcntl
 
     try:
         # The folder is locked, since a lock file of our own would stay behind in it.
-        folder = os.open(missing.parent, os.O_RDONLY)
+        folder = os.open(file.parent, os.O_RDONLY)
     except OSError:
         # MLflow will say what is wrong with the folder.
         yield
         return
     try:
         with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            fcntl.flock(folder, fcntl.LOCK_EX if makes else fcntl.LOCK_SH)
         yield
     finally:
         os.close(folder)
+
+
+def _wait_for_its_maker(uri: str) -> None:
+    """Wait while another process makes the database, whose file is there from the first moment."""
+    file = _database_file(uri)
+    with _database_lock(file if file is not None and file.exists() else None, makes=False):
+        pass
 
 
 @contextlib.contextmanager
@@ -311,6 +320,12 @@ def is_new_store() -> bool:
 
 def missing_database(uri: str) -> Path | None:
     """Return the file of an SQLite store if it does not exist; None for any other store."""
+    file = _database_file(uri)
+    return None if file is None or file.exists() else file
+
+
+def _database_file(uri: str) -> Path | None:
+    """Return the file of an SQLite store; None for any other store."""
     scheme, _, place = uri.partition(":///")
     # A place that begins with a colon is in memory.
     if scheme.partition("+")[0] != "sqlite" or place.startswith((":", "file:")):
@@ -319,7 +334,7 @@ def missing_database(uri: str) -> Path | None:
     # and takes it literally before.
     name = place.partition("?")[0]
     decoded, literal = Path(unquote(name)).absolute(), Path(name).absolute()
-    return None if decoded.exists() or literal.exists() else decoded
+    return literal if literal.exists() and not decoded.exists() else decoded
 
 
 def read_text(client: MlflowClient, run_id: str, artifact: str) -> str:
