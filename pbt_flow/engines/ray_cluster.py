@@ -13,6 +13,12 @@ from typing import Any
 
 from pbt_flow.exceptions import EngineError
 
+_SETTINGS = 4
+"""The type of the frame with which each side of HTTP/2 begins (RFC 9113, section 6.5)."""
+_FRAME_HEAD = 9
+"""The bytes of a frame's head. The fourth is the frame's type."""
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
+"""What a client of HTTP/2 says first: the preface, and no settings of its own."""
 _REACHES = 5.0
 """Seconds within which the machine of a cluster must answer."""
 _OWN = "local"
@@ -91,23 +97,38 @@ def attach(runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0
 
 
 def _check_reached(address: str) -> None:
-    """Refuse an address where nobody answers: Ray would try for 80 seconds, and then exit.
+    """Refuse an address where no Ray is: Ray would try for a minute or longer, and then exit.
 
     Raises:
-        EngineError: Nobody answers there.
+        EngineError: Nobody answers there, or somebody else.
     """
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdecimal():
         # Such as `auto`, which Ray finds out.
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHES).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHES) as there:
+            speaks_other = _speaks_other(there)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise EngineError(
             f"no Ray cluster answers at {address} ({reason}); start one there with: ray start "
             "--head, or give RAY_ADDRESS the address of one"
         ) from None
+    if speaks_other:
+        raise EngineError(
+            f"what answers at {address} is no Ray cluster, such as a web or an MLflow server; give "
+            "RAY_ADDRESS the address that ray start --head has printed, mostly with port 6379"
+        )
+
+
+def _speaks_other(there: socket.socket) -> bool:
+    """Whether an answer is no HTTP/2, which a Ray head speaks; no answer in time says nothing."""
+    with contextlib.suppress(OSError):
+        there.sendall(_HELLO)
+        answer = there.recv(_FRAME_HEAD)
+        return len(answer) == _FRAME_HEAD and answer[3] != _SETTINGS
+    return False
 
 
 def _silence(ray: Any) -> None:

@@ -1,9 +1,11 @@
 """Whoever cannot use a cluster is told why in a line, and soon."""
 
+import http.server
 import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -47,6 +49,19 @@ def test_an_address_where_nobody_answers_is_refused_at_once(monkeypatch, address
         attach({}, cpus=1)
     assert f"no Ray cluster answers at {address} (Connection refused)" in one_line(refused)
     assert "ray start --head" in str(refused.value)
+
+
+def test_an_address_where_another_server_answers_is_refused_at_once(monkeypatch):
+    pytest.importorskip("ray")
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler
+    ) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{web.server_port}")
+        with pytest.raises(EngineError) as refused:
+            attach({}, cpus=1)
+        web.shutdown()
+    assert f"what answers at 127.0.0.1:{web.server_port} is no Ray cluster" in one_line(refused)
 
 
 def test_an_address_that_ray_cannot_read_is_told_in_rays_words(monkeypatch):
