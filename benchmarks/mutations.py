@@ -521,7 +521,7 @@ MUTATIONS = [
         "a run is not looked for in a database that is not there",
         "commands/test_run.py::not_looked_for",
         "tracking/client.py",
-        "    return None if decoded.exists() or literal.exists() else decoded\n",
+        "    return None if file is None or file.exists() else file\n",
         "    return None\n",
         "MLflow makes an empty one",
     ),
