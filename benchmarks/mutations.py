@@ -312,7 +312,7 @@ MUTATIONS = [
         "a controller says what it has found before it gives a turn out",
         "whole/test_woken_workers.py::after_a_resume",
         "commands/frame.py",
-        "            store.accept(lease.number, history.turns)\n",
+        "    store.accept(controller.claim, history.turns)\n",
         "",
         "it keeps it to itself",
     ),

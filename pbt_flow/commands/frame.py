@@ -128,14 +128,7 @@ def train(
         )
         queues.callback(controller.close)
         if lease.number > 1:
-            # Workers of earlier controllers may still be alive. Nothing counts that they write now.
-            store.accept(lease.number, history.turns)
-            last = {member: len(history.turns[member]) for member in history.members}
-            # Before anything is trained: this controller may be killed as well, and the next one
-            # looks at the newest turns only.
-            newest = {(member, n) for member, n in last.items() if n > 0}
-            controller.discard_attempts(newest)
-            controller.disputed.update(newest, ((member, n + 1) for member, n in last.items()))
+            _settle_attempts(store, controller, history)
         if lease.took_over:
             screen.say(lease.took_over)
         for sentence in settings.describe_members():
@@ -209,6 +202,19 @@ def train(
         _tell_way_on(callbacks.error, store.run_id, screen)
         raise callbacks.error
     return result
+
+
+def _settle_attempts(store: Store, controller: Controller, history: History) -> None:
+    """Decide what counts of earlier controllers' turns, whose workers may still be alive.
+
+    What other attempts at each member's newest turn have left is deleted before anything is
+    trained: this controller may be killed as well, and the next one looks at the newest turns only.
+    """
+    store.accept(controller.claim, history.turns)
+    last = {member: len(history.turns[member]) for member in history.members}
+    newest = {(member, number) for member, number in last.items() if number > 0}
+    controller.discard_attempts(newest)
+    controller.disputed.update(newest, ((member, number + 1) for member, number in last.items()))
 
 
 def _tell_way_on(error: BaseException, run_id: str, screen: Screen) -> None:

@@ -1,8 +1,8 @@
 """Functions of the user's that are called after each turn, and may stop the population.
 
 def on_turn(turn, history):
-print(turn.member, turn.number, turn.score)
-return pbt_flow.STOP if history.winner().score > 0.99 else None
+    print(turn.member, turn.number, turn.score)
+    return pbt_flow.STOP if history.winner().score > 0.99 else None
 """
 
 from __future__ import annotations
