@@ -6,6 +6,7 @@ was given, into the same folders. The task comes to other weights in every attem
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from pbt_flow.exceptions import EngineError
 from pbt_flow.population.checkpoints import file_digest
 from pbt_flow.population.records import Plan
 from pbt_flow.population.turn_files import ERROR, RECORD, STATE, Attempt, file_place
+from pbt_flow.tracking.journal import JOURNAL
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -140,10 +142,14 @@ def test_an_attempt_that_was_given_up_and_wakes_up_changes_nothing(wakes, monkey
     check(result, set(names) if wakes == "at the end" else set())
 
 
-def test_nor_does_one_that_wakes_up_after_a_resume_has_accepted_an_earlier_one(monkeypatch):
-    """The earlier attempt is all that the resume finds, and what it builds on."""
-    made = engine(monkeypatch, sleeps=(1, 2), wakes="", ends_at_the_second=True)
-    opened = []
+def two_asleep(monkeypatch):
+    """A population whose controller died when two attempts at a turn were asleep.
+
+    Returns:
+        Its result, the turn of the first attempt, which was the first to wake up, and a function
+        that wakes the second.
+    """
+    made, opened = engine(monkeypatch, sleeps=(1, 2), wakes="", ends_at_the_second=True), []
     monkeypatch.setattr(
         made, "open", lambda self, *given: (opened.append(self), Sleepy.open(self, *given))[0]
     )
@@ -151,24 +157,42 @@ def test_nor_does_one_that_wakes_up_after_a_resume_has_accepted_an_earlier_one(m
     assert (first.status, first.reason) == ("failed", "the controller dies")
     accepted = opened[0].wake(0)
     assert str(accepted.plan.attempt) == "1.1"
+    return first, accepted, lambda: opened[0].wake(0)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_nor_does_one_that_wakes_up_after_a_resume_has_accepted_an_earlier_one(dies, monkeypatch):
+    """The earlier attempt is all that the resume finds, and what it builds on.
+
+    That holds for whoever comes after it as well, if it is killed then: its list of what it has
+    accepted is all that it has left.
+    """
+    first, accepted, wake = two_asleep(monkeypatch)
 
     class Resumes(InlineEngine):
         def submit(self, job):
             super().submit(job)
             if isinstance(job, Plan) and (job.member, job.turn) == (1, 3):
-                assert str(opened[0].wake(0).plan.attempt) == "1.2"
+                assert str(wake().plan.attempt) == "1.2"
+                if dies:
+                    raise EngineError("the second controller dies")
 
     monkeypatch.setattr("pbt_flow.commands.launch.InlineEngine", Resumes)
     result = pbt_flow.resume(first.run_id, quiet=True)
-    assert result.status == "finished"
+    assert result.status == ("failed" if dies else "finished")
     assert result.history.turn(1, 2) == accepted
-    assert str(result.history.turn(1, 2).plan.attempt) == "1.1"
     # The resume has deleted what the late attempt began with, so that it may fail as well.
     names = ("state-1.2.pt", "turn-1.2.json", "error-1.2.txt")
-    check(result, {f"turns/000002/{name}" for name in names})
+    if dies:
+        # A killed one has written no journal.
+        shutil.rmtree(Path(MlflowClient().get_run(first.run_id).info.artifact_uri, JOURNAL))
+    else:
+        check(result, {f"turns/000002/{name}" for name in names})
     # Whoever reads it later reads the same, as does a third controller.
+    assert pbt_flow.load(first.run_id).history.turn(1, 2) == accepted
+    monkeypatch.setattr("pbt_flow.commands.launch.InlineEngine", InlineEngine)
     result = pbt_flow.resume(first.run_id, turns=4, quiet=True)
-    assert str(result.history.turn(1, 2).plan.attempt) == "1.1"
+    assert result.history.turn(1, 2) == accepted
 
 
 def test_the_record_of_an_earlier_attempt_is_not_taken_for_that_of_a_later_one(monkeypatch):
