@@ -10,10 +10,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from mlflow.tracking import MlflowClient
 
 
@@ -234,3 +235,14 @@ class Bucket:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def running_postgres() -> Iterator[Postgres]:
+    """The body of a fixture: a PostgreSQL server. Where there can be none, the test is skipped."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    try:
+        database = Postgres()
+    except OSError as error:
+        pytest.skip(f"no PostgreSQL can be started here: {error}")
+    yield database
+    database.stop()

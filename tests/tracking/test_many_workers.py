@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from servers import Postgres, Server, check
+from servers import Server, check, running_postgres
 
 import pbt_flow
 
@@ -37,13 +37,7 @@ def finished(process):
 
 @pytest.fixture
 def postgres():
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    try:
-        database = Postgres()
-    except OSError as error:
-        pytest.skip(f"no PostgreSQL can be started here: {error}")
-    yield database
-    database.stop()
+    yield from running_postgres()
 
 
 def test_a_server_with_postgresql_takes_the_writes_of_8_workers(postgres, tmp_path, monkeypatch):

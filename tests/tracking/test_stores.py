@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from servers import Bucket, Postgres, Server, check, until
+from servers import Bucket, Postgres, Server, check, running_postgres, until
 
 import pbt_flow
 from pbt_flow.population.reach import TOKEN_PREFIX
@@ -20,13 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    try:
-        database = Postgres()
-    except OSError as error:
-        pytest.skip(f"no PostgreSQL can be started here: {error}")
-    yield database
-    database.stop()
+    yield from running_postgres()
 
 
 @pytest.fixture(scope="module")
