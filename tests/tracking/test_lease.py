@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError
@@ -169,10 +170,15 @@ def test_while_the_store_is_away_it_is_waited_for_once(monkeypatch):
     run_id, now, waits = MlflowClient().create_run("0").info.run_id, [0.0], []
     lease = Lease(MlflowClient(), run_id, 1, clock=lambda: now[0])
     monkeypatch.setattr(lease._answered, "wait", waits.append)
+
+    def away():
+        raise MlflowException("the store is away")
+
+    monkeypatch.setattr(lease, "beat", away)  # what the lease's own thread calls
     now[0] = 70.0
     assert [lease.lost, lease.lost, lease.lost] == [False] * 3
     assert waits == [5.0]
-    lease.beat()
+    Lease.beat(lease)
     now[0] = 140.0
     assert not lease.lost
     assert waits == [5.0, 5.0]
