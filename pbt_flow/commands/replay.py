@@ -538,7 +538,7 @@ def _end(
     """
     history = controller.history
     last = planner.last_turns(history)
-    messages: list[LogCall] = [partial(check_claim, lease)]
+    messages: list[LogCall] = [partial(check_claim, store, lease)]
     if status == "finished":
         planner.enter_results(history)
         looked = controller.inspect([turn for turn in last if turn.ok], None)
@@ -561,7 +561,7 @@ def _end(
     members = dict.fromkeys(history.members, ended)
     members |= {turn.member: "FINISHED" if turn.ok else "FAILED" for turn in last}
     # The claim is checked again, since the messages before may have waited for minutes.
-    messages += [partial(check_claim, lease), partial(store.finish, ended, members)]
+    messages += [partial(check_claim, store, lease), partial(store.finish, ended, members)]
     if status == "failed":
         # The cause may be the very disk that the messages are written to. So they are tried once,
         # and not until the disk takes them.

@@ -390,7 +390,7 @@ def _end(
         members = {m: ended if m in living else "FAILED" for m in history.members}
         # Who has left has done what it was to, and its run has ended.
         members = {m: status for m, status in members.items() if m not in history.left}
-        ours = partial(check_claim, lease)
+        ours = partial(check_claim, stored.store, lease)
         told = partial(stored.report_data, result)
         left = [ours, partial(publish, told, artifacts.keep, say)]
         if status == "finished" and kind.has_model:

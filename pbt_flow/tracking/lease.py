@@ -282,6 +282,19 @@ class Lease:
             self._answered.wait(_ANSWER_SECONDS)
         return self._lost
 
+    def confirm(self) -> None:
+        """Hear of the claim now, if nothing was heard of it for a while.
+
+        Unlike `lost`, which may be asked at any moment, this is for whoever is about to tell the
+        store something: if the store is back after it was away, another controller may have taken
+        over meanwhile.
+
+        Raises:
+            MlflowException: The store does not answer.
+        """
+        if not self._lost and self._clock() - self._heard > _STALE_SECONDS:
+            self.beat()
+
     def _keep_alive(self) -> None:
         while not self._lost and not self._released.is_set():
             self._wake.wait(HEARTBEAT_SECONDS)

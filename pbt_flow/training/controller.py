@@ -34,7 +34,13 @@ from pbt_flow.engines.jobs import (
     RestoreChecked,
     Retry,
 )
-from pbt_flow.exceptions import StoreUnavailable, TakenOver
+from pbt_flow.exceptions import (
+    RecordError,
+    StorageError,
+    StoreError,
+    StoreUnavailable,
+    TakenOver,
+)
 from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.population.turn_files import Attempt
@@ -90,6 +96,8 @@ class Controller:
     """The user's functions that are told of every turn, and may stop the population."""
     claim: int = 1
     """How many times controllers have claimed the population, this one included."""
+    logged: dict[int, int] = field(default_factory=dict)
+    """Of each member how many turns the store was told of, or is going to be."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
@@ -406,6 +414,7 @@ class Controller:
     def log_turn(self, turn: Turn) -> None:
         """Have the store told of a turn."""
         self.log_queue.add_item(self._tell_turns, turn, lane=turn.member)
+        self.logged[turn.member] = turn.number
 
     def _tell_turns(self, turns: Sequence[Turn]) -> None:
         """Tell the store of turns of one member, and the user of the names of their metrics."""
@@ -513,9 +522,39 @@ class Controller:
             if not self._is_under_way(done.plan):
                 return None
             turn = done
-        self.in_flight.pop(turn.member, None)
+        # In this order: an exception between the two must not leave the turn in neither.
         self._enter(turn)
+        self.in_flight.pop(turn.member, None)
         return turn
+
+    def settle(self) -> int:
+        """After an exception in `go`: let what was committed count, and have the store told of it.
+
+        A worker commits its turn some time before the controller hears of it. No worker may be
+        alive any more.
+
+        Returns:
+            How many turns under way have not happened.
+        """
+        given_up = 0
+        for plan in list(self.in_flight.values()):
+            if plan.turn <= len(self.history.turns[plan.member]):
+                continue
+            turn = None
+            # The resume reads the record again, and says what is wrong with it.
+            with contextlib.suppress(RecordError, StorageError, StoreError, OSError):
+                turn = self._committed(plan)
+            if turn is None:
+                given_up += 1
+            else:
+                self._enter(turn)
+        self.in_flight.clear()
+        for member, turns in self.history.turns.items():
+            for turn in turns[self.logged.get(member, 0) :]:
+                self.log_turn(turn)
+                self.unwritten.append(turn)
+                self.progress.turn(turn, self.history)
+        return given_up
 
     def _is_under_way(self, plan: Plan) -> bool:
         """Whether an outcome is that of the attempt that was given out last.

@@ -213,3 +213,19 @@ def test_a_controller_that_is_asked_to_stop_hears_it_and_the_next_one_does_not()
         heard.append(lease.asked_to_stop)
         lease.release()
     assert heard == [False, True, False, True]
+
+
+@pytest.mark.parametrize("silent_for", [0, 40])
+def test_before_something_is_told_a_claim_is_confirmed_if_nothing_was_heard_of_it(silent_for):
+    run_id, now = MlflowClient().create_run("0").info.run_id, [0.0]
+    MlflowClient().log_param(run_id, "lease/0001", "me")
+    lease = Lease(MlflowClient(), run_id, 1, clock=lambda: now[0])
+    # As if the store had been away, and another controller had taken over when it was back. That
+    # nothing was answered meanwhile is known already, so that `lost` does not ask again.
+    lease._has_asked = True
+    MlflowClient().log_param(run_id, "lease/0002", ELSEWHERE)
+    now[0] += silent_for
+    assert not lease.lost
+    lease.confirm()
+    assert lease.lost == (silent_for > 30)
+    lease.release()
