@@ -191,15 +191,17 @@ def _beside(result: Result, control: Result) -> Result:
     """Note on a population what its control is, and make its report anew with both."""
     from pbt_flow.commands.report import report
     from pbt_flow.commands.stored_population import CONTROL
+    from pbt_flow.tracking.client import short_requests
     from pbt_flow.tracking.store import Store
 
     told = dataclasses.replace(result, control=control)
     if control.status != "finished":
         return told  # half a control is none
-    store = Store.open(result.run_id)
-    store.tag({CONTROL: control.run_id})
-    store.outcome.describe(told)
-    report(result.run_id)
+    with short_requests():
+        store = Store.open(result.run_id)
+        store.tag({CONTROL: control.run_id})
+        store.outcome.describe(told)
+        report(result.run_id)
     return told
 
 

@@ -107,6 +107,8 @@ class Controller:
     """For each member and turn, how often its machine was taken away."""
     told_waiting: str = ""
     """What the engine waits for, as the user was told last."""
+    told_silent: bool = False
+    """Whether the user knows that the tracking store does not answer."""
     soon: deque[str] = field(default_factory=deque)
     """What the user is told as soon as nothing else is being said."""
     stopping: str = ""
@@ -372,6 +374,7 @@ class Controller:
             if lease.lost:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             self._tell_waiting()
+            self._tell_silence(lease)
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
             # Before the next turns begin, so that nothing begins any more if one asks for an end.
@@ -465,6 +468,23 @@ class Controller:
         if waiting and waiting != self.told_waiting:
             self.soon.append(f"waiting for {waiting}")
         self.told_waiting = waiting
+
+    def _tell_silence(self, lease: Claim) -> None:
+        """Tell the user that the tracking store is away, or back, where nobody else would.
+
+        What waits to be logged has words of its own. Where nothing waits, all workers may be
+        waiting to leave their turns in the store.
+        """
+        patience, is_told = self.store.folders.patience, bool(len(self.log_queue.lanes))
+        if lease.is_silent and not self.told_silent and patience > 0.0 and not is_told:
+            self.told_silent = True
+            self.soon.append(
+                "the tracking store does not answer; a turn that ends waits to be left there, for "
+                f"{patience:g} seconds at most"
+            )
+        elif self.told_silent and not lease.is_silent:
+            self.told_silent = False
+            self.soon.append("the tracking store answers again")
 
     def _say_now(self) -> None:
         while self.soon:
