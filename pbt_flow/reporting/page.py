@@ -120,8 +120,8 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         '<div><h2>Time</h2><p class="how">Where the workers\' time went. The time of turns that '
         f"failed is lost.</p>{_chart('time', words)}</div></section>"
     )
-    yield "<section><h2>Members</h2><p>Best first; a click on a column sorts by it. "
-    yield '<button type="button" id="csv">Save as CSV</button></p>'
+    yield '<section><h2>Members</h2><p>Best first<span class="sorts">; a click on a column sorts '
+    yield 'by it</span>. <button type="button" id="csv">Save as CSV</button></p>'
     yield from _table(subject)
     yield "</section>"
     yield from _understood(subject)
@@ -314,7 +314,8 @@ def _legend(shades: series.Shades, *, tree: bool = False) -> str:
     """The legend of the colours for scores; for the family tree, of its marks as well."""
     worst, median, best = (number(value) for value in shades.ends)
     colours = [f'<u style="background:var(--v{shade})"></u>' for shade in range(series.SHADES)]
-    text = f'<div class="legend">score {worst}<i>{"".join(colours)}</i>{best} (median {median})'
+    scale = f"score {worst}<i>{''.join(colours)}</i>{best} (median {median})"
+    text = f'<div class="legend"><span class="scale">{scale}</span>'
     text += "<span><em></em>the winner's path</span>"
     if tree:
         text += '<span><em class="copy"></em>a copy</span>'

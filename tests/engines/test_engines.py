@@ -45,7 +45,8 @@ def opened(engine, tmp_path, slots=2, turn_timeout=None):
 
 @pytest.fixture
 def engine(tmp_path):
-    engine = opened(ProcessEngine(), tmp_path, turn_timeout=60)
+    # A busy machine takes a minute to import torch; no test waits for so long.
+    engine = opened(ProcessEngine(), tmp_path, turn_timeout=600)
     yield engine
     engine.close()
 
@@ -157,7 +158,7 @@ def test_a_worker_that_nobody_has_begun_is_replaced_and_so_is_who_should_have(tm
         (lost,) = wait(engine)
         assert isinstance(lost, LostJob)
         assert engine._fork_server is not server
-        engine.turn_timeout = 60
+        engine.turn_timeout = 600
         engine.submit(Retry(plan=plan(0), lost=0.0))
         (turn,) = wait(engine)
         assert turn.ok
