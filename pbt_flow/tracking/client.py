@@ -64,6 +64,7 @@ def connect(made: NewDatabase | None = None) -> tuple[MlflowClient, str]:
         StoreError: The store does not answer.
     """
     uri = mlflow.get_tracking_uri()
+    _import_store(uri)
     # What goes wrong is raised as well, and then told in a sentence, or tried again in silence.
     logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
     _wait_for_its_maker(uri)
@@ -94,6 +95,13 @@ def connect(made: NewDatabase | None = None) -> tuple[MlflowClient, str]:
             raise
         raise _unreachable(uri, error) from error
     return client, uri
+
+
+def _import_store(uri: str) -> None:
+    """Import what MLflow needs for a database, half a second that it would take a little later."""
+    if uri.partition("://")[0].partition("+")[0] in DATABASES:
+        with collection_paused(), contextlib.suppress(ImportError):
+            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:
@@ -334,9 +342,7 @@ def store_prepared() -> Iterator[NewDatabase | None]:
         which puts it in its place. Without that nothing is left of it after the block.
     """
     uri = mlflow.get_tracking_uri()
-    if uri.partition("://")[0].partition("+")[0] in DATABASES:
-        with collection_paused():
-            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+    _import_store(uri)
     with contextlib.ExitStack() as stack:
         missing = missing_database(uri) is not None
         yield stack.enter_context(new_database(uri)) if missing else None
