@@ -494,6 +494,48 @@ MUTATIONS = [
         "it only says that it was interrupted",
     ),
     Mutation(
+        "what was committed counts after an exception, whoever had heard of it",
+        "commands/test_on_turn.py::although_nobody_had_heard",
+        "training/controller.py",
+        "                turn = self._committed(plan)\n            if turn is None:\n"
+        "                given_up",
+        "                pass\n            if turn is None:\n                given_up",
+        "only what the controller was told of",
+    ),
+    Mutation(
+        "an interrupt leaves no turn untold",
+        "commands/test_on_turn.py::leaves_no_turn_untold",
+        "training/controller.py",
+        "            for turn in turns[self.logged.get(member, 0) :]:\n",
+        "            for turn in []:\n",
+        "what had not been logged stays so until a resume",
+    ),
+    Mutation(
+        "a controller that was cut off asks for its claim before it tells what has waited",
+        "tracking/test_lease.py::confirmed_if_nothing_was_heard",
+        "tracking/lease.py",
+        "        if not self._lost and self._clock() - self._heard > _STALE_SECONDS:\n"
+        "            self.beat()\n",
+        "        pass\n",
+        "it tells first, and hears of its claim later",
+    ),
+    Mutation(
+        "a store that turns wait for is told",
+        "training/test_controller.py::told_once_when_it_goes",
+        "training/controller.py",
+        "            self._tell_silence(lease)\n",
+        "",
+        "nothing is said until something is to be logged",
+    ),
+    Mutation(
+        "a suspended process that workers are forked from holds nobody up",
+        "engines/test_engines.py::nobody_has_begun",
+        "engines/processes.py",
+        "            if not process.is_forked():\n",
+        "            if False:\n",
+        "the next worker is asked of it as well",
+    ),
+    Mutation(
         "what a launcher sends after Ctrl-C is no second wish",
         "utils/test_interrupts.py::same_wish",
         "utils/interrupts.py",

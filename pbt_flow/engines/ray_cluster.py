@@ -47,9 +47,7 @@ def import_ray() -> Any:
         ) from None
 
 
-def attach(
-    runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0.0
-) -> Path | None:
+def attach(runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0.0) -> Path | None:
     """Attach this process to the cluster that RAY_ADDRESS names, or to one of its own.
 
     Args:

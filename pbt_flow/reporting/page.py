@@ -23,7 +23,7 @@ from pbt_flow.reporting import series
 from pbt_flow.reporting.chart_words import ChartWords, chart_words
 from pbt_flow.reporting.plotly_charts import MOST_FOUNDERS, Chart, charts
 from pbt_flow.reporting.report_data import ReportData
-from pbt_flow.utils.text import duration, number, values
+from pbt_flow.utils.text import counted, duration, number, values
 
 _CROWD = 24
 """With more members than this, the page opens with all but the winner's line faded."""
@@ -71,8 +71,9 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     yield f"<header><p>{escape(subject.title)}</p>"
     yield f"<h1>{escape(subject.headline)}</h1>"
     yield (
-        f"<p>{size} members, {turns} of {settings.all_turns} turns of {settings.interval} "
-        f"steps, {result.status}; a {better} score is better{_better_report(result)}. "
+        f"<p>{size} members, {turns} of {settings.all_turns} turns of "
+        f"{counted(settings.interval, 'step')}, {result.status}; a {better} score is "
+        f"better{_better_report(result)}. "
         f"Population {_run(subject, result.run_id)}</p></header>"
     )
     for sentence in settings.describe_members():

@@ -232,7 +232,11 @@ def test_a_ray_of_ones_own_leaves_no_folder_behind(gpus, monkeypatch):
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "RAY_TMPDIR": folder, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=200
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
         )
         expected = "Ray finds too few on this machine" if gpus else "True"
         assert expected in done.stdout, done.stderr

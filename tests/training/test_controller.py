@@ -408,7 +408,6 @@ def test_a_store_that_turns_wait_for_is_told_once_when_it_goes_and_when_it_is_ba
     assert told == (both if is_told else [])
 
 
-
 def test_no_worker_waits_for_requests_as_long_as_the_store_can_take_them():
     """16 workers end 1.6 turns a second; each turn is two requests of a second, eight at once."""
 
