@@ -51,9 +51,15 @@ def reader_of(name: str, hint: Any) -> Any:
     def read(text: str) -> Any:
         if text == NONE and type(None) in possible:
             return NONE
-        return kinds[0](text) if text else None
+        if not text:
+            return None
+        try:
+            return kinds[0](text)
+        except ValueError:
+            what = "a whole number" if kinds[0] is int else "a number"
+            also = f" or {NONE}" if type(None) in possible else ""
+            raise argparse.ArgumentTypeError(f"must be {what}{also}, got {text!r}") from None
 
-    read.__name__ = kinds[0].__name__
     return read
 
 
