@@ -94,7 +94,10 @@ def _json(text: str) -> Any:
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """The settings in a file; those that are empty count as not given."""
+    """The settings in a file; those that are empty count as not given.
+
+    What `run --dry-run --json` prints, and the `population.json` of a population, are such files.
+    """
     if not text:
         return {}
     import yaml  # type: ignore[import-untyped]  # It comes with MLflow.
@@ -108,6 +111,8 @@ def read_config(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {told}") from None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"{text!r} must map settings to values")
+    if isinstance(found.get("settings"), dict):
+        found = found["settings"]
     return {str(name): value for name, value in found.items() if value not in (None, "", [], {})}
 
 

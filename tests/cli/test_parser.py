@@ -129,6 +129,12 @@ def test_a_domain_is_told_in_words(domain: BaseDistribution, words: str) -> None
     [
         ("own.json", '{"task": "toy", "turns": 7, "seconds": null, "options": {"rate": 0.5}}'),
         ("own.yaml", "task: toy\nturns: 7\nseconds:\noptions: {rate: 0.5}\n"),
+        # As a dry run prints it, and as it lies among a population's artifacts.
+        (
+            "plan.json",
+            '{"settings": {"task": "toy", "turns": 7, "target": null, "options": {"rate": 0.5}},'
+            ' "space": {"h0": "0 to 1"}}',
+        ),
     ],
 )
 def test_settings_come_from_a_file_and_what_is_given_goes_before(
