@@ -229,7 +229,9 @@ def _add_looking(commands: Any) -> None:
     _add_json(watch)
     ui = commands.add_parser("ui", help="open MLflow's UI on a population")
     _add_run_id(ui, "the population; without it, all of them", optional=True)
-    ui.add_argument("--port", type=reader_of("port", int), help="where the UI listens; default: a free port")
+    ui.add_argument(
+        "--port", type=reader_of("port", int), help="where the UI listens; default: a free port"
+    )
     ui.add_argument("--no-browser", action="store_true", help="print the address only")
     report = commands.add_parser(
         "report", help="make the report of a population: a page, a picture, the winner's schedule"
