@@ -47,6 +47,11 @@ class Result:
 
     The average is then handed over as the model. It has the member, turn and hyperparameters of the
     winner, which is one of its parents."""
+    own_average: Finalist | None = None
+    """The average of the winner's own last checkpoints, better or not; None if none was made.
+
+    It is a control, and is never handed over: what averaging finalists brings is what `average` has
+    over this one. Its state is not kept."""
     best_initial: Finalist | None
     """The best turn of any initial configuration, before PBT replaced that configuration.
 
@@ -356,6 +361,7 @@ class Result:
             "tracking_uri": self.tracking_uri,
             "winner": self.winner and self.winner.to_json(),
             "average": self.average and self.average.to_json(),
+            "own_average": self.own_average and self.own_average.to_json(),
             "best_initial": self.best_initial and self.best_initial.to_json(),
             "finalists": self._judged_finalists(),
             "scores_repeat": self.history.scores_repeat,

@@ -36,6 +36,7 @@ from pbt_flow.engines.jobs import (
 )
 from pbt_flow.exceptions import StoreUnavailable, TakenOver
 from pbt_flow.population.history import History, best_of_round
+from pbt_flow.population.lineage import own_records
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.population.turn_files import Attempt
 from pbt_flow.settings import Settings
@@ -600,6 +601,8 @@ class Controller:
                 wanted.append(self.history.best_initial)
             if self.settings.finalists != "none":
                 wanted += self.history.best_ever
+            if self.settings.finalists == "own":
+                wanted += self._earlier_records()
         pinned = [turn.checkpoint for turn in wanted if turn.checkpoint is not None]
         if pinned == self.pinned:
             return
@@ -608,6 +611,14 @@ class Controller:
         for checkpoint in pinned:
             self.member_index.count_use(checkpoint)
         self.pinned = pinned
+
+    def _earlier_records(self) -> list[Turn]:
+        """The records before those that may be finalists, as far back as a running average goes."""
+        found = dict[tuple[int, int], Turn]()
+        for turn in self.history.finalists(with_best_ever=True):
+            for own in own_records(self.history, turn)[1:]:
+                found[own.member, own.number] = own
+        return list(found.values())
 
     def look_for_an_end(self, turns: Sequence[Turn]) -> None:
         """Stop beginning turns when the time is over, the target is reached or nobody lives."""
