@@ -134,7 +134,7 @@ class _Judged:
 
     @property
     def unseen(self) -> int:
-        """The number of the first evaluation on data that no choice has seen, where there is any."""
+        """The number of the first evaluation on data that no choice has seen, where it exists."""
         return self.times if self.has_fresh_data else 0
 
 
