@@ -3,11 +3,11 @@
     python -m benchmarks.averages                    # 2 CPU minutes: the table of docs/choices.md
     python -m benchmarks.averages --first 1000 --methods PBT
 
-Populations of CharLM, which really learn, by simulation with the product's own controller, judgement
-and averages. For each method stands the report of the winner (a loss in nats; smaller is better)
-without any average, of the mean of the winner's own last three checkpoints, and of the average of
-finalists where that is better by the selection score, and else of the winner. Behind it stand the
-gains over the winner and over its own checkpoints, in pairs, with 95% t intervals.
+Populations of CharLM, which really learn, by simulation, with the product's own controller,
+judgement and averages. For each method stands the report of the winner (a loss in nats; smaller is
+better) without any average, of the mean of the winner's own last three checkpoints, and of the
+average of finalists where that is better by the selection score, and else of the winner. Beside
+them stand the gains over the winner and over its own checkpoints, in pairs, with 95% t intervals.
 """
 
 from __future__ import annotations
