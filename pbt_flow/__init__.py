@@ -32,6 +32,7 @@ from pbt_flow.exceptions import (
     TaskError,
     UnusableTask,
 )
+from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.folder_finder import FolderFinder
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ def __getattr__(name: str) -> Any:
 
     for module, names in _PLACES.items():
         if name in names:
-            found = getattr(importlib.import_module(f"pbt_flow.{module}"), _THERE.get(name, name))
+            with collection_paused():
+                place = importlib.import_module(f"pbt_flow.{module}")
+            found = getattr(place, _THERE.get(name, name))
             globals()[name] = found
             return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,6 +9,7 @@ import sys
 
 from pbt_flow.cli import suggestions
 from pbt_flow.cli.launched import Launch
+from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.interrupts import Interrupts, handle_by
 
 
@@ -40,7 +41,8 @@ def main() -> int:
     with handler.doing(leave):
         # Never taken back: this process has no traceback to show until it is gone.
         handle_by(handler)
-        from pbt_flow.cli.main import run_command
+        with collection_paused():
+            from pbt_flow.cli.main import run_command
     code = run_command(sys.argv[1:], handler, launch)
     return code
 

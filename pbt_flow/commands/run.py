@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import tempfile
@@ -40,6 +41,7 @@ from pbt_flow.training.controller import Controller
 from pbt_flow.training.finalists import judge_finalists
 from pbt_flow.training.log_queue import LogCall
 from pbt_flow.training.turn_callbacks import OnTurn, read_callbacks
+from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.text import nearest
 from pbt_flow.utils.versions import present_versions
 
@@ -120,14 +122,17 @@ def _new(
     on_turn: Sequence[OnTurn] = (),
     **settings: Any,
 ) -> Result:
-    with engine_for(**settings) as engine:
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(engine_for(**settings))
         if isinstance(task, str):
             engine.submit(Describe(task=task, options=settings.get("options")))
-        # 2 s of imports, while a worker imports torch.
-        from pbt_flow.commands.stored_population import StoredPopulation
-        from pbt_flow.tracking.client import connect, is_new_store, short_requests
-        from pbt_flow.tracking.create import Manifest
-        from pbt_flow.tracking.store import Store
+        # All of this takes a second or two, while a worker imports torch.
+        with collection_paused():
+            from pbt_flow.commands.stored_population import StoredPopulation
+            from pbt_flow.tracking.client import connect, short_requests, store_prepared
+            from pbt_flow.tracking.create import Manifest
+            from pbt_flow.tracking.store import Store
+        database = stack.enter_context(store_prepared())
 
         made, kind = Settings.for_task(
             read_declaration(engine, task, settings.get("options"), quiet=quiet), **settings
@@ -139,11 +144,8 @@ def _new(
         initial = made.draw_founders(kind.space, rng)
         start(engine, made)
         with short_requests():
-            # A new database takes seconds: what is refused must not leave one.
-            first = is_new_store()
-            understood = check_buildable(engine, made, quiet=quiet) if first else {}
-            client, uri = connect()
-            understood = understood if first else check_buildable(engine, made, quiet=quiet)
+            understood = check_buildable(engine, made, quiet=quiet)
+            client, uri = connect(database)
             plan = Manifest(
                 settings=made.to_json(),
                 space=space_to_json(kind.space),

@@ -15,6 +15,7 @@ import sys
 import time
 
 from pbt_flow.engines.worker_main import main as work
+from pbt_flow.utils.collection import collection_paused
 
 REQUEST = struct.Struct("!ci")
 """A request: a letter and a number. `b"f"` forks the worker with that index, `b"r"` reaps the
@@ -40,9 +41,10 @@ def main(fileno: int) -> None:
     # On macOS the system's own libraries do not survive a fork: there each worker imports torch.
     if sys.platform == "linux":
         # Only import here, and compute nothing: a fork would break a thread or a GPU context.
-        import torch  # noqa: F401
+        with collection_paused():
+            import torch  # noqa: F401
 
-        import pbt_flow.engines.worker  # noqa: F401
+            import pbt_flow.engines.worker  # noqa: F401
     # A garbage collection in a worker would write to every page of memory that the worker shares
     # with this process, and so copy it.
     gc.freeze()

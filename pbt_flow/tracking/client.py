@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
@@ -22,7 +23,9 @@ from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.tracking.drivers import check_database, is_refusal, is_store_error, store_message
-from pbt_flow.utils.passwords import hide_password
+from pbt_flow.tracking.new_database import NewDatabase, new_database
+from pbt_flow.utils.collection import collection_paused
+from pbt_flow.utils.passwords import DATABASES, hide_password
 
 _SHORT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _THROUGH_SERVER = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
@@ -50,13 +53,18 @@ def requests_at_once(uri: str) -> int:
     return 1 if uri.startswith("sqlite") else _REQUESTS_AT_ONCE
 
 
-def connect() -> tuple[MlflowClient, str]:
+def connect(made: NewDatabase | None = None) -> tuple[MlflowClient, str]:
     """Return a client of the tracking store that MLflow is set to, and the store's URI.
+
+    Args:
+        made: A database that has been made for the store, in case that it needs one; else one is
+            made now.
 
     Raises:
         StoreError: The store does not answer.
     """
     uri = mlflow.get_tracking_uri()
+    _import_store(uri)
     # What goes wrong is raised as well, and then told in a sentence, or tried again in silence.
     logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
     _wait_for_its_maker(uri)
@@ -74,7 +82,12 @@ def connect() -> tuple[MlflowClient, str]:
             "written; go to a folder of your own, or set MLFLOW_TRACKING_URI"
         )
     try:
-        with _database_lock(missing), _whole_or_gone(missing):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_database_lock(missing))
+            if missing is not None:
+                database = made or stack.enter_context(new_database(uri))
+                ours = database.put(missing) if database else not missing.exists()
+                stack.enter_context(_whole_or_gone(missing if ours else None))
             client = MlflowClient(uri)
             client.search_experiments(view_type=ViewType.ALL, max_results=1)
     except Exception as error:
@@ -82,6 +95,13 @@ def connect() -> tuple[MlflowClient, str]:
             raise
         raise _unreachable(uri, error) from error
     return client, uri
+
+
+def _import_store(uri: str) -> None:
+    """Import what MLflow needs for a database, half a second that it would take a little later."""
+    if uri.partition("://")[0].partition("+")[0] in DATABASES:
+        with collection_paused(), contextlib.suppress(ImportError):
+            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 def _has_no_traceback(record: logging.LogRecord) -> bool:
@@ -313,9 +333,19 @@ def is_away(error: BaseException) -> bool:
     return not is_refusal(error)
 
 
-def is_new_store() -> bool:
-    """Whether the tracking store that MLflow is set to is a file that does not exist yet."""
-    return missing_database(mlflow.get_tracking_uri()) is not None
+@contextlib.contextmanager
+def store_prepared() -> Iterator[NewDatabase | None]:
+    """Do what `connect` will need and what takes long, without writing anything that stays.
+
+    Yields:
+        The database of the tracking store that MLflow is set to, if it is missing: for `connect`,
+        which puts it in its place. Without that nothing is left of it after the block.
+    """
+    uri = mlflow.get_tracking_uri()
+    _import_store(uri)
+    with contextlib.ExitStack() as stack:
+        missing = missing_database(uri) is not None
+        yield stack.enter_context(new_database(uri)) if missing else None
 
 
 def missing_database(uri: str) -> Path | None:
