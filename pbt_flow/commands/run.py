@@ -193,15 +193,17 @@ def _beside(result: Result, control: Result) -> Result:
     """Note on a population what its control is, and make its report anew with both."""
     from pbt_flow.commands.report import report
     from pbt_flow.commands.stored_population import CONTROL
+    from pbt_flow.tracking.client import short_requests
     from pbt_flow.tracking.store import Store
 
     told = dataclasses.replace(result, control=control)
     if control.status != "finished":
         return told  # half a control is none
-    store = Store.open(result.run_id)
-    store.tag({CONTROL: control.run_id})
-    store.outcome.describe(told)
-    report(result.run_id)
+    with short_requests():
+        store = Store.open(result.run_id)
+        store.tag({CONTROL: control.run_id})
+        store.outcome.describe(told)
+        report(result.run_id)
     return told
 
 
@@ -401,7 +403,7 @@ def _end(
         members = {m: ended if m in living else "FAILED" for m in history.members}
         # Who has left has done what it was to, and its run has ended.
         members = {m: status for m, status in members.items() if m not in history.left}
-        ours = partial(check_claim, lease)
+        ours = partial(check_claim, stored.store, lease)
         told = partial(stored.report_data, result)
         left = [ours, partial(publish, told, artifacts.keep, say)]
         if status == "finished" and kind.has_model:

@@ -15,6 +15,7 @@ from pbt_flow.population.records import Checkpoint, Direction, Member, ReportDir
 from pbt_flow.population.result_html import result_html
 from pbt_flow.population.turn_table import turns_dataframe
 from pbt_flow.utils.means import mean
+from pbt_flow.utils.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -248,7 +249,7 @@ class Result:
             # If nobody copied, every setting is an initial one, and the winner is their best.
             return text
         return (
-            f"{text} after {winner.step:,} steps; the best initial setting came to "
+            f"{text} after {counted(winner.step, 'step')}; the best initial setting came to "
             f"{_value(initial, metric)} after {initial.step:,}, {self.fate}"
         )
 
@@ -264,7 +265,7 @@ class Result:
         other, who = _value(control_winner, metric), _who(control_winner).lower()
         if is_same_effort(self, control) and winner.step == control_winner.step:
             return f"{text}, {who} of the control {other} with the same budget"
-        text += f" after {winner.step:,} steps, {who} of the control {other} after "
+        text += f" after {counted(winner.step, 'step')}, {who} of the control {other} after "
         text += f"{control_winner.step:,}"
         # With stages, members train for different numbers of steps within one budget.
         if is_same_effort(self, control) and self.history.stages is not None:
@@ -322,13 +323,13 @@ class Result:
             return ""
         if share < 1:
             return (
-                f"the winner's weights have trained {winner.step:,} of the {self.budget:,} steps "
-                "that a member was given"
+                f"the winner's weights have trained {winner.step:,} of the "
+                f"{counted(self.budget, 'step')} that a member was given"
             )
         return (
-            f"the winner's weights have trained {winner.step:,} steps along their lineage, "
-            f"{share:.4g} times the {self.budget:,} that a member was given: it had more than its "
-            "budget, and cannot be compared fairly with populations that kept to theirs"
+            f"the winner's weights have trained {counted(winner.step, 'step')} along their "
+            f"lineage, {share:.4g} times the {self.budget:,} that a member was given: it had more "
+            "than its budget, and cannot be compared fairly with populations that kept to theirs"
         )
 
     def report_better(self, metric: str) -> Direction | None:

@@ -24,7 +24,7 @@ from pbt_flow.reporting import series
 from pbt_flow.reporting.chart_words import ChartWords, chart_words
 from pbt_flow.reporting.plotly_charts import MOST_FOUNDERS, Chart, charts
 from pbt_flow.reporting.report_data import ReportData
-from pbt_flow.utils.text import duration, number, values
+from pbt_flow.utils.text import counted, duration, number, values
 
 _CROWD = 24
 """With more members than this, the page opens with all but the winner's line faded."""
@@ -72,8 +72,9 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     yield f"<header><p>{escape(subject.title)}</p>"
     yield f"<h1>{escape(subject.headline)}</h1>"
     yield (
-        f"<p>{size} members, {turns} of {settings.all_turns} turns of {settings.interval} "
-        f"steps, {result.status}; a {better} score is better{_better_report(result)}. "
+        f"<p>{size} members, {turns} of {settings.all_turns} turns of "
+        f"{counted(settings.interval, 'step')}, {result.status}; a {better} score is "
+        f"better{_better_report(result)}. "
         f"Population {_run(subject, result.run_id)}</p></header>"
     )
     for sentence in settings.describe_members():
@@ -122,8 +123,8 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         '<div><h2>Time</h2><p class="how">Where the workers\' time went. The time of turns that '
         f"failed is lost.</p>{_chart('time', words)}</div></section>"
     )
-    yield "<section><h2>Members</h2><p>Best first; a click on a column sorts by it. "
-    yield '<button type="button" id="csv">Save as CSV</button></p>'
+    yield '<section><h2>Members</h2><p>Best first<span class="sorts">; a click on a column sorts '
+    yield 'by it</span>. <button type="button" id="csv">Save as CSV</button></p>'
     yield from _table(subject)
     yield "</section>"
     yield from _understood(subject)
@@ -341,7 +342,8 @@ def _legend(shades: series.Shades, *, tree: bool = False) -> str:
     """The legend of the colours for scores; for the family tree, of its marks as well."""
     worst, median, best = (number(value) for value in shades.ends)
     colours = [f'<u style="background:var(--v{shade})"></u>' for shade in range(series.SHADES)]
-    text = f'<div class="legend">score {worst}<i>{"".join(colours)}</i>{best} (median {median})'
+    scale = f"score {worst}<i>{''.join(colours)}</i>{best} (median {median})"
+    text = f'<div class="legend"><span class="scale">{scale}</span>'
     text += "<span><em></em>the winner's path</span>"
     if tree:
         text += '<span><em class="copy"></em>a copy</span>'

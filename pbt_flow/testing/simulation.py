@@ -341,6 +341,7 @@ class _Silence:
 
     lost = False
     asked_to_stop = False
+    is_silent = False
 
     def __init__(self, said: list[str] | None = None) -> None:
         self.said: list[str] = [] if said is None else said

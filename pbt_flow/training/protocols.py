@@ -83,3 +83,6 @@ class Claim(Protocol):
 
     @property
     def lost(self) -> bool: ...
+
+    @property
+    def is_silent(self) -> bool: ...
