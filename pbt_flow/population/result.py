@@ -318,17 +318,17 @@ class Result:
         Asynchronous populations of the first version could get there if they had a worker for each
         member.
         """
-        share, winner = self.winner_share, self.winner
-        if share is None or winner is None or share == 1:
+        share, winner, budget = self.winner_share, self.winner, self.budget
+        if share is None or winner is None or budget is None or share == 1:
             return ""
         if share < 1:
             return (
                 f"the winner's weights have trained {winner.step:,} of the "
-                f"{counted(self.budget, 'step')} that a member was given"
+                f"{counted(budget, 'step')} that a member was given"
             )
         return (
             f"the winner's weights have trained {counted(winner.step, 'step')} along their "
-            f"lineage, {share:.4g} times the {self.budget:,} that a member was given: it had more "
+            f"lineage, {share:.4g} times the {budget:,} that a member was given: it had more "
             "than its budget, and cannot be compared fairly with populations that kept to theirs"
         )
 
