@@ -26,7 +26,7 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Status
 from pbt_flow.training.controller import INTERRUPTED, Controller
-from pbt_flow.training.log_queue import LogCall
+from pbt_flow.training.log_queue import LISTENER, LogCall
 from pbt_flow.training.log_threads import ThreadedLogQueue
 from pbt_flow.training.protocols import Planner, ProgressListener
 from pbt_flow.training.turn_callbacks import OnTurn, TurnCallbacks
@@ -63,7 +63,7 @@ def train(
     *,
     resumed: bool,
     screen: Screen,
-    watch: Callable[[History], ProgressListener],
+    watch: Callable[[History, Callable[[LogCall], None]], ProgressListener],
     end: Callable[[Controller, Status, Lease], _Result],
     understood: Mapping[str, str],
     greeting: Sequence[str] = (),
@@ -77,7 +77,8 @@ def train(
         engine: The engine that runs the turns. It has been started.
         resumed: Whether the population exists already, and may have turns.
         screen: Shows the user the progress.
-        watch: Makes, from the history so far, the listener that is told of every turn.
+        watch: Makes the listener that is told of every turn, from the history so far, and from what
+            has a thread make a call, for what the listener would have the controller wait for.
         end: Does what is to be done at the end, and makes what this function returns.
         understood: What the task understood of its data, options and environment: a sentence for
             each topic.
@@ -113,12 +114,16 @@ def train(
             logged = store.projected(member, turns)
             logged_turns += turns[:logged]
             unlogged_turns += turns[logged:]
+
+        def later(call: LogCall) -> None:
+            controller.log_queue.add(call, lane=LISTENER)
+
         controller = Controller(
             settings,
             store,
             engine,
             history,
-            watch(history),
+            watch(history, later),
             planner=planner,
             make_queue=partial(
                 ThreadedLogQueue, threads=store.requests_at_once, check=partial(check_claim, lease)

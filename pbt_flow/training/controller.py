@@ -65,6 +65,8 @@ _LONG_HOLD = 10.0
 """Seconds for which no turn begins before the user is told."""
 _SEGMENT = 500
 """How many turns the journal gets at once; a resume reads so many records one by one at most."""
+_ATTEMPTS = "attempts"
+"""The lane in which what lost attempts have left is deleted."""
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
 
@@ -384,7 +386,7 @@ class Controller:
             if finished:
                 self.log_rounds()
                 self.clean()
-                self.discard_attempts(self.disputed & {(t.member, t.number) for t in turns})
+                self._discard_later(self.disputed & {(t.member, t.number) for t in turns})
                 # What a round shows is wanted once it is complete.
                 self.dispatch()
             self.log_queue.flush()
@@ -393,7 +395,7 @@ class Controller:
             self._say_now()
             self.progress.tick()
         # Somebody may have woken up meanwhile and written after all.
-        self.discard_attempts(self.disputed)
+        self._discard_later(self.disputed)
 
     def _wait(self) -> list[Done | LostJob]:
         """Wait for outcomes, or for room in what the store is to be told, for half a second."""
@@ -691,15 +693,32 @@ class Controller:
         self.deletions.flush()
 
     def discard_attempts(self, turns: Iterable[tuple[int, int]]) -> None:
-        """Delete what attempts at some turns have left that do not count.
+        """Delete what attempts at some turns have left that do not count, and wait for it.
 
         Args:
             turns: The member and the number of each turn. None of them is under way.
         """
+        self._discard(self._counting_attempts(turns))
+
+    def _discard_later(self, turns: Iterable[tuple[int, int]]) -> None:
+        """The same for turns that are decided, and nobody waits: which attempts count is settled
+        now, whenever the others are deleted.
+        """
+        if kept := self._counting_attempts(turns):
+            self.deletions.add(partial(self._discard, kept), lane=_ATTEMPTS)
+
+    def _counting_attempts(
+        self, turns: Iterable[tuple[int, int]]
+    ) -> dict[tuple[int, int], Attempt | None]:
+        """Of each turn, by member and number, the attempt that counts; None if none does."""
         kept = dict[tuple[int, int], Attempt | None]()
         for member, number in sorted(turns):
             own = self.history.turns[member]
             kept[member, number] = own[number - 1].plan.attempt if number <= len(own) else None
+        return kept
+
+    def _discard(self, kept: Mapping[tuple[int, int], Attempt | None]) -> None:
+        """Delete what attempts at some turns have left, but for those that are kept."""
         if not kept:
             return
         # What stays takes room, and is looked for once more at the end.
