@@ -264,8 +264,8 @@ MUTATIONS = [
         "turns that MLflow never heard of are logged by a resume",
         "whole/test_crashes.py::next and generational",
         "commands/frame.py",
-        "            logged = store.projected(member, turns)\n",
-        "            logged = len(turns)\n",
+        "        projected = store.projected(history.turns) if resumed else {}\n",
+        "        projected = {m: len(turns) for m, turns in history.turns.items()}\n",
         "a resume takes all turns for logged",
     ),
     Mutation(

@@ -1,4 +1,4 @@
-"""Which thread makes which request to a store: the statements that a database gets, and all HTTP."""
+"""Which thread makes which request to a store: statements that a database gets, and all HTTP."""
 
 import contextlib
 import threading

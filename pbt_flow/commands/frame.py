@@ -110,10 +110,10 @@ def train(
         history = stored.read_history(screen.say) if resumed else stored.new_history()
         # A killed controller may have committed turns that MLflow was never told of.
         logged_turns, unlogged_turns = list[Turn](), list[Turn]()
-        for member, turns in history.turns.items():
-            logged = store.projected(member, turns)
-            logged_turns += turns[:logged]
-            unlogged_turns += turns[logged:]
+        projected = store.projected(history.turns) if resumed else {}
+        for member, logged in projected.items():
+            logged_turns += history.turns[member][:logged]
+            unlogged_turns += history.turns[member][logged:]
 
         def later(call: LogCall) -> None:
             controller.log_queue.add(call, lane=LISTENER)
@@ -145,6 +145,9 @@ def train(
         before = store.understood() if resumed else {}
         for line in _new_sentences(understood, before):
             screen.say(line)
+        # The first of all that a member's run hears, and no turn waits for it.
+        for member in store.unfounded:
+            controller.log_queue.add(partial(store.log_founder, member), lane=member)
         controller.log_queue.add(partial(store.log_understood, understood, before))
         controller.noted.update(store.noted() if resumed else {})
         # The notes of all turns, since a controller may have been killed after a turn's commit and
@@ -152,23 +155,27 @@ def train(
         for turns in history.turns.values():
             for turn in turns:
                 controller.tell_notes(turn)
+        if resumed:
+            for member in controller.living:
+                index = member.index
+                controller.log_queue.add(partial(store.begin_member, index), lane=index)
         for turn in unlogged_turns:
             controller.log_turn(turn)
         controller.unwritten += store.not_in_journal
         # A killed controller may not have told it. To tell it twice changes nothing.
         controller.stages.tell_who_left(history.left, controller.leave)
-        controller.find_checkpoints()
         if resumed:
             controller.round_samples.done_rounds = store.artifacts.shown()
+        controller.find_checkpoints()
+        if resumed:
             # The controller goes through the rounds again, and must not warn of the same twice.
             controller.diagnostics.seen.update(store.warnings())
             controller.checks.made = store.checked()
-            store.begin([member.index for member in controller.living])
+            store.begin()
             store.change(settings.to_json(), began=stored.began.to_json())
             _say_if_nothing_is_left(controller, screen)
-        store.artifacts.save_view(
-            staged=settings.stage_plan is not None, grouped=settings.has_groups
-        )
+        staged, grouped = settings.stage_plan is not None, settings.has_groups
+        controller.log_queue.add(partial(store.artifacts.save_view, staged=staged, grouped=grouped))
         folders = store.folders
         status: Status = "finished"
         with screen, _signals_handled(controller), contextlib.closing(controller.round_samples):

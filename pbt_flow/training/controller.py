@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -65,6 +65,11 @@ _LONG_HOLD = 10.0
 """Seconds for which no turn begins before the user is told."""
 _SEGMENT = 500
 """How many turns the journal gets at once; a resume reads so many records one by one at most."""
+_LEFT_OVER = 4
+"""How many superfluous states of a member a resume tries to delete where it cannot see which there
+are. An earlier controller had at most two a member still to delete, or had no turn begin."""
+_LEFT_BEHIND = "left behind"
+"""The name of the lanes in which those states are deleted; a member's number follows."""
 _ATTEMPTS = "attempts"
 """The lane in which what lost attempts have left is deleted."""
 _TRIES = 2
@@ -162,16 +167,77 @@ class Controller:
         )
 
     def find_checkpoints(self) -> None:
-        """Note which checkpoints of the committed turns still exist."""
+        """Note which checkpoints of the committed turns still exist.
+
+        Where a look at a state takes requests, only those that may be needed are looked for. No
+        decision sees anything of the others, and earlier controllers have deleted them, all but the
+        newest perhaps.
+        """
         for turns in self.history.turns.values():
             for turn in turns:
-                if turn.checkpoint is None:
-                    continue
-                if self.store.has_checkpoint(turn.checkpoint):
+                if turn.checkpoint is not None:
                     self.held[turn.member].append(turn)
-                else:
+        found, unneeded = set[tuple[int, int]](), list[Turn]()
+        to_be_shown = self._to_be_shown()
+        while True:
+            # Again after each look: if the best of an age is gone, another one is the best.
+            if not self.store.sees_states:
+                unneeded += self._forget_unneeded(self.held, to_be_shown)
+            unknown = [
+                turn
+                for own in self.held.values()
+                for turn in own
+                if (turn.member, turn.number) not in found
+            ]
+            if not unknown:
+                break
+            asked = [turn.checkpoint for turn in unknown if turn.checkpoint is not None]
+            for turn, exists in zip(unknown, self.store.have_states(asked), strict=True):
+                found.add((turn.member, turn.number))
+                if not exists:
                     self.history.forget(turn.member, turn.number)
+                    self.held[turn.member].remove(turn)
+        self._delete_left_over(unneeded, found)
         self.touched.update(self.held)
+
+    def _to_be_shown(self) -> set[Checkpoint]:
+        """The checkpoints of complete rounds whose samples no controller has put into the store."""
+        found = set[Checkpoint]()
+        if self.settings.samples != "rounds" or self.planner is not None:
+            return found
+        for number in range(1, self.member_index.fewest_turns() + 1):
+            own = [
+                turns[number - 1] for turns in self.history.turns.values() if len(turns) >= number
+            ]
+            if number not in self.round_samples.done_rounds and any(turn.ok for turn in own):
+                best = best_of_round(self.history, number)
+                if best.checkpoint is not None:
+                    found.add(best.checkpoint)
+        return found
+
+    def _delete_left_over(
+        self, unneeded: Sequence[Turn], found: Container[tuple[int, int]]
+    ) -> None:
+        """Delete those of some states that nobody needs which an earlier controller may have left.
+
+        Args:
+            unneeded: The turns of the states.
+            found: By member and number the turns whose states are known to exist.
+        """
+        newest = defaultdict[int, list[Checkpoint]](list)
+        for turn in sorted(unneeded, key=lambda turn: turn.number, reverse=True):
+            own = newest[turn.member]
+            is_known = (turn.member, turn.number) in found
+            if turn.checkpoint is not None and (is_known or len(own) < _LEFT_OVER):
+                own.append(turn.checkpoint)
+
+        def delete(checkpoints: Sequence[Checkpoint]) -> None:
+            for checkpoint in checkpoints:
+                self._delete(checkpoint)
+
+        for member, checkpoints in newest.items():
+            # All of a member at once: for each by itself there might be no room in the queue.
+            self.deletions.add(partial(delete, checkpoints), lane=(_LEFT_BEHIND, member))
 
     # --- who trains next, with what ---
 
@@ -674,23 +740,36 @@ class Controller:
         touched = self.touched if undecided <= before else set(self.held)
         held = {member: self.held[member] for member in sorted(touched)}
         self.touched.clear()
+        for turn in self._forget_unneeded(held):
+            assert turn.checkpoint is not None
+            # Here, since an engine is talked to by one thread only.
+            self.engine.forget(turn.checkpoint)
+            self.deletions.add(partial(self._delete, turn.checkpoint), lane=turn.checkpoint)
+        self.deletions.flush()
+
+    def _forget_unneeded(
+        self, held: Mapping[int, Sequence[Turn]], to_be_shown: Container[Checkpoint] = ()
+    ) -> list[Turn]:
+        """Forget the checkpoints among some that nobody can need any more; return their turns.
+
+        They are forgotten before they are deleted: one that a decision can still see must exist.
+
+        Args:
+            held: Of each member the turns whose checkpoints exist, oldest first.
+            to_be_shown: Checkpoints of which somebody will still want samples.
+        """
         unneeded = removable(
             held,
-            undecided=undecided,
-            needed=self.member_index.needs,
+            undecided=self.member_index.undecided(),
+            needed=lambda one: self.member_index.needs(one) or one in to_be_shown,
             is_best=self._is_best,
             keep=self.keep,
             left=self.member_index.left,
         )
         for turn in unneeded:
-            assert turn.checkpoint is not None
-            # Noted first: a checkpoint that a decision can still see must exist.
             self.history.forget(turn.member, turn.number)
             self.held[turn.member].remove(turn)
-            # Here, since an engine is talked to by one thread only.
-            self.engine.forget(turn.checkpoint)
-            self.deletions.add(partial(self._delete, turn.checkpoint), lane=turn.checkpoint)
-        self.deletions.flush()
+        return unneeded
 
     def discard_attempts(self, turns: Iterable[tuple[int, int]]) -> None:
         """Delete what attempts at some turns have left that do not count, and wait for it.
