@@ -51,9 +51,15 @@ def reader_of(name: str, hint: Any) -> Any:
     def read(text: str) -> Any:
         if text == NONE and type(None) in possible:
             return NONE
-        return kinds[0](text) if text else None
+        if not text:
+            return None
+        try:
+            return kinds[0](text)
+        except ValueError:
+            what = "a whole number" if kinds[0] is int else "a number"
+            also = f" or {NONE}" if type(None) in possible else ""
+            raise argparse.ArgumentTypeError(f"must be {what}{also}, got {text!r}") from None
 
-    read.__name__ = kinds[0].__name__
     return read
 
 
@@ -88,7 +94,10 @@ def _json(text: str) -> Any:
 
 
 def read_config(text: str) -> dict[str, Any]:
-    """The settings in a file; those that are empty count as not given."""
+    """The settings in a file; those that are empty count as not given.
+
+    What `run --dry-run --json` prints, and the `population.json` of a population, are such files.
+    """
     if not text:
         return {}
     import yaml  # type: ignore[import-untyped]  # It comes with MLflow.
@@ -102,6 +111,8 @@ def read_config(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {told}") from None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"{text!r} must map settings to values")
+    if isinstance(found.get("settings"), dict):
+        found = found["settings"]
     return {str(name): value for name, value in found.items() if value not in (None, "", [], {})}
 
 

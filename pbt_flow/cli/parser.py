@@ -22,6 +22,7 @@ from pbt_flow.cli.arguments import (
 from pbt_flow.exceptions import PBTError
 from pbt_flow.settings import Settings
 from pbt_flow.strategies.text import plugins
+from pbt_flow.utils.terminal import fitted
 from pbt_flow.utils.text import did_you_mean
 
 GROUPS = {
@@ -50,7 +51,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and where the help is, and exit with 2."""
-        self.exit(2, f"{self.prog}: error: {message}\nthe options are in {self.prog} --help\n")
+        told = f"{self.prog}: error: {message}\nthe options are in {self.prog} --help\n"
+        self.exit(2, fitted(told, sys.stderr))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
@@ -227,7 +229,9 @@ def _add_looking(commands: Any) -> None:
     _add_json(watch)
     ui = commands.add_parser("ui", help="open MLflow's UI on a population")
     _add_run_id(ui, "the population; without it, all of them", optional=True)
-    ui.add_argument("--port", type=int, help="where the UI listens; default: a free port")
+    ui.add_argument(
+        "--port", type=reader_of("port", int), help="where the UI listens; default: a free port"
+    )
     ui.add_argument("--no-browser", action="store_true", help="print the address only")
     report = commands.add_parser(
         "report", help="make the report of a population: a page, a picture, the winner's schedule"

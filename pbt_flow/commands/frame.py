@@ -22,6 +22,7 @@ from pbt_flow.exceptions import (
     StrategyError,
     TakenOver,
 )
+from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Status
@@ -93,7 +94,7 @@ def train(
         RecordError: A turn record cannot be trusted.
         PopulationError: Another controller has taken over.
     """
-    store, settings = stored.store, stored.settings
+    store = stored.store
     callbacks = TurnCallbacks(on_turn, say=screen.say)
     try:
         lease = store.claim(screen.say)
@@ -108,92 +109,39 @@ def train(
         for line in greeting:
             screen.say(line)
         history = stored.read_history(screen.say) if resumed else stored.new_history()
-        # A killed controller may have committed turns that MLflow was never told of.
-        logged_turns, unlogged_turns = list[Turn](), list[Turn]()
-        projected = store.projected(history.turns) if resumed else {}
-        for member, logged in projected.items():
-            logged_turns += history.turns[member][:logged]
-            unlogged_turns += history.turns[member][logged:]
 
         def later(call: LogCall) -> None:
             controller.log_queue.add(call, lane=LISTENER)
 
         controller = Controller(
-            settings,
+            stored.settings,
             store,
             engine,
             history,
             watch(history, later),
             planner=planner,
             make_queue=partial(
-                ThreadedLogQueue, threads=store.requests_at_once, check=partial(check_claim, lease)
+                ThreadedLogQueue,
+                threads=store.requests_at_once,
+                check=partial(check_claim, store, lease),
             ),
             callbacks=callbacks,
             claim=lease.number,
+            logged=store.projected(history.turns) if resumed else {},
         )
         queues.callback(controller.close)
         if lease.number > 1:
             _settle_attempts(store, controller, history)
-        if lease.took_over:
-            screen.say(lease.took_over)
-        for sentence in settings.describe_members():
-            screen.say(sentence)
-        warning = None if resumed or planner is not None else settings.copies_warning()
-        if warning is not None:
-            screen.say(warning)
-        store.names.learn(logged_turns)
-        before = store.understood() if resumed else {}
-        for line in _new_sentences(understood, before):
-            screen.say(line)
+        _tell_at_first(controller, lease, store, understood, resumed=resumed, say=screen.say)
         # The first of all that a member's run hears, and no turn waits for it.
         for member in store.unfounded:
             controller.log_queue.add(partial(store.log_founder, member), lane=member)
-        controller.log_queue.add(partial(store.log_understood, understood, before))
-        controller.noted.update(store.noted() if resumed else {})
-        # The notes of all turns, since a controller may have been killed after a turn's commit and
-        # before the user was told. `noted` keeps the others from being told twice.
-        for turns in history.turns.values():
-            for turn in turns:
-                controller.tell_notes(turn)
         if resumed:
-            for member in controller.living:
-                index = member.index
-                controller.log_queue.add(partial(store.begin_member, index), lane=index)
-        for turn in unlogged_turns:
-            controller.log_turn(turn)
-        controller.unwritten += store.not_in_journal
-        # A killed controller may not have told it. To tell it twice changes nothing.
-        controller.stages.tell_who_left(history.left, controller.leave)
-        if resumed:
-            controller.round_samples.done_rounds = store.artifacts.shown()
-        controller.find_checkpoints()
-        if resumed:
-            # The controller goes through the rounds again, and must not warn of the same twice.
-            controller.diagnostics.seen.update(store.warnings())
-            controller.checks.made = store.checked()
-            store.begin()
-            store.change(settings.to_json(), began=stored.began.to_json())
-            _say_if_nothing_is_left(controller, screen)
-        staged, grouped = settings.stage_plan is not None, settings.has_groups
+            _go_on_as_before(controller, stored, screen)
+        _tell_what_was_committed(controller, store)
+        staged, grouped = stored.settings.stage_plan is not None, stored.settings.has_groups
         controller.log_queue.add(partial(store.artifacts.save_view, staged=staged, grouped=grouped))
-        folders = store.folders
-        status: Status = "finished"
-        with screen, _signals_handled(controller), contextlib.closing(controller.round_samples):
-            try:
-                folders = folders.leave_token()
-                engine.open(folders, store.member_runs)
-                controller.go(lease)
-            except KeyboardInterrupt:
-                controller.stopping = INTERRUPTED
-                if controller.in_flight:
-                    screen.say(f"{turn_count(len(controller.in_flight))} under way given up")
-            except (EngineError, RecordError, StrategyError, OSError) as error:
-                controller.stopping, status = str(error), "failed"
-        if callbacks.error is not None:
-            status = "failed"
-        # A first Ctrl-C raises nothing: the turns under way have finished, and `go` has returned.
-        if controller.stopping == INTERRUPTED:
-            status = "interrupted"
+        status, folders = _run_turns(controller, store, lease, screen)
         result = end(controller, status, lease)
         # A token that stays behind otherwise, as after a kill, is deleted by the next controller.
         folders.remove_token()
@@ -216,6 +164,105 @@ def train(
     return result
 
 
+def _tell_at_first(
+    controller: Controller,
+    lease: Lease,
+    store: Store,
+    understood: Mapping[str, str],
+    *,
+    resumed: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Tell the user, and the store, what is known before the first turn."""
+    if lease.took_over:
+        say(lease.took_over)
+    for sentence in controller.settings.describe_members():
+        say(sentence)
+    warning = controller.settings.copies_warning()
+    if warning is not None and not resumed and controller.planner is None:
+        say(warning)
+    before = store.understood() if resumed else {}
+    for line in _new_sentences(understood, before):
+        say(line)
+    controller.log_queue.add(partial(store.log_understood, understood, before))
+
+
+def _tell_what_was_committed(controller: Controller, store: Store) -> None:
+    """Have told what a killed controller has committed, and may not have told.
+
+    To tell it twice changes nothing.
+    """
+    history, logged = controller.history, dict(controller.logged)
+    told_before = list[Turn]()
+    for member, turns in history.turns.items():
+        told_before += turns[: logged.get(member, 0)]
+    store.names.learn(told_before)
+    # The topics that the user was told; an empty history has none.
+    controller.noted.update(store.noted() if any(history.turns.values()) else {})
+    for turns in history.turns.values():
+        for turn in turns:
+            controller.tell_notes(turn)
+    for member, turns in history.turns.items():
+        for turn in turns[logged.get(member, 0) :]:
+            controller.log_turn(turn)
+    controller.unwritten += store.not_in_journal
+    controller.stages.tell_who_left(history.left, controller.leave)
+    controller.find_checkpoints()
+
+
+def _go_on_as_before(controller: Controller, stored: StoredPopulation, screen: Screen) -> None:
+    """Let a controller that resumes a population know what an earlier one has told and found."""
+    store = stored.store
+    controller.round_samples.done_rounds = store.artifacts.shown()
+    # The controller goes through the rounds again, and must not warn of the same twice.
+    controller.diagnostics.seen.update(store.warnings())
+    controller.checks.made = store.checked()
+    store.begin()
+    for member in controller.living:
+        index = member.index
+        controller.log_queue.add(partial(store.begin_member, index), lane=index)
+    store.change(stored.settings.to_json(), began=stored.began.to_json())
+    _say_if_nothing_is_left(controller, screen)
+
+
+def _run_turns(
+    controller: Controller, store: Store, lease: Lease, screen: Screen
+) -> tuple[Status, Folders]:
+    """Run turns until something ends the training.
+
+    Returns:
+        How it has ended, and the folders with the token that was left in them.
+    """
+    engine, folders = controller.engine, store.folders
+    status: Status = "finished"
+    with screen, _signals_handled(controller), contextlib.closing(controller.round_samples):
+        try:
+            folders = folders.leave_token()
+            engine.open(folders, store.member_runs)
+            controller.go(lease)
+        except KeyboardInterrupt:
+            controller.stopping = INTERRUPTED
+            _give_up_turns(controller, screen)
+        except (EngineError, RecordError, StrategyError, OSError) as error:
+            controller.stopping, status = str(error), "failed"
+            _give_up_turns(controller, screen)
+    if controller.callbacks.error is not None:
+        status = "failed"
+    # A first Ctrl-C raises nothing: the turns under way have finished, and `go` has returned.
+    if controller.stopping == INTERRUPTED:
+        status = "interrupted"
+    return status, folders
+
+
+def _give_up_turns(controller: Controller, screen: Screen) -> None:
+    """End the turns under way, but for those that have just been committed."""
+    # Before it is looked whose turns have happened: a worker that lives might still commit one.
+    controller.engine.close()
+    given_up = controller.settle()
+    if given_up and controller.stopping == INTERRUPTED:
+        screen.say(f"{turn_count(given_up)} under way given up")
+
+
 def _settle_attempts(store: Store, controller: Controller, history: History) -> None:
     """Decide what counts of earlier controllers' turns, whose workers may still be alive.
 
@@ -236,15 +283,6 @@ def _tell_way_on(error: BaseException, run_id: str, screen: Screen) -> None:
         error.add_note(text)  # It stands below the traceback, also where nothing is printed.
     else:
         screen.say(text)
-
-
-def _end_not_told(tracking_uri: str, what: str, run_id: str) -> str:
-    """What the user reads if the store has not been told the outcome of a population."""
-    return (
-        f"the tracking store {hide_password(tracking_uri)} was not told the outcome of the {what}; "
-        "every turn that was committed is safe; to tell the store, run\n"
-        f"  python -m pbt_flow resume {run_id}"
-    )
 
 
 def _new_sentences(now: Mapping[str, str], before: Mapping[str, str]) -> Iterator[str]:
@@ -302,14 +340,18 @@ def _give_up(store: Store, error: BaseException, screen: Screen) -> None:
         )
 
 
-def check_claim(lease: Lease) -> None:
+def check_claim(store: Store, lease: Lease) -> None:
     """Check that no other controller has taken over: then the runs are that controller's.
 
-    The messages at the end are checked with this as well, since they may wait for minutes.
+    It is called before anything is told that may have waited. Where nothing was heard of the claim
+    for a while, since the store was away or this process was suspended, the store is asked first.
 
     Raises:
         TakenOver: Another controller has taken over.
+        StoreUnavailable: The store must be asked, and does not answer.
     """
+    with store.talk():
+        lease.confirm()
     if lease.lost:
         raise TakenOver("another controller has taken over, and it tells what becomes of the runs")
 

@@ -23,7 +23,7 @@ from pbt_flow.population.turn_files import ERROR, file_place
 from pbt_flow.settings import Settings
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.terminal import Unbroken
-from pbt_flow.utils.text import duration, number, values
+from pbt_flow.utils.text import counted, duration, number, turn_count, values
 
 
 def plan_sentence(settings: Settings) -> str:
@@ -33,11 +33,11 @@ def plan_sentence(settings: Settings) -> str:
         where = "in this process"
     else:
         workers = min(settings.workers, members)
-        where = f"by {workers} worker{'s' if workers > 1 else ''}"
+        where = f"by {counted(workers, 'worker')}"
         if settings.engine == "ray":
             where = f"by up to {where.removeprefix('by ')} on Ray"
-    steps = f"{settings.interval:,} steps"
-    each = f"{members} members, each for {turns} turn{'s' if turns > 1 else ''} of {steps}"
+    steps = counted(settings.interval, "step")
+    each = f"{members} members, each for {turn_count(turns)} of {steps}"
     if settings.stage_plan is not None:
         each = f"{members} members in {len(settings.stage_plan.stages)} stages, in turns of {steps}"
     return f"{each}: {settings.all_turns} turns, {where} on {settings.device}"

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from pbt_flow.commands.frame import check_claim, tell_if_possible, train
 from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, start
+from pbt_flow.commands.notebook_line import NotebookLine, is_in_notebook
 from pbt_flow.engines import Engine
 from pbt_flow.engines.jobs import Describe
 from pbt_flow.exceptions import PBTError, ReplayError, ScheduleError, SettingsError, StoreError
@@ -294,6 +295,7 @@ class ReplayScreen:
 
     def __init__(self, planner: SchedulePlanner, *, quiet: bool = False) -> None:
         self.planner, self.quiet = planner, quiet
+        self._line = NotebookLine() if is_in_notebook() else None
 
     def __enter__(self) -> ReplayScreen:
         return self
@@ -330,14 +332,21 @@ class ReplayScreen:
             ended = len(self.planner.last_turns(history))
             label = self.planner.arm_of(turn.member).label(turn.member)
             outcome = f"failed: {turn.reason}" if turn.score is None else f"score {turn.score:.4g}"
-            self.say(f"[{ended}/{len(history.members)}] {label}: {outcome}")
+            text = f"[{ended}/{len(history.members)}] {label}: {outcome}"
+            # A failure stays, where a line that is written over would lose it.
+            if self._line is None or turn.score is None:
+                self.say(text)
+            elif not self.quiet:
+                self._line.show(text)
 
     def tick(self) -> None:
         """Do nothing: a replay shows no time."""
 
     def say(self, text: str) -> None:
         if not self.quiet:
-            print(text, file=Unbroken(sys.stderr), flush=True)
+            # Notebooks show standard error in red.
+            stream = sys.stderr if self._line is None else sys.stdout
+            print(text, file=Unbroken(stream), flush=True)
 
 
 def schedule_from(source: str) -> Schedule:
@@ -540,7 +549,7 @@ def _end(
     """
     history = controller.history
     last = planner.last_turns(history)
-    messages: list[LogCall] = [partial(check_claim, lease)]
+    messages: list[LogCall] = [partial(check_claim, store, lease)]
     if status == "finished":
         planner.enter_results(history)
         looked = controller.inspect([turn for turn in last if turn.ok], None)
@@ -563,7 +572,7 @@ def _end(
     members = dict.fromkeys(history.members, ended)
     members |= {turn.member: "FINISHED" if turn.ok else "FAILED" for turn in last}
     # The claim is checked again, since the messages before may have waited for minutes.
-    messages += [partial(check_claim, lease), partial(store.finish, ended, members)]
+    messages += [partial(check_claim, store, lease), partial(store.finish, ended, members)]
     if status == "failed":
         # The cause may be the very disk that the messages are written to. So they are tried once,
         # and not until the disk takes them.

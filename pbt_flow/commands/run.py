@@ -36,7 +36,7 @@ from pbt_flow.reporting.comparison import (
 from pbt_flow.settings import Settings
 from pbt_flow.space import is_same_space, space_to_json
 from pbt_flow.task import Declaration, Task, recorded_options
-from pbt_flow.training.averaging import Averaged, average_finalists
+from pbt_flow.training.averaging import Averaged, average_finalists, average_own_records
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.finalists import judge_finalists
 from pbt_flow.training.log_queue import LogCall
@@ -192,15 +192,17 @@ def _beside(result: Result, control: Result) -> Result:
     """Note on a population what its control is, and make its report anew with both."""
     from pbt_flow.commands.report import report
     from pbt_flow.commands.stored_population import CONTROL
+    from pbt_flow.tracking.client import short_requests
     from pbt_flow.tracking.store import Store
 
     told = dataclasses.replace(result, control=control)
     if control.status != "finished":
         return told  # half a control is none
-    store = Store.open(result.run_id)
-    store.tag({CONTROL: control.run_id})
-    store.outcome.describe(told)
-    report(result.run_id)
+    with short_requests():
+        store = Store.open(result.run_id)
+        store.tag({CONTROL: control.run_id})
+        store.outcome.describe(told)
+        report(result.run_id)
     return told
 
 
@@ -363,10 +365,15 @@ def _end(
     best, initial = history.winner(), history.best_initial
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
     averaged: Averaged | None = None
+    own: Averaged | None = None
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as place:
         if status == "finished" and best is not None:
-            if how == "average":
+            if how in ("average", "own"):
                 averaged = average_finalists(history, engine, Path(place), say)
+            if how == "own":
+                # It is shown and not handed over, so that its state is not kept.
+                with tempfile.TemporaryDirectory() as unkept:
+                    own = average_own_records(history, engine, Path(unkept), say)
             # A task may take a minute for it, and nothing would move on the screen.
             controller.progress.say("reporting on the winner and on the best initial setting")
             wanted = None if controller.settings.samples == "none" else folder
@@ -385,12 +392,16 @@ def _end(
             average = stored.average_of(result.winner, averaged)
             result = dataclasses.replace(result, average=average)
             last_words.append(partial(artifacts.keep_average, Path(place)))
+        if own is not None and result.winner is not None:
+            result = dataclasses.replace(
+                result, own_average=stored.own_average_of(result.winner, own)
+            )
         living = {member.index for member in controller.living}
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}
         # Who has left has done what it was to, and its run has ended.
         members = {m: status for m, status in members.items() if m not in history.left}
-        ours = partial(check_claim, lease)
+        ours = partial(check_claim, stored.store, lease)
         told = partial(stored.report_data, result)
         left = [ours, partial(publish, told, artifacts.keep, say)]
         if status == "finished" and kind.has_model:

@@ -7,13 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import webbrowser
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
-from pbt_flow.exceptions import StoreError
+from pbt_flow.exceptions import SettingsError, StoreError
 
 _PATIENCE = 90.0
 """Seconds for which a UI may take to answer."""
@@ -49,7 +51,10 @@ def ui(run_id: str | None = None, *, port: int | None = None) -> Iterator[Opened
 
     Raises:
         StoreError: There is no such population, or the UI does not start.
+        SettingsError: There is no such port, or another program has it.
     """
+    if port is not None:
+        _check_port(port)
     from pbt_flow.tracking.client import short_requests
     from pbt_flow.tracking.views import address_of, ensure_overview
 
@@ -61,23 +66,43 @@ def ui(run_id: str | None = None, *, port: int | None = None) -> Iterator[Opened
     port = port or _free_port()
     command = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--port", str(port)]
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
-    process = subprocess.Popen(
-        [sys.executable, *command, "--workers", "1"],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield OpenedUi(address=f"http://127.0.0.1:{port}/{page}", process=process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, 15)
-        process.wait()
-        if process.stderr is not None:
-            process.stderr.close()
+    # A file, since a pipe that nobody reads would be full one day, and the UI stand still.
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--workers", "1"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health", process, log)
+            yield OpenedUi(address=f"http://127.0.0.1:{port}/{page}", process=process)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 15)
+            process.wait()
+
+
+def _check_port(port: int) -> None:
+    """Refuse a port at which the UI could not listen, or where something else would answer for it.
+
+    Raises:
+        SettingsError: It cannot.
+    """
+    if not 1 <= port <= 65535:
+        raise SettingsError(f"port must be from 1 to 65535, got {port}")
+    with socket.socket() as one:
+        # As the server does: a port that was used a moment ago is free.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise SettingsError(
+                f"port {port} cannot be used ({error.strerror}); give another one, or none for one "
+                "that is free"
+            ) from None
 
 
 def _free_port() -> int:
@@ -86,7 +111,7 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(address: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     """Return when a server answers.
 
     Raises:
@@ -95,8 +120,8 @@ def _wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + _PATIENCE
     while time.monotonic() < end:
         if process.poll() is not None:
-            assert process.stderr is not None
-            said = process.stderr.read().decode(errors="replace").strip().splitlines()
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip().splitlines()
             why = said[-1] if said else "it gave no reason"
             raise StoreError(f"MLflow's UI did not start: {why}")
         # An error of urllib is an OSError.

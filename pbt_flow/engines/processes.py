@@ -35,6 +35,10 @@ from pbt_flow.task.mlflow_capture import MemberRuns
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _SERVER_HAS_ENDED = "the process that workers are forked from has ended"
+_SERVER_IS_SILENT = "the process that workers are forked from does not answer"
+_ANSWER_SECONDS = 60.0
+"""How long an answer of the fork server is waited for. It first imports torch, which takes a slow
+disk half a minute; one that somebody has suspended never answers."""
 
 
 class _ForkServer:
@@ -99,15 +103,9 @@ class _ForkServer:
         """
         if self._popen.poll() is not None:
             raise ConnectionResetError(_SERVER_HAS_ENDED)
-        self._control.setblocking(block)
-        try:
-            while self._without_pid:
-                self._without_pid[0].pid = self._read_answer()
-                self._without_pid.popleft()
-        except BlockingIOError:
-            pass
-        finally:
-            self._control.setblocking(True)
+        while self._without_pid and (block or wait([self._control], 0.0)):
+            self._without_pid[0].pid = self._read_answer()
+            self._without_pid.popleft()
 
     def reap(self, pid: int) -> int:
         """The exit code of a worker that has ended or is about to end.
@@ -121,6 +119,15 @@ class _ForkServer:
         return self._read_answer()
 
     def _read_answer(self) -> int:
+        """Wait for the next answer of the fork server; one that does not answer is killed.
+
+        Raises:
+            OSError: The fork server is gone.
+        """
+        if not wait([self._control], _ANSWER_SECONDS):
+            # Its answer, if it came later, would be taken for that to another request.
+            self.stop()
+            raise ConnectionResetError(_SERVER_IS_SILENT)
         answer = self._control.recv(ANSWER.size)
         if not answer:
             raise ConnectionResetError(_SERVER_HAS_ENDED)
@@ -170,6 +177,12 @@ class _Process:
         self.job, self.job_begun = job, time.monotonic()
         self.members.add(job.member)
         self.send("do", job)
+
+    def is_forked(self) -> bool:
+        """Whether the fork server has answered that the worker exists."""
+        with contextlib.suppress(OSError):
+            self.fork_server.read_pids(block=False)
+        return self.pid is not None
 
     def stop(self) -> None:
         """Kill the worker, and return when it is dead."""
@@ -341,6 +354,9 @@ class ProcessEngine(Engine):
             if process.job is None or time.monotonic() < process.job_begun + limit:
                 continue
             reason = f"the turn took longer than turn_timeout, {limit:g} seconds"
+            if not process.is_forked():
+                # All this time nobody has begun the worker, and the next one would fare no better.
+                process.fork_server.stop()
             expired = self._replace(process, reason)
             if expired is not None:
                 lost.append(expired)

@@ -27,7 +27,7 @@ from pbt_flow.engines.code_shipping import pack
 from pbt_flow.engines.jobs import Describe, Done, Job, Retry, WorkerContext
 from pbt_flow.engines.processes import ProcessEngine
 from pbt_flow.engines.ray_actor import Answer, Place, RayWorker, write_files
-from pbt_flow.engines.ray_cluster import attach, free_share, import_ray
+from pbt_flow.engines.ray_cluster import attach, delete_session, free_share, import_ray
 from pbt_flow.engines.worker_environment import WorkerEnvironment
 from pbt_flow.exceptions import PATIENCE, EngineError
 from pbt_flow.population.checkpoints import Folders
@@ -101,6 +101,8 @@ class RayEngine(Engine):
         self._opened: tuple[Folders, MemberRuns | None] | None = None
         self._environment = WorkerEnvironment.of_this_process()
         self._is_attached = False
+        self._session: Path | None = None
+        """The folder of a Ray of one's own, which ends with this engine."""
         self._wanted = 0
         self._seats: list[_Seat] = []
         self._queue: deque[_Queued] = deque()
@@ -131,7 +133,8 @@ class RayEngine(Engine):
         shipment = pack(context.task.name, Path(self._scratch.name))
         task = dataclasses.replace(context.task, name=shipment.task)
         self._context = dataclasses.replace(context, task=task)
-        attach(shipment.runtime_environment(), cpus=slots * context.threads, gpus=self._gpus)
+        cpus = slots * context.threads
+        self._session = attach(shipment.runtime_environment(), cpus=cpus, gpus=self._gpus)
         self._is_attached = True
         self._wanted, self._changed = slots, time.monotonic()
         self._seats = [self._hire(index) for index in range(slots)]
@@ -461,6 +464,8 @@ class RayEngine(Engine):
         if self._is_attached:
             self._is_attached = False
             self._ray.shutdown()
+            if self._session is not None:
+                delete_session(self._session)
         self._scratch.cleanup()
 
 

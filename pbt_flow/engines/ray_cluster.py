@@ -6,9 +6,11 @@ import contextlib
 import importlib
 import logging
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pbt_flow.exceptions import EngineError
@@ -45,7 +47,7 @@ def import_ray() -> Any:
         ) from None
 
 
-def attach(runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0.0) -> None:
+def attach(runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0.0) -> Path | None:
     """Attach this process to the cluster that RAY_ADDRESS names, or to one of its own.
 
     Args:
@@ -53,6 +55,9 @@ def attach(runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0
         cpus: The CPUs of a cluster of one's own, so that all workers find a place in it. A cluster
             that exists knows what it has.
         gpus: The GPUs of a worker, or its share of one. A cluster of one's own never gets more.
+
+    Returns:
+        The folder that Ray keeps for a cluster of one's own; None for a cluster that exists.
 
     Raises:
         EngineError: There is no cluster at the address, or it refuses this process; or no worker
@@ -75,7 +80,7 @@ def attach(runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0
     _silence(ray)
     with _standard_error_held() as printed:
         try:
-            ray.init(
+            context = ray.init(
                 address=address,
                 runtime_env=dict(runtime_environment),
                 log_to_driver=False,
@@ -88,12 +93,30 @@ def attach(runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0
             with contextlib.suppress(Exception):
                 ray.shutdown()
             raise EngineError(reason) from None
-    if own and gpus > ray.cluster_resources().get("GPU", 0.0):
+    session = Path(context.address_info["session_dir"]) if own else None
+    if session is not None and gpus > ray.cluster_resources().get("GPU", 0.0):
         ray.shutdown()
+        delete_session(session)
         raise EngineError(
             f"a worker is to have {gpus:g} of a GPU, and Ray finds too few on this machine; give "
             "device cpu, or RAY_ADDRESS the address of a cluster that has some"
         )
+    return session
+
+
+def delete_session(folder: Path) -> None:
+    """Delete what a cluster of one's own has left on the disk once it has ended.
+
+    Ray keeps the folder of each session for ever: logs, and all the code that was shipped.
+
+    Args:
+        folder: The session's folder, as `attach` has returned it.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    latest = folder.parent / "session_latest"
+    with contextlib.suppress(OSError):
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
 
 
 def _check_reached(address: str) -> None:

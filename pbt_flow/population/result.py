@@ -15,6 +15,7 @@ from pbt_flow.population.records import Checkpoint, Direction, Member, ReportDir
 from pbt_flow.population.result_html import result_html
 from pbt_flow.population.turn_table import turns_dataframe
 from pbt_flow.utils.means import mean
+from pbt_flow.utils.text import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,11 @@ class Result:
 
     The average is then handed over as the model. It has the member, turn and hyperparameters of the
     winner, which is one of its parents."""
+    own_average: Finalist | None = None
+    """The average of the winner's own last checkpoints, better or not; None if none was made.
+
+    It is a control, and is never handed over: what averaging finalists brings is what `average` has
+    over this one. Its state is not kept."""
     best_initial: Finalist | None
     """The best turn of any initial configuration, before PBT replaced that configuration.
 
@@ -243,7 +249,7 @@ class Result:
             # If nobody copied, every setting is an initial one, and the winner is their best.
             return text
         return (
-            f"{text} after {winner.step:,} steps; the best initial setting came to "
+            f"{text} after {counted(winner.step, 'step')}; the best initial setting came to "
             f"{_value(initial, metric)} after {initial.step:,}, {self.fate}"
         )
 
@@ -259,7 +265,7 @@ class Result:
         other, who = _value(control_winner, metric), _who(control_winner).lower()
         if is_same_effort(self, control) and winner.step == control_winner.step:
             return f"{text}, {who} of the control {other} with the same budget"
-        text += f" after {winner.step:,} steps, {who} of the control {other} after "
+        text += f" after {counted(winner.step, 'step')}, {who} of the control {other} after "
         text += f"{control_winner.step:,}"
         # With stages, members train for different numbers of steps within one budget.
         if is_same_effort(self, control) and self.history.stages is not None:
@@ -317,13 +323,13 @@ class Result:
             return ""
         if share < 1:
             return (
-                f"the winner's weights have trained {winner.step:,} of the {self.budget:,} steps "
-                "that a member was given"
+                f"the winner's weights have trained {winner.step:,} of the "
+                f"{counted(self.budget, 'step')} that a member was given"
             )
         return (
-            f"the winner's weights have trained {winner.step:,} steps along their lineage, "
-            f"{share:.4g} times the {self.budget:,} that a member was given: it had more than its "
-            "budget, and cannot be compared fairly with populations that kept to theirs"
+            f"the winner's weights have trained {counted(winner.step, 'step')} along their "
+            f"lineage, {share:.4g} times the {self.budget:,} that a member was given: it had more "
+            "than its budget, and cannot be compared fairly with populations that kept to theirs"
         )
 
     def report_better(self, metric: str) -> Direction | None:
@@ -356,6 +362,7 @@ class Result:
             "tracking_uri": self.tracking_uri,
             "winner": self.winner and self.winner.to_json(),
             "average": self.average and self.average.to_json(),
+            "own_average": self.own_average and self.own_average.to_json(),
             "best_initial": self.best_initial and self.best_initial.to_json(),
             "finalists": self._judged_finalists(),
             "scores_repeat": self.history.scores_repeat,

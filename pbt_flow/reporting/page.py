@@ -15,6 +15,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from pbt_flow.population.averages import averages_told
 from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.lineage import Node, count_copies, founders
 from pbt_flow.population.records import Direction, Member
@@ -23,7 +24,7 @@ from pbt_flow.reporting import series
 from pbt_flow.reporting.chart_words import ChartWords, chart_words
 from pbt_flow.reporting.plotly_charts import MOST_FOUNDERS, Chart, charts
 from pbt_flow.reporting.report_data import ReportData
-from pbt_flow.utils.text import duration, number, values
+from pbt_flow.utils.text import counted, duration, number, values
 
 _CROWD = 24
 """With more members than this, the page opens with all but the winner's line faded."""
@@ -71,13 +72,15 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     yield f"<header><p>{escape(subject.title)}</p>"
     yield f"<h1>{escape(subject.headline)}</h1>"
     yield (
-        f"<p>{size} members, {turns} of {settings.all_turns} turns of {settings.interval} "
-        f"steps, {result.status}; a {better} score is better{_better_report(result)}. "
+        f"<p>{size} members, {turns} of {settings.all_turns} turns of "
+        f"{counted(settings.interval, 'step')}, {result.status}; a {better} score is "
+        f"better{_better_report(result)}. "
         f"Population {_run(subject, result.run_id)}</p></header>"
     )
     for sentence in settings.describe_members():
         yield f"<p>{escape(_sentence(sentence))}</p>"
     yield from _cards(subject)
+    yield from _averages(subject)
     yield from _warnings(subject)
     if shades is None:
         yield "<section><p>No turn has gone well yet, so there is nothing to draw.</p></section>"
@@ -120,8 +123,8 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         '<div><h2>Time</h2><p class="how">Where the workers\' time went. The time of turns that '
         f"failed is lost.</p>{_chart('time', words)}</div></section>"
     )
-    yield "<section><h2>Members</h2><p>Best first; a click on a column sorts by it. "
-    yield '<button type="button" id="csv">Save as CSV</button></p>'
+    yield '<section><h2>Members</h2><p>Best first<span class="sorts">; a click on a column sorts '
+    yield 'by it</span>. <button type="button" id="csv">Save as CSV</button></p>'
     yield from _table(subject)
     yield "</section>"
     yield from _understood(subject)
@@ -280,6 +283,31 @@ def _cards(subject: ReportData) -> Iterable[str]:
     yield "</div>"
 
 
+def _averages(subject: ReportData) -> Iterable[str]:
+    """What averages bring, beside the control if there is one; nothing where none was made."""
+    told = {"this population": list(averages_told(subject.result))}
+    if subject.control is not None:
+        told["its control"] = list(averages_told(subject.control))
+    if not any(told.values()):
+        return
+    yield (
+        "<section><h2>What averaging brings</h2><p>The mean of the winner's own last checkpoints "
+        "needs no population. What the mean of finalists has over it is what averaging across "
+        "members brings. The scores of averages are on data that no choice has seen, where the "
+        "task has any, and the reports on data that selection never saw.</p>"
+    )
+    yield "<table><thead><tr><th>model</th><th>score</th><th>report</th></tr></thead><tbody>"
+    for whose, rows in told.items():
+        for name, finalist in rows:
+            score = finalist.score if finalist.fresh is None else finalist.fresh.mean
+            of = f" ({whose})" if len(told) > 1 else ""
+            yield (
+                f"<tr><td>{escape(name + of)}</td><td>{escape(number(score))}</td>"
+                f"<td>{escape(values(finalist.report))}</td></tr>"
+            )
+    yield "</tbody></table></section>"
+
+
 def _two_numbers(result: Result) -> str:
     """Why the winner has another number in the headline than on its card; empty if it has one."""
     best = result.best
@@ -314,7 +342,8 @@ def _legend(shades: series.Shades, *, tree: bool = False) -> str:
     """The legend of the colours for scores; for the family tree, of its marks as well."""
     worst, median, best = (number(value) for value in shades.ends)
     colours = [f'<u style="background:var(--v{shade})"></u>' for shade in range(series.SHADES)]
-    text = f'<div class="legend">score {worst}<i>{"".join(colours)}</i>{best} (median {median})'
+    scale = f"score {worst}<i>{''.join(colours)}</i>{best} (median {median})"
+    text = f'<div class="legend"><span class="scale">{scale}</span>'
     text += "<span><em></em>the winner's path</span>"
     if tree:
         text += '<span><em class="copy"></em>a copy</span>'

@@ -28,7 +28,15 @@ from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.passwords import DATABASES, hide_password
 
 _SHORT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-_THROUGH_SERVER = {"MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false"}
+_QUIET = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""Of the output of MLflow nobody needs a bar for each file, or a link for each run."""
+_THROUGH_SERVER = {
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 _REQUESTS_AT_ONCE = 8
 """How many requests go to a tracking server at once. Eight of 100 ms are 80 turns a second."""
 _REFUSALS = {
@@ -219,9 +227,10 @@ def short_requests() -> Iterator[None]:
     """Let a request to a tracking server fail soon instead of being repeated for minutes.
 
     By default MLflow's client repeats a request for four minutes, and the controller could not hand
-    out turns in that time. Variables that the user has set stay as they are.
+    out turns in that time. Nor does MLflow print anything meanwhile but warnings. Variables that
+    the user has set stay as they are, also the one that asks MLflow for more output.
     """
-    with _variables(_SHORT_REQUESTS):
+    with _variables({**_SHORT_REQUESTS, **_QUIET}), _MLFLOW_LOG.only_warnings():
         yield
 
 
@@ -263,6 +272,38 @@ class _Borrowed:
 
 _BORROWED = _Borrowed()
 """Of this process, since the environment is one for all of its threads."""
+
+
+class _MlflowLog:
+    """The level of MLflow's logger, raised for a while by one or more threads at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users, self._before = 0, logging.NOTSET
+        self._logger = logging.getLogger("mlflow")
+
+    @contextlib.contextmanager
+    def only_warnings(self) -> Iterator[None]:
+        """Let MLflow log no less than warnings, unless the user has chosen a level."""
+        if "MLFLOW_LOGGING_LEVEL" in os.environ:
+            yield
+            return
+        with self._lock:
+            if self._users == 0:
+                self._before = self._logger.level
+                self._logger.setLevel(max(self._before, logging.WARNING))
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._logger.setLevel(self._before)
+
+
+_MLFLOW_LOG = _MlflowLog()
+"""Of this process, as the logger is."""
 
 
 @contextlib.contextmanager

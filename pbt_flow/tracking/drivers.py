@@ -6,6 +6,8 @@ tells these exceptions from our own errors and the user's, and names a package t
 
 from __future__ import annotations
 
+import re
+
 from mlflow.exceptions import MlflowException
 
 from pbt_flow.utils.passwords import DATABASES, hide_password
@@ -64,6 +66,12 @@ def is_store_error(error: BaseException) -> bool:
     return any(_root(kind.__module__) in _STORE_PACKAGES for kind in type(error).__mro__)
 
 
+_CAUSE = re.compile(
+    r"Max retries exceeded with url.*\(Caused by \w+\([\"']?(?:\w+\([^)]*\): )?(.+?)[\"']?\)\)"
+)
+"""What urllib3 says that a request failed of, at the end of a message with the whole request."""
+
+
 def store_message(error: BaseException) -> str:
     """Return the message of a store's exception on one line, without passwords.
 
@@ -80,7 +88,11 @@ def store_message(error: BaseException) -> str:
         # SQLAlchemy's own message has the whole statement and an address around this one.
         database_error = getattr(error, "orig", None)
         text = reason_of(error) if database_error is None else str(database_error)
-    return hide_password(" ".join(text.split()))
+    text = " ".join(text.split())
+    # A request that found nobody is an exception in an exception, each with its address.
+    if found := _CAUSE.search(text):
+        text = found[1]
+    return hide_password(text)
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -135,7 +135,11 @@ def _turns_in(name: str, content: bytes) -> list[Turn]:
     except zlib.error as error:
         raise RecordError(f"the file was altered: {error}") from None
     if not reader.eof:
-        raise RecordError(f"the file was cut short, or holds more than {_MOST_BYTES:,} bytes")
+        if len(text) >= _MOST_BYTES:
+            raise RecordError(
+                f"it unpacks to more than {_MOST_BYTES >> 20} MiB, which no file of a journal does"
+            )
+        raise RecordError("the file was cut short: its end is missing")
     if _digest(text) != name.removesuffix(_SUFFIX):
         raise RecordError("the file was altered: its name is not the digest of what it holds")
     return [turn_from_json(json.loads(line)) for line in text.splitlines()]

@@ -15,6 +15,7 @@ taken over. So it asks for its claim before it goes on, if it has heard nothing 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -41,6 +42,10 @@ _STALE_SECONDS = 2 * HEARTBEAT_SECONDS
 the silence after which another controller may take over."""
 _ANSWER_SECONDS = 5.0
 """How long it then waits for the answer. A store that is away lets nobody else take over either."""
+_AGAIN_SECONDS = 3.0
+"""The time between two heartbeats while the store does not answer."""
+_SLOW_SECONDS = 5.0
+"""After so long without an answer to a heartbeat, the store counts as silent."""
 _WATCH_SECONDS = 3.0
 """How often the heartbeat of another controller is read while it is watched."""
 CLAIM_PREFIX = "lease/"
@@ -262,6 +267,7 @@ class Lease:
         self._stop_before = client.get_run(run_id).data.tags.get(STOP)
         self._lost, self._has_asked = False, False
         self._clock, self._heard = clock, clock()
+        self._failed, self._asked_at = False, math.inf
         self._released, self._wake, self._answered = (threading.Event() for _ in range(3))
         self._thread = threading.Thread(target=self._keep_alive, daemon=True, name="pbt_flow-lease")
         self._thread.start()
@@ -282,15 +288,38 @@ class Lease:
             self._answered.wait(_ANSWER_SECONDS)
         return self._lost
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the store does not answer just now, as far as the heartbeat knows."""
+        return self._failed or self._clock() - self._asked_at > _SLOW_SECONDS
+
+    def confirm(self) -> None:
+        """Hear of the claim now, if nothing was heard of it for a while.
+
+        Unlike `lost`, which may be asked at any moment, this is for whoever is about to tell the
+        store something: if the store is back after it was away, another controller may have taken
+        over meanwhile.
+
+        Raises:
+            MlflowException: The store does not answer.
+        """
+        if not self._lost and self._clock() - self._heard > _STALE_SECONDS:
+            self.beat()
+
     def _keep_alive(self) -> None:
         while not self._lost and not self._released.is_set():
-            self._wake.wait(HEARTBEAT_SECONDS)
+            self._wake.wait(_AGAIN_SECONDS if self._failed else HEARTBEAT_SECONDS)
             self._wake.clear()
             if self._released.is_set():
                 return
-            # The store may be away for a moment; the next beat will tell.
-            with contextlib.suppress(MlflowException, OSError):
+            self._asked_at = self._clock()
+            try:
                 self.beat()
+                self._failed = False
+            except (MlflowException, OSError):
+                # The store may be away for a moment; the next beat will tell.
+                self._failed = True
+            self._asked_at = math.inf
             self._answered.set()
 
     def beat(self) -> None:

@@ -114,7 +114,7 @@ def population_view(
         sections,
     )
     together = _stable_uuid(run_id, "Together")
-    state["compareRunSections"].append(_section(together, "Together", wide=True))
+    state["compareRunSections"].append(_section(together, "Together", charts=1))
     metrics = [*(f"hparam/{name}" for name in space), "score"]
     state["compareRunCharts"].append(
         _parallel(_stable_uuid(together, "parallel"), together, metrics)
@@ -122,9 +122,9 @@ def population_view(
     return _packed(name, state, int(now * 1000))
 
 
-def _section(own: str, name: str, *, wide: bool = False) -> dict[str, Any]:
-    """A group of charts; a wide one has a chart in a row, in place of three."""
-    shape = {"columns": 1, "cardHeight": 420} if wide else {}
+def _section(own: str, name: str, *, charts: int) -> dict[str, Any]:
+    """A group of so many charts, which share the page's width: three stand in a row at most."""
+    shape = {"columns": min(charts, 3)} | ({"cardHeight": 420} if charts == 1 else {})
     return {
         "uuid": own,
         "name": name,
@@ -150,10 +150,10 @@ def _state(
         columns: Of the table.
         sections: The charts: label, metric and scale of each.
     """
-    # The first chart is what everybody looks for.
     ui_sections = [
-        _section(_stable_uuid(view, title), title, wide=number == 0)
-        for number, title in enumerate(sections)
+        # The first chart is what everybody looks for.
+        _section(_stable_uuid(view, title), title, charts=len(there) if number > 0 else 1)
+        for number, (title, there) in enumerate(sections.items())
     ]
     charts = [
         _chart(_stable_uuid(view, title, metric), _stable_uuid(view, title), label, metric, scale)

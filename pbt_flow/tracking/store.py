@@ -95,7 +95,8 @@ class Store(PopulationRuns):
 
     def __post_init__(self) -> None:
         self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
-        self.names.reserve("average/score", "average/fresh_score")
+        for one in ("average", "own_average"):
+            self.names.reserve(f"{one}/score", f"{one}/fresh_score")
 
     @property
     def outcome(self) -> Outcome:

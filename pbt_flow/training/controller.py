@@ -34,8 +34,15 @@ from pbt_flow.engines.jobs import (
     RestoreChecked,
     Retry,
 )
-from pbt_flow.exceptions import StoreUnavailable, TakenOver
+from pbt_flow.exceptions import (
+    RecordError,
+    StorageError,
+    StoreError,
+    StoreUnavailable,
+    TakenOver,
+)
 from pbt_flow.population.history import History, best_of_round
+from pbt_flow.population.lineage import own_records
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.population.turn_files import Attempt
 from pbt_flow.settings import Settings
@@ -97,6 +104,8 @@ class Controller:
     """The user's functions that are told of every turn, and may stop the population."""
     claim: int = 1
     """How many times controllers have claimed the population, this one included."""
+    logged: dict[int, int] = field(default_factory=dict)
+    """Of each member how many turns the store was told of, or is going to be."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     held: dict[int, list[Turn]] = field(default_factory=lambda: defaultdict(list))
     """Of each member the turns whose checkpoints exist, oldest first."""
@@ -106,6 +115,8 @@ class Controller:
     """For each member and turn, how often its machine was taken away."""
     told_waiting: str = ""
     """What the engine waits for, as the user was told last."""
+    told_silent: bool = False
+    """Whether the user knows that the tracking store does not answer."""
     soon: deque[str] = field(default_factory=deque)
     """What the user is told as soon as nothing else is being said."""
     stopping: str = ""
@@ -432,6 +443,7 @@ class Controller:
             if lease.lost:
                 raise TakenOver(f"another controller has taken over population {self.store.run_id}")
             self._tell_waiting()
+            self._tell_silence(lease)
             self._say_now()
             turns = [turn for done in finished if (turn := self.accept(done)) is not None]
             # Before the next turns begin, so that nothing begins any more if one asks for an end.
@@ -474,6 +486,7 @@ class Controller:
     def log_turn(self, turn: Turn) -> None:
         """Have the store told of a turn."""
         self.log_queue.add_item(self._tell_turns, turn, lane=turn.member)
+        self.logged[turn.member] = turn.number
 
     def _tell_turns(self, turns: Sequence[Turn]) -> None:
         """Tell the store of turns of one member, and the user of the names of their metrics."""
@@ -524,6 +537,23 @@ class Controller:
         if waiting and waiting != self.told_waiting:
             self.soon.append(f"waiting for {waiting}")
         self.told_waiting = waiting
+
+    def _tell_silence(self, lease: Claim) -> None:
+        """Tell the user that the tracking store is away, or back, where nobody else would.
+
+        What waits to be logged has words of its own. Where nothing waits, all workers may be
+        waiting to leave their turns in the store.
+        """
+        patience, is_told = self.store.folders.patience, bool(len(self.log_queue.lanes))
+        if lease.is_silent and not self.told_silent and patience > 0.0 and not is_told:
+            self.told_silent = True
+            self.soon.append(
+                "the tracking store does not answer; a turn that ends waits to be left there, for "
+                f"{patience:g} seconds at most"
+            )
+        elif self.told_silent and not lease.is_silent:
+            self.told_silent = False
+            self.soon.append("the tracking store answers again")
 
     def _say_now(self) -> None:
         while self.soon:
@@ -581,9 +611,39 @@ class Controller:
             if not self._is_under_way(done.plan):
                 return None
             turn = done
-        self.in_flight.pop(turn.member, None)
+        # In this order: an exception between the two must not leave the turn in neither.
         self._enter(turn)
+        self.in_flight.pop(turn.member, None)
         return turn
+
+    def settle(self) -> int:
+        """After an exception in `go`: let what was committed count, and have the store told of it.
+
+        A worker commits its turn some time before the controller hears of it. No worker may be
+        alive any more.
+
+        Returns:
+            How many turns under way have not happened.
+        """
+        given_up = 0
+        for plan in list(self.in_flight.values()):
+            if plan.turn <= len(self.history.turns[plan.member]):
+                continue
+            turn = None
+            # The resume reads the record again, and says what is wrong with it.
+            with contextlib.suppress(RecordError, StorageError, StoreError, OSError):
+                turn = self._committed(plan)
+            if turn is None:
+                given_up += 1
+            else:
+                self._enter(turn)
+        self.in_flight.clear()
+        for member, turns in self.history.turns.items():
+            for turn in turns[self.logged.get(member, 0) :]:
+                self.log_turn(turn)
+                self.unwritten.append(turn)
+                self.progress.turn(turn, self.history)
+        return given_up
 
     def _is_under_way(self, plan: Plan) -> bool:
         """Whether an outcome is that of the attempt that was given out last.
@@ -668,6 +728,8 @@ class Controller:
                 wanted.append(self.history.best_initial)
             if self.settings.finalists != "none":
                 wanted += self.history.best_ever
+            if self.settings.finalists == "own":
+                wanted += self._earlier_records()
         pinned = [turn.checkpoint for turn in wanted if turn.checkpoint is not None]
         if pinned == self.pinned:
             return
@@ -676,6 +738,14 @@ class Controller:
         for checkpoint in pinned:
             self.member_index.count_use(checkpoint)
         self.pinned = pinned
+
+    def _earlier_records(self) -> list[Turn]:
+        """The records before those that may be finalists, as far back as a running average goes."""
+        found = dict[tuple[int, int], Turn]()
+        for turn in self.history.finalists(with_best_ever=True):
+            for own in own_records(self.history, turn)[1:]:
+                found[own.member, own.number] = own
+        return list(found.values())
 
     def look_for_an_end(self, turns: Sequence[Turn]) -> None:
         """Stop beginning turns when the time is over, the target is reached or nobody lives."""

@@ -86,3 +86,6 @@ class Claim(Protocol):
 
     @property
     def lost(self) -> bool: ...
+
+    @property
+    def is_silent(self) -> bool: ...

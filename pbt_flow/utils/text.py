@@ -46,7 +46,12 @@ def byte_count(number: float) -> str:
 
 def turn_count(number: int) -> str:
     """A number of turns, in words."""
-    return "1 turn" if number == 1 else f"{number} turns"
+    return counted(number, "turn")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, as in "1 step" and "1,000 steps"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

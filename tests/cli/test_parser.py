@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,9 @@ def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
             "--task stands before the command; say python -m pbt_flow run first",
         ),
         (["--seed", "1"], "--seed stands before the command; say python -m pbt_flow run first"),
-        (["run", "--turns", "many"], "argument --turns: invalid int value: 'many'"),
+        (["run", "--turns", "many"], "argument --turns: must be a whole number, got 'many'"),
+        (["run", "--seconds", "long"], "argument --seconds: must be a number or none, got 'long'"),
+        (["ui", "--port", "x"], "argument --port: must be a whole number, got 'x'"),
         (["report", "1", "2"], "too many words: 2"),
         (["report"], "the following arguments are required: RUN"),
         (["run", "--task", "toy", "--quick", "perhaps"], "must be true or false, got 'perhaps'"),
@@ -125,6 +129,12 @@ def test_a_domain_is_told_in_words(domain: BaseDistribution, words: str) -> None
     [
         ("own.json", '{"task": "toy", "turns": 7, "seconds": null, "options": {"rate": 0.5}}'),
         ("own.yaml", "task: toy\nturns: 7\nseconds:\noptions: {rate: 0.5}\n"),
+        # As a dry run prints it, and as it lies among a population's artifacts.
+        (
+            "plan.json",
+            '{"settings": {"task": "toy", "turns": 7, "target": null, "options": {"rate": 0.5}},'
+            ' "space": {"h0": "0 to 1"}}',
+        ),
     ],
 )
 def test_settings_come_from_a_file_and_what_is_given_goes_before(
@@ -144,6 +154,27 @@ def test_settings_come_from_a_file_and_what_is_given_goes_before(
         {"task": "toy", "turns": 7, "options": {"rate": 0.5}},
         {"task": "toy", "turns": 3, "options": {"rate": 0.5, "depth": "2"}},
     ]
+
+
+class Terminal(io.StringIO):
+    """What is printed to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_wrong_option_is_told_in_lines_that_end_between_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with pytest.raises(SystemExit):
+        main(["run", "--task", "toy", "--popluation", "4"])
+    assert isinstance(sys.stderr, io.StringIO)
+    told = sys.stderr.getvalue().split("\n")
+    assert max(map(len, told)) <= 80
+    assert told[0].endswith("(did you mean")
+    assert told[1] == "--population?)"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow import History, Turn
+from pbt_flow.commands.catalogue import list_populations
+from pbt_flow.commands.progress import Progress
 from pbt_flow.exceptions import SettingsError
 from pbt_flow.population.result import Result
 
@@ -105,6 +107,42 @@ def test_what_a_function_raises_ends_the_population_in_order_and_is_raised(
     assert (ended.status, ended.reason, ended.turns) == ("failed", reason, 3)
     assert not mlflow.search_runs(["0"], "status = 'RUNNING'", output_format="list")
     assert essence(pbt_flow.resume(run_id, quiet=True)) == essence(whole)
+
+
+def listed_turns(result: Result) -> tuple[int, str]:
+    """How many turns `list` counts, which reads MLflow alone; and what it says became of them."""
+    (one,) = [one for one in list_populations() if one.run_id == result.run_id]
+    return one.turns, one.status
+
+
+def test_a_function_that_is_interrupted_leaves_no_turn_untold() -> None:
+    result = run(on_turn=raising(KeyboardInterrupt()))
+    assert (result.status, result.turns) == ("interrupted", 3)
+    assert listed_turns(result) == (3, "interrupted")
+    assert essence(pbt_flow.resume(result.run_id, quiet=True)) == essence(run())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("full")], ids=repr)
+def test_a_turn_that_was_committed_counts_although_nobody_had_heard_of_it(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In one process the next turn is committed before the controller shows the last one."""
+    shown: list[int] = []
+    show = Progress.turn
+
+    def raise_at_the_second(self: Progress, turn: Turn, history: History) -> None:
+        shown.append(turn.number)
+        if len(shown) == 2:
+            raise error
+        show(self, turn, history)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "turn", raise_at_the_second)
+        result = run(quiet=False)
+    assert result.turns == 3
+    assert listed_turns(result)[0] == 3
+    assert "given up" not in capfd.readouterr().err
+    assert essence(pbt_flow.resume(result.run_id, quiet=True)) == essence(run())
 
 
 def test_after_an_exception_no_function_is_called_any_more() -> None:

@@ -123,6 +123,7 @@ class Held:
 
     lost = False
     asked_to_stop = False
+    is_silent = False
 
 
 def test_each_arm_has_its_models_and_what_they_hold():

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import logging
 import math
 import multiprocessing
 import os
@@ -688,6 +689,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(StoreError, match=f"the folder {folder} cannot be written; go to a folder"):
         connect()
     assert not any(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_quiet_holds_for_mlflow_as_well_whose_level_comes_back(capfd):
+    Path("mlflow.db").unlink()  # MLflow says that it makes one
+    level = logging.getLogger("mlflow").level
+    result = run(population=2, turns=1, control=True, register="line")
+    assert result.control is not None
+    assert capfd.readouterr() == ("", "")
+    assert logging.getLogger("mlflow").level == level != logging.WARNING
 
 
 def test_a_run_without_an_experiment_goes_where_mlflow_run_puts_it(trained):

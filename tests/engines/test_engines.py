@@ -45,7 +45,8 @@ def opened(engine, tmp_path, slots=2, turn_timeout=None):
 
 @pytest.fixture
 def engine(tmp_path):
-    engine = opened(ProcessEngine(), tmp_path, turn_timeout=60)
+    # A busy machine takes a minute to import torch; no test waits for so long.
+    engine = opened(ProcessEngine(), tmp_path, turn_timeout=600)
     yield engine
     engine.close()
 
@@ -121,6 +122,48 @@ def test_workers_outlive_the_process_that_they_were_forked_from(engine, tmp_path
     assert [done.ok for done in wait(engine)] == [True]
     engine.close()
     wait_until_dead(before)
+
+
+@pytest.mark.slow
+def test_a_suspended_process_that_workers_are_forked_from_holds_nobody_up(tmp_path, monkeypatch):
+    engine = opened(ProcessEngine(), tmp_path)
+    try:
+        before = pids(engine)
+        server = engine._fork_server
+        monkeypatch.setattr("pbt_flow.engines.processes._ANSWER_SECONDS", 0.1)
+        server._popen.send_signal(signal.SIGSTOP)
+        (tmp_path / "die-1").touch()
+        engine.submit(plan(0))
+        (lost,) = wait(engine)
+        assert "the process that workers are forked from does not answer" in lost.reason
+        monkeypatch.setattr("pbt_flow.engines.processes._ANSWER_SECONDS", 60.0)
+        assert engine._fork_server is not server
+        engine.submit(Retry(plan=plan(0), lost=0.0))
+        (turn,) = wait(engine)
+        assert turn.ok
+        # The other worker lives on.
+        assert len(set(before) & {process.pid for process in engine._processes}) == 1
+    finally:
+        engine.close()
+
+
+@pytest.mark.slow
+def test_a_worker_that_nobody_has_begun_is_replaced_and_so_is_who_should_have(tmp_path):
+    engine = ProcessEngine()
+    server = engine._fork_server
+    server._popen.send_signal(signal.SIGSTOP)
+    opened(engine, tmp_path, slots=1, turn_timeout=0.1)
+    try:
+        engine.submit(plan(0))
+        (lost,) = wait(engine)
+        assert isinstance(lost, LostJob)
+        assert engine._fork_server is not server
+        engine.turn_timeout = 600
+        engine.submit(Retry(plan=plan(0), lost=0.0))
+        (turn,) = wait(engine)
+        assert turn.ok
+    finally:
+        engine.close()
 
 
 @pytest.mark.slow

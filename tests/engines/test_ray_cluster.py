@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -206,3 +208,37 @@ def test_of_rays_page_the_line_with_the_cause_is_told():
     assert "common causes" not in told
     assert len(_told(RuntimeError("died " * 200))) == 200
     assert _told(RuntimeError("")) == "RuntimeError"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_ray_of_ones_own_leaves_no_folder_behind(gpus, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    code = (
+        "from pathlib import Path\n"
+        "from pbt_flow.engines.jobs import WorkerContext\n"
+        "from pbt_flow.engines.ray import RayEngine\n"
+        "from pbt_flow.task import TaskSpec\n"
+        "engine = RayEngine()\n"
+        "try:\n"
+        f"    task = TaskSpec(name='toy', device='{'cuda' if gpus else 'cpu'}')\n"
+        "    engine.start(WorkerContext(task=task, seed=0), slots=1)\n"
+        "    print(engine._session.is_dir())\n"
+        "except Exception as error: print(error)\n"
+        "finally: engine.close()\n"
+    )
+    # Not pytest's folder: its name is too long for Ray's sockets.
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "RAY_TMPDIR": folder, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        expected = "Ray finds too few on this machine" if gpus else "True"
+        assert expected in done.stdout, done.stderr
+        left = [path for path in Path(folder).rglob("*") if "session" in path.name]
+        assert left == []

@@ -154,6 +154,15 @@ def test_the_report_draws_every_chart_without_a_network(browser, tmp_path, schem
     assert paper == "rgb(255, 255, 255)"
     grid = page.evaluate("getComputedStyle(document.querySelector('#scores .xtick text')).fill")
     assert grid == "rgb(93, 104, 117)"
+    # What is folded on the screen, and what the mouse is for, would be nothing on paper.
+    settings = "section > details:not(.words)"
+    assert page.locator(f"{settings}[open] dl").is_visible()
+    assert not page.locator(".sorts").is_visible()
+    page.emulate_media(media="screen", color_scheme=scheme)
+    page.locator(f"{settings}:not([open])").wait_for(timeout=PATIENCE)
+    # A phone has room for the colours of the scores between their ends.
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.locator(".scale").first.bounding_box()["height"] < 30
 
 
 def test_the_report_draws_inside_mlflows_artifact_view(browser, ui, result):

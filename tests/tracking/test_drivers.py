@@ -248,3 +248,25 @@ def test_any_other_error_does_not_pass_for_one_of_the_store(error):
 )
 def test_passwords_are_hidden_and_nothing_else(text, shown):
     assert hide_password(text) == shown
+
+
+POOL = "HTTPConnectionPool(host='127.0.0.1', port=9)"
+NO_CONNECTION = "Failed to establish a new connection: [Errno 111] Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (
+            f"NewConnectionError(\"HTTPConnection(host='127.0.0.1', port=9): {NO_CONNECTION}\")",
+            NO_CONNECTION,
+        ),
+        (f"ReadTimeoutError('{POOL}: Read timed out. (read timeout=20)')", "Read timed out. (read"),
+        ("ResponseError('too many 503 error responses')", "too many 503 error responses"),
+    ],
+)
+def test_of_a_request_that_found_nobody_only_the_last_cause_is_said(cause, said):
+    told = f"API request to http://h:9/api failed with exception {POOL}: Max retries exceeded with"
+    message = store_message(MlflowException(f"{told} url: /api (Caused by {cause})"))
+    assert message.startswith(said)
+    assert "Pool" not in message

@@ -1,6 +1,7 @@
 """The journal of a population: what is read from it, and what is not believed."""
 
 import dataclasses
+import gzip
 import json
 import math
 import warnings
@@ -120,20 +121,32 @@ def test_a_journal_that_contradicts_a_record_or_itself_is_not_believed_of_that_m
     assert plain(loaded.history) == plain(result.history)
 
 
-@pytest.mark.parametrize("damage", ["cut", "altered", "renamed", "no record"])
-def test_a_segment_that_is_damaged_is_not_read_and_the_user_is_told(trained, damage):
+DAMAGES = {
+    "cut": "the file was cut short: its end is missing",
+    "bomb": "it unpacks to more than 1 MiB, which no file of a journal does",
+    "altered": "the file was altered",
+    "renamed": "the file was altered: its name is not the digest",
+    "no record": "the file was altered",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_segment_that_is_damaged_is_not_read_and_the_user_is_told(trained, damage, monkeypatch):
     (result,) = trained()
     (path,) = segments(result.run_id)
     whole = path.read_bytes()
     if damage == "cut":
         path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "bomb":
+        monkeypatch.setattr("pbt_flow.tracking.journal._MOST_BYTES", 1 << 20)
+        path.write_bytes(gzip.compress(b" " * (1 << 21)))
     elif damage == "altered":
         path.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
     elif damage == "renamed":
         path.rename(path.with_name(f"{'0' * 32}.jsonl.gz"))
     else:
         path.write_bytes(b"no gzip")
-    with pytest.warns(UserWarning, match=r"journal/.* is not read: "):
+    with pytest.warns(UserWarning, match=rf"journal/.* is not read: {DAMAGES[damage]}"):
         loaded = pbt_flow.load(result.run_id)
     assert plain(loaded.history) == plain(result.history)
 

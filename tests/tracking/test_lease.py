@@ -1,6 +1,7 @@
 """One controller at a time, on any machine, whatever the clocks of the machines say."""
 
 import os
+import threading
 import time
 
 import pytest
@@ -213,3 +214,56 @@ def test_a_controller_that_is_asked_to_stop_hears_it_and_the_next_one_does_not()
         heard.append(lease.asked_to_stop)
         lease.release()
     assert heard == [False, True, False, True]
+
+
+@pytest.mark.parametrize("silent_for", [0, 40])
+def test_before_something_is_told_a_claim_is_confirmed_if_nothing_was_heard_of_it(silent_for):
+    run_id, now = MlflowClient().create_run("0").info.run_id, [0.0]
+    MlflowClient().log_param(run_id, "lease/0001", "me")
+    lease = Lease(MlflowClient(), run_id, 1, clock=lambda: now[0])
+    # As if the store had been away, and another controller had taken over when it was back. That
+    # nothing was answered meanwhile is known already, so that `lost` does not ask again.
+    lease._has_asked = True
+    MlflowClient().log_param(run_id, "lease/0002", ELSEWHERE)
+    now[0] += silent_for
+    assert not lease.lost
+    lease.confirm()
+    assert lease.lost == (silent_for > 30)
+    lease.release()
+
+
+def test_a_store_that_does_not_answer_a_heartbeat_is_known_to_be_silent_until_it_does(monkeypatch):
+    away, asked = threading.Event(), threading.Semaphore(0)
+
+    def beat(self):
+        asked.release()
+        if away.is_set():
+            raise OSError("away")
+
+    monkeypatch.setattr(Lease, "beat", beat)
+    run_id, now = MlflowClient().create_run("0").info.run_id, [0.0]
+    lease = Lease(MlflowClient(), run_id, 1, clock=lambda: now[0])
+
+    def one_more_beat():
+        lease._answered.clear()
+        lease._wake.set()
+        assert asked.acquire(timeout=30)
+        assert lease._answered.wait(30)
+
+    assert not lease.is_silent
+    away.set()
+    one_more_beat()
+    assert lease.is_silent
+    away.clear()
+    one_more_beat()
+    assert not lease.is_silent
+    # One that takes the request, and says nothing.
+    go_on = threading.Event()
+    monkeypatch.setattr(Lease, "beat", lambda self: (asked.release(), go_on.wait(30)))
+    lease._wake.set()
+    assert asked.acquire(timeout=30)
+    assert not lease.is_silent
+    now[0] += 6
+    assert lease.is_silent
+    go_on.set()
+    lease.release()

@@ -31,7 +31,7 @@ def server(tmp_path, monkeypatch, request):
 
 
 @pytest.mark.slow
-def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tmp_path):
+def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tmp_path, capfd):
     result = pbt_flow.run(
         "sample_tasks:Regression", turns=3, workers=2, mode="generational", quiet=True
     )
@@ -60,6 +60,8 @@ def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tm
     assert resumed.turns == 16
     local = _local(tmp_path / "local")
     assert _essence(resumed) == _essence(local)
+    # Neither did MLflow print anything, such as a bar for each file.
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.usefixtures("database")

@@ -30,6 +30,8 @@ def test_the_score_is_as_wide_as_the_page_and_all_of_it_stands_together_at_the_e
     charts = [(sections[c["metricSectionId"]]["name"], c) for c in state["compareRunCharts"]]
     assert [name for name, _ in charts[:1]] == ["Score"]
     assert sections[charts[0][1]["metricSectionId"]]["columns"] == 1
+    shape = {section["name"]: section["columns"] for section in sections.values()}
+    assert shape["Hyperparameters"] == 1, "a chart alone has all of the width"
     name, last = charts[-1]
     assert (name, last["type"], last["selectedMetrics"]) == (
         "Together",

@@ -12,7 +12,7 @@ from simulated import Counting, slowly, turns_of
 from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.reporting.series import time_spent
 from pbt_flow.tasks.toy import Toy
-from pbt_flow.testing.simulation import simulate
+from pbt_flow.testing.simulation import prepare, simulate
 from pbt_flow.training.controller import Controller
 
 FAULTS = ["raises", "nan", "inf", "dies", "hangs"]
@@ -379,6 +379,33 @@ def test_a_store_that_is_away_for_a_while_changes_no_event(mode):
 def test_a_store_that_stays_away_ends_the_run_when_its_patience_is_over():
     with pytest.raises(StoreUnavailable, match="the store is away"):
         simulate(Counting, turns=10_000, outages=[(5.0, math.inf)])
+
+
+class SilentFor:
+    """A lease whose store does not answer between two moments of a simulated clock."""
+
+    lost = asked_to_stop = False
+
+    def __init__(self, engine, begin, end):
+        self.engine, self.begin, self.end = engine, begin, end
+
+    @property
+    def is_silent(self):
+        return self.begin <= self.engine.now < self.end
+
+
+@pytest.mark.parametrize(("patience", "is_told"), [(600.0, True), (0.0, False)])
+def test_a_store_that_turns_wait_for_is_told_once_when_it_goes_and_when_it_is_back(
+    patience, is_told
+):
+    """Where turns lie on a disk of this machine, none waits for the store."""
+    made = prepare(Counting, population=2, turns=9, slots=1)
+    made.store.patience = patience
+    made.controller.go(SilentFor(made.engine, 3.0, 8.0))
+    told = [text for text in made.said if "store" in text]
+    went = "the tracking store does not answer; a turn that ends waits to be left there, for 600"
+    both = [f"{went} seconds at most", "the tracking store answers again"]
+    assert told == (both if is_told else [])
 
 
 def test_no_worker_waits_for_requests_as_long_as_the_store_can_take_them():

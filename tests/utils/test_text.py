@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pbt_flow.utils.text import age, byte_count, did_you_mean, duration, number
+from pbt_flow.utils.text import age, byte_count, counted, did_you_mean, duration, number
 
 NAMES = ("population", "exploit", "explore", "ttest", "rl")
 
@@ -46,3 +46,10 @@ def test_bytes_are_said_in_their_largest_unit(size: float, said: str) -> None:
 def test_a_number_has_four_digits_and_a_duration_two_units_at_most() -> None:
     assert [number(value) for value in (None, 1.28e-7, 3, "relu")] == ["-", "1.28e-07", "3", "relu"]
     assert [duration(value) for value in (45, 185, 7800)] == ["45 s", "3 min", "2 h 10 min"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0, "0 steps"), (1, "1 step"), (2, "2 steps"), (15_000, "15,000 steps")]
+)
+def test_one_thing_is_not_counted_as_several(number: int, said: str) -> None:
+    assert counted(number, "step") == said

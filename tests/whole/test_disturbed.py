@@ -165,7 +165,7 @@ MISTAKES = [
     (("run", "--task", "toy", "--set", "rate"), "KEY=VALUE"),
     (("run", "--task", "toy", "--interval", 0), "interval must be at least 1, got 0"),
     (("run", "--task", "toy", "--population", 1), "population must be at least 2"),
-    (("run", "--task", "toy", "--population", "many"), "invalid int value: 'many'"),
+    (("run", "--task", "toy", "--population", "many"), "must be a whole number, got 'many'"),
     (("run", "--task", "toy", "--exploit", "truncate"), "there is no 'truncate'"),
     (("run", "--task", "toy", "--exploit", "truncation:part=1"), "'part=1' is no setting"),
     (("run", "--task", "toy", "--initial", '[{"h": 1}]'), "unknown hyperparameter 'h'"),
