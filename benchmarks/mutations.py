@@ -264,7 +264,7 @@ MUTATIONS = [
         "turns that MLflow never heard of are logged by a resume",
         "whole/test_crashes.py::next and generational",
         "commands/frame.py",
-        "logged={m: store.projected(m, turns) for m, turns in history.turns.items()},",
+        "logged=store.projected(history.turns) if resumed else {},",
         "logged={m: len(turns) for m, turns in history.turns.items()},",
         "a resume takes all turns for logged",
     ),

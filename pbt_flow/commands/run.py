@@ -47,7 +47,6 @@ from pbt_flow.utils.versions import present_versions
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
-    from pbt_flow.reporting.report_data import ReportData
     from pbt_flow.tracking.lease import Lease
 
 
@@ -304,14 +303,13 @@ def _train(
     began = time.monotonic()
     progress = Progress(stored.settings, stored.run_id, stored.store.tracking_uri, quiet=quiet)
 
-    def watch(history: History) -> LiveReport:
-        def so_far() -> ReportData:
+    def watch(history: History, later: Callable[[LogCall], None]) -> LiveReport:
+        def so_far() -> Result:
             seconds = time.monotonic() - began
-            return stored.report_data(
-                stored.result_of(history, {}, status="running", seconds=seconds)
-            )
+            return stored.result_of(history.snapshot(), {}, status="running", seconds=seconds)
 
-        return LiveReport(progress, so_far, stored.store.artifacts.keep)
+        keep = stored.store.artifacts.keep
+        return LiveReport(progress, so_far, stored.report_data, keep, later)
 
     return train(
         stored,

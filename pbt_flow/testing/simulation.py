@@ -268,6 +268,10 @@ class MemoryStore:
     """The members that have left at the end of a stage, with what their runs say of it."""
     tags: dict[str, str] = field(default_factory=dict)
     """The tags of the population's run."""
+    sees_states: bool = True
+    """Whether it says of any number of states at once whether they exist, as a disk does."""
+    asked: int = 0
+    """Of how many states it was asked whether they exist."""
     shown: list[Turn] = field(default_factory=list)
     """The turns whose samples were put on the population's run."""
 
@@ -284,8 +288,9 @@ class MemoryStore:
     def artifacts(self) -> MemoryStore:
         return self
 
-    def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
-        return (checkpoint.member, checkpoint.turn) in self.engine.states
+    def have_states(self, checkpoints: Sequence[Checkpoint]) -> list[bool]:
+        self.asked += len(checkpoints)
+        return [(one.member, one.turn) in self.engine.states for one in checkpoints]
 
     patience = 0.0
 
@@ -324,7 +329,10 @@ class MemoryStore:
             self.shown.append(turn)
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
-        del self.engine.states[checkpoint.member, checkpoint.turn]
+        if self.sees_states:
+            del self.engine.states[checkpoint.member, checkpoint.turn]
+        else:
+            self.engine.states.pop((checkpoint.member, checkpoint.turn), None)
 
     def discard_attempts(
         self, turns: Mapping[tuple[int, int], Attempt | None], *, claim: int

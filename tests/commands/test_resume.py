@@ -233,7 +233,7 @@ def test_a_list_of_what_was_found_that_somebody_altered_is_refused_with_its_plac
 def test_an_end_that_does_not_hold_any_more_is_not_told(trained):
     (result,) = trained()
     # As after a resume that was ended where it could not say so.
-    Store.open(result.run_id).begin([0])
+    Store.open(result.run_id).begin()
     MlflowClient().set_terminated(result.run_id, "FAILED")
     assert pbt_flow.load(result.run_id).status == "failed"
 
