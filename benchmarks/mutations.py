@@ -317,6 +317,14 @@ MUTATIONS = [
         "it keeps it to itself",
     ),
     Mutation(
+        "whoever wakes up when its controller was replaced leaves nothing behind",
+        "whole/test_woken_workers.py::long_after",
+        "commands/frame.py",
+        "if attempt.number > 1 or attempt.claim > claim:",
+        "if attempt.claim > claim:",
+        "further attempts are forgotten",
+    ),
+    Mutation(
         "the record of an earlier attempt is not taken for a later one's",
         "whole/test_woken_workers.py::not_taken",
         "training/controller.py",
@@ -1423,6 +1431,22 @@ MUTATIONS = [
         "return job.member not in seat.members, not has_copy, len(seat.members)",
         "return job.member not in seat.members, False, len(seat.members)",
         "only the number of members counts",
+    ),
+    Mutation(
+        "whether a machine of a cluster is alive is asked when it matters",
+        "engines/test_ray_watch.py::no_answer",
+        "engines/ray_watch.py",
+        "enough = self._answers + (2 if self._asking else 1)",
+        "enough = self._answers + 1",
+        "a question from before counts",
+    ),
+    Mutation(
+        "a population ends in order where its cluster has gone",
+        "engines/test_ray_watch.py::ray_will_start_no_worker",
+        "engines/ray.py",
+        "if self._watch.has_lost_this_machine:\n            raise",
+        "if False:\n            raise",
+        "nobody asks whether Ray still lives here",
     ),
     Mutation(
         "on a cluster a job that never came to a worker is not lost",

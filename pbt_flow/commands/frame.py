@@ -274,6 +274,22 @@ def _settle_attempts(store: Store, controller: Controller, history: History) -> 
     newest = {(member, number) for member, number in last.items() if number > 0}
     controller.discard_attempts(newest)
     controller.disputed.update(newest, ((member, number + 1) for member, number in last.items()))
+    # A machine that was suspended under an earlier controller may have woken up since.
+    controller.disputed.update(_tried_again(history))
+
+
+def _tried_again(history: History) -> Iterator[tuple[int, int]]:
+    """The turns at which there was more than one attempt, by member and number.
+
+    It may be so of the first turn of each claim: the controller before had perhaps begun it.
+    """
+    for member, turns in history.turns.items():
+        claim = 1
+        for turn in turns:
+            attempt = turn.plan.attempt
+            if attempt.number > 1 or attempt.claim > claim:
+                yield member, turn.number
+            claim = attempt.claim
 
 
 def _tell_way_on(error: BaseException, run_id: str, screen: Screen) -> None:

@@ -257,8 +257,12 @@ def resume(
                 f"turns={made.turns}{stages} is less than what was done: a member of population "
                 f"{run_id} has done {done}"
             )
+    with short_requests():
+        # A cluster takes longer to attach to than all that is left to do.
+        is_done = made.engine == "ray" and made.device == "cpu" and _is_trained(stored, made)
+        on = dataclasses.replace(made, engine="processes", workers=1) if is_done else made
     with (
-        engine_for(made.engine, made.threads, made.device) as engine,
+        engine_for(on.engine, on.threads, on.device) as engine,
         short_requests(),
     ):
         engine.submit(Describe(task=made.task, options=made.options))
@@ -272,7 +276,7 @@ def resume(
         defaults = store.manifest.option_defaults
         options, notes = recorded_options(kind, made.options, defaults)
         made = dataclasses.replace(made, options=options)
-        start(engine, made)
+        start(engine, dataclasses.replace(on, options=options))
         understood = check_buildable(engine, made, begun_with=stored.settings.budget, quiet=quiet)
         return _train(
             dataclasses.replace(stored, settings=made),
@@ -284,6 +288,11 @@ def resume(
             notes=notes,
             on_turn=callbacks,
         )
+
+
+def _is_trained(stored: StoredPopulation, settings: Settings) -> bool:
+    """Whether MLflow knows every turn of the budget: a resume then does nothing but the end."""
+    return sum(stored.store.turns_logged().values()) >= settings.all_turns
 
 
 # --- from the first turn to the result ------------------------------------------------------------
