@@ -16,7 +16,7 @@ import functools
 import hashlib
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -195,6 +195,15 @@ class CharLM(Task):
         for part, of in (("weights", self.weights), ("momenta", self.momenta)):
             of.update({name: state[part][name].numpy().copy() for name in of})
         self.decay.restore(state)
+
+    def average(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The first state with the mean of all states' weights, and its own momenta."""
+        first = states[0]
+        means = {
+            name: torch.stack([state["weights"][name] for state in states]).mean(0)
+            for name in first["weights"]
+        }
+        return {**first, "weights": means}
 
     def report(self) -> Mapping[str, float]:
         """The loss on positions that selection never saw."""

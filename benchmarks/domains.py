@@ -3,6 +3,7 @@
     python -m benchmarks.domains                                # the tables in docs/results.md
     python -m benchmarks.domains --tasks gan --methods "random search" "PBT in stages, wide"
     python -m benchmarks.domains --tasks rl --seeds 0 1 --with rl "--turns 6 --set env=CartPole-v1"
+    python -m benchmarks.domains --study resampling             # docs/choices.md: drawing anew
 
 All methods run the same code, with the task's defaults where nothing else is said. With one seed
 they begin with the same members and spend the same number of turns. Which seeds make the pairs is
@@ -15,11 +16,15 @@ budget after which its best score was that of random search's winner, in the med
 seconds with everything in them: decisions, restores, the finalists' evaluations. Beside it stands
 what a random search of as many members is expected to hand over, from the members of all its seeds
 together: all are reported on, and of every set of so many the one with the best score counts.
+
+A study of `pairs.json` compares other methods in the same way, each with the method that the study
+names in place of random search. Its pairs were fixed before its own first run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -35,6 +40,7 @@ from typing import Any
 
 import pbt_flow
 from pbt_flow.commands.stored_population import StoredPopulation
+from pbt_flow.exceptions import StoreError
 from pbt_flow.population.history import History
 from pbt_flow.task import find_task
 from pbt_flow.utils.interval import Interval
@@ -51,11 +57,48 @@ METHODS: dict[str, list[str]] = {
     "PBT in stages, narrow": ["run", "--stages", "narrow"],
 }
 """The command of each method."""
+STUDIED: dict[str, list[str]] = {
+    "PBT, no resampling": ["run", "--stages", "none", "--explore", "resample_probability=0"],
+    "narrow, no resampling": ["run", "--stages", "narrow", "--explore", "resample_probability=0"],
+    "narrow, a tenth resampled": [
+        "run",
+        "--stages",
+        "narrow",
+        "--explore",
+        "resample_probability=0.1",
+    ],
+}
+"""The command of each method that only a study of `pairs.json` has. Behind `--explore` stands what
+is changed in the task's own strategy."""
+
+
+def words_of(task: str, method: str) -> list[str]:
+    """The command of a method for a task, with the task's own explore strategy written out."""
+    words = list((METHODS | STUDIED)[method])
+    if "--explore" in words:
+        place = words.index("--explore") + 1
+        own = find_task(task).defaults["explore"]
+        words[place] = changed(own, words[place])
+    return words
+
+
+def changed(strategy: str, setting: str) -> str:
+    """A strategy as text with one of its settings changed, or added.
+
+    >>> changed("perturb:factors=0.5/2,resample_probability=0.25", "resample_probability=0")
+    'perturb:factors=0.5/2,resample_probability=0'
+    >>> changed("gaussian", "sigma=0.2")
+    'gaussian:sigma=0.2'
+    """
+    name, _, told = strategy.partition(":")
+    settings = dict(one.split("=", 1) for one in told.split(",") if one)
+    settings.update([setting.split("=", 1)])
+    return f"{name}:{','.join(f'{key}={value}' for key, value in settings.items())}"
 
 
 def measure(task: str, method: str, seed: int, more: Sequence[str], out: Path) -> dict[str, Any]:
     """One population, in a process of its own; its result, from the file where it was kept."""
-    command, *own = METHODS[method]
+    command, *own = words_of(task, method)
     name = re.sub(r"[^\w.-]+", "_", "-".join([task, command, *own, str(seed), *more]))
     kept = out / f"{name}.json"
     if kept.is_file():
@@ -124,6 +167,21 @@ def share_needed(own: History, control: History) -> float:
     return math.inf if late == len(reached) else (late + 1) / len(reached)
 
 
+def told_share(
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], histories: Mapping[str, History]
+) -> str:
+    """The median over pairs of the share needed, in words; empty where no pair is stored still."""
+    shares = []
+    for own, other in pairs:
+        names = own["population"], other["population"]
+        if all(name in histories for name in names):
+            shares.append(share_needed(*(histories[name] for name in names)))
+    if not shares:
+        return ""
+    share = statistics.median(shares)
+    return f"{share:.0%}" if math.isfinite(share) else "never"
+
+
 def expected_best(pool: Sequence[tuple[float, float]], size: int) -> float:
     """The report to be expected of the best by score among so many members, drawn from a pool.
 
@@ -160,11 +218,17 @@ def pool_of(runs: Sequence[Mapping[str, Any]], out: Path) -> list[tuple[float, f
     return pool
 
 
-def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]], out: Path) -> str:
-    """Every report, and the paired differences to random search; positive ones are better."""
+def table(
+    task: str,
+    runs: Mapping[int, Mapping[str, Mapping[str, Any]]],
+    out: Path,
+    against: str = CONTROL,
+) -> str:
+    """Every report, and the paired differences to a method; positive ones are better."""
     kind = find_task(task)
     minimize = kind.report_direction == "minimize"
-    methods = [method for method in METHODS if any(method in done for done in runs.values())]
+    named = [*METHODS, *STUDIED]
+    methods = [method for method in named if any(method in done for done in runs.values())]
     lines = [f"\n### {task}\n", f"| seed | {' | '.join(methods)} |"]
     lines.append("|---" * (len(methods) + 1) + "|")
     for seed, done in runs.items():
@@ -172,38 +236,32 @@ def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]], out: P
         lines.append(f"| {seed} | {' | '.join(cells)} |")
     lines += [
         "",
-        "| method | mean report | better than random search by | ahead in | sign-flip p |",
+        f"| method | mean report | better than {against} by | ahead in | sign-flip p |",
     ]
     lines[-1] += " as good after | CPU s a run |"
     lines.append("|---" * 7 + "|")
-    histories = {
-        told["population"]: pbt_flow.load(told["population"]).history
-        for done in runs.values()
-        for told in done.values()
-    }
+    histories = dict[str, History]()
+    for done in runs.values():
+        for told in done.values():
+            # What a run came to stays in its file where its population has been deleted.
+            with contextlib.suppress(StoreError):
+                histories[told["population"]] = pbt_flow.load(told["population"]).history
     for method in methods:
         own = [done[method] for done in runs.values() if method in done]
         reports = [report_of(told) for told in own]
         row = [method, f"{sum(reports) / len(reports):.4g}"]
-        pairs = [done for done in runs.values() if method in done and CONTROL in done]
-        differences = [report_of(done[method]) - report_of(done[CONTROL]) for done in pairs]
+        pairs = [done for done in runs.values() if method in done and against in done]
+        differences = [report_of(done[method]) - report_of(done[against]) for done in pairs]
         if minimize:
             differences = [-difference for difference in differences]
-        if method == CONTROL or not differences:
+        if method == against or not differences:
             row += ["", "", "", ""]
         else:
             found = Interval.of(differences)
             told = f"{found.mean:+.3g}" + (f" ({found.bounds})" if found.bounds else "")
             ahead = sum(difference > 0 for difference in differences)
             row += [told, f"{ahead} of {len(differences)}", f"{sign_flip(differences):.3g}"]
-            shares = [
-                share_needed(
-                    histories[done[method]["population"]], histories[done[CONTROL]["population"]]
-                )
-                for done in pairs
-            ]
-            share = statistics.median(shares)
-            row.append(f"{share:.0%}" if math.isfinite(share) else "never")
+            row.append(told_share([(done[method], done[against]) for done in pairs], histories))
         row.append(f"{sum(told['cpu'] for told in own) / len(own):.0f}")
         lines.append(f"| {' | '.join(row)} |")
     controls = [done[CONTROL] for done in runs.values() if CONTROL in done]
@@ -219,10 +277,12 @@ def table(task: str, runs: Mapping[int, Mapping[str, Mapping[str, Any]]], out: P
 
 def main() -> None:
     """Run what is missing, seed by seed, and print the tables."""
-    plan = json.loads(PAIRS.read_text("utf-8"))["tasks"]
+    pairs = json.loads(PAIRS.read_text("utf-8"))
+    plan, studies = pairs["tasks"], pairs["studies"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--tasks", nargs="+", choices=list(plan), default=list(plan))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--study", choices=list(studies), help="the methods and tasks of a study")
     parser.add_argument(
         "--seeds", type=int, nargs="+", metavar="SEED", help="other seeds than those of pairs.json"
     )
@@ -237,6 +297,11 @@ def main() -> None:
         help="options of pbt_flow for a task, for all methods, as one text",
     )
     given = parser.parse_args()
+    against = CONTROL
+    if given.study is not None:
+        study = studies[given.study]
+        plan, against = study["tasks"], study["against"]
+        given.tasks, given.methods = list(plan), study["methods"]
     given.out.mkdir(parents=True, exist_ok=True)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{given.out.resolve()}/mlflow.db"
     options = {task: shlex.split(plan[task]["options"]) for task in given.tasks}
@@ -251,7 +316,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
     for task in given.tasks:
-        print(table(task, runs[task], given.out), flush=True)
+        print(table(task, runs[task], given.out, against), flush=True)
 
 
 if __name__ == "__main__":

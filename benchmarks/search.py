@@ -237,9 +237,9 @@ def in_quarters(population: int) -> int:
     return -(-population // 8) * 8
 
 
-def train(problem: Problem, method: str, seed: int) -> Simulation:
-    """One population."""
-    settings = {**problem.settings, **(METHODS | RELATIVES)[method]}
+def train(problem: Problem, method: str, seed: int, **more: Any) -> Simulation:
+    """One population; more settings can be given."""
+    settings = {**problem.settings, **(METHODS | RELATIVES)[method], **more}
     if method == MF_PBT:
         settings["population"] = in_quarters(settings["population"])
     return simulate(

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 
 from pbt_flow.population.checkpoints import load_state, save_state
+from pbt_flow.population.records import Checkpoint
 from pbt_flow.task import Task, build_task, complete_options, declare, find_task
 from pbt_flow.testing import middle
 
@@ -99,10 +100,15 @@ def measure(case: Case, repeats: int) -> Measured:
     units = case.units(task, train())
     trained = quickest(repeats, train)
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+        folder, turns = Path(place), itertools.count(1)
+
+        def write() -> Checkpoint:
+            # A file is written once, so that each repeat has a turn of its own.
+            return save_state(task.state_dict(), 0, next(turns), folder)
+
         seconds = {"train": trained, "evaluate": quickest(repeats, task.evaluate)}
-        seconds["write"] = quickest(repeats, lambda: save_state(task.state_dict(), 0, 1, folder))
-        written = save_state(task.state_dict(), 0, 1, folder)
+        seconds["write"] = quickest(repeats, write)
+        written = write()
         seconds["read"] = quickest(
             repeats, lambda: task.load_state_dict(load_state(written, folder, "cpu"))
         )

@@ -130,12 +130,14 @@ class Settings:
         "round those of its best member as well; none",
         on_resume=True,
     )
-    finalists: Literal["average", "fresh", "none"] = _setting(
+    finalists: Literal["average", "own", "fresh", "none"] = _setting(
         "average",
         "how the winner is chosen: fresh, by evaluating the members' last records and the two "
         "best ever again on data that no decision has seen, at most once for two turns; none, of "
         "the last records by its score; average: as fresh, and the average of finalists' weights "
-        "is handed over where it is better still",
+        "is handed over where it is better still; own: as average, with the average of the "
+        "winner's own last three checkpoints beside it as a control, for which three of each "
+        "member are kept",
         on_resume=True,
     )
     register: str | None = _setting(

@@ -88,6 +88,8 @@ IN_A_TURN = {
     ),
 }
 IN_THE_CONTROLLER = {
+    "no member's run has its params": _store("log_founder", 1, before=True),
+    "half of the members' runs have their params": _store("log_founder", 2),
     "a turn is planned": _controller("plan", 10),
     "a member is to copy": Point(
         owner="pbt_flow.training.controller", name="advise", nth=2, where=_copies
@@ -125,7 +127,7 @@ IN_THE_CONTROLLER = {
 }
 IN_A_RESUME = {
     "the population is claimed": _store("claim", 1),
-    "the missing turns are known": _store("projected", 4),
+    "the missing turns are known": _store("projected", 1),
     "it is not said yet what was found": _store("accept", 1, before=True),
     "it is said what was found": _store("accept", 1),
     "what other attempts left is to be deleted": _store("discard_attempts", 2, before=True),
@@ -135,6 +137,7 @@ IN_A_RESUME = {
     ),
 }
 IN_THE_THREADS = (
+    "half of the members' runs have their params",
     "the next turn is begun and this one not logged",
     "a turn is logged",
     "a round is logged",

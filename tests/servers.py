@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+LOOPBACK = "127.0.0.1"
+
 
 class Server:
     """A tracking server that can be killed and started again with what it knows."""
@@ -27,14 +29,16 @@ class Server:
         artifacts: list[str],
         database: str = "sqlite:///server.db",
         environment: Mapping[str, str] | None = None,
+        host: str = LOOPBACK,
     ) -> None:
         self.port, self.environment = free_port(), environment or {}
         folder.mkdir()
         self.folder, self.artifacts, self.database = folder, artifacts, database
-        self.uri = f"http://127.0.0.1:{self.port}"
+        self.host, self.uri = host, f"http://{host}:{self.port}"
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port)]
+        command += ["--host", self.host]
         places = ["--workers", "1", "--backend-store-uri", self.database, *self.artifacts]
         environment = {
             **os.environ,
@@ -100,11 +104,14 @@ def check(result: Any, turns: int) -> None:
 class Postgres:
     """A database server with nothing in it, which ends with the test.
 
+    Args:
+        host: The address at which it answers. It asks nobody for a password.
+
     Raises:
         OSError: There is no PostgreSQL on this machine, or it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = LOOPBACK) -> None:
         programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         path = os.pathsep.join([os.environ["PATH"], *map(str, programs)])
         initdb, postgres = (shutil.which(name, path=path) for name in ("initdb", "postgres"))
@@ -125,9 +132,11 @@ class Postgres:
         if done.returncode:
             shutil.rmtree(self.folder)
             raise OSError(f"initdb: {done.stderr.strip()}")
-        options = ["-p", str(port), "-k", self.folder, "-h", "127.0.0.1", "-F"]
+        with (data / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet trust\n")
+        options = ["-p", str(port), "-k", self.folder, "-h", host, "-F"]
         self.command = [postgres, "-D", data, *options]
-        self.place = f"//tester@127.0.0.1:{port}/postgres"
+        self.place = f"//tester@{host}:{port}/postgres"
         self.uri = f"postgresql+psycopg:{self.place}"
         self.start()
 
@@ -166,6 +175,10 @@ class Bucket:
 
     Under `http://s3.invalid` it is known to nobody who does not ask it as a proxy: the address of a
     server in a network of its own.
+
+    Args:
+        folder: Where it writes its log.
+        host: The address at which it answers.
     """
 
     name = "kept"
@@ -177,11 +190,11 @@ class Bucket:
         "AWS_EC2_METADATA_DISABLED": "true",
     }
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = LOOPBACK) -> None:
         import boto3
 
         port = free_port()
-        self.address = f"http://127.0.0.1:{port}"
+        self.address = f"http://{host}:{port}"
         # What reaches it through the proxy alone, and what reaches it on this machine.
         self.from_its_network = {
             **self.keys,
@@ -191,7 +204,7 @@ class Bucket:
             "NO_PROXY": "127.0.0.1",
         }
         self.from_here = {**self.keys, "MLFLOW_S3_ENDPOINT_URL": self.address}
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
         with (folder / "s3.log").open("w") as log:
             self.process = subprocess.Popen(
                 command,

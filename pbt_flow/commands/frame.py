@@ -27,7 +27,7 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Status
 from pbt_flow.training.controller import INTERRUPTED, Controller
-from pbt_flow.training.log_queue import LogCall
+from pbt_flow.training.log_queue import LISTENER, LogCall
 from pbt_flow.training.log_threads import ThreadedLogQueue
 from pbt_flow.training.protocols import Planner, ProgressListener
 from pbt_flow.training.turn_callbacks import OnTurn, TurnCallbacks
@@ -64,7 +64,7 @@ def train(
     *,
     resumed: bool,
     screen: Screen,
-    watch: Callable[[History], ProgressListener],
+    watch: Callable[[History, Callable[[LogCall], None]], ProgressListener],
     end: Callable[[Controller, Status, Lease], _Result],
     understood: Mapping[str, str],
     greeting: Sequence[str] = (),
@@ -78,7 +78,8 @@ def train(
         engine: The engine that runs the turns. It has been started.
         resumed: Whether the population exists already, and may have turns.
         screen: Shows the user the progress.
-        watch: Makes, from the history so far, the listener that is told of every turn.
+        watch: Makes the listener that is told of every turn, from the history so far, and from what
+            has a thread make a call, for what the listener would have the controller wait for.
         end: Does what is to be done at the end, and makes what this function returns.
         understood: What the task understood of its data, options and environment: a sentence for
             each topic.
@@ -108,12 +109,16 @@ def train(
         for line in greeting:
             screen.say(line)
         history = stored.read_history(screen.say) if resumed else stored.new_history()
+
+        def later(call: LogCall) -> None:
+            controller.log_queue.add(call, lane=LISTENER)
+
         controller = Controller(
             stored.settings,
             store,
             engine,
             history,
-            watch(history),
+            watch(history, later),
             planner=planner,
             make_queue=partial(
                 ThreadedLogQueue,
@@ -122,18 +127,20 @@ def train(
             ),
             callbacks=callbacks,
             claim=lease.number,
-            logged={m: store.projected(m, turns) for m, turns in history.turns.items()},
+            logged=store.projected(history.turns) if resumed else {},
         )
         queues.callback(controller.close)
         if lease.number > 1:
             _settle_attempts(store, controller, history)
         _tell_at_first(controller, lease, store, understood, resumed=resumed, say=screen.say)
-        _tell_what_was_committed(controller, store)
+        # The first of all that a member's run hears, and no turn waits for it.
+        for member in store.unfounded:
+            controller.log_queue.add(partial(store.log_founder, member), lane=member)
         if resumed:
             _go_on_as_before(controller, stored, screen)
-        store.artifacts.save_view(
-            staged=stored.settings.stage_plan is not None, grouped=stored.settings.has_groups
-        )
+        _tell_what_was_committed(controller, store)
+        staged, grouped = stored.settings.stage_plan is not None, stored.settings.has_groups
+        controller.log_queue.add(partial(store.artifacts.save_view, staged=staged, grouped=grouped))
         status, folders = _run_turns(controller, store, lease, screen)
         result = end(controller, status, lease)
         # A token that stays behind otherwise, as after a kill, is deleted by the next controller.
@@ -188,7 +195,7 @@ def _tell_what_was_committed(controller: Controller, store: Store) -> None:
     history, logged = controller.history, dict(controller.logged)
     told_before = list[Turn]()
     for member, turns in history.turns.items():
-        told_before += turns[: logged[member]]
+        told_before += turns[: logged.get(member, 0)]
     store.names.learn(told_before)
     # The topics that the user was told; an empty history has none.
     controller.noted.update(store.noted() if any(history.turns.values()) else {})
@@ -196,7 +203,7 @@ def _tell_what_was_committed(controller: Controller, store: Store) -> None:
         for turn in turns:
             controller.tell_notes(turn)
     for member, turns in history.turns.items():
-        for turn in turns[logged[member] :]:
+        for turn in turns[logged.get(member, 0) :]:
             controller.log_turn(turn)
     controller.unwritten += store.not_in_journal
     controller.stages.tell_who_left(history.left, controller.leave)
@@ -210,7 +217,10 @@ def _go_on_as_before(controller: Controller, stored: StoredPopulation, screen: S
     # The controller goes through the rounds again, and must not warn of the same twice.
     controller.diagnostics.seen.update(store.warnings())
     controller.checks.made = store.checked()
-    store.begin([member.index for member in controller.living])
+    store.begin()
+    for member in controller.living:
+        index = member.index
+        controller.log_queue.add(partial(store.begin_member, index), lane=index)
     store.change(stored.settings.to_json(), began=stored.began.to_json())
     _say_if_nothing_is_left(controller, screen)
 
@@ -264,6 +274,22 @@ def _settle_attempts(store: Store, controller: Controller, history: History) -> 
     newest = {(member, number) for member, number in last.items() if number > 0}
     controller.discard_attempts(newest)
     controller.disputed.update(newest, ((member, number + 1) for member, number in last.items()))
+    # A machine that was suspended under an earlier controller may have woken up since.
+    controller.disputed.update(_tried_again(history))
+
+
+def _tried_again(history: History) -> Iterator[tuple[int, int]]:
+    """The turns at which there was more than one attempt, by member and number.
+
+    It may be so of the first turn of each claim: the controller before had perhaps begun it.
+    """
+    for member, turns in history.turns.items():
+        claim = 1
+        for turn in turns:
+            attempt = turn.plan.attempt
+            if attempt.number > 1 or attempt.claim > claim:
+                yield member, turn.number
+            claim = attempt.claim
 
 
 def _tell_way_on(error: BaseException, run_id: str, screen: Screen) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,26 +182,35 @@ def winners_schedule(result: Result, settings: Settings, space: Space) -> Schedu
 class LiveReport:
     """Puts a fresh report on the run now and then, while the population trains.
 
-    It stands between the controller and another listener, to which it passes everything on.
+    It stands between the controller and another listener, to which it passes everything on. The
+    page of a large population takes seconds, and so may the requests for it. So the controller only
+    takes a snapshot here, and a thread does the rest.
 
     Args:
         inner: The other listener.
-        report_data: Reads from the store what a report shows at present.
-        keep: Puts the files of a folder on the population's run.
+        snapshot: Returns what has become of the population so far, as nothing changes it later.
+        report_data: Reads from the store what a report of that shows. A thread calls it.
+        keep: Puts the files of a folder on the population's run. A thread calls it.
+        later: Has a thread make a call, once those before it are made.
         clock: Returns the seconds since any fixed moment.
     """
 
     def __init__(
         self,
         inner: ProgressListener,
-        report_data: Callable[[], ReportData],
+        snapshot: Callable[[], Result],
+        report_data: Callable[[Result], ReportData],
         keep: Callable[[Path], None],
+        later: Callable[[Callable[[], None]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._inner, self._clock = inner, clock
-        self._report_data, self._keep = report_data, keep
+        self._snapshot, self._report_data = snapshot, report_data
+        self._keep, self._later = keep, later
         self._next_due = clock() + _REFRESH_SECONDS
         self._has_new_turns = False
+        self._trouble = deque[str]()
+        """Why there was no report. Only the controller's thread writes to the screen."""
 
     def turn(self, turn: Turn, history: History) -> None:
         self._has_new_turns = True
@@ -209,18 +221,26 @@ class LiveReport:
 
     def tick(self) -> None:
         self._inner.tick()
-        began = self._clock()
-        if not self._has_new_turns or began < self._next_due:
+        while self._trouble:
+            self._inner.say(self._trouble.popleft())
+        if not self._has_new_turns or self._clock() < self._next_due:
             return
         self._has_new_turns = False
+        # No other is begun before this one is there.
+        self._next_due = math.inf
+        self._later(partial(self._refresh, self._snapshot()))
+
+    def _refresh(self, result: Result) -> None:
+        """Make a report and put it on the run."""
+        began = self._clock()
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, REPORT)
                 path.parent.mkdir()
-                path.write_text(page(self._report_data()), encoding="utf-8")
+                path.write_text(page(self._report_data(result)), encoding="utf-8")
                 self._keep(Path(folder))
         except Exception as error:
-            self._inner.say(f"no report for now: {reason_of(error, with_module=False)}")
-        # The report of a large population takes seconds, in which no worker gets a new job.
+            self._trouble.append(f"no report for now: {reason_of(error, with_module=False)}")
         ended = self._clock()
+        # The thread logs no turn meanwhile, and takes its part of a core.
         self._next_due = ended + max(_REFRESH_SECONDS, (ended - began) / _MOST_TIME_SHARE)

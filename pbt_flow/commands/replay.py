@@ -17,7 +17,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -308,8 +308,10 @@ class ReplayScreen:
     ) -> None:
         pass
 
-    def watch(self, history: History) -> ReplayScreen:
+    def watch(self, history: History, later: Callable[[LogCall], None]) -> ReplayScreen:
         """Check the turns that a resumed replay has done already.
+
+        Nothing that a replay shows has to be asked for, so that nothing is left for `later`.
 
         Raises:
             ReplayError: A turn was not trained as the schedule says.

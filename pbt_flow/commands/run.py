@@ -36,7 +36,7 @@ from pbt_flow.reporting.comparison import (
 from pbt_flow.settings import Settings
 from pbt_flow.space import is_same_space, space_to_json
 from pbt_flow.task import Declaration, Task, recorded_options
-from pbt_flow.training.averaging import Averaged, average_finalists
+from pbt_flow.training.averaging import Averaged, average_finalists, average_own_records
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.finalists import judge_finalists
 from pbt_flow.training.log_queue import LogCall
@@ -47,7 +47,6 @@ from pbt_flow.utils.versions import present_versions
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
-    from pbt_flow.reporting.report_data import ReportData
     from pbt_flow.tracking.lease import Lease
 
 
@@ -258,8 +257,12 @@ def resume(
                 f"turns={made.turns}{stages} is less than what was done: a member of population "
                 f"{run_id} has done {done}"
             )
+    with short_requests():
+        # A cluster takes longer to attach to than all that is left to do.
+        is_done = made.engine == "ray" and made.device == "cpu" and _is_trained(stored, made)
+        on = dataclasses.replace(made, engine="processes", workers=1) if is_done else made
     with (
-        engine_for(made.engine, made.threads, made.device) as engine,
+        engine_for(on.engine, on.threads, on.device) as engine,
         short_requests(),
     ):
         engine.submit(Describe(task=made.task, options=made.options))
@@ -273,7 +276,7 @@ def resume(
         defaults = store.manifest.option_defaults
         options, notes = recorded_options(kind, made.options, defaults)
         made = dataclasses.replace(made, options=options)
-        start(engine, made)
+        start(engine, dataclasses.replace(on, options=options))
         understood = check_buildable(engine, made, begun_with=stored.settings.budget, quiet=quiet)
         return _train(
             dataclasses.replace(stored, settings=made),
@@ -285,6 +288,11 @@ def resume(
             notes=notes,
             on_turn=callbacks,
         )
+
+
+def _is_trained(stored: StoredPopulation, settings: Settings) -> bool:
+    """Whether MLflow knows every turn of the budget: a resume then does nothing but the end."""
+    return sum(stored.store.turns_logged().values()) >= settings.all_turns
 
 
 # --- from the first turn to the result ------------------------------------------------------------
@@ -304,14 +312,13 @@ def _train(
     began = time.monotonic()
     progress = Progress(stored.settings, stored.run_id, stored.store.tracking_uri, quiet=quiet)
 
-    def watch(history: History) -> LiveReport:
-        def so_far() -> ReportData:
+    def watch(history: History, later: Callable[[LogCall], None]) -> LiveReport:
+        def so_far() -> Result:
             seconds = time.monotonic() - began
-            return stored.report_data(
-                stored.result_of(history, {}, status="running", seconds=seconds)
-            )
+            return stored.result_of(history.snapshot(), {}, status="running", seconds=seconds)
 
-        return LiveReport(progress, so_far, stored.store.artifacts.keep)
+        keep = stored.store.artifacts.keep
+        return LiveReport(progress, so_far, stored.report_data, keep, later)
 
     return train(
         stored,
@@ -367,10 +374,15 @@ def _end(
     best, initial = history.winner(), history.best_initial
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
     averaged: Averaged | None = None
+    own: Averaged | None = None
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as place:
         if status == "finished" and best is not None:
-            if how == "average":
+            if how in ("average", "own"):
                 averaged = average_finalists(history, engine, Path(place), say)
+            if how == "own":
+                # It is shown and not handed over, so that its state is not kept.
+                with tempfile.TemporaryDirectory() as unkept:
+                    own = average_own_records(history, engine, Path(unkept), say)
             # A task may take a minute for it, and nothing would move on the screen.
             controller.progress.say("reporting on the winner and on the best initial setting")
             wanted = None if controller.settings.samples == "none" else folder
@@ -389,6 +401,10 @@ def _end(
             average = stored.average_of(result.winner, averaged)
             result = dataclasses.replace(result, average=average)
             last_words.append(partial(artifacts.keep_average, Path(place)))
+        if own is not None and result.winner is not None:
+            result = dataclasses.replace(
+                result, own_average=stored.own_average_of(result.winner, own)
+            )
         living = {member.index for member in controller.living}
         ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
         members = {m: ended if m in living else "FAILED" for m in history.members}

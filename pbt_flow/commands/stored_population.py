@@ -133,6 +133,10 @@ class StoredPopulation:
         average = ended.get("average")
         if average is not None and result.winner is not None:
             result = replace(result, average=self._read_average(average, result.winner))
+        own = ended.get("own_average")
+        if own is not None and result.winner is not None:
+            told = self._read_average(own, result.winner)
+            result = replace(result, own_average=replace(told, checkpoint=None, revive=None))
         control = self.store.tags().get(CONTROL)
         if control is None:
             return result
@@ -209,6 +213,11 @@ class StoredPopulation:
             checkpoint=averaged.checkpoint,
             revive=partial(self._revive_average, averaged.checkpoint),
         )
+
+    def own_average_of(self, winner: Finalist, averaged: Averaged) -> Finalist:
+        """An average of the winner's own last checkpoints, whose state is not kept."""
+        told = self.average_of(winner, averaged)
+        return replace(told, checkpoint=None, revive=None)
 
     def _read_average(self, plain: Mapping[str, Any], winner: Finalist) -> Finalist:
         """The same, as `Result.to_json` wrote it."""

@@ -23,6 +23,7 @@ def summary(result: Result) -> str:
         lines += _finalist("winner", result.winner)
         if result.average is not None:
             lines += _average(result.average)
+        lines += _own_average(result)
         if result.budget_note and result.status != "running":
             lines.append(f"  {_budget(result)}")
         lines.append(f"  mean score of the population {number(result.mean_score)}")
@@ -91,12 +92,29 @@ def _average(average: Finalist) -> list[str]:
     """What is handed over in place of the winner, where it is better."""
     lines = [f"handed over: the average of {len(average.parents)} finalists' weights"]
     lines.append(f"  {average.parents_told}")
+    return lines + _worth(average)
+
+
+def _worth(average: Finalist) -> list[str]:
+    """The score of an average, and its report."""
     if average.fresh is None:
-        lines.append(f"  score {number(average.score)}, on the data that selection went by")
+        lines = [f"  score {number(average.score)}, on the data that selection went by"]
     else:
-        lines.append(f"  fresh score {average.fresh}, on data that no choice has seen")
+        lines = [f"  fresh score {average.fresh}, on data that no choice has seen"]
     if average.report:
         lines.append(f"  report {values(average.report)}")
+    return lines
+
+
+def _own_average(result: Result) -> list[str]:
+    """What averaging finalists brings beyond the average of the winner's own checkpoints."""
+    if (own := result.own_average) is None:
+        return []
+    lines = [f"as a control, the average of the winner's own last {len(own.parents)} checkpoints"]
+    lines.append(f"  {own.parents_told}")
+    lines += _worth(own)
+    if result.average is None:
+        lines.append("  no average of finalists is better than the winner, which is handed over")
     return lines
 
 

@@ -27,7 +27,8 @@ from pbt_flow.engines.code_shipping import pack
 from pbt_flow.engines.jobs import Describe, Done, Job, Retry, WorkerContext
 from pbt_flow.engines.processes import ProcessEngine
 from pbt_flow.engines.ray_actor import Answer, Place, RayWorker, write_files
-from pbt_flow.engines.ray_cluster import attach, delete_session, free_share, import_ray
+from pbt_flow.engines.ray_cluster import attach, delete_session, detach, free_share, import_ray
+from pbt_flow.engines.ray_watch import ClusterWatch, flush_before_rays_end
 from pbt_flow.engines.worker_environment import WorkerEnvironment
 from pbt_flow.exceptions import PATIENCE, EngineError
 from pbt_flow.population.checkpoints import Folders
@@ -37,6 +38,9 @@ from pbt_flow.task.mlflow_capture import MemberRuns
 
 _LOOK_EVERY = 2.0
 """Seconds between two looks at which nodes are alive."""
+_HEAD_PATIENCE = 30.0
+"""Seconds for which the head of the cluster may be silent. It then knows nothing of its workers any
+more, if it is started again."""
 _TELL_AFTER = 10.0
 """Seconds without a change after which the user is told that workers are missing. One takes some
 seconds to import torch, and a machine that joins brings several."""
@@ -100,7 +104,8 @@ class RayEngine(Engine):
         self._context: WorkerContext | None = None
         self._opened: tuple[Folders, MemberRuns | None] | None = None
         self._environment = WorkerEnvironment.of_this_process()
-        self._is_attached = False
+        self._watch: ClusterWatch | None = None
+        """What is known of the cluster; None while this process is attached to none."""
         self._session: Path | None = None
         """The folder of a Ray of one's own, which ends with this engine."""
         self._wanted = 0
@@ -135,7 +140,7 @@ class RayEngine(Engine):
         self._context = dataclasses.replace(context, task=task)
         cpus = slots * context.threads
         self._session = attach(shipment.runtime_environment(), cpus=cpus, gpus=self._gpus)
-        self._is_attached = True
+        self._watch = ClusterWatch(self._ray)
         self._wanted, self._changed = slots, time.monotonic()
         self._seats = [self._hire(index) for index in range(slots)]
 
@@ -190,6 +195,9 @@ class RayEngine(Engine):
         if living == self._wanted or time.monotonic() < self._changed + _TELL_AFTER:
             return ""
         assert self._context is not None, "known since start"
+        if self._watch is None or self._watch.silent_for > _TELL_AFTER:
+            # Whoever asks it now waits until it answers.
+            return f"workers: {living} of {self._wanted} are there; the head does not answer"
         reason = free_share(self._ray, cpus=self._context.threads, gpus=self._gpus)
         return f"workers: {living} of {self._wanted} are there; {reason}"
 
@@ -252,12 +260,15 @@ class RayEngine(Engine):
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             finished = list[Done | LostJob]()
+            self._check_cluster()
             self._replace_taken_away()
             self._assign()
             now = time.monotonic()
             references = dict(self._references())
             moments = (end, self._next_expiry(), now + _LOOK_EVERY)
             ready = self._ready(list(references), max(0.0, min(moments) - now))
+            # That a worker has died may be the first sign of more.
+            self._check_cluster()
             for reference in ready:
                 seat, handle = references[reference]
                 finished += handle(seat, reference)
@@ -378,11 +389,26 @@ class RayEngine(Engine):
 
     def _is_gone(self, seat: _Seat) -> bool:
         """Whether the node of a worker is dead, by Ray's own word."""
-        return seat.place is not None and seat.place.node not in self._nodes()
+        assert self._watch is not None, "attached since start"
+        return seat.place is not None and not self._watch.is_alive(seat.place.node)
 
-    def _nodes(self) -> set[str]:
-        """The nodes that are alive."""
-        return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+    def _check_cluster(self) -> None:
+        """Refuse to go on where Ray will start no worker for this process any more.
+
+        Raises:
+            EngineError: The head of the cluster is silent, or Ray on this machine has ended.
+        """
+        assert self._watch is not None, "attached since start"
+        if self._watch.has_lost_this_machine:
+            raise EngineError(
+                "Ray on this machine has ended, or was cut off from its cluster for too long; "
+                "start it again (ray start), and resume"
+            )
+        if self._watch.silent_for > _HEAD_PATIENCE:
+            raise EngineError(
+                f"the head of the Ray cluster has not answered for {_HEAD_PATIENCE:.0f} seconds; "
+                "start the cluster again (ray start), and resume"
+            )
 
     @staticmethod
     def _free(seat: _Seat) -> None:
@@ -424,8 +450,9 @@ class RayEngine(Engine):
         """
         if time.monotonic() < self._looked + _LOOK_EVERY or not self._seats:
             return
+        assert self._watch is not None, "attached since start"
         self._looked = time.monotonic()
-        nodes = self._nodes()
+        nodes = self._watch.alive
         for seat in self._seats:
             if seat.is_idle and self._node(seat) not in nodes:
                 self._replace(seat)
@@ -456,16 +483,18 @@ class RayEngine(Engine):
         if self._describer is not None:
             self._describer.close()
             self._describer = None
-        for seat in self._seats:
-            with contextlib.suppress(Exception):
-                self._ray.kill(seat.actor, no_restart=True)
-        self._seats = []
+        seats, self._seats = self._seats, []
         self._queue.clear()
-        if self._is_attached:
-            self._is_attached = False
-            self._ray.shutdown()
-            if self._session is not None:
-                delete_session(self._session)
+        if self._watch is not None:
+            if self._watch.has_lost_this_machine:
+                # Ray ends whoever talks to it now, and there is more to say than this.
+                flush_before_rays_end()
+            else:
+                detach(self._ray, [seat.actor for seat in seats])
+                if self._session is not None:
+                    delete_session(self._session)
+            self._watch.close()
+            self._watch = None
         self._scratch.cleanup()
 
 

@@ -9,10 +9,11 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pbt_flow.engines.ray_watch import outlive_the_head
 from pbt_flow.exceptions import EngineError
 
 _SETTINGS = 4
@@ -70,6 +71,7 @@ def attach(runtime_environment: Mapping[str, Any], *, cpus: int, gpus: float = 0
             "name the cluster by RAY_ADDRESS"
         )
     address = os.environ.get("RAY_ADDRESS") or _OWN
+    outlive_the_head()
     own: dict[str, Any] = {}
     if address == _OWN:
         # A user of one machine has not asked to tell anybody that they use Ray.
@@ -117,6 +119,14 @@ def delete_session(folder: Path) -> None:
     with contextlib.suppress(OSError):
         if latest.is_symlink() and not latest.exists():
             latest.unlink()
+
+
+def detach(ray: Any, actors: Iterable[Any]) -> None:
+    """End some actors, and detach this process from its cluster, which may not answer any more."""
+    for actor in actors:
+        with contextlib.suppress(Exception):
+            ray.kill(actor, no_restart=True)
+    ray.shutdown()
 
 
 def _check_reached(address: str) -> None:

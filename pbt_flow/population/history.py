@@ -7,9 +7,11 @@ tracking store. How long an answer takes does not depend on the length of the hi
 from __future__ import annotations
 
 import bisect
+import copy
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.records import Checkpoint, Direction, Member, Turn
@@ -17,6 +19,7 @@ from pbt_flow.population.stages import StagePlan
 from pbt_flow.space import Hparams
 from pbt_flow.utils.means import difference
 
+_Value = TypeVar("_Value")
 BEST_EVER = 2
 """How many of the best records ever take part when the winner is chosen."""
 
@@ -135,6 +138,16 @@ class History:
         for member in members:
             self.members[member.index] = member
             self.group_sizes[member.group] += 1
+
+    def snapshot(self) -> History:
+        """Return the history as it is now: no turn that is added later changes it.
+
+        Another thread may read it while this one goes on.
+        """
+        made = copy.copy(self)
+        for name, value in vars(self).items():
+            setattr(made, name, _with_containers_of_its_own(value))
+        return made
 
     def add(self, turn: Turn) -> None:
         """Add a committed turn: its member moves on, and its score joins those of its age."""
@@ -380,3 +393,14 @@ def best_of_round(history: History, number: int) -> Turn:
         (turn for turn in turns if turn.score is not None),
         key=lambda turn: (history.fitness(turn), -turn.member),
     )
+
+
+def _with_containers_of_its_own(value: _Value) -> _Value:
+    """Return a copy of a container with the same records in it. Records never change."""
+    if not isinstance(value, dict | list | set):
+        return value
+    made = copy.copy(value)
+    if isinstance(made, dict):
+        for key, held in made.items():
+            made[key] = _with_containers_of_its_own(held)
+    return made

@@ -72,6 +72,23 @@ def ancestors(history: History, turn: Turn) -> list[Turn]:
     return path
 
 
+OWN_RECORDS = 3
+"""The records whose mean is the running average of a model's own checkpoints, its last included."""
+
+
+def own_records(history: History, turn: Turn) -> list[Turn]:
+    """Return the last `OWN_RECORDS` turns that made the weights of `turn`, from `turn` itself back.
+
+    They are the model's own earlier checkpoints, whichever member trained them. There are fewer
+    where it has done fewer turns.
+    """
+    path, node = [turn], weights_parent(turn)
+    while node.turn > 0 and len(path) < OWN_RECORDS:
+        path.append(history.turn(*node))
+        node = weights_parent(path[-1])
+    return path
+
+
 def founders(history: History) -> dict[Node, int]:
     """Return, for every node, the member whose fresh model its weights descend from.
 

@@ -48,6 +48,11 @@ class Result:
 
     The average is then handed over as the model. It has the member, turn and hyperparameters of the
     winner, which is one of its parents."""
+    own_average: Finalist | None = None
+    """The average of the winner's own last checkpoints, better or not; None if none was made.
+
+    It is a control, and is never handed over: what averaging finalists brings is what `average` has
+    over this one. Its state is not kept."""
     best_initial: Finalist | None
     """The best turn of any initial configuration, before PBT replaced that configuration.
 
@@ -313,17 +318,17 @@ class Result:
         Asynchronous populations of the first version could get there if they had a worker for each
         member.
         """
-        share, winner = self.winner_share, self.winner
-        if share is None or winner is None or share == 1:
+        share, winner, budget = self.winner_share, self.winner, self.budget
+        if share is None or winner is None or budget is None or share == 1:
             return ""
         if share < 1:
             return (
                 f"the winner's weights have trained {winner.step:,} of the "
-                f"{counted(self.budget, 'step')} that a member was given"
+                f"{counted(budget, 'step')} that a member was given"
             )
         return (
             f"the winner's weights have trained {counted(winner.step, 'step')} along their "
-            f"lineage, {share:.4g} times the {self.budget:,} that a member was given: it had more "
+            f"lineage, {share:.4g} times the {budget:,} that a member was given: it had more "
             "than its budget, and cannot be compared fairly with populations that kept to theirs"
         )
 
@@ -357,6 +362,7 @@ class Result:
             "tracking_uri": self.tracking_uri,
             "winner": self.winner and self.winner.to_json(),
             "average": self.average and self.average.to_json(),
+            "own_average": self.own_average and self.own_average.to_json(),
             "best_initial": self.best_initial and self.best_initial.to_json(),
             "finalists": self._judged_finalists(),
             "scores_repeat": self.history.scores_repeat,

@@ -41,6 +41,9 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
     if (average := result.average) is not None:
         yield "handed over", f"the average of {average.parents_told}"
         yield from _numbers(average)
+    if (own := result.own_average) is not None:
+        yield "control of averages", f"the winner's own last {len(own.parents)} checkpoints"
+        yield from _numbers(own)
     if result.control is not None:
         yield "control", f"{result.control.run_id}: {result.control.headline}"
 

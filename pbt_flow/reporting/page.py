@@ -15,6 +15,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from pbt_flow.population.averages import averages_told
 from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.lineage import Node, count_copies, founders
 from pbt_flow.population.records import Direction, Member
@@ -79,6 +80,7 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
     for sentence in settings.describe_members():
         yield f"<p>{escape(_sentence(sentence))}</p>"
     yield from _cards(subject)
+    yield from _averages(subject)
     yield from _warnings(subject)
     if shades is None:
         yield "<section><p>No turn has gone well yet, so there is nothing to draw.</p></section>"
@@ -279,6 +281,31 @@ def _cards(subject: ReportData) -> Iterable[str]:
             f"<span>{escape(explanation)}</span></div>"
         )
     yield "</div>"
+
+
+def _averages(subject: ReportData) -> Iterable[str]:
+    """What averages bring, beside the control if there is one; nothing where none was made."""
+    told = {"this population": list(averages_told(subject.result))}
+    if subject.control is not None:
+        told["its control"] = list(averages_told(subject.control))
+    if not any(told.values()):
+        return
+    yield (
+        "<section><h2>What averaging brings</h2><p>The mean of the winner's own last checkpoints "
+        "needs no population. What the mean of finalists has over it is what averaging across "
+        "members brings. The scores of averages are on data that no choice has seen, where the "
+        "task has any, and the reports on data that selection never saw.</p>"
+    )
+    yield "<table><thead><tr><th>model</th><th>score</th><th>report</th></tr></thead><tbody>"
+    for whose, rows in told.items():
+        for name, finalist in rows:
+            score = finalist.score if finalist.fresh is None else finalist.fresh.mean
+            of = f" ({whose})" if len(told) > 1 else ""
+            yield (
+                f"<tr><td>{escape(name + of)}</td><td>{escape(number(score))}</td>"
+                f"<td>{escape(values(finalist.report))}</td></tr>"
+            )
+    yield "</tbody></table></section>"
 
 
 def _two_numbers(result: Result) -> str:

@@ -79,7 +79,7 @@ class Perturb:
     factors: tuple[float, ...] = (0.8, 1.25)
     resample_probability: float = 0.25
     """How likely each number and each ordered choice is drawn anew. The paper gives no value; other
-    implementations use this one."""
+    implementations use this one. docs/choices.md has what others came to."""
     choice_probability: float = 0.25
     """How likely each unordered choice is drawn anew. It moves by nothing else, and would freeze at
     0."""

@@ -18,9 +18,13 @@ import numpy as np
 
 from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.jobs import (
+    AverageEvaluated,
     CheckNoise,
     CheckRestore,
     Done,
+    EvaluateAfresh,
+    EvaluateAverage,
+    EvaluatedAfresh,
     Inspect,
     Inspection,
     Job,
@@ -31,11 +35,11 @@ from pbt_flow.engines.jobs import (
 )
 from pbt_flow.engines.restore_check import State
 from pbt_flow.engines.returned import read_score
-from pbt_flow.engines.worker import evaluate_again, try_restoring
+from pbt_flow.engines.worker import evaluate_afresh, evaluate_again, try_restoring
 from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
-from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed
+from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, report_seed
 from pbt_flow.population.turn_files import Attempt
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, own_hparams
@@ -95,13 +99,17 @@ class SimulatedEngine(Engine):
                 Path(job.samples, "looked").touch()
             heapq.heappush(self._pending, (self.now + 1.0, self._order, Inspection(request=job)))
             return
+        if isinstance(job, EvaluateAfresh | EvaluateAverage):
+            # Training is over then, and nothing is left that could be delayed.
+            heapq.heappush(self._pending, (self.now, self._order, self._judge(job)))
+            return
         if isinstance(job, CheckRestore | CheckNoise):
             self._see(job.checkpoint, "a check")
             # A check takes no simulated time, so that it changes no result of a study.
             heapq.heappush(self._pending, (self.now, self._order, self._check(job)))
             return
         plan, lost = (job.plan, job.lost) if isinstance(job, Retry) else (job, 0.0)
-        assert isinstance(plan, Plan), "a simulation runs turns, looks at checkpoints and checks"
+        assert isinstance(plan, Plan), "a simulation runs, looks at, checks and judges turns"
         fault = next(iter(self._faults.get((plan.member, plan.turn), [])), None)
         took = self.duration(plan, self._rng)
         if fault == "hangs" and self.turn_timeout is not None:
@@ -155,6 +163,28 @@ class SimulatedEngine(Engine):
         task = self.task(derive_seed(self.seed, check.member, 0))
         task.load_state_dict(load())
         return NoiseChecked(check=check, scores=evaluate_again(check, self.seed, task))
+
+    def _judge(self, job: EvaluateAfresh | EvaluateAverage) -> Done:
+        """Evaluate a record or an average as a worker does; an average is written nowhere."""
+        task = self.task(derive_seed(self.seed, job.member, 0))
+        asked = [job.checkpoint] if isinstance(job, EvaluateAfresh) else list(job.parents)
+        states = []
+        for checkpoint in asked:
+            self._see(checkpoint, "a judgement")
+            states.append(copy.deepcopy(self.states[checkpoint.member, checkpoint.turn]))
+        if isinstance(job, EvaluateAfresh):
+            task.load_state_dict(states[0])
+            scores = evaluate_afresh(job, self.seed, task)
+            return EvaluatedAfresh(request=job, scores=scores)
+        state = task.average(states)
+        if state is None:
+            return AverageEvaluated(request=job)
+        task.load_state_dict(state)
+        scores = evaluate_afresh(job, self.seed, task)
+        task.reseed(report_seed(self.seed))
+        return AverageEvaluated(
+            request=job, scores=scores, metrics=dict(task.report()), checkpoint=asked[0]
+        )
 
     def close(self) -> None:
         self._pending.clear()
@@ -238,6 +268,10 @@ class MemoryStore:
     """The members that have left at the end of a stage, with what their runs say of it."""
     tags: dict[str, str] = field(default_factory=dict)
     """The tags of the population's run."""
+    sees_states: bool = True
+    """Whether it says of any number of states at once whether they exist, as a disk does."""
+    asked: int = 0
+    """Of how many states it was asked whether they exist."""
     shown: list[Turn] = field(default_factory=list)
     """The turns whose samples were put on the population's run."""
 
@@ -254,8 +288,9 @@ class MemoryStore:
     def artifacts(self) -> MemoryStore:
         return self
 
-    def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
-        return (checkpoint.member, checkpoint.turn) in self.engine.states
+    def have_states(self, checkpoints: Sequence[Checkpoint]) -> list[bool]:
+        self.asked += len(checkpoints)
+        return [(one.member, one.turn) in self.engine.states for one in checkpoints]
 
     patience = 0.0
 
@@ -294,7 +329,10 @@ class MemoryStore:
             self.shown.append(turn)
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> None:
-        del self.engine.states[checkpoint.member, checkpoint.turn]
+        if self.sees_states:
+            del self.engine.states[checkpoint.member, checkpoint.turn]
+        else:
+            self.engine.states.pop((checkpoint.member, checkpoint.turn), None)
 
     def discard_attempts(
         self, turns: Mapping[tuple[int, int], Attempt | None], *, claim: int

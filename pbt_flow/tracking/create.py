@@ -25,7 +25,7 @@ from optuna.distributions import CategoricalDistribution
 
 from pbt_flow.exceptions import StoreError
 from pbt_flow.population.records import Direction, ReportDirection
-from pbt_flow.space import Hparams, Space, space_from_json
+from pbt_flow.space import Hparams, Space
 from pbt_flow.tracking.adoption import FOUNDING, MANIFEST, adopt, callers_run, launched_run
 from pbt_flow.tracking.client import check_artifacts, is_away, requests_at_once
 from pbt_flow.tracking.drivers import is_store_error, store_message
@@ -33,6 +33,8 @@ from pbt_flow.utils.at_once import call_at_once
 from pbt_flow.utils.passwords import hide_password
 
 _DEFAULT = "Default"
+_INITIAL = "init/"
+"""What the name of a param with an initial hyperparameter begins with."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 _MAX_RUNS_FOUND = 50_000
 """The most runs that MLflow returns for one search."""
@@ -78,7 +80,8 @@ def create_population(
 ) -> tuple[list[Run], Manifest]:
     """Make the runs of a new population and its members, and write the manifest.
 
-    The manifest is written last: a run without one is not a population.
+    The manifest is written last: a run without one is not a population. The members' runs do not
+    have their params then (`member_params`).
 
     Args:
         client: Talks to the tracking store.
@@ -94,8 +97,7 @@ def create_population(
         StoreError: The tracking store cannot be used, or the run that MLFLOW_RUN_ID names is
             something else already.
     """
-    settings, space = plan.settings, space_from_json(plan.space)
-    founding = uuid.uuid4().hex
+    settings, founding = plan.settings, uuid.uuid4().hex
     try:
         # Whatever may refuse the population is asked before the first run is made.
         launched = launched_run(client, uri)
@@ -119,8 +121,7 @@ def create_population(
             def make(index: int) -> Run:
                 group = {"pbt.group": str(groups[index])} if groups else {}
                 tags = {FOUNDING: founding, **group}
-                hparams = plan.initial[index]
-                return _member_run(client, parent, index, hparams, space, tags, now + index)
+                return _member_run(client, parent, index, tags, now + index)
 
             members = call_at_once(make, range(len(plan.initial)), requests_at_once(uri))
             manifest = replace(plan, members=[run.info.run_id for run in members])
@@ -294,13 +295,7 @@ def _end_runs_on_failure(client: MlflowClient, experiment_id: str, founding: str
 
 
 def _member_run(
-    client: MlflowClient,
-    parent: Run,
-    index: int,
-    hparams: Hparams,
-    space: Space,
-    tags: Mapping[str, str],
-    began: int,
+    client: MlflowClient, parent: Run, index: int, tags: Mapping[str, str], began: int
 ) -> Run:
     run: Run = client.create_run(
         parent.info.experiment_id,
@@ -315,15 +310,28 @@ def _member_run(
             **tags,
         },
     )
-    texts = {f"init/{name}": param_text(value) for name, value in hparams.items()}
+    return run
+
+
+def member_params(hparams: Hparams, space: Space) -> list[Param]:
+    """The params of a member's run: its initial hyperparameters, and what choices' numbers mean.
+
+    MLflow takes them only once the run is there. `population.json` has the same, so that no turn
+    waits for them, and a resume logs those that a killed controller has not.
+    """
+    texts = {f"{_INITIAL}{name}": param_text(value) for name, value in hparams.items()}
     for name, dist in space.items():
         # A metric is a number, so a choice is logged as its index among the choices.
         if isinstance(dist, CategoricalDistribution):
             choices = [f"{index}={choice!r}" for index, choice in enumerate(dist.choices)]
             texts[f"legend/{name}"] = ", ".join(choices)
-    params = [Param(key, shorten_param(text)) for key, text in texts.items()]
-    client.log_batch(run.info.run_id, params=params)
-    return run
+    return [Param(key, shorten_param(text)) for key, text in texts.items()]
+
+
+def lacks_params(run: Run) -> bool:
+    """Whether the params of a member's run have not been logged."""
+    # MLflow takes all params of one request, or none.
+    return not any(name.startswith(_INITIAL) for name in run.data.params)
 
 
 def method_of(exploit: str, stages: str) -> str:

@@ -62,6 +62,11 @@ class Outcome:
         elif "pbt.average" in self.runs.tags():
             # An average was handed over before a resume; its tag must not stay.
             tags["pbt.average"] = "none"
+        if (own := result.own_average) is not None:
+            metrics["own_average/score"] = own.score
+            if own.fresh is not None:
+                metrics["own_average/fresh_score"] = own.fresh.mean
+            metrics |= self.names.named("own_average", own.report)
         if (initial := result.best_initial) is not None:
             metrics |= {"best_initial/score": initial.score}
             metrics |= self.names.named("best_initial", initial.report)
@@ -199,6 +204,9 @@ def _description(result: Result) -> str:
     if result.average:
         count = len(result.average.parents)
         rows.append(_table_row(f"average of {count} finalists", result.average))
+    if result.own_average:
+        count = len(result.own_average.parents)
+        rows.append(_table_row(f"average of the winner's own last {count}", result.own_average))
     if result.best_initial and result.has_copies:
         rows.append(_table_row(f"best initial setting, {result.fate}", result.best_initial))
     if not rows:

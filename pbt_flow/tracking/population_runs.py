@@ -7,7 +7,7 @@ process, and it belongs to the user.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -95,19 +95,19 @@ class PopulationRuns:
         with self.talk():
             self.client.update_run(self.members[member], name=name)
 
-    def begin(self, living: Iterable[int]) -> None:
-        """Mark the population's run and those of its living members as running (again)."""
+    def begin(self) -> None:
+        """Mark the population's run as running again."""
         # The conclusion of an earlier controller does not hold any more, even if this one is killed
         # before it comes to its own. A replay has no such tag, only the status of its run.
         if self.role != "replay":
             self.tag({"pbt.status": "running"})
-        runs = [self.run_id, *(self.members[index] for index in living)]
         with self.talk():
-            call_at_once(
-                lambda run_id: self.client.update_run(run_id, status="RUNNING"),
-                runs,
-                self.requests_at_once,
-            )
+            self.client.update_run(self.run_id, status="RUNNING")
+
+    def begin_member(self, member: int) -> None:
+        """Mark the run of a member that trains on as running again."""
+        with self.talk():
+            self.client.update_run(self.members[member], status="RUNNING")
 
     def retire(self, member: int) -> None:
         """End the run of a retired member."""

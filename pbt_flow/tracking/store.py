@@ -43,7 +43,13 @@ from pbt_flow.tracking.client import (
     read_text,
     requests_at_once,
 )
-from pbt_flow.tracking.create import Manifest, create_population, member_name
+from pbt_flow.tracking.create import (
+    Manifest,
+    create_population,
+    lacks_params,
+    member_name,
+    member_params,
+)
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
 from pbt_flow.tracking.journal import Journal
@@ -76,6 +82,8 @@ class Store(PopulationRuns):
     """The part of the saved view's address that follows the address of the MLflow UI."""
     states: StoredStates
     """The states of the checkpoints, in their storage."""
+    unfounded: Sequence[int] = ()
+    """The members whose runs did not have their params when the population was made or opened."""
     names: MetricNames = field(default_factory=MetricNames)
     """The names of the task's metrics in MLflow."""
     _names_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -87,7 +95,8 @@ class Store(PopulationRuns):
 
     def __post_init__(self) -> None:
         self.names.reserve("winner/score", "winner/fresh_score", "best_initial/score")
-        self.names.reserve("average/score", "average/fresh_score")
+        for one in ("average", "own_average"):
+            self.names.reserve(f"{one}/score", f"{one}/fresh_score")
 
     @property
     def outcome(self) -> Outcome:
@@ -150,7 +159,7 @@ class Store(PopulationRuns):
             if not is_store_error(error):
                 raise
             raise _without_manifest(client, run, uri, error) from None
-        members = call_at_once(client.get_run, manifest.members, requests_at_once(uri))
+        members = _runs_of(client, uri, run, manifest)
         space = space_from_json(manifest.space)
         return cls._with_folders(client, uri, run_id, manifest, space, members)
 
@@ -183,6 +192,7 @@ class Store(PopulationRuns):
             folders=folders,
             charts=charts,
             states=states,
+            unfounded=[index for index, run in enumerate(members) if lacks_params(run)],
         )
         if isinstance(folders, RemoteFolders):
             # Once nobody holds the store, nobody can ask for the downloaded checkpoints.
@@ -190,6 +200,12 @@ class Store(PopulationRuns):
         return store
 
     # --- turns ------------------------------------------------------------------------------------
+
+    def log_founder(self, member: int) -> None:
+        """Log what a member began with on its run. Doing it twice changes nothing."""
+        params = member_params(self.manifest.initial[member], self.space)
+        with self.talk():
+            self.client.log_batch(self.members[member], params=params)
 
     def log_turns(self, turns: Sequence[Turn]) -> str | None:
         """Log committed turns of one member with its run. Doing it twice changes nothing.
@@ -382,18 +398,23 @@ class Store(PopulationRuns):
         turn = self.folders.record(member, number, self.accepted)
         return None if turn is None else fitted_turn(turn, self.space)
 
-    def projected(self, member: int, turns: Sequence[Turn]) -> int:
-        """Return how many of a member's turns are certainly logged with its run.
+    def projected(self, turns: Mapping[int, Sequence[Turn]]) -> dict[int, int]:
+        """Return how many of each member's turns are certainly logged with its run.
 
         Args:
-            member: The member.
-            turns: All its turns that have a record.
+            turns: Of each member all turns that have a record.
 
         Raises:
-            RecordError: The run has the metrics of a turn whose record does not exist.
+            RecordError: A run has the metrics of a turn whose record does not exist.
         """
         with self.talk():
-            data = self.client.get_run(self.members[member]).data
+            parent = self.client.get_run(self.run_id)
+            runs = _runs_of(self.client, self.tracking_uri, parent, self.manifest)
+        return {member: self._projected(member, own, runs[member]) for member, own in turns.items()}
+
+    def _projected(self, member: int, turns: Sequence[Turn], run: Run) -> int:
+        """Return how many of a member's turns are certainly logged with its run, as it is now."""
+        data = run.data
         logged, committed = int(data.metrics.get("turn", 0)), len(turns)
         # A controller that did not know yet that another one had taken over may have logged a turn
         # that does not count. Its record is still there.
@@ -414,9 +435,15 @@ class Store(PopulationRuns):
             "back, since it cannot be made again"
         )
 
-    def has_checkpoint(self, checkpoint: Checkpoint) -> bool:
-        """Whether the state of a turn still exists."""
-        return self.states.has(checkpoint)
+    @property
+    def sees_states(self) -> bool:
+        """Whether a look at a state is one at a disk, and not several requests."""
+        return isinstance(self.folders, LocalFolders)
+
+    def have_states(self, checkpoints: Sequence[Checkpoint]) -> list[bool]:
+        """Of each of some turns' states whether it still exists."""
+        at_once = 1 if self.sees_states else self.requests_at_once
+        return call_at_once(self.states.has, checkpoints, at_once)
 
     def delete_checkpoint(self, checkpoint: Checkpoint) -> str | None:
         """Delete the state of a turn, if the artifact store can. The record stays for ever.
@@ -505,6 +532,16 @@ class Store(PopulationRuns):
         """
         with self.talk():
             return claim(self.client, self.run_id, say=say)
+
+
+def _runs_of(client: MlflowClient, uri: str, parent: Run, manifest: Manifest) -> list[Run]:
+    """Return the members' runs as they are now, with few requests, in the order of the members."""
+    found = {run.info.run_id: run for run in runs_of_members(client, parent)}
+    # One that somebody has deleted, or taken a tag from, is not found by its tags.
+    lacking = [run_id for run_id in manifest.members if run_id not in found]
+    for run in call_at_once(client.get_run, lacking, requests_at_once(uri)):
+        found[run.info.run_id] = run
+    return [found[run_id] for run_id in manifest.members]
 
 
 def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception) -> StoreError:

@@ -7,6 +7,10 @@ the average better on the fresh data of the judgement. The average is kept if it
 winner on data that none of these choices has seen. A task whose data is a fixed split has no such
 data; there the score of every turn decides, and nothing is called fresh.
 
+The mean of a model's own last checkpoints is better than its last one as well, and needs no
+population. It is the control of the other: what averaging finalists of several members brings is
+what that average has over this one.
+
 Source: Wortsman et al. 2022, Model soups (ICML; arXiv 2203.05482), greedy soup.
 """
 
@@ -22,7 +26,7 @@ from pbt_flow.engines.batch import run_batch
 from pbt_flow.engines.jobs import AverageEvaluated, EvaluateAfresh, EvaluateAverage, EvaluatedAfresh
 from pbt_flow.population.fresh_score import FreshScore
 from pbt_flow.population.history import History
-from pbt_flow.population.lineage import founders, node_of
+from pbt_flow.population.lineage import founders, node_of, own_records
 from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.training.finalists import SHARE
 from pbt_flow.utils.means import mean
@@ -31,7 +35,7 @@ from pbt_flow.utils.reasons import reason_in
 
 @dataclass(frozen=True, kw_only=True)
 class Averaged:
-    """An average of finalists that is better than the winner."""
+    """An average of the winner's weights with those of other records."""
 
     parents: Sequence[Turn]
     """Whose weights it is the mean of, the winner first."""
@@ -67,18 +71,12 @@ def average_finalists(
     sign = 1.0 if history.direction == "maximize" else -1.0
     winner = related[0]
     assert winner.checkpoint is not None
-    known = history.fresh.get(winner.checkpoint)
-    times = known.readings if known else 1
+    judged = _judge_winner(history, engine, winner)
+    if judged is None:
+        return None
+    times, best = judged.times, sign * judged.score
     turns = sum(member.turn for member in history.members.values())
     candidates = related[1 : 1 + max(1, int(SHARE * turns) // times)]
-    if known is not None:
-        has_fresh_data, best = True, sign * known.mean
-    else:
-        scores = _evaluate(engine, winner.checkpoint, 0, times)
-        if not scores:
-            return None
-        # A task that gives the score of the turn again is evaluated on the same data each time.
-        has_fresh_data, best = any(score != winner.score for score in scores), sign * mean(scores)
     parents = [winner]
     for candidate in candidates:
         done = _try(engine, [*parents, candidate], 0, times, say)
@@ -90,19 +88,86 @@ def average_finalists(
     if len(parents) == 1:
         return None
     # What was chosen on these data looks better on them than it is.
-    first = times if has_fresh_data else 0
-    before = _evaluate(engine, winner.checkpoint, first, times)
-    done = _try(engine, parents, first, times, say, folder)
-    if done is None or done.checkpoint is None or not before:
-        return None
-    if not sign * mean(done.scores) > sign * mean(before):
+    before = _evaluate(engine, winner.checkpoint, judged.unseen, times)
+    found = _try_for_good(engine, parents, judged, say, folder)
+    if found is None or not before or not sign * found.score > sign * mean(before):
         return None
     say(f"the average of {len(parents)} finalists is better than the winner")
+    return found
+
+
+def average_own_records(
+    history: History, engine: Engine, folder: Path, say: Callable[[str], None]
+) -> Averaged | None:
+    """Average the winner with the checkpoints that came before it, better or not: a control.
+
+    Args:
+        history: The population's turns, and what the finalists are worth on fresh data.
+        engine: Where the average is evaluated; it has nothing else to do.
+        folder: Where the state of the average is to be written.
+        say: Tells the user what went wrong.
+
+    Returns:
+        The average, judged on the data on which an average of finalists is judged; None where no
+        earlier checkpoint of the winner is there, or where the task has no model that can be
+        averaged.
+    """
+    winner = history.winner()
+    if winner is None:
+        return None
+    parents = [turn for turn in own_records(history, winner) if history.has_checkpoint(turn)]
+    if len(parents) < 2 or parents[0] != winner:
+        return None
+    judged = _judge_winner(history, engine, winner)
+    return None if judged is None else _try_for_good(engine, parents, judged, say, folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """What the winner is worth where averages are tried."""
+
+    times: int
+    """How many evaluations that is the mean of."""
+    score: float
+    has_fresh_data: bool
+    """Whether the task has other data than that of its turns."""
+
+    @property
+    def unseen(self) -> int:
+        """The number of the first evaluation on data that no choice has seen, where it exists."""
+        return self.times if self.has_fresh_data else 0
+
+
+def _judge_winner(history: History, engine: Engine, winner: Turn) -> _Judged | None:
+    """What the winner is worth; None if it cannot be evaluated."""
+    assert winner.checkpoint is not None
+    known = history.fresh.get(winner.checkpoint)
+    if known is not None:
+        return _Judged(times=known.readings, score=known.mean, has_fresh_data=True)
+    scores = _evaluate(engine, winner.checkpoint, 0, 1)
+    if not scores:
+        return None
+    # A task that gives the score of the turn again is evaluated on the same data each time.
+    repeats = all(score == winner.score for score in scores)
+    return _Judged(times=1, score=mean(scores), has_fresh_data=not repeats)
+
+
+def _try_for_good(
+    engine: Engine,
+    parents: Sequence[Turn],
+    judged: _Judged,
+    say: Callable[[str], None],
+    folder: Path,
+) -> Averaged | None:
+    """An average with its state and its report, judged on data that no choice has seen."""
+    done = _try(engine, parents, judged.unseen, judged.times, say, folder)
+    if done is None or done.checkpoint is None:
+        return None
     return Averaged(
         parents=parents,
         checkpoint=done.checkpoint,
         score=mean(done.scores),
-        fresh=FreshScore.of(done.scores) if has_fresh_data else None,
+        fresh=FreshScore.of(done.scores) if judged.has_fresh_data else None,
         report=done.metrics,
     )
 
@@ -147,7 +212,7 @@ def _try(
         error = done.error.strip()
         if not error:
             return done if done.scores else None
-    say(f"no average of finalists: {reason_in(error)}")
+    say(f"no average of records: {reason_in(error)}")
     return None
 
 

@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -42,6 +42,7 @@ from pbt_flow.exceptions import (
     TakenOver,
 )
 from pbt_flow.population.history import History, best_of_round
+from pbt_flow.population.lineage import own_records
 from pbt_flow.population.records import Checkpoint, Member, Plan, Turn, derive_seed, fitted_turn
 from pbt_flow.population.turn_files import Attempt
 from pbt_flow.settings import Settings
@@ -71,6 +72,13 @@ _LONG_HOLD = 10.0
 """Seconds for which no turn begins before the user is told."""
 _SEGMENT = 500
 """How many turns the journal gets at once; a resume reads so many records one by one at most."""
+_LEFT_OVER = 4
+"""How many superfluous states of a member a resume tries to delete where it cannot see which there
+are. An earlier controller had at most two a member still to delete, or had no turn begin."""
+_LEFT_BEHIND = "left behind"
+"""The name of the lanes in which those states are deleted; a member's number follows."""
+_ATTEMPTS = "attempts"
+"""The lane in which what lost attempts have left is deleted."""
 _TRIES = 2
 """How often a turn whose worker dies is run before it counts as lost."""
 
@@ -170,16 +178,77 @@ class Controller:
         )
 
     def find_checkpoints(self) -> None:
-        """Note which checkpoints of the committed turns still exist."""
+        """Note which checkpoints of the committed turns still exist.
+
+        Where a look at a state takes requests, only those that may be needed are looked for. No
+        decision sees anything of the others, and earlier controllers have deleted them, all but the
+        newest perhaps.
+        """
         for turns in self.history.turns.values():
             for turn in turns:
-                if turn.checkpoint is None:
-                    continue
-                if self.store.has_checkpoint(turn.checkpoint):
+                if turn.checkpoint is not None:
                     self.held[turn.member].append(turn)
-                else:
+        found, unneeded = set[tuple[int, int]](), list[Turn]()
+        to_be_shown = self._to_be_shown()
+        while True:
+            # Again after each look: if the best of an age is gone, another one is the best.
+            if not self.store.sees_states:
+                unneeded += self._forget_unneeded(self.held, to_be_shown)
+            unknown = [
+                turn
+                for own in self.held.values()
+                for turn in own
+                if (turn.member, turn.number) not in found
+            ]
+            if not unknown:
+                break
+            asked = [turn.checkpoint for turn in unknown if turn.checkpoint is not None]
+            for turn, exists in zip(unknown, self.store.have_states(asked), strict=True):
+                found.add((turn.member, turn.number))
+                if not exists:
                     self.history.forget(turn.member, turn.number)
+                    self.held[turn.member].remove(turn)
+        self._delete_left_over(unneeded, found)
         self.touched.update(self.held)
+
+    def _to_be_shown(self) -> set[Checkpoint]:
+        """The checkpoints of complete rounds whose samples no controller has put into the store."""
+        found = set[Checkpoint]()
+        if self.settings.samples != "rounds" or self.planner is not None:
+            return found
+        for number in range(1, self.member_index.fewest_turns() + 1):
+            own = [
+                turns[number - 1] for turns in self.history.turns.values() if len(turns) >= number
+            ]
+            if number not in self.round_samples.done_rounds and any(turn.ok for turn in own):
+                best = best_of_round(self.history, number)
+                if best.checkpoint is not None:
+                    found.add(best.checkpoint)
+        return found
+
+    def _delete_left_over(
+        self, unneeded: Sequence[Turn], found: Container[tuple[int, int]]
+    ) -> None:
+        """Delete those of some states that nobody needs which an earlier controller may have left.
+
+        Args:
+            unneeded: The turns of the states.
+            found: By member and number the turns whose states are known to exist.
+        """
+        newest = defaultdict[int, list[Checkpoint]](list)
+        for turn in sorted(unneeded, key=lambda turn: turn.number, reverse=True):
+            own = newest[turn.member]
+            is_known = (turn.member, turn.number) in found
+            if turn.checkpoint is not None and (is_known or len(own) < _LEFT_OVER):
+                own.append(turn.checkpoint)
+
+        def delete(checkpoints: Sequence[Checkpoint]) -> None:
+            for checkpoint in checkpoints:
+                self._delete(checkpoint)
+
+        for member, checkpoints in newest.items():
+            # All of a member at once: for each by itself there might be no room in the queue.
+            self.deletions.add(partial(delete, checkpoints), lane=(_LEFT_BEHIND, member))
 
     # --- who trains next, with what ---
 
@@ -395,7 +464,7 @@ class Controller:
             if finished:
                 self.log_rounds()
                 self.clean()
-                self.discard_attempts(self.disputed & {(t.member, t.number) for t in turns})
+                self._discard_later(self.disputed & {(t.member, t.number) for t in turns})
                 # What a round shows is wanted once it is complete.
                 self.dispatch()
             self.log_queue.flush()
@@ -404,7 +473,7 @@ class Controller:
             self._say_now()
             self.progress.tick()
         # Somebody may have woken up meanwhile and written after all.
-        self.discard_attempts(self.disputed)
+        self._discard_later(self.disputed)
 
     def _wait(self) -> list[Done | LostJob]:
         """Wait for outcomes, or for room in what the store is to be told, for half a second."""
@@ -659,6 +728,8 @@ class Controller:
                 wanted.append(self.history.best_initial)
             if self.settings.finalists != "none":
                 wanted += self.history.best_ever
+            if self.settings.finalists == "own":
+                wanted += self._earlier_records()
         pinned = [turn.checkpoint for turn in wanted if turn.checkpoint is not None]
         if pinned == self.pinned:
             return
@@ -667,6 +738,14 @@ class Controller:
         for checkpoint in pinned:
             self.member_index.count_use(checkpoint)
         self.pinned = pinned
+
+    def _earlier_records(self) -> list[Turn]:
+        """The records before those that may be finalists, as far back as a running average goes."""
+        found = dict[tuple[int, int], Turn]()
+        for turn in self.history.finalists(with_best_ever=True):
+            for own in own_records(self.history, turn)[1:]:
+                found[own.member, own.number] = own
+        return list(found.values())
 
     def look_for_an_end(self, turns: Sequence[Turn]) -> None:
         """Stop beginning turns when the time is over, the target is reached or nobody lives."""
@@ -731,34 +810,64 @@ class Controller:
         touched = self.touched if undecided <= before else set(self.held)
         held = {member: self.held[member] for member in sorted(touched)}
         self.touched.clear()
-        unneeded = removable(
-            held,
-            undecided=undecided,
-            needed=self.member_index.needs,
-            is_best=self._is_best,
-            keep=self.keep,
-            left=self.member_index.left,
-        )
-        for turn in unneeded:
+        for turn in self._forget_unneeded(held):
             assert turn.checkpoint is not None
-            # Noted first: a checkpoint that a decision can still see must exist.
-            self.history.forget(turn.member, turn.number)
-            self.held[turn.member].remove(turn)
             # Here, since an engine is talked to by one thread only.
             self.engine.forget(turn.checkpoint)
             self.deletions.add(partial(self._delete, turn.checkpoint), lane=turn.checkpoint)
         self.deletions.flush()
 
+    def _forget_unneeded(
+        self, held: Mapping[int, Sequence[Turn]], to_be_shown: Container[Checkpoint] = ()
+    ) -> list[Turn]:
+        """Forget the checkpoints among some that nobody can need any more; return their turns.
+
+        They are forgotten before they are deleted: one that a decision can still see must exist.
+
+        Args:
+            held: Of each member the turns whose checkpoints exist, oldest first.
+            to_be_shown: Checkpoints of which somebody will still want samples.
+        """
+        unneeded = removable(
+            held,
+            undecided=self.member_index.undecided(),
+            needed=lambda one: self.member_index.needs(one) or one in to_be_shown,
+            is_best=self._is_best,
+            keep=self.keep,
+            left=self.member_index.left,
+        )
+        for turn in unneeded:
+            self.history.forget(turn.member, turn.number)
+            self.held[turn.member].remove(turn)
+        return unneeded
+
     def discard_attempts(self, turns: Iterable[tuple[int, int]]) -> None:
-        """Delete what attempts at some turns have left that do not count.
+        """Delete what attempts at some turns have left that do not count, and wait for it.
 
         Args:
             turns: The member and the number of each turn. None of them is under way.
         """
+        self._discard(self._counting_attempts(turns))
+
+    def _discard_later(self, turns: Iterable[tuple[int, int]]) -> None:
+        """The same for turns that are decided, and nobody waits: which attempts count is settled
+        now, whenever the others are deleted.
+        """
+        if kept := self._counting_attempts(turns):
+            self.deletions.add(partial(self._discard, kept), lane=_ATTEMPTS)
+
+    def _counting_attempts(
+        self, turns: Iterable[tuple[int, int]]
+    ) -> dict[tuple[int, int], Attempt | None]:
+        """Of each turn, by member and number, the attempt that counts; None if none does."""
         kept = dict[tuple[int, int], Attempt | None]()
         for member, number in sorted(turns):
             own = self.history.turns[member]
             kept[member, number] = own[number - 1].plan.attempt if number <= len(own) else None
+        return kept
+
+    def _discard(self, kept: Mapping[tuple[int, int], Attempt | None]) -> None:
+        """Delete what attempts at some turns have left, but for those that are kept."""
         if not kept:
             return
         # What stays takes room, and is looked for once more at the end.

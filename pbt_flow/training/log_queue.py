@@ -26,6 +26,8 @@ _MOST_ITEMS = 32
 """How many things one call tells at most: a request of any size would take any time."""
 POPULATION = "population"
 """The lane of the population's own run. The lane of a member's run is the member's number."""
+LISTENER = "listener"
+"""The lane of what the listener to the progress does: it may take long, and nobody waits for it."""
 
 LogCall: TypeAlias = Callable[[], None]
 """Tells the store one thing. It may be called twice, and must change nothing the second time."""

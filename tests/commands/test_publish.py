@@ -102,10 +102,12 @@ def test_what_cannot_be_published_is_said_and_fails_nothing(tmp_path):
     assert heard.said == ["no report: OSError: no space left on device"]
 
 
-def live(place, clock, heard):
+def live(place, clock, heard, later=lambda call: call()):
     one = subject()
     turn = one.path[0]
-    watch = LiveReport(heard, lambda: one, place.keep, clock=lambda: clock[0])
+    watch = LiveReport(
+        heard, lambda: one.result, lambda result: one, place.keep, later, lambda: clock[0]
+    )
     return watch, lambda: watch.turn(turn, one.history)
 
 
@@ -158,10 +160,27 @@ def test_a_report_that_takes_long_is_made_the_more_seldom(tmp_path):
     assert made[1] - made[0] >= 300
 
 
+def test_the_controller_makes_no_report_itself_and_asks_for_one_at_a_time(tmp_path):
+    clock, place, calls = [100.0], Kept(tmp_path / "kept"), []
+    watch, turn = live(place, clock, Heard(), calls.append)
+    for _ in range(3):
+        turn()
+        watch.tick()
+        clock[0] += 100
+    assert (place.times, len(calls)) == (0, 1)
+    calls.pop()()
+    assert place.times == 1
+    watch.tick()
+    assert calls == []  # a minute has not passed since that one
+    clock[0] += 100
+    watch.tick()
+    assert len(calls) == 1
+
+
 def test_a_report_that_fails_on_the_way_is_said_and_tried_again_later(tmp_path):
     clock, heard = [100.0], Heard()
     watch, turn = live(Full(tmp_path), clock, heard)
-    for _ in range(4):
+    for _ in range(5):
         clock[0] += 50
         turn()
         watch.tick()

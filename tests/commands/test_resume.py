@@ -15,7 +15,8 @@ import pbt_flow
 from pbt_flow import compare, report
 from pbt_flow.cli.main import main
 from pbt_flow.commands.summary import summary
-from pbt_flow.exceptions import ComparisonError, RecordError, SettingsError, StoreError
+from pbt_flow.engines import InlineEngine
+from pbt_flow.exceptions import ComparisonError, EngineError, RecordError, SettingsError, StoreError
 from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import turn_to_json
 from pbt_flow.population.turn_files import Attempt
@@ -69,6 +70,25 @@ def test_the_command_that_an_interrupted_resume_prints_goes_on_with_its_settings
     assert (ended.status, turns(ended)) == ("finished", {4})
     tags = MlflowClient().get_run(result.run_id).data.tags
     assert json.loads(tags["pbt.settings"]) == {"turns": 4, "max_failures": 5}
+
+
+def test_no_cluster_is_asked_for_what_is_left_when_every_turn_is_done(monkeypatch):
+    asked = []
+
+    def cluster(threads):
+        asked.append(threads)
+        raise EngineError("no cluster here")
+
+    monkeypatch.setattr("pbt_flow.engines.ray.RayEngine", cluster)
+    # A worker of this machine is enough for the end; here it is this process.
+    monkeypatch.setattr("pbt_flow.commands.launch.ProcessEngine", lambda *_: InlineEngine())
+    result = run(population=2)
+    again = pbt_flow.resume(result.run_id, engine="ray", quiet=True)
+    assert (again.status, turns(again), asked) == ("finished", {2}, [])
+    # The settings still say where the population trains.
+    with pytest.raises(EngineError):
+        pbt_flow.resume(result.run_id, turns=3, quiet=True)
+    assert asked == [1]
 
 
 def test_a_limit_that_a_resume_lifts_stays_lifted():
@@ -233,7 +253,7 @@ def test_a_list_of_what_was_found_that_somebody_altered_is_refused_with_its_plac
 def test_an_end_that_does_not_hold_any_more_is_not_told(trained):
     (result,) = trained()
     # As after a resume that was ended where it could not say so.
-    Store.open(result.run_id).begin([0])
+    Store.open(result.run_id).begin()
     MlflowClient().set_terminated(result.run_id, "FAILED")
     assert pbt_flow.load(result.run_id).status == "failed"
 

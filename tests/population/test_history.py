@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -425,3 +426,24 @@ def test_turns_are_found_by_member_and_number() -> None:
         for number in range(1, 5):
             turn = history.turn(member, number)
             assert (turn.member, turn.number) == (member, number)
+
+
+def test_nothing_that_happens_later_changes_a_snapshot_or_is_missing_in_the_history() -> None:
+    history, all_along = begun(3), begun(3)
+    for both in (history, all_along):
+        for member in (0, 1, 2, 0):
+            do(both, member, float(member))
+    snapshot = history.snapshot()
+    before = copy.deepcopy(vars(snapshot))
+    assert vars(snapshot) == vars(history)
+    for both in (history, all_along):
+        # New ages, and scores at an age that has some; the best ever; a stage; a deletion.
+        do(both, 1, None)
+        do(both, 1, 5.0)
+        do(both, 2, 9.0, donor=(0, 1))
+        both.end_stage([0])
+        both.forget(0, 1)
+    assert vars(snapshot) == before
+    assert vars(history) == vars(all_along)
+    do(snapshot, 2, 3.0)
+    assert vars(history) == vars(all_along)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,9 +18,10 @@ from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.commands.summary import summary
 from pbt_flow.engines import Engine, LostJob
 from pbt_flow.engines.jobs import AverageEvaluated, EvaluateAfresh, EvaluateAverage, EvaluatedAfresh
+from pbt_flow.population.averages import finalists_told
 from pbt_flow.population.records import Checkpoint
 from pbt_flow.task import Task
-from pbt_flow.training.averaging import average_finalists
+from pbt_flow.training.averaging import average_finalists, average_own_records
 from pbt_flow.training.finalists import judge_finalists
 
 
@@ -43,7 +45,7 @@ class Numbers(Engine):
 
     def submit(self, job: Any) -> None:
         if isinstance(job, EvaluateAfresh):
-            scores = self._scores([job.checkpoint.member], job)
+            scores = self._scores([job.checkpoint], job)
             self._done.append(EvaluatedAfresh(request=job, scores=scores))
             return
         assert isinstance(job, EvaluateAverage)
@@ -56,14 +58,17 @@ class Numbers(Engine):
         self._done.append(
             AverageEvaluated(
                 request=job,
-                scores=self._scores(members, job),
+                scores=self._scores(job.parents, job),
                 metrics={} if job.folder is None else {"q": 1.0},
                 checkpoint=None if job.folder is None else state,
             )
         )
 
-    def _scores(self, members: list[int], job: Any) -> tuple[float, ...]:
-        weight = sum(self.numbers[member] for member in members) / len(members)
+    def _number(self, checkpoint: Checkpoint) -> float:
+        return self.numbers[checkpoint.member]
+
+    def _scores(self, parents: Sequence[Checkpoint], job: Any) -> tuple[float, ...]:
+        weight = sum(map(self._number, parents)) / len(parents)
         numbers = range(job.first, job.first + job.times)
         return tuple(self.top - (weight - 1) ** 2 + self.noise * number for number in numbers)
 
@@ -82,6 +87,10 @@ def of_one_founder(members: int) -> Any:
         for member in range(members):
             do(history, member)
     return history
+
+
+def records(history: Any) -> list[tuple[int, int]]:
+    return [(turn.member, turn.number) for turns in history.turns.values() for turn in turns]
 
 
 def averaged(history: Any, engine: Engine, say: Any = lambda text: None) -> Any:
@@ -123,6 +132,68 @@ def test_an_average_that_is_no_better_is_not_handed_over():
     assert averaged(of_one_founder(3), Numbers(1.0, 1.4, 1.9)) is None
 
 
+class Numbered(Numbers):
+    """The same, where the number of a model is that of its record: member and turn."""
+
+    def __init__(self, numbers: Mapping[tuple[int, int], float], **more: Any) -> None:
+        super().__init__(**more)
+        self.of = numbers
+
+    def _number(self, checkpoint: Checkpoint) -> float:
+        return self.of[checkpoint.member, checkpoint.turn]
+
+
+def test_the_winners_own_last_three_records_are_averaged_better_or_not():
+    """Member 1 copied turn 1 of member 0, so that its line is 0-1, 1-2, 1-3 and 1-4."""
+    history = of_one_founder(2)
+    numbers = {(1, 4): 1.1, (1, 3): 0.6, (1, 2): 0.1, (0, 4): 3.0}
+    engine = Numbered({**dict.fromkeys(records(history), 9.0), **numbers})
+    history.fresh.update(judge_finalists(history, engine, print).fresh)
+    own = average_own_records(history, engine, Path(), print)
+    assert [(turn.member, turn.number) for turn in own.parents] == [(1, 4), (1, 3), (1, 2)]
+    assert own.score == pytest.approx(-((0.6 - 1) ** 2))
+    assert own.score < history.fresh[history.winner().checkpoint].mean
+    assert own.report == {"q": 1.0}
+
+
+def test_the_line_of_a_winner_that_has_copied_goes_on_with_its_donor():
+    history = begun(2)
+    for member in range(2):
+        do(history, member)
+        do(history, member)
+    do(history, 0)
+    do(history, 1, copy=(0, 2))
+    engine = Numbered({**dict.fromkeys(records(history), 9.0), (1, 3): 1.0})
+    history.fresh.update(judge_finalists(history, engine, print).fresh)
+    own = average_own_records(history, engine, Path(), print)
+    assert [(turn.member, turn.number) for turn in own.parents] == [(1, 3), (0, 2), (0, 1)]
+
+
+def test_records_whose_checkpoints_are_gone_are_left_out_and_a_record_alone_has_no_average():
+    history = of_one_founder(2)
+    engine = Numbered({**dict.fromkeys(records(history), 9.0), (1, 4): 1.0})
+    history.fresh.update(judge_finalists(history, engine, print).fresh)
+    history.forget(1, 2)
+    own = average_own_records(history, engine, Path(), print)
+    assert [(turn.member, turn.number) for turn in own.parents] == [(1, 4), (1, 3)]
+    history.forget(1, 3)
+    assert average_own_records(history, engine, Path(), print) is None
+
+
+def test_both_averages_are_judged_on_the_same_data():
+    history = of_one_founder(2)
+    engine = Numbered(dict.fromkeys(records(history), 0.9), noise=1.0)
+    engine.of |= {(1, 4): 0.8, (0, 4): 1.3, (1, 3): 0.8, (1, 2): 0.8}
+    history.fresh.update(judge_finalists(history, engine, print).fresh)
+    across = average_finalists(history, engine, Path(), print)
+    own = average_own_records(history, engine, Path(), print)
+    assert {turn.member for turn in across.parents} == {0, 1}
+    assert own.fresh.readings == across.fresh.readings
+    # Without what the data adds to both, they are what their numbers say.
+    found = across.fresh.mean - own.fresh.mean
+    assert found == pytest.approx(0.2**2 - 0.05**2)
+
+
 def test_finalists_of_different_founders_are_not_averaged():
     history = begun(3)
     for _ in range(4):
@@ -136,7 +207,7 @@ def test_finalists_of_different_founders_are_not_averaged():
 def test_a_worker_that_dies_of_an_average_costs_the_average_only():
     said: list[str] = []
     assert averaged(of_one_founder(3), Numbers(0.7, 1.4, 1.9, fails=True), said.append) is None
-    assert said[-1] == "no average of finalists: the worker died"
+    assert said[-1] == "no average of records: the worker died"
 
 
 # --- whole populations ----------------------------------------------------------------------------
@@ -192,6 +263,43 @@ def test_the_average_is_in_the_result_in_mlflow_and_in_the_registered_model(data
     assert "handed over: the average of" in summary(result)
     page = pbt_flow.report(result.run_id, out="made")[0]
     assert average.parents_told in Path(page).read_text()
+
+
+def test_the_control_of_averages_is_told_beside_what_is_handed_over(database):
+    result = pbt_flow.run(Scattered, engine="inline", quiet=True, finalists="own", seed=1)
+    own, winner = result.own_average, result.winner
+    assert own.parents[0] == (winner.member, winner.turn)
+    assert len(own.parents) == 3
+    stored = StoredPopulation.open(result.run_id)
+    states = [stored.revive(result.history.turn(*parent).checkpoint) for parent in own.parents]
+    expected = torch.stack([one.net.weight for one in states]).mean(0)
+    assert own.report["distance"] == pytest.approx((expected - 1).norm().item())
+    # It is a control: what is handed over, and who wins, is what it was without it.
+    without = pbt_flow.run(Scattered, engine="inline", quiet=True, seed=1)
+    assert (result.best.parents, result.best.score) == (without.best.parents, without.best.score)
+    assert without.own_average is None
+    assert pbt_flow.load(result.run_id).own_average == own
+    metrics = MlflowClient().get_run(result.run_id).data.metrics
+    assert metrics["own_average/distance"] == own.report["distance"]
+    told = summary(result)
+    assert "as a control, the average of the winner's own last 3 checkpoints" in told
+    assert f"report distance={own.report['distance']:.4g}" in told
+    page = Path(pbt_flow.report(result.run_id, out="made")[0]).read_text()
+    rows = page.split("What averaging brings")[1].split("</section>")[0]
+    names = ["the winner, no average", "average of its own last 3 checkpoints"]
+    names.append(finalists_told(result.average))
+    found = [rows.index(name) for name in names]
+    assert found == sorted(found)
+
+
+def test_a_random_search_has_that_control_too(database):
+    result = pbt_flow.run(
+        Scattered, engine="inline", quiet=True, finalists="own", exploit="none", seed=1
+    )
+    assert {member for member, _ in result.own_average.parents} == {result.winner.member}
+    assert [turn for _, turn in result.own_average.parents] == [
+        result.winner.turn - back for back in range(3)
+    ]
 
 
 def test_with_the_setting_fresh_nothing_is_averaged(database):

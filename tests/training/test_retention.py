@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pbt_flow.population.lineage import OWN_RECORDS, own_records
 from pbt_flow.population.records import Checkpoint, Plan, Turn
 from pbt_flow.tasks.toy import Toy
-from pbt_flow.testing.simulation import simulate
+from pbt_flow.testing.simulation import Simulation, simulate
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.retention import removable
 
@@ -212,3 +213,28 @@ def test_of_a_member_that_has_left_all_goes_at_once_but_what_somebody_needs():
     how = {"undecided": 10, "needed": [pinned], "best": [FIVE[-1]]}
     assert removed([*FIVE, stays], **how) == []
     assert removed([*FIVE, stays], **how, left={0}) == [(0, 1), (0, 2), (0, 4), (0, 5)]
+
+
+@pytest.mark.parametrize("mode", ["generational", "async"])
+def test_the_control_of_averages_keeps_three_records_of_every_line_and_changes_no_decision(
+    mode: str,
+) -> None:
+    """A line goes on with the donor's records, from whom weights were copied."""
+
+    def trained(finalists: str) -> Simulation:
+        return simulate(Toy, population=8, turns=10, finalists=finalists, mode=mode, seed=3)
+
+    kept, usual = trained("own"), trained("average")
+    history = kept.history
+    for member in history.members.values():
+        line = own_records(history, history.turn(member.index, 10))
+        assert len(line) == OWN_RECORDS
+        assert all((turn.member, turn.number) in kept.engine.states for turn in line)
+    # As many for the two best ever, and the best initial setting.
+    assert len(kept.engine.states) <= 8 * OWN_RECORDS + 2 * OWN_RECORDS + 1
+    assert len(usual.engine.states) <= 8 + 3
+    decided = [
+        [turn.plan.donor for turns in made.history.turns.values() for turn in turns]
+        for made in (kept, usual)
+    ]
+    assert decided[0] == decided[1]

@@ -44,6 +44,7 @@ QUICK = {
     ("a member is to copy", "async"),
     ("half of those that left are told", "generational"),
     ("a turn is logged", "async"),
+    ("half of the members' runs have their params", "generational"),
 }
 
 
@@ -198,6 +199,10 @@ def check(result):
     for run in members(result):
         assert run.info.status == "FINISHED"
         member = int(run.data.tags["pbt.member"])
+        began = {name: run.data.params[f"init/{name}"] for name in ("lr", "batch", "loss")}
+        assert began == {
+            name: str(value) for name, value in history.turns[member][0].plan.hparams.items()
+        }
         for path in Path(run.info.artifact_uri).rglob("*"):
             if path.is_dir():
                 continue

@@ -195,6 +195,39 @@ def test_nor_does_one_that_wakes_up_after_a_resume_has_accepted_an_earlier_one(d
     assert result.history.turn(1, 2) == accepted
 
 
+def test_nor_does_one_that_wakes_up_when_its_controller_was_replaced_long_after(monkeypatch):
+    """The turn is no longer its member's newest: of those the next controller knows anyway."""
+
+    class Dies(Sleepy):
+        def open(self, folders, runs=None):
+            super().open(folders, runs)
+            opened.append(self)
+
+        def submit(self, job):
+            if isinstance(job, Plan) and (job.member, job.turn) == (1, 5):
+                raise EngineError("the controller dies")
+            super().submit(job)
+
+    class Wakes(InlineEngine):
+        def submit(self, job):
+            super().submit(job)
+            if isinstance(job, Plan) and job.turn == 5:
+                while opened[0].asleep:
+                    opened[0].wake(0)
+
+    opened = []
+    made = type("Chosen", (Dies,), {"asleep": [], "sleeps": (1, 2), "wakes": ""})
+    monkeypatch.setattr("pbt_flow.commands.launch.InlineEngine", made)
+    first = pbt_flow.run(Unlike, **{**SETTINGS, "turns": 5, "mode": "async"})
+    assert (first.status, first.reason) == ("failed", "the controller dies")
+    monkeypatch.setattr("pbt_flow.commands.launch.InlineEngine", Wakes)
+    result = pbt_flow.resume(first.run_id, quiet=True)
+    assert result.status == "finished"
+    assert made.asleep == [], "it never woke up"
+    assert str(result.history.turn(1, 2).plan.attempt) == "1.2"
+    check(result)
+
+
 def test_the_record_of_an_earlier_attempt_is_not_taken_for_that_of_a_later_one(monkeypatch):
     """The later one may still write, and would then count for all who read."""
 
