@@ -14,6 +14,7 @@ class Killed:
     """A claim that is lost, as by a kill, once the controller has asked for it so often."""
 
     asked_to_stop = False
+    is_silent = False
 
     def __init__(self, after):
         self.left = after
