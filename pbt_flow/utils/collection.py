@@ -6,6 +6,10 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
+_MANY = 10_000
+"""A block that has made fewer objects leaves them to the collector, which is quick then, and may
+find garbage of before among them."""
+
 
 @contextlib.contextmanager
 def collection_paused() -> Iterator[None]:
@@ -21,9 +25,9 @@ def collection_paused() -> Iterator[None]:
     try:
         yield
     finally:
-        # The objects join the oldest generation unseen. Otherwise the next small collection would
-        # go through all of them. What somebody froze before is to stay frozen.
-        if not gc.get_freeze_count():
+        # So many objects join the oldest generation unseen. Otherwise the next small collection
+        # would go through all of them. What somebody froze before is to stay frozen.
+        if gc.get_count()[0] > _MANY and not gc.get_freeze_count():
             gc.freeze()
             gc.unfreeze()
         gc.enable()

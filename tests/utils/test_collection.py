@@ -38,10 +38,19 @@ def test_a_collector_that_the_user_has_switched_off_stays_off():
 @pytest.mark.skipif(gc.get_freeze_count() > 0, reason="this Python froze objects of its own")
 def test_what_was_made_in_the_block_is_not_gone_through_by_the_next_small_collection():
     with collection_paused():
-        made = [[number] for number in range(10_000)]
+        made = [[number] for number in range(20_000)]
     young = gc.get_objects(generation=0)
     assert len(young) < 1_000
-    assert len(made) == 10_000
+    assert len(made) == 20_000
+
+
+def test_what_a_block_has_made_little_of_is_left_to_the_next_small_collection():
+    gc.collect()
+    circle: list[object] = []
+    with collection_paused():
+        circle.append(circle)
+    del circle
+    assert gc.collect(0) >= 1
 
 
 def test_garbage_of_the_block_is_still_found_in_the_end():
