@@ -103,7 +103,7 @@ MUTATIONS = [
         "a checkpoint in use is never deleted",
         "training/test_controller.py::any_population_conserves",
         "training/controller.py",
-        "needed=self.member_index.needs,",
+        "needed=lambda one: self.member_index.needs(one) or one in to_be_shown,",
         "needed=lambda checkpoint: False,",
         "nothing is needed",
     ),
