@@ -131,49 +131,48 @@ def _new(
             from pbt_flow.tracking.client import connect, short_requests, store_prepared
             from pbt_flow.tracking.create import Manifest
             from pbt_flow.tracking.store import Store
-        database = stack.enter_context(store_prepared())
-
-        made, kind = Settings.for_task(
-            read_declaration(engine, task, settings.get("options"), quiet=quiet), **settings
-        )
-        if control is not None:
-            check_control(control, made, defaults=kind.option_defaults)
-        strategies = made.strategies()
-        rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
-        initial = made.draw_founders(kind.space, rng)
-        start(engine, made)
-        with short_requests():
+        stack.enter_context(short_requests())
+        with store_prepared() as database:
+            made, kind = Settings.for_task(
+                read_declaration(engine, task, settings.get("options"), quiet=quiet), **settings
+            )
+            if control is not None:
+                check_control(control, made, defaults=kind.option_defaults)
+            strategies = made.strategies()
+            rng = np.random.default_rng(np.random.SeedSequence([made.seed]))
+            initial = made.draw_founders(kind.space, rng)
+            start(engine, made)
             understood = check_buildable(engine, made, quiet=quiet)
             client, uri = connect(database)
-            plan = Manifest(
-                settings=made.to_json(),
-                space=space_to_json(kind.space),
-                direction=kind.direction,
-                report_direction=kind.report_direction,
-                option_defaults=kind.option_defaults,
-                initial=initial,
-                versions=present_versions(),
-            )
-            tags = {
-                "pbt.role": "population",
-                "pbt.task": made.task,
-                "pbt.exploit": str(strategies.exploit),
-                "pbt.explore": str(strategies.explore),
-                "pbt.engine": made.engine,
-            }
-            groups = made.groups if made.has_groups else ()
-            store = Store.create(client, uri, plan, tags=tags, groups=groups)
-            stored = StoredPopulation(store=store, settings=made)
-            return _train(
-                stored,
-                kind,
-                engine,
-                understood=understood,
-                resumed=False,
-                quiet=quiet,
-                notes=usual_stages_note(made, settings),
-                on_turn=on_turn,
-            )
+        plan = Manifest(
+            settings=made.to_json(),
+            space=space_to_json(kind.space),
+            direction=kind.direction,
+            report_direction=kind.report_direction,
+            option_defaults=kind.option_defaults,
+            initial=initial,
+            versions=present_versions(),
+        )
+        tags = {
+            "pbt.role": "population",
+            "pbt.task": made.task,
+            "pbt.exploit": str(strategies.exploit),
+            "pbt.explore": str(strategies.explore),
+            "pbt.engine": made.engine,
+        }
+        groups = made.groups if made.has_groups else ()
+        store = Store.create(client, uri, plan, tags=tags, groups=groups)
+        stored = StoredPopulation(store=store, settings=made)
+        return _train(
+            stored,
+            kind,
+            engine,
+            understood=understood,
+            resumed=False,
+            quiet=quiet,
+            notes=usual_stages_note(made, settings),
+            on_turn=on_turn,
+        )
 
 
 def _known(control: str) -> Entry:
