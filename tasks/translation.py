@@ -287,6 +287,8 @@ class Translation(Task):
         "population": 8,
         "turns": 12,
         "interval": 200,
+        # docs/results.md: with these stages 10 of 10 pairs were ahead of random search.
+        "stages": "narrow",
         "exploit": "truncation:fraction=0.25",
         # A factor of 2 moves a domain that reaches 0 by its whole width: dropouts would jump from
         # end to end. A Gaussian step suits them and the rate alike (0.15 of two decades is x2).
@@ -296,6 +298,7 @@ class Translation(Task):
         "population": 4,
         "turns": 3,
         "interval": 30,
+        "stages": "none",
         "options": {
             "data": "babel",
             "max_pairs": 1500,

@@ -188,7 +188,11 @@ def draw_choices() -> Any:
     copying.set_title("TOY: how much is copied", loc="left", weight="bold")
 
     ticks = list[str]()
-    for heading, unit in (("GAN on digits", "inception score"), ("LunarLander-v3", "return")):
+    for heading, unit in (
+        ("GAN on digits", "inception score"),
+        ("Translation", "BLEU"),
+        ("LunarLander-v3", "return"),
+    ):
         (title,) = re.findall(
             rf"^### ({re.escape(heading)}.*)$",
             (HERE.parent / "results.md").read_text("utf-8"),
