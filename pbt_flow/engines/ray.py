@@ -44,6 +44,9 @@ more, if it is started again."""
 _TELL_AFTER = 10.0
 """Seconds without a change after which the user is told that workers are missing. One takes some
 seconds to import torch, and a machine that joins brings several."""
+_SILENT_AFTER = 10.0
+"""Seconds without an answer of the head, which is asked every few seconds, after which it is not
+asked anything else: whoever does so waits until it answers."""
 
 _Handler = Callable[["_Seat", Any], list[Done | LostJob]]
 
@@ -195,8 +198,7 @@ class RayEngine(Engine):
         if living == self._wanted or time.monotonic() < self._changed + _TELL_AFTER:
             return ""
         assert self._context is not None, "known since start"
-        if self._watch is None or self._watch.silent_for > _TELL_AFTER:
-            # Whoever asks it now waits until it answers.
+        if self._watch is None or self._watch.silent_for > _SILENT_AFTER:
             return f"workers: {living} of {self._wanted} are there; the head does not answer"
         reason = free_share(self._ray, cpus=self._context.threads, gpus=self._gpus)
         return f"workers: {living} of {self._wanted} are there; {reason}"
