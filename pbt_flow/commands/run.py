@@ -382,6 +382,8 @@ def _end(
                 # It is shown and not handed over, so that its state is not kept.
                 with tempfile.TemporaryDirectory() as unkept:
                     own = average_own_records(history, engine, Path(unkept), say)
+                if own is None:
+                    say("no average of the winner's own checkpoints: too few, or without a mean")
             # A task may take a minute for it, and nothing would move on the screen.
             controller.progress.say("reporting on the winner and on the best initial setting")
             wanted = None if controller.settings.samples == "none" else folder

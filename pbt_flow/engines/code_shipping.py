@@ -12,6 +12,7 @@ import os
 import shutil
 import site
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,17 @@ def left_out(folder: Path) -> list[str]:
     store = Path(database).resolve() if database else None
     if store is not None and store.is_relative_to(folder):
         patterns.append(f"/{store.relative_to(folder).as_posix()}*")
+    return patterns + _temporary(folder)
+
+
+def _temporary(folder: Path) -> list[str]:
+    """What is temporary in a task's folder: Ray would pack its own archive into itself."""
+    patterns = list[str]()
+    for name in (tempfile.gettempdir(), os.environ.get("RAY_TMPDIR")):
+        place = Path(name).resolve() if name else None
+        if place is not None and place.is_relative_to(folder):
+            inside = place.relative_to(folder).as_posix()
+            patterns += ["/ray", "/pbt_flow-*"] if place == folder else [f"/{inside}"]
     return patterns
 
 

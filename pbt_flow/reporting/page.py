@@ -292,9 +292,9 @@ def _averages(subject: ReportData) -> Iterable[str]:
         return
     yield (
         "<section><h2>What averaging brings</h2><p>The mean of the winner's own last checkpoints "
-        "needs no population. What the mean of finalists has over it is what averaging across "
-        "members brings. The scores of averages are on data that no choice has seen, where the "
-        "task has any, and the reports on data that selection never saw.</p>"
+        "needs no population. What the mean of finalists of several members has over it is what "
+        "averaging across members brings. The scores of averages are on data that no choice has "
+        "seen, where the task has any, and the reports on data that selection never saw.</p>"
     )
     yield "<table><thead><tr><th>model</th><th>score</th><th>report</th></tr></thead><tbody>"
     for whose, rows in told.items():

@@ -6,12 +6,15 @@ import contextlib
 import importlib
 import logging
 import os
+import sqlite3
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
@@ -47,6 +50,11 @@ _REFUSALS = {
     "UNAUTHENTICATED",
 }
 """MLflow's codes of errors that trying again does not mend, such as a run that was deleted."""
+_STILL_SECONDS = 5.0
+"""After so long without a change nobody makes a database any more. MLflow changes it many times a
+second."""
+_MAKING_SECONDS = 120.0
+"""The longest that it is waited for: on a slow disk MLflow takes half a minute."""
 _SERVED_SCHEMES = {"mlflow-artifacts", "http", "https", "dbfs"}
 """Schemes of artifact stores behind a tracking server. That server has answered already."""
 
@@ -95,6 +103,8 @@ def connect(made: NewDatabase | None = None) -> tuple[MlflowClient, str]:
             if missing is not None:
                 database = made or stack.enter_context(new_database(uri))
                 ours = database.put(missing) if database else not missing.exists()
+                if not ours:
+                    _wait_for_mlflow(missing)
                 stack.enter_context(_whole_or_gone(missing if ours else None))
             client = MlflowClient(uri)
             client.search_experiments(view_type=ViewType.ALL, max_results=1)
@@ -137,10 +147,12 @@ def connect_to_present(what: str) -> tuple[MlflowClient, str]:
 
 def _unreachable(uri: str, error: Exception) -> StoreError:
     message = store_message(error)
-    if "already exists" in message and uri.startswith("sqlite"):
+    half = "already exists" in message or "Online migration" in message
+    if half and uri.startswith("sqlite"):
         return StoreError(
-            f"the database {uri} is only half made ({message}), as if a process was stopped "
-            "while MLflow made it; if it was new, delete its file and try again"
+            f"the database {uri} is only half made ({message}), as if a process was stopped while "
+            "MLflow made it, or is still making it; if no process uses it and it was new, delete "
+            "its file and try again"
         )
     return StoreError(
         f"cannot reach the MLflow tracking store {hide_password(uri)} (from MLFLOW_TRACKING_URI): "
@@ -203,8 +215,47 @@ def _database_lock(file: Path | None, *, makes: bool = True) -> Iterator[None]:
 def _wait_for_its_maker(uri: str) -> None:
     """Wait while another process makes the database, whose file is there from the first moment."""
     file = _database_file(uri)
-    with _database_lock(file if file is not None and file.exists() else None, makes=False):
+    if file is None or not file.exists():
+        return
+    with _database_lock(file, makes=False):
         pass
+    _wait_for_mlflow(file)
+
+
+def _wait_for_mlflow(file: Path) -> None:
+    """Wait while MLflow itself makes a database, as `mlflow ui` does in a new folder.
+
+    It takes no lock. Who used the database meanwhile would make it as well, and both would fail.
+    """
+    end = time.monotonic() + _MAKING_SECONDS
+    # What has not changed for a while is not being made; it may be of another version of MLflow.
+    while time.time() < _changed(file) + _STILL_SECONDS and not _is_whole(file):
+        if time.monotonic() > end:
+            return
+        time.sleep(0.1)
+
+
+def _changed(file: Path) -> float:
+    """When a database was changed last, in seconds of Unix time."""
+    times = [0.0]
+    # While it is written, SQLite keeps a journal beside it.
+    for path in (file, file.with_name(f"{file.name}-journal")):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a database has all that this version of MLflow gives to a new one."""
+    try:
+        latest: Any = importlib.import_module("mlflow.store.db.utils")._get_latest_schema_revision
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as opened:
+            found = opened.execute("SELECT version_num FROM alembic_version").fetchall()
+        return bool(found == [(latest(),)])
+    except sqlite3.OperationalError:
+        return False  # Nothing is in it yet, or it is being written.
+    except (sqlite3.DatabaseError, ImportError, AttributeError):
+        return True  # It is no database, or one of an MLflow that keeps it otherwise.
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pbt_flow.utils.passwords import DATABASES, hide_password
 from pbt_flow.utils.reasons import reason_of
 
 _STORE_PACKAGES = {
+    "alembic",
     "azure",
     "boto3",
     "botocore",

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -100,6 +101,19 @@ def test_stores_and_environments_in_the_folder_stay_here(tmp_path, monkeypatch):
 def test_a_store_elsewhere_leaves_nothing_out(tmp_path, monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert not [pattern for pattern in left_out(tmp_path) if pattern.startswith("/")]
+
+
+@pytest.mark.parametrize(
+    ("place", "patterns"),
+    [("tmp", {"/tmp"}), ("deep/er", {"/deep/er"}), (".", {"/ray", "/pbt_flow-*"}), ("..", set())],
+)
+def test_temporary_files_in_the_folder_are_not_sent(place, patterns, tmp_path, monkeypatch):
+    """Ray's archive of the folder lies among them, and would be packed into itself for ever."""
+    folder = tmp_path / "project"
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / place))
+    found = {pattern for pattern in left_out(folder) if pattern.startswith("/")}
+    assert found == patterns
 
 
 def test_workers_get_the_way_to_the_store_and_not_the_controllers_run(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import sqlalchemy
 
 import pbt_flow
+from pbt_flow.exceptions import StoreError
+from pbt_flow.tracking import client as client_module
 from pbt_flow.tracking.client import connect, store_prepared
 from pbt_flow.tracking.new_database import new_database
 
@@ -166,3 +169,36 @@ def test_a_population_that_is_refused_leaves_no_database(tmp_path, monkeypatch):
         pbt_flow.run("gan", population=-1, engine="inline", quiet=True)
     assert mlflow.get_tracking_uri().endswith("mlflow.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_mlflow_is_just_making_is_waited_for(
+    tmp_path, monkeypatch, migrated_database
+):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    seen = []
+
+    def look_and_end_it(seconds: float) -> None:
+        """What whoever waits does between two looks: here MLflow is through meanwhile."""
+        seen.append(seconds)
+        shutil.copy(migrated_database, file)
+
+    monkeypatch.setattr(client_module.time, "sleep", look_and_end_it)
+    client, _ = connect()
+    assert len(seen) == 1
+    assert client.get_experiment("0").name == "Default"
+
+
+def test_a_database_that_nobody_makes_any_more_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    os.utime(file, (1.0, 1.0))
+    waits = []
+    monkeypatch.setattr(client_module.time, "sleep", waits.append)
+    with pytest.raises(StoreError):
+        connect()
+    assert waits == []
