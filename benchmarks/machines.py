@@ -420,7 +420,7 @@ class Faults:
         attempts = self.attempted()
         bad = {
             "turns missing, or more than the budget": abs(expected - len(turns)),
-            "committed turns that may have been run again": max(
+            "attempts that no fault, resume or check explains": max(
                 0, attempts - len(turns) - self.in_flight - CHECKED
             ),
             "records that changed after they were committed": self.seen.changed_records,
