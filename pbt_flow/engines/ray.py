@@ -402,9 +402,11 @@ class RayEngine(Engine):
         """
         assert self._watch is not None, "attached since start"
         if self._watch.has_lost_this_machine:
+            # A Ray of one's own is begun anew by the resume.
+            begin = "" if self._session is not None else "start it again (ray start), and "
             raise EngineError(
                 "Ray on this machine has ended, or was cut off from its cluster for too long; "
-                "start it again (ray start), and resume"
+                f"{begin}resume"
             )
         if self._watch.silent_for > _HEAD_PATIENCE:
             raise EngineError(
