@@ -65,7 +65,11 @@ def test_a_question_from_before_the_death_is_no_answer(head, monkeypatch):
     # The question under way was asked while the node lived.
     head.alive = ["mine"]
     monkeypatch.setattr(ray_watch, "_FRESH_WITHIN", 60.0)
-    threading.Timer(0.05, head.answers.set).start()
+    earlier, answered = head.answers, threading.Event()
+    # The next question has an answer of its own, which takes longer than that to the earlier one.
+    head.answers = answered
+    threading.Timer(0.05, earlier.set).start()
+    threading.Timer(0.5, answered.set).start()
     assert not watch.is_alive("other")
     watch.close()
 
@@ -84,6 +88,7 @@ def test_an_engine_ends_where_ray_will_start_no_worker_any_more(
     monkeypatch.setattr(ray_engine, "_HEAD_PATIENCE", 0.0 if not answers else 60.0)
     engine = RayEngine.__new__(RayEngine)
     engine._watch = watch = ClusterWatch(head)
+    engine._session = None
     head.alive = alive
     if answers:
         watch.is_alive("mine")
