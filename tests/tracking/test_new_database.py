@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 from pathlib import Path
 
 import mlflow
@@ -178,16 +179,26 @@ def test_a_database_that_mlflow_is_just_making_is_waited_for(
     file = tmp_path / "mlflow.db"
     with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("CREATE TABLE experiments (experiment_id INTEGER)")
-    seen = []
+    whole = shutil.copy(migrated_database, tmp_path / "whole")
+    # Nobody may be through with it before MLflow is.
+    looks = threading.Event()
+    is_whole = client_module._is_whole
 
-    def look_and_end_it(seconds: float) -> None:
-        """What whoever waits does between two looks: here MLflow is through meanwhile."""
-        seen.append(seconds)
-        shutil.copy(migrated_database, file)
+    def look(place: Path) -> bool:
+        found = is_whole(place)
+        if not found:
+            looks.set()
+        return found
 
-    monkeypatch.setattr(client_module.time, "sleep", look_and_end_it)
+    def make() -> None:
+        looks.wait()
+        os.replace(whole, file)
+
+    monkeypatch.setattr(client_module, "_is_whole", look)
+    maker = threading.Thread(target=make, daemon=True)
+    maker.start()
     client, _ = connect()
-    assert len(seen) == 1
+    maker.join()
     assert client.get_experiment("0").name == "Default"
 
 
@@ -197,8 +208,10 @@ def test_a_database_that_nobody_makes_any_more_is_not_waited_for(tmp_path, monke
     with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("CREATE TABLE experiments (experiment_id INTEGER)")
     os.utime(file, (1.0, 1.0))
-    waits = []
-    monkeypatch.setattr(client_module.time, "sleep", waits.append)
+
+    def ask(_: Path) -> bool:
+        raise AssertionError("somebody waits")
+
+    monkeypatch.setattr(client_module, "_is_whole", ask)
     with pytest.raises(StoreError):
         connect()
-    assert waits == []
