@@ -335,8 +335,9 @@ class _MlflowLog:
 
     @contextlib.contextmanager
     def only_warnings(self) -> Iterator[None]:
-        """Let MLflow log no less than warnings, unless the user has chosen a level."""
-        if "MLFLOW_LOGGING_LEVEL" in os.environ:
+        """Let MLflow log no less than warnings, unless the user has asked for more."""
+        chosen = logging.getLevelName(os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING").upper())
+        if isinstance(chosen, int) and chosen < logging.WARNING:
             yield
             return
         with self._lock:
