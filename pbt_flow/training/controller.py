@@ -51,6 +51,7 @@ from pbt_flow.strategies.exploit import in_phase
 from pbt_flow.training.checks import Checks
 from pbt_flow.training.diagnostics import Diagnostics
 from pbt_flow.training.findings import Finding
+from pbt_flow.training.found_checkpoints import FoundCheckpoints
 from pbt_flow.training.log_queue import LogCall, LogQueue, MakeQueue
 from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.training.protocols import Claim, Planner, PopulationStore, ProgressListener
@@ -72,11 +73,9 @@ _LONG_HOLD = 10.0
 """Seconds for which no turn begins before the user is told."""
 _SEGMENT = 500
 """How many turns the journal gets at once; a resume reads so many records one by one at most."""
-_LEFT_OVER = 4
-"""How many superfluous states of a member a resume tries to delete where it cannot see which there
-are. An earlier controller had at most two a member still to delete, or had no turn begin."""
 _LEFT_BEHIND = "left behind"
-"""The name of the lanes in which those states are deleted; a member's number follows."""
+"""The name of the lanes in which superfluous states of earlier controllers are deleted; a member's
+number follows."""
 _ATTEMPTS = "attempts"
 """The lane in which what lost attempts have left is deleted."""
 _TRIES = 2
@@ -178,77 +177,22 @@ class Controller:
         )
 
     def find_checkpoints(self) -> None:
-        """Note which checkpoints of the committed turns still exist.
-
-        Where a look at a state takes requests, only those that may be needed are looked for. No
-        decision sees anything of the others, and earlier controllers have deleted them, all but the
-        newest perhaps.
-        """
-        for turns in self.history.turns.values():
-            for turn in turns:
-                if turn.checkpoint is not None:
-                    self.held[turn.member].append(turn)
-        found, unneeded = set[tuple[int, int]](), list[Turn]()
-        to_be_shown = self._to_be_shown()
-        while True:
-            # Again after each look: if the best of an age is gone, another one is the best.
-            if not self.store.sees_states:
-                unneeded += self._forget_unneeded(self.held, to_be_shown)
-            unknown = [
-                turn
-                for own in self.held.values()
-                for turn in own
-                if (turn.member, turn.number) not in found
-            ]
-            if not unknown:
-                break
-            asked = [turn.checkpoint for turn in unknown if turn.checkpoint is not None]
-            for turn, exists in zip(unknown, self.store.have_states(asked), strict=True):
-                found.add((turn.member, turn.number))
-                if not exists:
-                    self.history.forget(turn.member, turn.number)
-                    self.held[turn.member].remove(turn)
-        self._delete_left_over(unneeded, found)
-        self.touched.update(self.held)
-
-    def _to_be_shown(self) -> set[Checkpoint]:
-        """The checkpoints of complete rounds whose samples no controller has put into the store."""
-        found = set[Checkpoint]()
-        if self.settings.samples != "rounds" or self.planner is not None:
-            return found
-        for number in range(1, self.member_index.fewest_turns() + 1):
-            own = [
-                turns[number - 1] for turns in self.history.turns.values() if len(turns) >= number
-            ]
-            if number not in self.round_samples.done_rounds and any(turn.ok for turn in own):
-                best = best_of_round(self.history, number)
-                if best.checkpoint is not None:
-                    found.add(best.checkpoint)
-        return found
-
-    def _delete_left_over(
-        self, unneeded: Sequence[Turn], found: Container[tuple[int, int]]
-    ) -> None:
-        """Delete those of some states that nobody needs which an earlier controller may have left.
-
-        Args:
-            unneeded: The turns of the states.
-            found: By member and number the turns whose states are known to exist.
-        """
-        newest = defaultdict[int, list[Checkpoint]](list)
-        for turn in sorted(unneeded, key=lambda turn: turn.number, reverse=True):
-            own = newest[turn.member]
-            is_known = (turn.member, turn.number) in found
-            if turn.checkpoint is not None and (is_known or len(own) < _LEFT_OVER):
-                own.append(turn.checkpoint)
-
-        def delete(checkpoints: Sequence[Checkpoint]) -> None:
-            for checkpoint in checkpoints:
-                self._delete(checkpoint)
-
-        for member, checkpoints in newest.items():
+        """Note which checkpoints of the committed turns still exist."""
+        to_be_shown = set[Checkpoint]()
+        if self.settings.samples == "rounds" and self.planner is None:
+            to_be_shown = self.round_samples.still_to_show(self.history)
+        found = FoundCheckpoints(
+            self.history,
+            self.store,
+            self.held,
+            lambda: self._forget_unneeded(self.held, to_be_shown),
+        )
+        found.look()
+        for member, checkpoints in found.left_over().items():
             # All of a member at once: for each by itself there might be no room in the queue.
-            self.deletions.add(partial(delete, checkpoints), lane=(_LEFT_BEHIND, member))
+            delete = partial(self._delete_all, checkpoints)
+            self.deletions.add(delete, lane=(_LEFT_BEHIND, member))
+        self.touched.update(self.held)
 
     # --- who trains next, with what ---
 
@@ -878,6 +822,10 @@ class Controller:
         """Whether a turn is the best of its age and sub-population that can be copied."""
         group = self.history.members[turn.member].group
         return self.planner is None and turn == self.history.best_at(turn.step, group)
+
+    def _delete_all(self, checkpoints: Iterable[Checkpoint]) -> None:
+        for checkpoint in checkpoints:
+            self._delete(checkpoint)
 
     def _delete(self, checkpoint: Checkpoint) -> None:
         if (text := self.store.delete_checkpoint(checkpoint)) is not None:

@@ -17,7 +17,8 @@ from typing import Protocol
 
 from pbt_flow.engines import LostJob
 from pbt_flow.engines.jobs import Inspect, Inspection
-from pbt_flow.population.records import Turn
+from pbt_flow.population.history import History, best_of_round
+from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.training.log_queue import LogQueue
 from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.utils.reasons import reason_in
@@ -61,6 +62,17 @@ class RoundSamples:
         self._waiting.append(
             Inspect(member=turn.member, checkpoint=turn.checkpoint, samples=folder, report=False)
         )
+
+    def still_to_show(self, history: History) -> set[Checkpoint]:
+        """The checkpoints of complete rounds whose samples the store does not have."""
+        found = set[Checkpoint]()
+        for number in range(1, self.member_index.fewest_turns() + 1):
+            turns = [own[number - 1] for own in history.turns.values() if len(own) >= number]
+            if number in self.done_rounds or not any(turn.ok for turn in turns):
+                continue
+            if (checkpoint := best_of_round(history, number).checkpoint) is not None:
+                found.add(checkpoint)
+        return found
 
     def next(self) -> Inspect | None:
         """The next request for a worker; None if none waits."""
