@@ -36,6 +36,7 @@ import torch
 from optuna.distributions import FloatDistribution
 
 import pbt_flow
+from benchmarks.process_tree import children, descendants
 from pbt_flow import Task
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.population.checkpoints import file_digest, state_place
@@ -227,21 +228,6 @@ class Chaos:
 def records() -> Iterator[Path]:
     """The records that are committed."""
     return Path("mlruns").rglob("turn*.json")
-
-
-def descendants(pid: int) -> list[int]:
-    """The processes of a controller: its workers, and the one that they were forked from."""
-    own = children(pid)
-    return [*own, *(one for child in own for one in descendants(child))]
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has begun and that have not ended."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-    except OSError:
-        return []
 
 
 def report(chaos: Chaos, run_id: str, seconds: float) -> bool:

@@ -28,6 +28,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process_tree import descendants
+
 WORKERS = 2
 PLACES = ("sqlite", "shared", "proxied", "s3")
 """The stores of `benchmarks.stores`."""
@@ -212,7 +214,7 @@ def _watch(process: subprocess.Popen[str], seen: Seen) -> None:
     tick = os.sysconf("SC_CLK_TCK")
     while process.poll() is None:
         total = 0.0
-        for pid in _tree(process.pid):
+        for pid in [process.pid, *descendants(process.pid)]:
             try:
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
                 times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
@@ -222,15 +224,6 @@ def _watch(process: subprocess.Popen[str], seen: Seen) -> None:
             seen.cpu[pid] = sum(map(int, times)) / tick
         seen.peak = max(seen.peak, total / 1000)
         time.sleep(0.25)
-
-
-def _tree(pid: int) -> list[int]:
-    try:
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        children = [int(c) for task in tasks for c in (task / "children").read_text().split()]
-    except OSError:
-        return []
-    return [pid, *(descendant for child in children for descendant in _tree(child))]
 
 
 def main() -> None:

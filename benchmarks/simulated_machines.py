@@ -22,6 +22,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
+
+from benchmarks.process_tree import children
 
 ROOT = Path(__file__).resolve().parents[1]
 _PREFIX = "pbtm"
@@ -285,15 +288,7 @@ class Machine:
     ) -> Command:
         """Start Python with some arguments on the machine, in its working folder."""
         with output.open("a") as file:
-            process = subprocess.Popen(
-                self._entered([sys.executable, *map(str, arguments)]),
-                env={**self.environment, **(more or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-        return Command(process)
+            return Command(self._start(arguments, file, more))
 
     def run(
         self, arguments: Sequence[object], more: Mapping[str, str] | None = None
@@ -301,16 +296,22 @@ class Machine:
         """Run Python with some arguments on the machine to its end."""
         # A file, since what a command leaves behind would keep a pipe open.
         with tempfile.TemporaryFile("w+") as file:
-            done = subprocess.run(
-                self._entered([sys.executable, *map(str, arguments)]),
-                env={**self.environment, **(more or {})},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
+            process = self._start(arguments, file, more)
+            code = process.wait()
             file.seek(0)
-            return subprocess.CompletedProcess(done.args, done.returncode, file.read(), "")
+            return subprocess.CompletedProcess(process.args, code, file.read(), "")
+
+    def _start(
+        self, arguments: Sequence[object], output: IO[str], more: Mapping[str, str] | None
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self._entered([sys.executable, *map(str, arguments)]),
+            env={**self.environment, **(more or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
     def _entered(self, command: Sequence[str]) -> list[str]:
         (first,) = children(self._outer.pid)
@@ -395,15 +396,6 @@ def wait_until(condition: Callable[[], bool], seconds: float, otherwise: str) ->
         if time.monotonic() > deadline:
             raise CannotSimulate(otherwise)
         time.sleep(0.05)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has begun and that have not ended."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-    except OSError:
-        return []
 
 
 def remove_leftovers() -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.process_tree import descendants
 
 ROOT = Path(__file__).resolve().parents[1]
 STORES = ("sqlite", "shared", "proxied", "s3")
@@ -122,15 +123,8 @@ def _logged(log: Path) -> Counter[str]:
 
 def _cpu_of_tree(pid: int) -> float:
     """CPU seconds of a process and of those below it, ended ones included."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True)
-    children: dict[int, list[int]] = {}
-    for line in listed.stdout.splitlines()[1:]:
-        child, parent = map(int, line.split())
-        children.setdefault(parent, []).append(child)
-    total, tick, waiting = 0.0, os.sysconf("SC_CLK_TCK"), [pid]
-    while waiting:
-        one = waiting.pop()
-        waiting += children.get(one, [])
+    total, tick = 0.0, os.sysconf("SC_CLK_TCK")
+    for one in [pid, *descendants(pid)]:
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
             total += sum(map(int, fields[11:15])) / tick
