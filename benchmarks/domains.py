@@ -38,6 +38,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import mlflow
+
 import pbt_flow
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.exceptions import StoreError
@@ -51,12 +53,13 @@ CONTROL = "random search"
 METHODS: dict[str, list[str]] = {
     CONTROL: ["random_search"],
     "random search, decay": ["random_search", "--set", "decay=cosine"],
-    "halving, same stages": ["random_search", "--stages", "wide"],
+    "halving, wide": ["random_search", "--stages", "wide"],
+    "halving, narrow": ["random_search", "--stages", "narrow"],
     "PBT": ["run", "--stages", "none"],
     "PBT in stages, wide": ["run", "--stages", "wide"],
     "PBT in stages, narrow": ["run", "--stages", "narrow"],
 }
-"""The command of each method."""
+"""The command of each method. Stages in which nobody copies are successive halving."""
 STUDIED: dict[str, list[str]] = {
     "PBT, no resampling": ["run", "--stages", "none", "--explore", "resample_probability=0"],
     "narrow, no resampling": ["run", "--stages", "narrow", "--explore", "resample_probability=0"],
@@ -245,6 +248,8 @@ def table(
         for told in done.values():
             # What a run came to stays in its file where its population has been deleted.
             with contextlib.suppress(StoreError):
+                # Runs may have been made in parts, each with a database of its own.
+                mlflow.set_tracking_uri(told["tracking_uri"])
                 histories[told["population"]] = pbt_flow.load(told["population"]).history
     for method in methods:
         own = [done[method] for done in runs.values() if method in done]
