@@ -881,12 +881,12 @@ MUTATIONS = [
         "whatever it is, it becomes a population",
     ),
     Mutation(
-        "a founding that fails ends only runs of its own",
+        "a founding that fails deletes only runs of its own",
         "tracking/test_adoption.py::others_have_made",
-        "tracking/create.py",
-        """[experiment_id], f"tags.`{FOUNDING}` = '{founding}'", max_results""",
-        "[experiment_id], max_results",
-        "it ends all of the experiment",
+        "tracking/founding.py",
+        """list(experiments), f"tags.`{FOUNDING}` = '{founding}'", max_results""",
+        "list(experiments), max_results",
+        "it deletes all of the experiment",
     ),
     Mutation(
         "scores of the greatest float stop nothing",

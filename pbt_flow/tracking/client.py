@@ -474,6 +474,14 @@ def read_bytes(client: MlflowClient, run_id: str, artifact: str) -> bytes:
         return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
 
 
+def delete_artifacts(repository: Any) -> None:
+    """Delete what a run or a model has left, where the place for artifacts can."""
+    for listed in repository.list_artifacts():
+        # In its base class MLflow's deletion says that it is not possible.
+        with contextlib.suppress(NotImplementedError):
+            repository.delete_artifacts(listed.path)
+
+
 def local_path(artifact_uri: str) -> str | None:
     """Return the folder that an artifact URI names; None if it is not on this machine's disks."""
     parts = urlparse(artifact_uri)
