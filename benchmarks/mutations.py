@@ -486,11 +486,11 @@ MUTATIONS = [
         "the end waits until the disk takes the report",
     ),
     Mutation(
-        "runs that cannot all be made do not say that they are running",
-        "commands/test_run.py::while_the_runs_are_made",
-        "tracking/create.py",
-        "        with _end_runs_on_failure(client, experiment_id, founding):\n",
-        "        with contextlib.nullcontext():\n",
+        "runs that cannot all be made are deleted",
+        "tracking/test_founding.py::leaves_nothing",
+        "tracking/founding.py",
+        "            undo(client, uri, [experiment_id], founding, spared=launched)\n",
+        "",
         "they are left as they are",
     ),
     Mutation(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pbt_flow.population.records import Plan, Turn, derive_seed
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, draw
 from pbt_flow.task import Task
+from pbt_flow.utils.scratch import temporary_folder
 from pbt_flow.utils.text import byte_count, duration, number, values
 
 
@@ -101,7 +101,7 @@ def dry_run(
         PBTError: What `run` would refuse, or the turn failed.
     """
     settings.pop("control", None)
-    with engine_for(**settings) as engine, tempfile.TemporaryDirectory() as folder:
+    with engine_for(**settings) as engine, temporary_folder() as folder:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
         made, kind = Settings.for_task(read_declaration(engine, task), **settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -42,6 +41,7 @@ from pbt_flow.training.finalists import judge_finalists
 from pbt_flow.training.log_queue import LogCall
 from pbt_flow.training.turn_callbacks import OnTurn, read_callbacks
 from pbt_flow.utils.collection import collection_paused
+from pbt_flow.utils.scratch import temporary_folder
 from pbt_flow.utils.text import nearest
 from pbt_flow.utils.versions import present_versions
 
@@ -374,13 +374,13 @@ def _end(
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
     averaged: Averaged | None = None
     own: Averaged | None = None
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as place:
+    with temporary_folder() as folder, temporary_folder() as place:
         if status == "finished" and best is not None:
             if how in ("average", "own"):
                 averaged = average_finalists(history, engine, Path(place), say)
             if how == "own":
                 # It is shown and not handed over, so that its state is not kept.
-                with tempfile.TemporaryDirectory() as unkept:
+                with temporary_folder() as unkept:
                     own = average_own_records(history, engine, Path(unkept), say)
                 if own is None:
                     say("no average of the winner's own checkpoints: too few, or without a mean")

@@ -8,7 +8,6 @@ import logging
 import os
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from pbt_flow.tracking.drivers import check_database, is_refusal, is_store_error
 from pbt_flow.tracking.new_database import NewDatabase, new_database
 from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.passwords import DATABASES, hide_password
+from pbt_flow.utils.scratch import temporary_folder
 
 _SHORT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _QUIET = {
@@ -470,7 +470,7 @@ def read_bytes(client: MlflowClient, run_id: str, artifact: str) -> bytes:
     place = local_path(client.get_run(run_id).info.artifact_uri)
     if place is not None:
         return Path(place, artifact).read_bytes()
-    with tempfile.TemporaryDirectory() as folder, downloads_through_server():
+    with temporary_folder() as folder, downloads_through_server():
         return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
 
 

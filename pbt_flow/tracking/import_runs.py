@@ -10,7 +10,6 @@ import contextlib
 import json
 import posixpath
 import re
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +47,7 @@ from pbt_flow.tracking.lease import claim_param, has_died, new_owner
 from pbt_flow.tracking.outcome import ARMS, RESULT
 from pbt_flow.tracking.store import Store
 from pbt_flow.utils.interrupts import one_interrupt_waits
+from pbt_flow.utils.scratch import temporary_folder
 from pbt_flow.utils.text import byte_count
 
 IMPORTING = "pbt.importing"
@@ -264,7 +264,7 @@ class Importer:
         """Store the artifacts of a run or a model."""
         repository: Any = get_artifact_repository(uri, tracking_uri=self.uri)
         own_runs = {run_place(population.run_id) for population in self.wanted}
-        with tempfile.TemporaryDirectory() as changed:
+        with temporary_folder() as changed:
             for artifact, name in self.export.artifacts(place).items():
                 path, into = self.folder / name, posixpath.dirname(artifact) or None
                 is_ours = place in own_runs and artifact in _OUR_FILES

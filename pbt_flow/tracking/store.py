@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,6 +59,7 @@ from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.saved_view import view_address
 from pbt_flow.utils.at_once import call_at_once
 from pbt_flow.utils.passwords import hide_password
+from pbt_flow.utils.scratch import new_temporary_folder
 from pbt_flow.utils.values import Value
 
 CHANGED = "pbt.settings"
@@ -171,7 +171,7 @@ class Store(PopulationRuns):
         folders: Folders = LocalFolders(local)
         if len(local) < len(places):
             ids = {index: run.info.run_id for index, run in enumerate(members)}
-            cache = tempfile.mkdtemp(prefix="pbt_flow-")
+            cache = new_temporary_folder()
             folders = RemoteFolders(uri, ids, cache)
         charts = view_address(members[0].info.experiment_id, run_id)
         states = StoredStates(client, uri, run_id, manifest.members, folders)
