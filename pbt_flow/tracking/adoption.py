@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError
-from pbt_flow.tracking.client import is_away
+from pbt_flow.tracking.client import check_served, is_away
 
 MANIFEST = "population.json"
 FOUNDING = "pbt.founding"
@@ -51,6 +51,7 @@ def launched_run(client: MlflowClient, uri: str) -> Run | None:
             f"{named}, which is not at {uri} ({error.message}); unset {_VARIABLE}, or set "
             "MLFLOW_TRACKING_URI to the store of that run"
         ) from None
+    check_served(run.info.artifact_uri, uri)
     found, population = describe_run(client, run)
     if not found:
         return run

@@ -164,7 +164,7 @@ def _unreachable(uri: str, error: Exception) -> StoreError:
 
 
 def check_artifacts(location: str, uri: str) -> None:
-    """Refuse a remote artifact store that cannot be listed, before anything is written to it.
+    """Refuse an artifact store that cannot be reached, before anything is written to it.
 
     Args:
         location: The artifact location of an experiment or a run.
@@ -173,6 +173,7 @@ def check_artifacts(location: str, uri: str) -> None:
     Raises:
         StoreError: The artifact store cannot be reached: a package or a credential is missing, say.
     """
+    check_served(location, uri)
     if local_path(location) is not None or urlparse(location).scheme in _SERVED_SCHEMES:
         return
     try:
@@ -184,6 +185,30 @@ def check_artifacts(location: str, uri: str) -> None:
         raise StoreError(
             f"cannot reach the artifact store {hide_password(location)}: {store_message(error)}"
         ) from error
+
+
+def needs_server(location: str, uri: str) -> bool:
+    """Whether artifacts are those of a tracking server, and a store is not reached through one.
+
+    `mlflow ui` and `mlflow server` give such a place to each experiment that they make.
+    """
+    place = urlparse(location)
+    is_served = place.scheme == "mlflow-artifacts" and not place.netloc
+    return is_served and urlparse(uri).scheme not in ("http", "https")
+
+
+def check_served(location: str, uri: str) -> None:
+    """Refuse artifacts that only a server reaches, where there is none.
+
+    Raises:
+        StoreError: There is none (see `needs_server`).
+    """
+    if needs_server(location, uri):
+        raise StoreError(
+            f"the artifacts lie behind a tracking server ({location}), and {hide_password(uri)} "
+            "is its database: set MLFLOW_TRACKING_URI to the server, as http://127.0.0.1:5000, or "
+            "name a new experiment (experiment in Python, --experiment NAME in a shell)"
+        )
 
 
 @contextlib.contextmanager

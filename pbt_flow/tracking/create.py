@@ -27,7 +27,7 @@ from pbt_flow.exceptions import StoreError
 from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space
 from pbt_flow.tracking.adoption import FOUNDING, MANIFEST, adopt, callers_run, launched_run
-from pbt_flow.tracking.client import check_artifacts, is_away, requests_at_once
+from pbt_flow.tracking.client import check_artifacts, is_away, needs_server, requests_at_once
 from pbt_flow.tracking.drivers import is_store_error, store_message
 from pbt_flow.tracking.founding import undone_on_failure
 from pbt_flow.tracking.lease import FOUNDER, new_owner
@@ -107,7 +107,7 @@ def create_population(
             check_artifacts(launched.info.artifact_uri, uri)
         else:
             caller = callers_run(client)
-            experiment_id = _experiment(client, settings, caller)
+            experiment_id = _experiment(client, uri, settings, caller)
             check_artifacts(client.get_experiment(experiment_id).artifact_location, uri)
         mark_experiment(client, client.get_experiment(experiment_id))
         tags = {**tags, FOUNDING: founding, FOUNDER: new_owner()}
@@ -177,12 +177,15 @@ def _parent_run(
     return created
 
 
-def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run | None) -> str:
+def _experiment(
+    client: MlflowClient, uri: str, settings: Mapping[str, Any], caller: Run | None
+) -> str:
     """Return the id of a new population's experiment, which is made if it does not exist.
 
     The first of these that is given names it: the settings, the environment variables
     MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID, and the run that is active in this process.
-    Otherwise it is MLflow's Default, which `mlflow run` takes as well, and without one `pbt_flow`.
+    Otherwise it is MLflow's Default, which `mlflow run` takes as well, and `pbt_flow` without one,
+    or where its artifacts can be reached through a server alone, and this process has none.
 
     Raises:
         StoreError: The experiment is deleted, or no experiment has the id.
@@ -196,7 +199,8 @@ def _experiment(client: MlflowClient, settings: Mapping[str, Any], caller: Run |
         return str(caller.info.experiment_id)
     if not name:
         default = client.get_experiment_by_name(_DEFAULT)
-        if default is not None and default.lifecycle_stage == "active":
+        is_there = default is not None and default.lifecycle_stage == "active"
+        if is_there and not needs_server(default.artifact_location, uri):
             return str(default.experiment_id)
         name = "pbt_flow"
     return ensure_experiment(client, name, where)

@@ -18,11 +18,17 @@ from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.terminal import Unbroken, fitted
 
 SLOW_SECONDS = 2.0
-"""How long an answer may take before the user is told who is waited for."""
+"""How long an answer of a server may take before the user is told who is waited for."""
+FILE_SECONDS = 4.5
+"""The same for a database in a file, which a busy disk keeps busy for longer."""
 
 
 def _print(text: str) -> None:
     print(fitted(text, sys.stderr), file=Unbroken(sys.stderr), flush=True)
+
+
+def _patience(place: str) -> float:
+    return FILE_SECONDS if place.startswith("sqlite") else SLOW_SECONDS
 
 
 class _Telling:
@@ -34,9 +40,9 @@ class _Telling:
     def tell(self, place: str) -> None:
         if place not in self._told:
             self._told.add(place)
+            shown, seconds = hide_password(place), _patience(place)
             _print(
-                f"waiting for {hide_password(place)}, which has not answered for "
-                f"{SLOW_SECONDS:.0f} s; Ctrl-C gives up"
+                f"waiting for {shown}, which has not answered for {seconds:.1f} s; Ctrl-C gives up"
             )
 
     def forget(self, place: str) -> None:
@@ -59,7 +65,7 @@ def told_if_slow(place: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    wait = threading.Timer(SLOW_SECONDS, _TELLING.tell, (place,))
+    wait = threading.Timer(_patience(place), _TELLING.tell, (place,))
     wait.daemon = True
     wait.start()
     try:

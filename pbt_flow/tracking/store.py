@@ -37,6 +37,7 @@ from pbt_flow.tracking.catalogue import find_run, runs_of_members
 from pbt_flow.tracking.client import (
     connect_to_present,
     local_path,
+    needs_server,
     read_text,
     requests_at_once,
 )
@@ -547,6 +548,11 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
         error: What reading the manifest raised.
     """
     run_id, listed = run.info.run_id, [MANIFEST]
+    if needs_server(run.info.artifact_uri, uri):
+        return StoreError(
+            f"the artifacts of run {run_id} lie behind a tracking server, and {hide_password(uri)} "
+            "is its database: set MLFLOW_TRACKING_URI to the server, as http://127.0.0.1:5000"
+        )
     if (state := founding_state(client, run)) is not None:
         return StoreError(founding_sentence(run_id, state))
     try:

@@ -1,8 +1,10 @@
 """What a first turn waits for, also after a resume; what a founding that is cut short leaves."""
 
+import contextlib
 import functools
 import itertools
 import signal
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -18,6 +20,7 @@ from sample_tasks import Regression
 import pbt_flow
 from pbt_flow.engines.worker import Worker
 from pbt_flow.space import space_to_json
+from pbt_flow.tracking.client import needs_server
 from pbt_flow.tracking.create import Manifest, create_population
 from pbt_flow.tracking.lease import FOUNDER, new_owner
 from pbt_flow.tracking.store import Store
@@ -225,3 +228,43 @@ def test_a_population_whose_maker_died_before_it_claimed_it_can_be_resumed(train
     client.set_tag(run_id, "pbt.heartbeat", "1.0")
     assert pbt_flow.list_populations()[0].status == "interrupted"
     assert pbt_flow.resume(run_id, quiet=True).status == "finished"
+
+
+# --- a database that mlflow ui has made -----------------------------------------------------------
+
+
+def test_a_database_of_a_server_takes_populations_in_an_experiment_of_their_own(
+    database, monkeypatch
+):
+    """Its Default experiment keeps artifacts behind the server, which nobody has started here."""
+    with contextlib.closing(sqlite3.connect(database)) as opened, opened:
+        opened.execute("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/0'")
+    small = {"population": 2, "turns": 1, "engine": "inline", "quiet": True}
+    made = pbt_flow.run("toy", **small)
+    assert pbt_flow.list_populations()[0].experiment == "pbt_flow"
+    assert pbt_flow.resume("last", turns=2, quiet=True).run_id == made.run_id
+    way = r"set MLFLOW_TRACKING_URI to the server, .*--experiment NAME in a shell"
+    with pytest.raises(pbt_flow.StoreError, match=way):
+        pbt_flow.run("toy", experiment="Default", **small)
+    monkeypatch.setenv("MLFLOW_RUN_ID", MlflowClient().create_run("0").info.run_id)
+    with pytest.raises(pbt_flow.StoreError, match=way):
+        pbt_flow.run("toy", **small)
+    # One that began through the server, read from its database.
+    run = MlflowClient().create_run("0", tags={"pbt.role": "population"})
+    with pytest.raises(pbt_flow.StoreError, match="set MLFLOW_TRACKING_URI to the server"):
+        pbt_flow.load(run.info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("location", "uri", "expected"),
+    [
+        ("mlflow-artifacts:/0", "sqlite:///mlflow.db", True),
+        ("mlflow-artifacts:/0/1/artifacts", "postgresql://there/db", True),
+        ("mlflow-artifacts:/0", "https://server", False),
+        ("mlflow-artifacts://server:5000/0", "sqlite:///mlflow.db", False),
+        ("s3://bucket/0", "sqlite:///mlflow.db", False),
+        ("/a/folder", "sqlite:///mlflow.db", False),
+    ],
+)
+def test_artifacts_behind_a_server_need_it(location, uri, expected):
+    assert needs_server(location, uri) == expected

@@ -54,6 +54,7 @@ def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silence]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     monkeypatch.setattr(slow_answers, "_print", made.end)
     monkeypatch.setattr(slow_answers, "SLOW_SECONDS", 0.05)
+    monkeypatch.setattr(slow_answers, "FILE_SECONDS", 0.05)
     monkeypatch.setattr(slow_answers, "_TELLING", slow_answers._Telling())
     yield made
     made.listening.close()
