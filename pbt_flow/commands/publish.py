@@ -23,7 +23,7 @@ from pbt_flow.population.records import Turn
 from pbt_flow.population.result import Result
 from pbt_flow.population.schedule import Schedule, schedule_of
 from pbt_flow.reporting import summary_image
-from pbt_flow.reporting.page import page
+from pbt_flow.reporting.page import live_page, page
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space
@@ -237,7 +237,10 @@ class LiveReport:
             with temporary_folder() as folder:
                 path = Path(folder, REPORT)
                 path.parent.mkdir()
-                path.write_text(page(self._report_data(result)), encoding="utf-8")
+                data, picture = self._report_data(result), Path(folder, "picture.png")
+                summary_image.draw(data, picture)
+                path.write_text(live_page(data, picture.read_bytes()), encoding="utf-8")
+                picture.unlink()
                 self._keep(Path(folder))
         except Exception as error:
             self._trouble.append(f"no report for now: {reason_of(error, with_module=False)}")

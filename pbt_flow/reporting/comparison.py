@@ -19,6 +19,7 @@ from typing import Any
 from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.records import Direction
 from pbt_flow.population.result import Result, is_same_effort
+from pbt_flow.reporting.html_text import prose
 from pbt_flow.reporting.page import assemble
 from pbt_flow.reporting.plotly_charts import Chart, frame, line
 from pbt_flow.reporting.series import best_and_mean
@@ -606,7 +607,7 @@ def _body(comparison: Comparison) -> Iterator[str]:
     warnings = comparison.warnings()
     if warnings:
         yield '<div class="warnings" role="alert">'
-        yield "".join(f"<p><b>warning</b>: {escape(text)}</p>" for text in warnings) + "</div>"
+        yield "".join(f"<p><b>warning</b>: {prose(text)}</p>" for text in warnings) + "</div>"
     yield '<div class="cards">'
     for method, gains in comparison.gains().items():
         for measure in gains:
@@ -617,7 +618,7 @@ def _body(comparison: Comparison) -> Iterator[str]:
             else:
                 label = f"{method}, {title}, better by"
             yield f'<div class="card"><span>{escape(label)}</span>'
-            yield f"<b>{mean}</b><span>{escape(spread)}; {ahead}</span></div>"
+            yield f"<b>{mean}</b><span>{prose(spread)}; {ahead}</span></div>"
     yield "</div>"
     notes = comparison.notes()
     if notes:

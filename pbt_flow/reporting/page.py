@@ -22,6 +22,7 @@ from pbt_flow.population.records import Direction, Member
 from pbt_flow.population.result import Result, effort_note
 from pbt_flow.reporting import series
 from pbt_flow.reporting.chart_words import ChartWords, chart_words
+from pbt_flow.reporting.html_text import prose
 from pbt_flow.reporting.plotly_charts import MOST_FOUNDERS, Chart, charts
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.utils.text import counted, duration, number, values
@@ -38,16 +39,46 @@ def page(subject: ReportData) -> str:
     return assemble(subject.title, _body(subject, shades), drawn)
 
 
+def live_page(subject: ReportData, picture: bytes) -> str:
+    """The report while a population trains: the same numbers, and its charts as one picture.
+
+    The library that draws charts is 4.8 MB, and this page is sent anew each minute.
+
+    Args:
+        subject: The population so far.
+        picture: The picture of its charts, as a PNG.
+    """
+    return assemble(subject.title, _live_body(subject, picture), {})
+
+
+def _live_body(subject: ReportData, picture: bytes) -> Iterable[str]:
+    shades = series.Shades.of(subject.history)
+    yield from _head(subject)
+    yield "<section><h2>So far</h2><p>The population is training, and this page is made anew each "
+    yield "minute at most. The report with charts to point at is there when it has ended, and at "
+    run_id = escape(subject.result.run_id)
+    yield f"any time by <code>python -m pbt_flow report {run_id} --out FOLDER</code>.</p>"
+    told = chart_words(subject, MOST_FOUNDERS) if shades is not None else {}
+    alternative = escape(" ".join(one.sentence for one in told.values()))
+    data = base64.b64encode(picture).decode()
+    yield f'<img class="picture" alt="{alternative}" src="data:image/png;base64,{data}"></section>'
+    yield from _members(subject)
+    yield from _understood(subject)
+    yield from _made_with(subject)
+
+
 def assemble(title: str, body: Iterable[str], charts: Mapping[str, Chart]) -> str:
     """One HTML page with everything in it.
 
     Args:
         title: The title of the page, as plain text.
         body: The HTML between the page's head and its scripts.
-        charts: The charts, by the id of the element that each is drawn into.
+        charts: The charts, by the id of the element that each is drawn into; without any, the page
+            does not hold the library that draws them.
     """
     template = resources.files("pbt_flow.reporting").joinpath("page.html").read_text("utf-8")
-    plotly = resources.files("plotly").joinpath("package_data/plotly.min.js").read_text("utf-8")
+    library = resources.files("plotly").joinpath("package_data/plotly.min.js")
+    plotly = library.read_text("utf-8") if charts else ""
     numbers = json.dumps(dict(charts), allow_nan=False, separators=(",", ":"))
     parts = {
         "@TITLE@": escape(title),
@@ -65,12 +96,13 @@ def assemble(title: str, body: Iterable[str], charts: Mapping[str, Chart]) -> st
     return "".join([*page, rest])
 
 
-def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
+def _head(subject: ReportData) -> Iterable[str]:
+    """What stands above the charts."""
     result, settings = subject.result, subject.settings
     size, turns = len(subject.history.members), result.turns
     better = _BETTER[subject.history.direction]
     yield f"<header><p>{escape(subject.title)}</p>"
-    yield f"<h1>{escape(subject.headline)}</h1>"
+    yield f"<h1>{prose(subject.headline)}</h1>"
     yield (
         f"<p>{size} members, {turns} of {settings.all_turns} turns of "
         f"{counted(settings.interval, 'step')}, {result.status}; a {better} score is "
@@ -78,10 +110,16 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         f"Population {_run(subject, result.run_id)}</p></header>"
     )
     for sentence in settings.describe_members():
-        yield f"<p>{escape(_sentence(sentence))}</p>"
+        yield f"<p>{prose(_sentence(sentence))}</p>"
     yield from _cards(subject)
     yield from _averages(subject)
     yield from _warnings(subject)
+
+
+def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
+    result, settings = subject.result, subject.settings
+    size = len(subject.history.members)
+    yield from _head(subject)
     if shades is None:
         yield "<section><p>No turn has gone well yet, so there is nothing to draw.</p></section>"
         return
@@ -123,12 +161,16 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
         '<div><h2>Time</h2><p class="how">Where the workers\' time went. The time of turns that '
         f"failed is lost.</p>{_chart('time', words)}</div></section>"
     )
+    yield from _members(subject)
+    yield from _understood(subject)
+    yield from _made_with(subject)
+
+
+def _members(subject: ReportData) -> Iterable[str]:
     yield '<section><h2>Members</h2><p>Best first<span class="sorts">; a click on a column sorts '
     yield 'by it</span>. <button type="button" id="csv">Save as CSV</button></p>'
     yield from _table(subject)
     yield "</section>"
-    yield from _understood(subject)
-    yield from _made_with(subject)
 
 
 def _chart(chart_id: str, words: Mapping[str, ChartWords]) -> str:
@@ -141,7 +183,7 @@ def _chart(chart_id: str, words: Mapping[str, ChartWords]) -> str:
     return (
         f'<div class="chart" id="{chart_id}" role="img" aria-label="{escape(told.sentence)}"></div>'
         f'<details class="words"><summary>in words and numbers</summary>'
-        f'<p>{escape(told.sentence)}</p><div class="scroll" tabindex="0" role="region" '
+        f'<p>{prose(told.sentence)}</p><div class="scroll" tabindex="0" role="region" '
         f'aria-label="Numbers: {escape(told.sentence)}"><table><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div></details>"
     )
@@ -191,7 +233,7 @@ def _warnings(subject: ReportData) -> Iterable[str]:
         return
     yield '<div class="warnings" role="alert">'
     for name, text in sorted(warnings.items()):
-        yield f"<p><b>{escape(name)}</b>: {escape(text)}</p>"
+        yield f"<p><b>{escape(name)}</b>: {prose(text)}</p>"
     yield "</div>"
 
 
@@ -200,7 +242,7 @@ def _understood(subject: ReportData) -> Iterable[str]:
         return
     yield "<section><h2>What the task understood</h2>"
     for topic, sentence in sorted(subject.understood.items()):
-        yield f"<p><b>{escape(topic)}</b>: {escape(sentence)}</p>"
+        yield f"<p><b>{escape(topic)}</b>: {prose(sentence)}</p>"
     yield "</section>"
 
 
@@ -276,14 +318,14 @@ def _cards(subject: ReportData) -> Iterable[str]:
     descendants = f"{len(survivors)} of {result.members} founders {have} descendants"
     cards.append((str(series.copies(subject.history)), "copies", descendants))
     if told := _two_numbers(result):
-        yield f'<p class="how">{escape(told)}</p>'
+        yield f'<p class="how">{prose(told)}</p>'
     yield '<div class="cards">'
     for index, (value, title, explanation) in enumerate(cards):
         # The first card has a coloured edge.
         first = " first" if index == 0 else ""
         yield (
             f'<div class="card{first}"><span>{escape(title)}</span><b>{escape(value)}</b>'
-            f"<span>{escape(explanation)}</span></div>"
+            f"<span>{prose(explanation)}</span></div>"
         )
     yield "</div>"
 

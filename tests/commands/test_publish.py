@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import re
 import shutil
@@ -19,6 +20,8 @@ from pbt_flow.commands.publish import LiveReport, publish, write
 from pbt_flow.commands.summary import ui
 from pbt_flow.population.lineage import ancestors
 from pbt_flow.population.schedule import Schedule
+from pbt_flow.reporting.chart_words import chart_words
+from pbt_flow.reporting.html_text import prose
 from pbt_flow.reporting.page import page
 from pbt_flow.tracking.saved_view import view_tag
 from pbt_flow.tracking.store import Store
@@ -126,6 +129,22 @@ def test_while_it_runs_the_report_is_made_anew_at_most_once_a_minute(tmp_path):
     assert made[-1] == 4
     assert (heard.turns, heard.ticks) == (29, 30)
     assert files(place.folder) == {"report/index.html"}
+
+
+@pytest.mark.paints
+def test_a_report_on_the_way_is_small_and_says_what_the_last_one_does(tmp_path):
+    clock, place = [100.0], Kept(tmp_path / "kept")
+    watch, turn = live(place, clock, Heard())
+    clock[0] += 100
+    turn()
+    watch.tick()
+    made = (place.folder / "report/index.html").read_text()
+    assert len(made) < 1_000_000
+    one = subject()
+    assert prose(one.headline) in made
+    assert 'src="data:image/png;base64,iVBOR' in made
+    assert made.count("<tr") == 1 + len(one.history.members)
+    assert chart_words(one, 7)["scores"].sentence in html.unescape(made)
 
 
 def test_without_news_there_is_no_new_report(tmp_path):
