@@ -277,7 +277,12 @@ def _add_looking(commands: Any) -> None:
     compare = commands.add_parser(
         "compare", help="compare populations of one task and budget by method, paired by seed"
     )
-    compare.add_argument("runs", nargs="+", metavar="RUN", help=f"the populations, each {RUN_ID}")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help=f"the populations, each {RUN_ID}; of one alone its control is the other",
+    )
     for command in (report, compare):
         command.add_argument(
             "--unequal",

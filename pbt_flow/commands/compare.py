@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pbt_flow.commands.publish import writing_to
-from pbt_flow.commands.stored_population import StoredPopulation
+from pbt_flow.commands.stored_population import CONTROL, StoredPopulation
 from pbt_flow.reporting.comparison import Comparison, page
 from pbt_flow.tracking.adoption import launched_run
 from pbt_flow.tracking.client import connect
@@ -19,7 +19,8 @@ def compare(run_ids: Sequence[str], *, out: str | None = None, unequal: bool = F
     """Compare populations of one task and budget by method, paired by seed.
 
     Args:
-        run_ids: The populations' runs, at least one of each method.
+        run_ids: The populations' runs, at least one of each method. Of a single one that was
+            trained with a control, that is the other.
         out: A folder to write the page and the numbers into. Under `mlflow run` they are put on its
             run as well.
         unequal: Whether to accept populations that did not train equally long, and to say so.
@@ -32,6 +33,8 @@ def compare(run_ids: Sequence[str], *, out: str | None = None, unequal: bool = F
     opened = [StoredPopulation.open(run_id) for run_id in dict.fromkeys(run_ids)]
     # One population may have been named in two ways.
     each = {stored.run_id: stored for stored in opened}
+    if len(opened) == 1 and (control := opened[0].store.tags().get(CONTROL)) is not None:
+        each[control] = StoredPopulation.open(control)
     made = Comparison.of([stored.entry() for stored in each.values()], unequal=unequal)
     with temporary_folder() as folder:
         place = Path(out or folder)

@@ -140,7 +140,8 @@ def train(
             _go_on_as_before(controller, stored, screen)
         _tell_what_was_committed(controller, store)
         staged, grouped = stored.settings.stage_plan is not None, stored.settings.has_groups
-        controller.log_queue.add(partial(store.artifacts.save_view, staged=staged, grouped=grouped))
+        save = partial(store.artifacts.save_view, store.manifest.direction)
+        controller.log_queue.add(partial(save, staged=staged, grouped=grouped))
         status, folders = _run_turns(controller, store, lease, screen)
         result = end(controller, status, lease)
         # A token that stays behind otherwise, as after a kill, is deleted by the next controller.

@@ -276,7 +276,9 @@ def _make_again(run_id: str) -> Iterator[str]:
     try:
         stored = StoredPopulation.open(run_id)
         stored.store.artifacts.save_view(
-            staged=stored.settings.stage_plan is not None, grouped=stored.settings.has_groups
+            stored.store.manifest.direction,
+            staged=stored.settings.stage_plan is not None,
+            grouped=stored.settings.has_groups,
         )
         if not stored.is_replay:
             if stored.store.outcome.result():

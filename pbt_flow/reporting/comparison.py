@@ -312,7 +312,10 @@ class Comparison:
                 or a method has two populations of one seed.
         """
         if len(entries) < 2:
-            raise ComparisonError("a comparison takes two populations at least")
+            raise ComparisonError(
+                "a comparison takes two populations at least, or one that was trained with a "
+                "control; python -m pbt_flow list shows what there is"
+            )
         first = entries[0]
         for entry in entries:
             check_ended(entry)

@@ -8,7 +8,7 @@ from html import escape
 _WITH_HYPHEN = re.compile(r"(-\d[\d.,]*(?:e[-+]?\d+)?|\d[\d.,]*e-\d+)")
 """A number that a browser would break behind its hyphen, as in 1.3e-07. Split by it, a text has one
 at each odd place."""
-_JOINT = re.compile(r"([_=])(?=\S)")
+_JOINT = re.compile(r"([_=])(?=\S|$)")
 
 
 def prose(text: str) -> str:

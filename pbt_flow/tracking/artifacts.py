@@ -18,7 +18,7 @@ from pbt_flow.population.accepted import (
     file_of_claim,
 )
 from pbt_flow.population.checkpoints import write_new_file
-from pbt_flow.population.records import Turn
+from pbt_flow.population.records import Direction, Turn
 from pbt_flow.space import Space
 from pbt_flow.tracking.client import (
     downloads_through_server,
@@ -51,10 +51,13 @@ class Artifacts:
         with self.runs.talk():
             self.runs.client.log_artifacts(self.runs.run_id, str(folder))
 
-    def save_view(self, *, staged: bool = False, grouped: bool = False) -> None:
+    def save_view(
+        self, direction: Direction, *, staged: bool = False, grouped: bool = False
+    ) -> None:
         """Save a view of the population for MLflow's UI, and that of all, if the store takes them.
 
         Args:
+            direction: Which direction of the score is better.
             staged: Whether members leave at the ends of stages.
             grouped: Whether there are sub-populations.
         """
@@ -64,7 +67,13 @@ class Artifacts:
             name = f"{run.info.run_name} ({self.runs.run_id[:8]})"
             began = run.info.start_time / 1000
             view = population_view(
-                self.runs.run_id, name, self.space, began, staged=staged, grouped=grouped
+                self.runs.run_id,
+                name,
+                self.space,
+                began,
+                direction=direction,
+                staged=staged,
+                grouped=grouped,
             )
             if len(view) <= MOST:
                 tag = view_tag(self.runs.run_id)

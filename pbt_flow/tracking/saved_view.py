@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from pbt_flow.population.records import Direction
 from pbt_flow.space import Space
 
 MOST = 20_000
@@ -60,7 +61,6 @@ def overview() -> str:
         "tags.`pbt.status`",
     ]
     state = _state(OVERVIEW, "tags.`pbt.role` = 'population'", columns, sections)
-    state |= {"orderByKey": "attributes.start_time", "orderByAsc": False}
     # Always the same, so that saving it again changes nothing.
     return _packed("Populations", state, 0)
 
@@ -75,6 +75,7 @@ def population_view(
     space: Space,
     now: float,
     *,
+    direction: Direction = "maximize",
     staged: bool = False,
     grouped: bool = False,
 ) -> str:
@@ -85,6 +86,7 @@ def population_view(
         name: The name of the view in MLflow's menu.
         space: The hyperparameters; a logarithmic one gets a logarithmic axis.
         now: When the view was made, in seconds since the epoch.
+        direction: Which direction of the score is better: the best member stands first.
         staged: Whether members leave at the ends of stages. A column then says when one left.
         grouped: Whether there are sub-populations, where weights and hyperparameters may have been
             copied from two members. A chart then shows the second.
@@ -113,6 +115,7 @@ def population_view(
         [*(f"metrics.`{name}`" for name in columns), *(f"tags.`{name}`" for name in tags)],
         sections,
     )
+    state |= {"orderByKey": "metrics.`score`", "orderByAsc": direction == "minimize"}
     together = _stable_uuid(run_id, "Together")
     state["compareRunSections"].append(_section(together, "Together", charts=1))
     metrics = [*(f"hparam/{name}" for name in space), "score"]
@@ -162,8 +165,8 @@ def _state(
     ]
     return {
         "searchFilter": runs,
-        "orderByKey": "tags.`mlflow.runName`",
-        "orderByAsc": True,
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 _COMMAND = re.compile(r"\s*(python -m pbt_flow|pbt-flow|mlflow) \w+\b(?!:)")
@@ -86,7 +87,7 @@ def fitted(text: str, stream: TextIO) -> str:
         return text
     width = shutil.get_terminal_size().columns
     lines = list[str]()
-    for line in text.split("\n"):
+    for line in _without_wide_tables(text.split("\n"), width):
         if len(line) <= width or _COMMAND.match(line):
             lines.append(line)
             continue
@@ -95,3 +96,20 @@ def fitted(text: str, stream: TextIO) -> str:
             line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
         )
     return "\n".join(lines)
+
+
+def _without_wide_tables(lines: Sequence[str], width: int) -> Iterator[str]:
+    """Lines in which a table that is wider than the terminal is told row by row.
+
+    A table begins with its head and a line of dashes, as in Markdown.
+    """
+    for is_table, group in itertools.groupby(lines, key=lambda line: line.startswith("|")):
+        rows = list(group)
+        if not is_table or max(map(len, rows)) <= width:
+            yield from rows
+            continue
+        head, _, *body = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+        for row in body:
+            yield ", ".join(row[:2])
+            for name, cell in zip(head[2:], row[2:], strict=False):
+                yield f"  {name} {cell}"

@@ -76,6 +76,11 @@ def test_the_last_population_is_not_the_control_that_was_trained_beside_it() -> 
     made = pbt_flow.run("toy", control=True, **SMALL)
     assert pbt_flow.list_populations()[0].run_id == made.control.run_id
     assert pbt_flow.load("last").run_id == made.run_id
+    # It stands beside that control, where nothing else is named.
+    told = json.dumps(pbt_flow.compare(["last"]).to_json())
+    assert made.control.run_id in told
+    with pytest.raises(pbt_flow.ComparisonError, match="two populations at least, or one that"):
+        pbt_flow.compare([made.control.run_id])
 
 
 def test_what_a_word_does_not_mean_is_told_with_the_way_out() -> None:

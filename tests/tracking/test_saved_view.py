@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from optuna.distributions import FloatDistribution
 
 import pbt_flow
+from pbt_flow.population.records import Direction
 from pbt_flow.tracking.create import member_colour
 from pbt_flow.tracking.saved_view import OVERVIEW, overview, population_view, view_tag
 from pbt_flow.tracking.views import ensure_overview
@@ -38,6 +39,13 @@ def test_the_score_is_as_wide_as_the_page_and_all_of_it_stands_together_at_the_e
         "PARALLEL",
         ["hparam/lr", "score"],
     )
+
+
+@pytest.mark.parametrize(("direction", "ascending"), [("maximize", False), ("minimize", True)])
+def test_the_best_member_stands_first(direction: Direction, ascending: bool) -> None:
+    space = {"lr": FloatDistribution(0, 1)}
+    state = state_of(population_view("r" * 32, "view", space, 0.0, direction=direction))
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`score`", ascending)
 
 
 @pytest.mark.parametrize("grouped", [False, True])

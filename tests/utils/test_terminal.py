@@ -54,3 +54,24 @@ def test_what_a_command_says_of_itself_is_a_sentence() -> None:
 
 def test_a_file_gets_the_text_as_it_is() -> None:
     assert fitted(SENTENCE, io.StringIO()) == SENTENCE
+
+
+TABLE = """| seed | method | mean score | best report (return) |
+|---|---|---|---|
+| 0 | random search | 78.77 | 209.4 |
+| 0 | PBT | 188.8 | 458.8 |"""
+
+
+def test_a_table_that_is_too_wide_is_told_row_by_row_and_no_number_is_cut() -> None:
+    assert fitted(f"{TABLE}\n\nthe end", Terminal()).split("\n") == [
+        "0, random search",
+        "  mean score 78.77",
+        "  best report (return) 209.4",
+        "0, PBT",
+        "  mean score 188.8",
+        "  best report (return) 458.8",
+        "",
+        "the end",
+    ]
+    narrow = "\n".join(["| a | b |", "|---|---|", "| 1 | 2 |"])
+    assert fitted(narrow, Terminal()) == narrow
