@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +101,7 @@ def dry_run(
         PBTError: What `run` would refuse, or the turn failed.
     """
     settings.pop("control", None)
-    with engine_for(**settings) as engine, tempfile.TemporaryDirectory() as folder:
+    with engine_for(**settings) as engine, temporary_folder() as folder:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
         made, kind = Settings.for_task(read_declaration(engine, task), **settings)
