@@ -19,6 +19,7 @@ from pbt_flow.population.records import Plan, Turn, derive_seed
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, draw
 from pbt_flow.task import Declaration, Task
+from pbt_flow.utils.scratch import temporary_folder
 from pbt_flow.utils.text import byte_count, duration, number, values
 
 
