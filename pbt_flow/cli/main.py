@@ -100,7 +100,9 @@ def run_command(words: Sequence[str], handler: Interrupts, launch: Launch) -> in
         except KeyboardInterrupt:
             handler.note_only()
             # Once turns run, a population ends in order and says how to go on; this is before.
-            print(f"{program()} {command}: interrupted", file=sys.stderr)
+            # A terminal has just shown ^C, behind a question perhaps.
+            new_line = "\n" if sys.stderr.isatty() else ""
+            print(f"{new_line}{program()} {command}: interrupted", file=sys.stderr)
             outcome = Outcome(code=_INTERRUPTED)
         except PBTError as error:
             if verbose:

@@ -11,9 +11,11 @@ from pbt_flow.utils.text import duration, number, values
 def summary(result: Result) -> str:
     """What a person wants to know when a population has ended."""
     told = result.reason and result.reason != result.status
+    # Nobody has said how long it took before it has ended, or if it was killed.
+    took = f" in {duration(result.seconds)}" if result.seconds else ""
     lines = [
-        f"\n{result.status}: {result.members} members, {result.turns} turns in "
-        f"{duration(result.seconds)}" + (f" ({result.reason})" if told else "")
+        f"\n{result.status}: {result.members} members, {result.turns} turns{took}"
+        + (f" ({result.reason})" if told else "")
     ]
     if result.left:
         lines.append(f"{result.left} members left at the end of a stage, as planned")
@@ -42,7 +44,9 @@ def summary(result: Result) -> str:
     if result.control is not None:
         lines += _control(result, result.control)
     lines += ["", f"population {result.run_id}", *ui(result)]
-    if result.status != "finished":
+    if result.status == "running":
+        lines += ["follow it with", f"  python -m pbt_flow watch {result.run_id}"]
+    elif result.status != "finished":
         lines += ["go on with", f"  python -m pbt_flow resume {result.run_id}"]
     elif result.reason:
         limit = "target" if "target" in result.reason else "seconds"

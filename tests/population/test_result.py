@@ -365,3 +365,14 @@ def test_an_average_whose_report_is_worse_than_the_winners_says_so_everywhere(
     assert ("its return is worse than the winner's own" in summary(told)) == is_worse
     drawn = text(dataclasses.replace(subject(), result=told, control=None))
     assert ("whose return is worse than the winner" in drawn) == is_worse
+
+
+def test_of_a_population_that_trains_it_is_said_how_to_follow_it_and_of_none_that_it_took_0_s():
+    running = summary(result(replaced(), status="running"))
+    assert "running: 2 members, 8 turns\n" in running
+    assert "python -m pbt_flow watch 0123abcd" in running
+    assert "resume" not in running
+    killed = summary(result(replaced(), status="interrupted"))
+    assert "interrupted: 2 members, 8 turns\n" in killed
+    assert "python -m pbt_flow resume 0123abcd" in killed
+    assert " turns in 12 s\n" in summary(result(replaced(), seconds=12.0))
