@@ -441,7 +441,9 @@ class Controller:
         """Have the store write what the journal does not have yet."""
         for first in range(0, len(self.unwritten), _SEGMENT):
             turns = self.unwritten[first : first + _SEGMENT]
-            self.log_queue.add(partial(self.store.log_records, turns), lane="journal")
+            # Not behind what is logged: of a resume's requests those for turns that the journal
+            # lacks would be most, and a killed controller may have thousands to log.
+            self.deletions.add(partial(self.store.log_records, turns), lane="journal")
         self.unwritten = []
 
     def drain(self) -> None:
@@ -450,9 +452,9 @@ class Controller:
         Raises:
             StoreError: The tracking store refuses what is logged, or was away for too long.
         """
+        self._write_journal()
         # First the deletions: they may have something to be logged.
         self.deletions.flush_and_wait()
-        self._write_journal()
         self.log_queue.flush_and_wait()
         self._say_now()
 
