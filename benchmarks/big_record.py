@@ -1,4 +1,4 @@
-"""What it takes to read a large population back, or to go on with one: `load`, `report`, `resume`...
+"""What it takes to read a large population back, or to go on with one: `load`, `report`, `resume`.
 
     python -m benchmarks.big_record                        # 1,000 members of 100 turns each
     python -m benchmarks.big_record --members 20 --turns 5000
