@@ -61,6 +61,7 @@ from pbt_flow.tracking.population_runs import PopulationRuns
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.saved_view import view_address
 from pbt_flow.utils.at_once import call_at_once
+from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.values import Value
 
@@ -318,6 +319,11 @@ class Store(PopulationRuns):
         Raises:
             RecordError: A record cannot be trusted, or one is missing between others.
         """
+        # Of the hundreds of thousands of objects of a large record none is garbage.
+        with collection_paused():
+            return self._read_turns(say)
+
+    def _read_turns(self, say: Callable[[str], None]) -> dict[int, list[Turn]]:
         journal = self.journal.read()
         doubts = [f"{doubt}; the turns are read from their records" for doubt in journal.doubts]
         # The listings of many members wait for a server, and not for this machine.
