@@ -188,7 +188,7 @@ def make(members: int, turns: int, seed: int, exploit: str, left: int) -> None:
         seconds = time.monotonic() - began
         result = stored.result_of(controller.history, {}, status=status, seconds=seconds)
         runs = dict.fromkeys(controller.history.members, "FINISHED")
-        controller.say_last(
+        controller.queues.say_last(
             [
                 lambda: store.outcome.conclude(result),
                 lambda: store.seal_journal(controller.claim, result.turns),

@@ -76,7 +76,7 @@ def simulated(case: Case, turns: int) -> Simulation:
         **settings,
     )
     if not case.threads:
-        for queue in (made.controller.log_queue, made.controller.deletions):
+        for queue in (made.controller.queues.log, made.controller.queues.deletions):
             make_each_wait(queue, lambda: made.engine.pass_time(case.request))
     return made.go()
 

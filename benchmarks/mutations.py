@@ -40,7 +40,7 @@ MUTATIONS = [
         "commands/test_on_turn.py::stop_ends",
         "training/controller.py",
         "self.stopping = self.stopping or asked",
-        "self.soon.append(asked)",
+        "self.notices.soon.append(asked)",
         "it is only told",
     ),
     Mutation(
@@ -102,7 +102,7 @@ MUTATIONS = [
     Mutation(
         "a checkpoint in use is never deleted",
         "training/test_controller.py::any_population_conserves",
-        "training/controller.py",
+        "training/kept_checkpoints.py",
         "needed=lambda one: self.member_index.needs(one) or one in to_be_shown,",
         "needed=lambda checkpoint: False,",
         "nothing is needed",
@@ -110,8 +110,8 @@ MUTATIONS = [
     Mutation(
         "a checkpoint that nobody needs is deleted at once",
         "training/test_retention.py::all_that_the_turn_made_superfluous",
-        "training/controller.py",
-        "self.touched.update(checkpoint.member for checkpoint in left if checkpoint is not None)",
+        "training/kept_checkpoints.py",
+        "self.touched.update(one.member for one in checkpoints if one is not None)",
         "pass",
         "look at the member itself only",
     ),
@@ -191,7 +191,7 @@ MUTATIONS = [
     Mutation(
         "a turn whose worker dies is run again, once",
         "training/test_controller.py::worker",
-        "training/controller.py",
+        "training/turn_attempts.py",
         "_TRIES = 2",
         "_TRIES = 1",
         "give it up at the first death",
@@ -239,9 +239,9 @@ MUTATIONS = [
     Mutation(
         "no turn begins while too much waits for the store",
         "training/test_controller.py::wait_to_be_deleted",
-        "training/controller.py",
-        "        self.held_up = full\n        return full\n",
-        "        self.held_up = full\n        return False\n",
+        "training/store_queues.py",
+        "        self.holds_up = full\n        return full\n",
+        "        self.holds_up = full\n        return False\n",
         "a full queue holds nothing up",
     ),
     Mutation(
@@ -271,9 +271,9 @@ MUTATIONS = [
     Mutation(
         "the journal does not wait behind what is logged",
         "training/test_controller.py::wait_behind",
-        "training/controller.py",
+        "training/store_queues.py",
         '            self.deletions.add(partial(self.store.log_records, turns), lane="journal")\n',
-        '            self.log_queue.add(partial(self.store.log_records, turns), lane="journal")\n',
+        '            self.log.add(partial(self.store.log_records, turns), lane="journal")\n',
         "it is written by whoever logs",
     ),
     Mutation(
@@ -351,7 +351,7 @@ MUTATIONS = [
     Mutation(
         "the record of an earlier attempt is not taken for a later one's",
         "whole/test_woken_workers.py::not_taken",
-        "training/controller.py",
+        "training/turn_attempts.py",
         "        if turn is None or turn.plan.attempt != plan.attempt:\n",
         "        if turn is None:\n",
         "any record will do",
@@ -359,7 +359,7 @@ MUTATIONS = [
     Mutation(
         "an attempt that was given up has no outcome",
         "whole/test_woken_workers.py::hears_late",
-        "training/controller.py",
+        "training/turn_attempts.py",
         "        return given is not None and (given.turn, given.attempt) == "
         "(plan.turn, plan.attempt)\n",
         "        return True\n",
@@ -510,11 +510,11 @@ MUTATIONS = [
         "the end waits until the disk takes the report",
     ),
     Mutation(
-        "runs that cannot all be made do not say that they are running",
-        "commands/test_run.py::while_the_runs_are_made",
-        "tracking/create.py",
-        "        with _end_runs_on_failure(client, experiment_id, founding):\n",
-        "        with contextlib.nullcontext():\n",
+        "runs that cannot all be made are deleted",
+        "tracking/test_founding.py::leaves_nothing",
+        "tracking/founding.py",
+        "            undo(client, uri, [experiment_id], founding, spared=launched)\n",
+        "",
         "they are left as they are",
     ),
     Mutation(
@@ -529,7 +529,7 @@ MUTATIONS = [
         "what was committed counts after an exception, whoever had heard of it",
         "commands/test_on_turn.py::although_nobody_had_heard",
         "training/controller.py",
-        "                turn = self._committed(plan)\n            if turn is None:\n"
+        "                turn = self.attempts.committed(plan)\n            if turn is None:\n"
         "                given_up",
         "                pass\n            if turn is None:\n                given_up",
         "only what the controller was told of",
@@ -555,8 +555,8 @@ MUTATIONS = [
         "a store that turns wait for is told",
         "training/test_controller.py::told_once_when_it_goes",
         "training/controller.py",
-        "            self._tell_silence(lease)\n",
-        "",
+        "                lease.is_silent,\n",
+        "                False,\n",
         "nothing is said until something is to be logged",
     ),
     Mutation(
@@ -682,7 +682,7 @@ MUTATIONS = [
     Mutation(
         "a best record ever can still be handed over at the end",
         "training/test_finalists.py::evaluating_it_gives_its_score_again",
-        "training/controller.py",
+        "training/kept_checkpoints.py",
         "                wanted += self.history.best_ever\n",
         "                pass\n",
         "nobody holds on to its checkpoint",
@@ -730,7 +730,7 @@ MUTATIONS = [
     Mutation(
         "what the control of averages is made of is there at the end",
         "training/test_retention.py::keeps_three_records_of_every_line",
-        "training/controller.py",
+        "training/kept_checkpoints.py",
         "                wanted += self._earlier_records()\n",
         "                pass\n",
         "nobody holds on to it",
@@ -812,8 +812,8 @@ MUTATIONS = [
         "time that a hung turn took is told as lost",
         "training/test_controller.py::time_lost",
         "training/controller.py",
-        "                    self.engine.submit(Retry(plan=plan, lost=lost))\n",
-        "                    self.engine.submit(plan)\n",
+        "            self.engine.submit(Retry(plan=plan, lost=seconds))\n",
+        "            self.engine.submit(plan)\n",
         "the second try does not tell of the first",
     ),
     Mutation(
@@ -905,12 +905,12 @@ MUTATIONS = [
         "whatever it is, it becomes a population",
     ),
     Mutation(
-        "a founding that fails ends only runs of its own",
+        "a founding that fails deletes only runs of its own",
         "tracking/test_adoption.py::others_have_made",
-        "tracking/create.py",
-        """[experiment_id], f"tags.`{FOUNDING}` = '{founding}'", max_results""",
-        "[experiment_id], max_results",
-        "it ends all of the experiment",
+        "tracking/founding.py",
+        """list(experiments), f"tags.`{FOUNDING}` = '{founding}'", max_results""",
+        "list(experiments), max_results",
+        "it deletes all of the experiment",
     ),
     Mutation(
         "scores of the greatest float stop nothing",
@@ -1227,7 +1227,7 @@ MUTATIONS = [
     Mutation(
         "a straggler finds the best of each sub-population",
         "strategies/test_multiple_frequencies.py::of_each_sub_population",
-        "training/controller.py",
+        "training/kept_checkpoints.py",
         "self.history.best_at(turn.step, group)",
         "self.history.best_at(turn.step)",
         "the best of the first one is kept",

@@ -111,7 +111,7 @@ def train(
         history = stored.read_history(screen.say) if resumed else stored.new_history()
 
         def later(call: LogCall) -> None:
-            controller.log_queue.add(call, lane=LISTENER)
+            controller.queues.log.add(call, lane=LISTENER)
 
         controller = Controller(
             stored.settings,
@@ -129,18 +129,20 @@ def train(
             claim=lease.number,
             logged=store.projected(history.turns) if resumed else {},
         )
-        queues.callback(controller.close)
+        queues.callback(controller.queues.close)
         if lease.number > 1:
             _settle_attempts(store, controller, history)
         _tell_at_first(controller, lease, store, understood, resumed=resumed, say=screen.say)
         # The first of all that a member's run hears, and no turn waits for it.
         for member in store.unfounded:
-            controller.log_queue.add(partial(store.log_founder, member), lane=member)
+            controller.queues.log.add(partial(store.log_founder, member), lane=member)
         if resumed:
             _go_on_as_before(controller, stored, screen)
         _tell_what_was_committed(controller, store)
         staged, grouped = stored.settings.stage_plan is not None, stored.settings.has_groups
-        controller.log_queue.add(partial(store.artifacts.save_view, staged=staged, grouped=grouped))
+        controller.queues.log.add(
+            partial(store.artifacts.save_view, staged=staged, grouped=grouped)
+        )
         status, folders = _run_turns(controller, store, lease, screen)
         result = end(controller, status, lease)
         # A token that stays behind otherwise, as after a kill, is deleted by the next controller.
@@ -184,7 +186,7 @@ def _tell_at_first(
     before = store.understood() if resumed else {}
     for line in _new_sentences(understood, before):
         say(line)
-    controller.log_queue.add(partial(store.log_understood, understood, before))
+    controller.queues.log.add(partial(store.log_understood, understood, before))
 
 
 def _tell_what_was_committed(controller: Controller, store: Store) -> None:
@@ -198,14 +200,14 @@ def _tell_what_was_committed(controller: Controller, store: Store) -> None:
         told_before += turns[: logged.get(member, 0)]
     store.names.learn(told_before)
     # The topics that the user was told; an empty history has none.
-    controller.noted.update(store.noted() if any(history.turns.values()) else {})
+    controller.notices.noted.update(store.noted() if any(history.turns.values()) else {})
     for turns in history.turns.values():
         for turn in turns:
-            controller.tell_notes(turn)
+            controller.notices.tell_notes(turn)
     for member, turns in history.turns.items():
         for turn in turns[logged.get(member, 0) :]:
-            controller.log_turn(turn)
-    controller.unwritten += store.not_in_journal
+            controller.queues.log_turn(turn)
+    controller.queues.unwritten += store.not_in_journal
     controller.stages.tell_who_left(history.left, controller.leave)
     controller.find_checkpoints()
 
@@ -220,7 +222,7 @@ def _go_on_as_before(controller: Controller, stored: StoredPopulation, screen: S
     store.begin()
     for member in controller.living:
         index = member.index
-        controller.log_queue.add(partial(store.begin_member, index), lane=index)
+        controller.queues.log.add(partial(store.begin_member, index), lane=index)
     store.change(stored.settings.to_json(), began=stored.began.to_json())
     _say_if_nothing_is_left(controller, screen)
 
@@ -272,10 +274,12 @@ def _settle_attempts(store: Store, controller: Controller, history: History) -> 
     store.accept(controller.claim, history.turns)
     last = {member: len(history.turns[member]) for member in history.members}
     newest = {(member, number) for member, number in last.items() if number > 0}
-    controller.discard_attempts(newest)
-    controller.disputed.update(newest, ((member, number + 1) for member, number in last.items()))
+    controller.attempts.discard(newest)
+    controller.attempts.disputed.update(
+        newest, ((member, number + 1) for member, number in last.items())
+    )
     # A machine that was suspended under an earlier controller may have woken up since.
-    controller.disputed.update(_tried_again(history))
+    controller.attempts.disputed.update(_tried_again(history))
 
 
 def _tried_again(history: History) -> Iterator[tuple[int, int]]:
@@ -393,7 +397,9 @@ def _signals_handled(controller: Controller) -> Iterator[None]:
             controller.stopping = INTERRUPTED
             # The controller says it later: a signal may come in the middle of a printed line.
             under_way = turn_count(len(controller.in_flight))
-            controller.soon.append(f"finishing {under_way} under way; Ctrl-C again gives them up")
+            controller.notices.soon.append(
+                f"finishing {under_way} under way; Ctrl-C again gives them up"
+            )
             return
         raise KeyboardInterrupt
 

@@ -579,7 +579,7 @@ def _end(
         # and not until the disk takes them.
         messages = [partial(tell_if_possible, messages, screen.say)]
     try:
-        controller.say_last(messages)
+        controller.queues.say_last(messages)
     except StoreError:
         if status == "finished":
             # MLflow does not have the results of hours of training: the user sees them here.

@@ -383,7 +383,7 @@ class Simulation:
     def go(self) -> Simulation:
         """Train to the end."""
         self.controller.go(_Silence())
-        self.controller.drain()
+        self.controller.queues.drain()
         return self
 
     def resumed(self, controller: type[Controller] | None = None) -> Simulation:
@@ -413,8 +413,10 @@ class Simulation:
         )
         for turn in self.engine.committed:
             if turn not in self.store.told:
-                made.log_turn(turn)
-        made.unwritten = [turn for turn in self.engine.committed if turn not in self.store.written]
+                made.queues.log_turn(turn)
+        made.queues.unwritten = [
+            turn for turn in self.engine.committed if turn not in self.store.written
+        ]
         made.stages.tell_who_left(anew.left, made.leave)
         made.find_checkpoints()
         return Simulation(anew, self.engine, self.store, made, self.said)

@@ -113,7 +113,7 @@ def simulated(
         planner=planner,
     )
     controller.go(Held())
-    controller.drain()
+    controller.queues.drain()
     planner.enter_results(history)
     return planner.arms, store
 

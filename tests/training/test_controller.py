@@ -13,7 +13,6 @@ from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.reporting.series import time_spent
 from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import prepare, simulate
-from pbt_flow.training.controller import Controller
 
 FAULTS = ["raises", "nan", "inf", "dies", "hangs"]
 
@@ -378,7 +377,7 @@ def test_a_store_that_is_away_for_a_while_changes_no_event(mode):
 
 def test_the_journal_does_not_wait_behind_what_is_logged(monkeypatch):
     """However much a killed controller has still to log, a resume reads few records one by one."""
-    monkeypatch.setattr("pbt_flow.training.controller._SEGMENT", 3)
+    monkeypatch.setattr("pbt_flow.training.store_queues._SEGMENT", 3)
     made = prepare(Counting, outages=[(2.0, math.inf)])
     made.controller.go(SilentFor(made.engine, 0, 0))
     done = turns_of(made)
@@ -466,16 +465,17 @@ def test_turns_that_wait_one_behind_the_other_are_told_with_one_request():
     for member in range(4):
         own = [turn.number for turn in made.store.told if turn.member == member]
         assert own == sorted(own)
-    assert made.controller.log_queue.calls < 48
+    assert made.controller.queues.log.calls < 48
 
 
 def test_what_a_slow_store_refuses_ends_the_run():
-    class Refusing(Controller):
-        def _tell_turns(self, turns):
-            raise StoreError("no such run")
+    def refuse(turns):
+        raise StoreError("no such run")
 
+    made = prepare(Counting, request=3.0)
+    made.store.log_turns = refuse
     with pytest.raises(StoreError, match="no such run"):
-        simulate(Counting, request=3.0, controller=Refusing)
+        made.go()
 
 
 def test_the_target_ends_the_population():

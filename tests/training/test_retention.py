@@ -162,11 +162,11 @@ class Watched(Controller):
         used |= {turn.checkpoint for turn in self.history.best_ever}
         used |= self.checks.uses
         expected = removable(
-            self.held,
+            self.checkpoints.held,
             undecided=min((m.step for m in living), default=sys.maxsize),
             needed=used.__contains__,
             is_best=lambda turn: turn == self.history.best_at(turn.step),
-            keep=self.keep,
+            keep=self.checkpoints.keep,
         )
         before = set(self.engine.states)  # type: ignore[attr-defined]
         super().clean()
