@@ -22,7 +22,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
-from mlflow.tracking.artifact_utils import add_databricks_profile_info_to_artifact_uri
+from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.tracking.drivers import check_database, is_refusal, is_store_error, store_message
@@ -475,7 +475,7 @@ def artifacts_at(place: str, uri: str) -> Any:
         place: The artifact URI of the run.
         uri: The URI of the tracking store.
     """
-    own = add_databricks_profile_info_to_artifact_uri(place, uri)
+    own = add_databricks_profile_info_to_artifact_uri(place, uri)  # type: ignore[no-untyped-call]
     return get_artifact_repository(own, tracking_uri=uri)
 
 
