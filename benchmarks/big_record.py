@@ -1,14 +1,16 @@
-"""What it takes to read a large population back: `load`, `report`, `list`, `compare`, `resume`.
+"""What it takes to read a large population back, or to go on with one: `load`, `report`, `resume`.
 
     python -m benchmarks.big_record                        # 1,000 members of 100 turns each
     python -m benchmarks.big_record --members 20 --turns 5000
     python -m benchmarks.big_record --store s3 --members 100 --turns 20
+    python -m benchmarks.big_record --left 400             # killed when 400 turns were left
 
 The record is made by all that makes one otherwise: the controller decides, commits, logs and writes
 the journal. Only the worker is another one, which trains nothing and has each state by a link to
 the first. Then each command runs in a process of its own. CPU seconds are those of that process
 from its start to its end, imports and all, which `import` alone has in the first line. What it asks
-for is counted where it leaves the process: HTTP of a server, statements of a database. Give a
+for is counted where it leaves the process: HTTP of a server, statements of a database. `resume`
+trains what a killed controller has left, in its own process, and `compare` follows it. Give a
 folder in memory (`--folder /dev/shm/...`) where the disk is slow to sync.
 """
 
@@ -19,6 +21,7 @@ import contextlib
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,10 +111,15 @@ class WritingEngine(SimulatedEngine):
 
 
 class Silent:
-    """A screen that shows how far it is, once for every hundredth."""
+    """A screen that shows how far it is, once for every hundredth.
 
-    def __init__(self, total: int) -> None:
-        self.done, self.total = 0, total
+    Args:
+        total: How many turns there are to be.
+        left: How many of them are left when this process kills itself, if there are some.
+    """
+
+    def __init__(self, total: int, left: int = 0) -> None:
+        self.done, self.total, self.last = 0, total, total - left if left else None
 
     def __enter__(self) -> Silent:
         return self
@@ -121,6 +129,8 @@ class Silent:
 
     def turn(self, turn: Turn, history: History) -> None:
         self.done += 1
+        if self.done == self.last:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.done % max(1, self.total // 100) == 0:
             print(f"{self.done} of {self.total}", file=sys.stderr, flush=True)
 
@@ -131,8 +141,16 @@ class Silent:
         print(text, file=sys.stderr, flush=True)
 
 
-def make(members: int, turns: int, seed: int, exploit: str) -> str:
-    """Make a population of so many turns in the store in force, and return its run."""
+def make(members: int, turns: int, seed: int, exploit: str, left: int) -> None:
+    """Make a population of so many turns in the store in force, and print its run.
+
+    Args:
+        members: How many members it has.
+        turns: The turns of each.
+        seed: Of the population.
+        exploit: By which strategy.
+        left: How many turns of all are left when this process kills itself; 0 for an end in order.
+    """
     from pbt_flow.tracking.client import connect
     from pbt_flow.tracking.create import Manifest
     from pbt_flow.tracking.store import Store
@@ -163,7 +181,8 @@ def make(members: int, turns: int, seed: int, exploit: str) -> str:
     )
     store = Store.create(client, uri, plan, tags={"pbt.role": "population"})
     stored = StoredPopulation(store=store, settings=settings)
-    screen, began = Silent(members * turns), time.monotonic()
+    print(f"\n{store.run_id}", flush=True)  # Now, since this process may be killed.
+    screen, began = Silent(members * turns, left), time.monotonic()
 
     def end(controller: Controller, status: Any, lease: Any) -> None:
         seconds = time.monotonic() - began
@@ -172,6 +191,7 @@ def make(members: int, turns: int, seed: int, exploit: str) -> str:
         controller.queues.say_last(
             [
                 lambda: store.outcome.conclude(result),
+                lambda: store.seal_journal(controller.claim, result.turns),
                 lambda: store.finish("FINISHED", runs),
             ]
         )
@@ -192,7 +212,8 @@ def make(members: int, turns: int, seed: int, exploit: str) -> str:
         end=end,
         understood={},
     )
-    return store.run_id
+    # Once more: MLflow prints links as runs end.
+    print(store.run_id)
 
 
 # --- what it takes to read it ---------------------------------------------------------------------
@@ -231,8 +252,15 @@ def show_list(runs: list[str]) -> None:
     print(table(list_populations()), file=sys.stderr)
 
 
+def show(runs: list[str]) -> None:
+    """All that defines it and all that became of it."""
+    from pbt_flow.commands.catalogue import show
+
+    print(show(runs[0]).about, file=sys.stderr)
+
+
 def compare(runs: list[str]) -> None:
-    """It beside a random search of a tenth of its members."""
+    """It beside a random search of a tenth of its turns."""
     import pbt_flow
 
     with tempfile.TemporaryDirectory() as folder:
@@ -240,7 +268,7 @@ def compare(runs: list[str]) -> None:
 
 
 def resume(runs: list[str]) -> None:
-    """A resume that has nothing left to train."""
+    """A resume, which trains what is left: nothing where nobody has killed it."""
     import pbt_flow
 
     assert pbt_flow.resume(runs[0], quiet=True).status == "finished"
@@ -250,8 +278,9 @@ COMMANDS = {
     "import": import_alone,
     "load": load,
     "list": show_list,
-    "resume": resume,
+    "show": show,
     "report": report,
+    "resume": resume,
     "compare": compare,
 }
 
@@ -288,8 +317,16 @@ def measured(command: str, runs: list[str]) -> dict[str, Any]:
     return {"cpu": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss / 1024, **asked}
 
 
-def in_its_own_process(folder: Path, environment: dict[str, str], *words: str) -> str:
+def in_its_own_process(
+    folder: Path, environment: dict[str, str], *words: str, may_die: bool = False
+) -> str:
     """Run a part of this script in a process of its own, and return the last line that it prints.
+
+    Args:
+        folder: Its working folder.
+        environment: Variables of its own.
+        words: What it is to do.
+        may_die: Whether it is to kill itself.
 
     Raises:
         SystemExit: It failed.
@@ -302,7 +339,7 @@ def in_its_own_process(folder: Path, environment: dict[str, str], *words: str) -
         stdout=subprocess.PIPE,
         text=True,
     )
-    if done.returncode:
+    if done.returncode != (-signal.SIGKILL if may_die else 0):
         raise SystemExit(f"{words} failed")
     return done.stdout.strip().splitlines()[-1]
 
@@ -312,16 +349,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--members", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=100, help="of each member")
+    parser.add_argument("--left", type=int, default=0, help="turns, when its controller is killed")
     parser.add_argument("--store", choices=STORES, default="sqlite")
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--folder", help="an empty folder for the store; by default a new one")
     parser.add_argument("--keep", action="store_true", help="leave the folder as it is at the end")
-    parser.add_argument("--make", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--make", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.make:
-        members, turns, seed = map(int, given.make[:3])
-        print("\n" + make(members, turns, seed, given.make[3]))
+        members, turns, seed, left = map(int, given.make[:4])
+        make(members, turns, seed, given.make[4], left)
         return
     if given.measure:
         print("\n" + json.dumps(measured(given.measure[0], given.measure[1:])))
@@ -329,11 +367,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made, contextlib.ExitStack() as stack:
         folder = Path(given.folder or made)
         store = stack.enter_context(opened(given.store, folder))
-        environment, turns = dict(store.environment), str(given.turns)
-        runs = list[str]()
-        for members, exploit in ((given.members, "truncation"), (given.members // 10, "none")):
-            words = ("--make", str(max(2, members)), turns, "0", exploit)
-            runs.append(in_its_own_process(folder, environment, *words))
+        environment, runs = dict(store.environment), list[str]()
+        shorter = max(1, given.turns // 10)
+        for turns, left, exploit in ((given.turns, given.left, "truncation"), (shorter, 0, "none")):
+            words = ("--make", *map(str, (given.members, turns, 0, left)), exploit)
+            runs.append(in_its_own_process(folder, environment, *words, may_die=left > 0))
         print(
             "| command | CPU s | of them more than `import` | peak MB | statements | requests "
             "| of the server to S3 | server CPU s |\n" + "|---" * 8 + "|"

@@ -45,13 +45,14 @@ WORDS = {
     "cut": "machine cut off",
     "half cut": "machine cut off from the head",
     "suspended": "machine suspended",
+    "declared dead": "machine suspended until declared dead, and woken",
     "joined": "machine joined",
     "database": "database restarted",
     "controller": "controller killed",
     "bucket": "S3 silent",
 }
 """What may happen."""
-MACHINE_FAULTS = ("killed", "cut", "half cut", "suspended")
+MACHINE_FAULTS = ("killed", "cut", "half cut", "suspended", "declared dead")
 CPUS = 2
 """Of each machine that trains, and so its workers."""
 MACHINES = 3
@@ -367,6 +368,10 @@ class Faults:
         elif kind == "suspended":
             machine.suspend()
             self.come_back(machine, seconds, machine.wake)
+        elif kind == "declared dead":
+            machine.suspend()
+            # Ray may have asked just before, and decides a few seconds later than it says.
+            self.come_back(machine, 1.5 * self.network.verdict, machine.wake)
         elif kind == "joined":
             self.network.add(CPUS)
         elif kind == "database":

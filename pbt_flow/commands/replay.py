@@ -572,7 +572,8 @@ def _end(
     members = dict.fromkeys(history.members, ended)
     members |= {turn.member: "FINISHED" if turn.ok else "FAILED" for turn in last}
     # The claim is checked again, since the messages before may have waited for minutes.
-    messages += [partial(check_claim, store, lease), partial(store.finish, ended, members)]
+    seal = partial(store.seal_journal, controller.claim, sum(map(len, history.turns.values())))
+    messages += [partial(check_claim, store, lease), seal, partial(store.finish, ended, members)]
     if status == "failed":
         # The cause may be the very disk that the messages are written to. So they are tried once,
         # and not until the disk takes them.

@@ -426,7 +426,8 @@ def _end(
         if status == "failed" and living:
             # What failed may be the very disk that these are written to: it is not waited for.
             left = [partial(tell_if_possible, left, say)]
+        seal = partial(stored.store.seal_journal, controller.claim, result.turns)
         controller.queues.say_last(
-            [*last_words, *left, ours, partial(stored.store.finish, ended, members)]
+            [*last_words, *left, ours, seal, partial(stored.store.finish, ended, members)]
         )
     return result

@@ -7,6 +7,7 @@ relies on that: it calls `start` and `open` without waiting for either.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import socket
 import sys
@@ -112,6 +113,10 @@ class RayWorker:
         self._worker = Worker(
             context, None, self._read_output, logging=self._logging, memory=memory
         )
+        # As in the fork server: what the libraries have made is no garbage. A worker collects
+        # whenever a member leaves its memory, and would go through all of it each time.
+        gc.collect()
+        gc.freeze()
 
     def open(self, folders: Folders, runs: MemberRuns | None, patience: float) -> str:
         """Take the folders that turns are written to.

@@ -360,20 +360,33 @@ class Folders(Protocol):
     def publish(self, member: int, turn: int, file: str) -> None:
         """Copy a file that was just written to where every machine finds it."""
 
-    def record(self, member: int, turn: int, accepted: Accepted = NOTHING) -> Turn | None:
+    def record(
+        self,
+        member: int,
+        turn: int,
+        accepted: Accepted = NOTHING,
+        attempt: Attempt | None = None,
+    ) -> Turn | None:
         """Return the record of a turn that counts, or None if the turn has not happened.
 
         Args:
             member: The member.
             turn: The number of the turn among the member's turns.
             accepted: Which attempts of earlier claims count.
+            attempt: The one that counts, if that is known: then nobody looks for others.
 
         Raises:
             RecordError: There is a record, but it cannot be trusted.
         """
 
-    def last(self, member: int, accepted: Accepted = NOTHING) -> int:
-        """Return the number of the member's last turn with a record that counts; 0 if none has."""
+    def last(self, member: int, accepted: Accepted = NOTHING, known: int = 0) -> int:
+        """Return the number of the member's last turn with a record that counts; 0 if none has.
+
+        Args:
+            member: The member.
+            accepted: Which attempts of earlier claims count.
+            known: A turn of which it is known otherwise that it has one, if its folder is there.
+        """
 
     def commit(self, turn: Turn, output: str = "") -> None:
         """Write a turn's record where every machine finds it. From then on it has happened.
@@ -434,18 +447,29 @@ class LocalFolders:
     def publish(self, member: int, turn: int, file: str) -> None:
         pass
 
-    def record(self, member: int, turn: int, accepted: Accepted = NOTHING) -> Turn | None:
-        attempt = self._chosen(member, turn, accepted)
+    def record(
+        self,
+        member: int,
+        turn: int,
+        accepted: Accepted = NOTHING,
+        attempt: Attempt | None = None,
+    ) -> Turn | None:
+        is_named = attempt is not None
+        attempt = attempt or self._chosen(member, turn, accepted)
         if attempt is None:
             return None
         path = self.root(member) / file_place(RECORD, turn, attempt)
         try:
             return read_record(path.read_text(encoding="utf-8"), member, turn, attempt)
+        except (FileNotFoundError, NotADirectoryError):
+            if is_named:
+                return None
+            raise
         except (RecordError, UnicodeDecodeError) as error:
             why = f"not text: {error}" if isinstance(error, UnicodeDecodeError) else error
             raise RecordError(f"{path}: {why}") from None
 
-    def last(self, member: int, accepted: Accepted = NOTHING) -> int:
+    def last(self, member: int, accepted: Accepted = NOTHING, known: int = 0) -> int:
         try:
             names = os.listdir(self.root(member) / "turns")
         except FileNotFoundError:
@@ -454,7 +478,9 @@ class LocalFolders:
         numbers = sorted((turn_number(name) or 0 for name in names), reverse=True)
         for number in numbers:
             # The newest folder may belong to a turn under way, which has no record yet.
-            if number > 0 and self._chosen(member, number, accepted) is not None:
+            if number < 1:
+                break
+            if number == known or self._chosen(member, number, accepted) is not None:
                 return number
         return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import textwrap
@@ -105,6 +106,7 @@ def _without_math(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+@functools.cache
 def _colour(shade: int) -> Any:
     from matplotlib import colormaps
 

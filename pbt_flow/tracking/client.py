@@ -22,6 +22,7 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
+from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.tracking.drivers import check_database, is_refusal, is_store_error, store_message
@@ -487,6 +488,20 @@ def _database_file(uri: str) -> Path | None:
     name = place.partition("?")[0]
     decoded, literal = Path(unquote(name)).absolute(), Path(name).absolute()
     return literal if literal.exists() and not decoded.exists() else decoded
+
+
+def artifacts_at(place: str, uri: str) -> Any:
+    """Return MLflow's access to the artifacts of a run whose place is known.
+
+    A client asks the tracking store for the run and for its models before each look into a folder:
+    three requests in place of one.
+
+    Args:
+        place: The artifact URI of the run.
+        uri: The URI of the tracking store.
+    """
+    own = add_databricks_profile_info_to_artifact_uri(place, uri)  # type: ignore[no-untyped-call]
+    return get_artifact_repository(own, tracking_uri=uri)
 
 
 def read_text(client: MlflowClient, run_id: str, artifact: str) -> str:

@@ -7,12 +7,11 @@ nothing at all, so the store is asked afterwards what it still has.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow.entities import Run
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.population.checkpoints import Folders, LocalFolders, state_place
@@ -26,7 +25,7 @@ from pbt_flow.population.turn_files import (
     turn_folder,
 )
 from pbt_flow.tracking.catalogue import runs_below
-from pbt_flow.tracking.client import talking
+from pbt_flow.tracking.client import artifacts_at, talking
 from pbt_flow.tracking.founding import delete_whole_place
 from pbt_flow.tracking.saved_view import view_tag
 from pbt_flow.utils.reasons import reason_of
@@ -91,6 +90,8 @@ class StoredStates:
     members: Sequence[str]
     """The run of each member."""
     folders: Folders
+    places: Mapping[int, str] = field(default_factory=dict)
+    """The artifact URI of each member's run, as far as it is known; others are asked for."""
     _repositories: dict[int, Any] = field(default_factory=dict)
     """MLflow's access to the artifacts of each member, as far as it was needed."""
     _can_delete: bool | None = None
@@ -105,9 +106,9 @@ class StoredStates:
         place = state_place(checkpoint)
         if isinstance(self.folders, LocalFolders):
             return (self.folders.root(checkpoint.member) / place).is_file()
-        run_id = self.members[checkpoint.member]
         with talking(self.tracking_uri, self.run_id):
-            listed = self.client.list_artifacts(run_id, turn_folder(checkpoint.turn))
+            artifacts = self._repository(checkpoint.member)
+            listed = artifacts.list_artifacts(turn_folder(checkpoint.turn))
         return place in [info.path for info in listed]
 
     def delete(self, checkpoint: Checkpoint) -> str | None:
@@ -178,7 +179,7 @@ class StoredStates:
         if isinstance(self.folders, LocalFolders) or self._can_delete is False:
             return
         with talking(self.tracking_uri, self.run_id):
-            listed = self.client.list_artifacts(self.members[member], turn_folder(turn))
+            listed = self._repository(member).list_artifacts(turn_folder(turn))
         for info in listed:
             if is_left_over(info.path.rpartition("/")[2]):
                 # Each kind of store raises errors of its own, as for a permission that is missing.
@@ -207,8 +208,8 @@ class StoredStates:
         """Return MLflow's access to a member's artifacts: it can delete, and a client cannot."""
         if member not in self._repositories:
             with talking(self.tracking_uri, self.run_id):
-                run = self.client.get_run(self.members[member])
-                self._repositories[member] = get_artifact_repository(
-                    run.info.artifact_uri, tracking_uri=self.tracking_uri
-                )
+                place = self.places.get(member)
+                if place is None:
+                    place = self.client.get_run(self.members[member]).info.artifact_uri
+                self._repositories[member] = artifacts_at(place, self.tracking_uri)
         return self._repositories[member]

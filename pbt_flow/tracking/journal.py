@@ -16,17 +16,20 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pbt_flow.exceptions import RecordError, StoreUnavailable
 from pbt_flow.population.records import Turn, turn_from_json, turn_to_json
-from pbt_flow.tracking.client import downloads_through_server, local_path
+from pbt_flow.tracking.client import artifacts_at, downloads_through_server, local_path
 from pbt_flow.tracking.population_runs import PopulationRuns
 from pbt_flow.utils.scratch import temporary_folder
 
 JOURNAL = "journal"
 """The folder of the segments among the artifacts of a population's run."""
+_SEAL = "pbt.journal"
+"""The tag of the population's run with the seal."""
 _SUFFIX = ".jsonl.gz"
 _GZIP = 16 + zlib.MAX_WBITS
 """What zlib calls the format of a gzip file."""
@@ -42,6 +45,35 @@ class JournalRead:
     """Of each member the first turns that it has done, in order and without a gap."""
     doubts: Sequence[str]
     """What in it cannot be believed, as sentences for the user."""
+    digest: str
+    """What its segments are called, as one digest: that of all it holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seal:
+    """The word of a controller that has ended in order: the journal has every turn.
+
+    Whoever reads the population then need not look at each member's folders. It is worth nothing
+    once another controller has claimed the population.
+    """
+
+    claim: int
+    turns: int
+    digest: str
+    """The digest of the journal (`JournalRead.digest`)."""
+
+    def to_tag(self) -> dict[str, str]:
+        """Return it as a tag of the population's run."""
+        return {_SEAL: json.dumps(asdict(self))}
+
+    @classmethod
+    def of(cls, tags: Mapping[str, str]) -> Seal | None:
+        """Return the one that is among the tags of a run; None if there is none to be read."""
+        try:
+            plain = json.loads(tags.get(_SEAL, "null"))
+            return None if plain is None else cls(**plain)
+        except (ValueError, TypeError, RecursionError):
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +99,20 @@ class Journal:
             path.write_bytes(gzip.compress(content, mtime=0))
             try:
                 with self.runs.talk():
-                    self.runs.client.log_artifact(self.runs.run_id, str(path), JOURNAL)
+                    self._artifacts.log_artifact(str(path), JOURNAL)
             except StoreUnavailable as error:
-                if not isinstance(error.__cause__, OSError) or not self._is_local():
+                if not isinstance(error.__cause__, OSError) or local_path(self.runs.place) is None:
                     raise
+
+    def digest(self) -> str:
+        """Return the digest of the journal as it is there now.
+
+        Raises:
+            StoreUnavailable: The artifact store does not answer now.
+        """
+        with self.runs.talk():
+            listed = self._artifacts.list_artifacts(JOURNAL)
+        return _digest_of(info.path.rpartition("/")[2] for info in listed)
 
     def read(self) -> JournalRead:
         """Read all segments.
@@ -79,8 +121,8 @@ class Journal:
             StoreUnavailable: The artifact store does not answer now.
         """
         found, doubts = dict[tuple[int, int], Turn](), list[str]()
-        doubtful = set[int]()
-        for name, content in self._segments():
+        doubtful, segments = set[int](), self._segments()
+        for name, content in segments:
             try:
                 for turn in _turns_in(name, content):
                     place = turn.member, turn.number
@@ -91,31 +133,36 @@ class Journal:
                 doubts.append(f"{JOURNAL}/{name} is not read: {error}")
         for member in sorted(doubtful):
             doubts.append(f"the journal contradicts itself on turns of member {member}")
-        return JournalRead(turns=_without_gaps(found, doubtful), doubts=doubts)
+        digest = _digest_of(name for name, _ in segments)
+        return JournalRead(turns=_without_gaps(found, doubtful), doubts=doubts, digest=digest)
 
-    def _is_local(self) -> bool:
-        """Whether the journal is written to a disk of this machine."""
-        with self.runs.talk():
-            return (
-                local_path(self.runs.client.get_run(self.runs.run_id).info.artifact_uri) is not None
-            )
+    @property
+    def _artifacts(self) -> Any:
+        """MLflow's access to the artifacts of the population's run."""
+        return artifacts_at(self.runs.place, self.runs.tracking_uri)
 
-    def _segments(self) -> Iterable[tuple[str, bytes]]:
+    def _segments(self) -> Sequence[tuple[str, bytes]]:
         """The files of the journal, each with its name."""
         with self.runs.talk():
-            place = local_path(self.runs.client.get_run(self.runs.run_id).info.artifact_uri)
+            place = local_path(self.runs.place)
             if place is not None:
                 return _files_in(Path(place, JOURNAL))
-            if not self.runs.client.list_artifacts(self.runs.run_id, JOURNAL):
+            if not self._artifacts.list_artifacts(JOURNAL):
                 return []
             with temporary_folder() as folder, downloads_through_server():
                 # All at once: MLflow then fetches several at a time.
-                there = self.runs.client.download_artifacts(self.runs.run_id, JOURNAL, folder)
+                there = self._artifacts.download_artifacts(JOURNAL, folder)
                 return _files_in(Path(there))
 
 
 def _files_in(folder: Path) -> list[tuple[str, bytes]]:
     return [(path.name, path.read_bytes()) for path in sorted(folder.glob(f"*{_SUFFIX}"))]
+
+
+def _digest_of(names: Iterable[str]) -> str:
+    """The digest of all segments, by their names, whatever their order."""
+    own = sorted(name for name in names if name.endswith(_SUFFIX))
+    return hashlib.sha256("\n".join(own).encode()).hexdigest()
 
 
 def _digest(content: bytes) -> str:

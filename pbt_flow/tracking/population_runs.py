@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mlflow.entities import RunTag
+from mlflow.entities import RunInfo, RunTag
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.population.result import Status
@@ -173,14 +173,22 @@ class PopulationRuns:
         """The kind of the population: `population`, or `replay` for one that follows a schedule."""
         return self.tags().get("pbt.role", "population")
 
+    @property
+    def place(self) -> str:
+        """The artifact URI of the population's run. It never changes, and is asked for once."""
+        return str(self._info.artifact_uri)
+
+    @functools.cached_property
+    def _info(self) -> RunInfo:
+        with self.talk():
+            return self.client.get_run(self.run_id).info
+
     @functools.cached_property
     def member_runs(self) -> MemberRuns:
         """The members' runs, in the form in which workers get them."""
-        with self.talk():
-            experiment_id = self.client.get_run(self.run_id).info.experiment_id
         return MemberRuns(
             tracking_uri=self.tracking_uri,
-            experiment_id=experiment_id,
+            experiment_id=self._info.experiment_id,
             population=self.run_id,
             members=tuple(self.members),
         )

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ from pbt_flow.population.turn_files import (
     turn_folder,
     turn_number,
 )
-from pbt_flow.tracking.client import downloads_through_server, is_away
+from pbt_flow.tracking.client import artifacts_at, downloads_through_server, is_away
 from pbt_flow.tracking.drivers import is_store_error, store_message
 from pbt_flow.tracking.remote_reach import (
     is_loopback,
@@ -52,6 +52,8 @@ class RemoteFolders:
     """
     token: Token | None = None
     """By which a worker knows that it reaches the same store as the controller."""
+    places: Mapping[int, str] = field(default_factory=dict)
+    """The artifact URI of each member's run, as far as it is known; others are asked for."""
     patience: ClassVar[float] = PATIENCE
 
     def elsewhere(self, cache: str) -> RemoteFolders:
@@ -69,11 +71,11 @@ class RemoteFolders:
         return root
 
     def publish(self, member: int, turn: int, file: str) -> None:
-        run_id, folder = self.run_ids[member], turn_folder(turn)
+        folder = turn_folder(turn)
         path = str(self.root(member) / folder / file)
 
         def upload(client: MlflowClient) -> None:
-            client.log_artifact(run_id, path, folder)
+            self._artifacts(client, member).log_artifact(path, folder)
 
         _ask_patiently(upload, self.tracking_uri)
 
@@ -107,23 +109,37 @@ class RemoteFolders:
     def _token_run(self) -> str:
         return self.run_ids[min(self.run_ids)]
 
-    def record(self, member: int, turn: int, accepted: Accepted = NOTHING) -> Turn | None:
-        attempt = self._chosen(member, turn, accepted)
+    def record(
+        self,
+        member: int,
+        turn: int,
+        accepted: Accepted = NOTHING,
+        attempt: Attempt | None = None,
+    ) -> Turn | None:
+        is_named = attempt is not None
+        attempt = attempt or self._chosen(member, turn, accepted)
         if attempt is None:
             return None
         place = file_place(RECORD, turn, attempt)
-        self._download(member, place)
+        try:
+            self._download(member, place)
+        except CheckpointError:
+            if is_named:
+                return None
+            raise
         try:
             text = (self.root(member) / place).read_text("utf-8")
             return read_record(text, member, turn, attempt)
         except (RecordError, UnicodeDecodeError) as error:
             raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
 
-    def last(self, member: int, accepted: Accepted = NOTHING) -> int:
+    def last(self, member: int, accepted: Accepted = NOTHING, known: int = 0) -> int:
         numbers = [turn_number(folder) or 0 for folder in self._list(member, "turns")]
         # The newest folder may belong to a turn under way, which has no record yet.
         for number in sorted(numbers, reverse=True):
-            if number > 0 and self._chosen(member, number, accepted) is not None:
+            if number < 1:
+                break
+            if number == known or self._chosen(member, number, accepted) is not None:
                 return number
         return 0
 
@@ -133,11 +149,16 @@ class RemoteFolders:
         names = [place.rpartition("/")[2] for place in places]
         return accepted.choose(member, turn, attempts_with_record(names))
 
-    def _list(self, member: int, folder: str) -> list[str]:
-        run_id = self.run_ids[member]
+    def _artifacts(self, client: MlflowClient, member: int) -> Any:
+        """MLflow's access to the artifacts of a member."""
+        place = self.places.get(member)
+        if place is None:
+            place = client.get_run(self.run_ids[member]).info.artifact_uri
+        return artifacts_at(place, self.tracking_uri)
 
+    def _list(self, member: int, folder: str) -> list[str]:
         def list_folder(client: MlflowClient) -> list[str]:
-            return [info.path for info in client.list_artifacts(run_id, folder)]
+            return [info.path for info in self._artifacts(client, member).list_artifacts(folder)]
 
         found: list[str] = _ask_patiently(list_folder, self.tracking_uri)
         return found
@@ -145,18 +166,23 @@ class RemoteFolders:
     def _download(self, member: int, place: str) -> None:
         path = self.root(member) / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        run_id = self.run_ids[member]
         # Two workers may download the same donor's state at once, so each does it in a folder of
         # its own and then renames the file.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
 
             def download(client: MlflowClient) -> str:
-                # A download raises the same for a missing file and for a store that is away.
-                listed = client.list_artifacts(run_id, os.path.dirname(place))
-                if place not in [info.path for info in listed]:
-                    raise CheckpointError(f"run {run_id} has no artifact {place}")
-                with downloads_through_server():
-                    return client.download_artifacts(run_id, place, folder)
+                artifacts = self._artifacts(client, member)
+                try:
+                    with downloads_through_server():
+                        return str(artifacts.download_artifacts(place, folder))
+                except Exception as error:
+                    if not is_store_error(error):
+                        raise
+                    # MLflow raises the same for a missing file and for a store that is away.
+                    listed = artifacts.list_artifacts(os.path.dirname(place))
+                    if place in [info.path for info in listed]:
+                        raise
+                raise CheckpointError(f"run {self.run_ids[member]} has no artifact {place}")
 
             os.replace(_ask_patiently(download, self.tracking_uri), path)
 

@@ -14,6 +14,7 @@ process, and it belongs to the user.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import threading
 import weakref
@@ -51,7 +52,7 @@ from pbt_flow.tracking.create import (
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
 from pbt_flow.tracking.founding import founding_sentence, founding_state
-from pbt_flow.tracking.journal import Journal
+from pbt_flow.tracking.journal import Journal, JournalRead, Seal
 from pbt_flow.tracking.lease import Lease, claim, newest_claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
@@ -59,12 +60,15 @@ from pbt_flow.tracking.population_runs import PopulationRuns
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.saved_view import view_address
 from pbt_flow.utils.at_once import call_at_once
+from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.scratch import new_temporary_folder
 from pbt_flow.utils.values import Value
 
 CHANGED = "pbt.settings"
 """The tag with the settings that resumes have changed, as JSON; the manifest never changes."""
+_MOST_COMPARED = 16
+"""How many members' newest records are compared with a journal that has every turn."""
 _MOST_METRICS = 1000
 """The most metrics of one request; MLflow refuses more."""
 _MAX_TAG_LENGTH = 5000
@@ -167,15 +171,16 @@ class Store(PopulationRuns):
         space: Space,
         members: Sequence[Run],
     ) -> Store:
-        places = {index: local_path(run.info.artifact_uri) for index, run in enumerate(members)}
-        local = {index: place for index, place in places.items() if place is not None}
+        places = {index: run.info.artifact_uri for index, run in enumerate(members)}
+        found = {index: local_path(place) for index, place in places.items()}
+        local = {index: place for index, place in found.items() if place is not None}
         folders: Folders = LocalFolders(local)
         if len(local) < len(places):
             ids = {index: run.info.run_id for index, run in enumerate(members)}
             cache = new_temporary_folder()
-            folders = RemoteFolders(uri, ids, cache)
+            folders = RemoteFolders(uri, ids, cache, places=places)
         charts = view_address(members[0].info.experiment_id, run_id)
-        states = StoredStates(client, uri, run_id, manifest.members, folders)
+        states = StoredStates(client, uri, run_id, manifest.members, folders, places)
         store = cls(
             client=client,
             tracking_uri=uri,
@@ -308,11 +313,19 @@ class Store(PopulationRuns):
         Raises:
             RecordError: A record cannot be trusted, or one is missing between others.
         """
+        # Of the hundreds of thousands of objects of a large record none is garbage.
+        with collection_paused():
+            return self._read_turns(say)
+
+    def _read_turns(self, say: Callable[[str], None]) -> dict[int, list[Turn]]:
         journal = self.journal.read()
         doubts = [f"{doubt}; the turns are read from their records" for doubt in journal.doubts]
         # The listings of many members wait for a server, and not for this machine.
-        at_once = 1 if isinstance(self.folders, LocalFolders) else self.requests_at_once
+        is_here = isinstance(self.folders, LocalFolders)
+        at_once = 1 if is_here else self.requests_at_once
         self.not_in_journal = []
+        if not is_here and self._has_every_turn(journal):
+            return {m: self._fitted(journal.turns.get(m, ())) for m in range(len(self.members))}
 
         def read(member: int) -> list[Turn]:
             known = self._accepted_of(journal.turns.get(member, ()))
@@ -348,11 +361,13 @@ class Store(PopulationRuns):
         found: list[Turn] = []
         # Asked before the records are read, since a member that is training may commit another turn
         # meanwhile.
-        last = self.folders.last(member, self.accepted)
+        last = self.folders.last(member, self.accepted, known=len(known))
         if 0 < len(known) <= last:
-            newest = self.record(member, len(known))
-            if newest is not None and _is_same(newest, known[-1]):
-                found = [fitted_turn(turn, self.space) for turn in known[:-1]] + [newest]
+            newest = self.record(member, len(known), known[-1].plan.attempt)
+            if newest is None:
+                last = self.folders.last(member, self.accepted)
+            elif _is_same(newest, known[-1]):
+                found = self._fitted(known)
         believed = len(found)
         while len(found) < last or not known:
             turn = self.record(member, len(found) + 1)
@@ -364,6 +379,36 @@ class Store(PopulationRuns):
         if (there := self.accepted.count(member)) > len(found):
             self._refuse_gap(member, len(found) + 1, f"an earlier controller found {there} turns")
         return found, believed
+
+    def _fitted(self, turns: Sequence[Turn]) -> list[Turn]:
+        """Turns of the journal with the values of the space."""
+        return [fitted_turn(turn, self.space) for turn in turns]
+
+    def _has_every_turn(self, journal: JournalRead) -> bool:
+        """Whether the journal has all turns, by the word of the controller that ended in order.
+
+        A few of the newest records are read all the same. Where any of this is not so, every
+        member's records are looked at: a request or two for each.
+        """
+        with self.talk():
+            run = self.client.get_run(self.run_id)
+        seal = Seal.of(run.data.tags)
+        if run.info.status == "RUNNING" or journal.doubts or seal is None:
+            return False
+        there = sum(len(turns) for turns in journal.turns.values())
+        if seal != Seal(claim=newest_claim(run)[0], turns=there, digest=journal.digest):
+            return False
+        known = [turns for turns in journal.turns.values() if turns]
+        if any(len(self._accepted_of(turns)) < len(turns) for turns in known):
+            return False
+        chosen = known[:: math.ceil(len(known) / _MOST_COMPARED) or 1]
+
+        def is_true(turns: Sequence[Turn]) -> bool:
+            last = turns[-1]
+            record = self.record(last.member, last.number, last.plan.attempt)
+            return record is not None and _is_same(record, last)
+
+        return all(call_at_once(is_true, chosen, self.requests_at_once))
 
     def _accepted_of(self, known: Sequence[Turn]) -> Sequence[Turn]:
         """The first turns of a member in the journal that are of attempts that count."""
@@ -377,19 +422,34 @@ class Store(PopulationRuns):
         """Write turns into the journal, whose records are there. Doing it twice changes nothing."""
         self.journal.add(turns)
 
+    def seal_journal(self, claim: int, turns: int) -> None:
+        """Say that the journal has all turns, once it does and nobody trains any more.
+
+        Args:
+            claim: The number of the controller's claim.
+            turns: How many turns there are.
+        """
+        seal = Seal(claim=claim, turns=turns, digest=self.journal.digest())
+        self.tag(seal.to_tag())
+
     def turns_logged(self) -> dict[int, int]:
         """Return how many turns of each member MLflow has been told of, with one request."""
         with self.talk():
             runs = runs_of_members(self.client, self.client.get_run(self.run_id))
         return {int(r.data.tags["pbt.member"]): int(r.data.metrics.get("turn", 0)) for r in runs}
 
-    def record(self, member: int, number: int) -> Turn | None:
+    def record(self, member: int, number: int, attempt: Attempt | None = None) -> Turn | None:
         """Return a committed turn of a member, with the values of the space; None if there is none.
+
+        Args:
+            member: The member.
+            number: The number of the turn among the member's turns.
+            attempt: The attempt that counts, if that is known.
 
         Raises:
             RecordError: The record cannot be trusted.
         """
-        turn = self.folders.record(member, number, self.accepted)
+        turn = self.folders.record(member, number, self.accepted, attempt)
         return None if turn is None else fitted_turn(turn, self.space)
 
     def projected(self, turns: Mapping[int, Sequence[Turn]]) -> dict[int, int]:

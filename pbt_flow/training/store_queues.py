@@ -45,7 +45,8 @@ class StoreQueues:
     """What is logged. The lane of a member's run is the member's number."""
     deletions: LogQueue = field(init=False)
     """Apart from the others, since the disk that has the checkpoints may be there when the tracking
-    store is not. What waits here takes room: a checkpoint for each member."""
+    store is not. What waits here takes room: a checkpoint for each member. The journal goes with
+    them, onto the same disk."""
     holds_up: bool = False
     """Whether no turn begins for now, since the store has not been told of too many."""
     _since: float = 0.0
@@ -78,7 +79,9 @@ class StoreQueues:
     def _write_journal(self) -> None:
         for first in range(0, len(self.unwritten), _SEGMENT):
             turns = self.unwritten[first : first + _SEGMENT]
-            self.log.add(partial(self.store.log_records, turns), lane="journal")
+            # Not behind what is logged, of which thousands of turns may wait when a controller is
+            # killed: a resume reads one by one what the journal lacks.
+            self.deletions.add(partial(self.store.log_records, turns), lane="journal")
         self.unwritten = []
 
     # --- when too much waits ---
@@ -111,9 +114,9 @@ class StoreQueues:
         Raises:
             StoreError: The tracking store refuses what is logged, or was away for too long.
         """
+        self._write_journal()
         # First the deletions: they may have something to be logged.
         self.deletions.flush_and_wait()
-        self._write_journal()
         self.log.flush_and_wait()
         self.notices.say_now()
 

@@ -233,7 +233,7 @@ def test_a_worker_that_hangs_while_it_opens_holds_nobody_up_and_copies_go_with_t
 
 
 TASK = """
-import json, os, sys
+import gc, json, os, sys
 from pathlib import Path
 
 import helper
@@ -256,6 +256,7 @@ class Spy(OrderedTask):
             "secret": os.environ.get("AWS_SECRET_ACCESS_KEY", ""),
             "run": os.environ.get("MLFLOW_RUN_ID", ""),
             "credentials": Path(credentials).read_text() if credentials else "",
+            "libraries": str(gc.get_freeze_count()),
             "mode": oct(Path(credentials).stat().st_mode & 0o777) if credentials else "",
         }
         return told
@@ -308,6 +309,8 @@ def test_code_and_credentials_travel_and_the_store_in_the_folder_does_not(tmp_pa
     assert json.loads(told["seen"]) == [".gitignore", "data/words.txt", "helper.py", "spy.py"]
     assert (told["secret"], told["run"]) == ("not for everybody", "")
     assert (told["credentials"], told["mode"]) == ("who I am", "0o600")
+    # A worker collects garbage each time that a member leaves its memory: nothing of torch is any.
+    assert int(told["libraries"]) > 100_000
     assert "everybody" not in job
 
 

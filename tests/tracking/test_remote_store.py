@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from requests_seen import requests_seen
 from servers import Server, check, until
 
 import pbt_flow
@@ -40,7 +41,10 @@ def test_a_population_lives_on_a_server_whose_artifacts_are_elsewhere(server, tm
     assert client.get_run(result.winner.run_id).info.artifact_uri.startswith("mlflow-artifacts:")
     kept = server.folder / "kept"
     # What the server has is what the records say, and superfluous checkpoints are gone from it.
-    loaded = pbt_flow.load(result.run_id)
+    with requests_seen() as requests, requests.looking():
+        loaded = pbt_flow.load(result.run_id)
+    # Of the journal, and of a record that is compared with it for each of a few members.
+    assert len(requests.seen) <= 40, requests.seen
     own = [turn for turns in loaded.history.turns.values() for turn in turns]
     digests = {turn.checkpoint.digest for turn in own if turn.ok}
     states = defaultdict(list)

@@ -375,6 +375,16 @@ def test_a_store_that_is_away_for_a_while_changes_no_event(mode):
     assert [text for text in there.said if "store" in text] == []
 
 
+def test_the_journal_does_not_wait_behind_what_is_logged(monkeypatch):
+    """However much a killed controller has still to log, a resume reads few records one by one."""
+    monkeypatch.setattr("pbt_flow.training.store_queues._SEGMENT", 3)
+    made = prepare(Counting, outages=[(2.0, math.inf)])
+    made.controller.go(SilentFor(made.engine, 0, 0))
+    done = turns_of(made)
+    assert len(made.store.told) < 6 < len(done)
+    assert 0 <= len(done) - len(made.store.written) < 3
+
+
 def test_a_store_that_stays_away_ends_the_run_when_its_patience_is_over():
     with pytest.raises(StoreUnavailable, match="the store is away"):
         simulate(Counting, turns=10_000, outages=[(5.0, math.inf)])

@@ -1,4 +1,4 @@
-"""A population on machines of their own, without this project, of which two go in the middle.
+"""A population on machines of their own, without this project, two of which are away for long.
 
 The machines are network namespaces of this one: `benchmarks/simulated_machines.py` makes them, and
 `benchmarks/machines.py` lets more happen to them, with every kind of store.
@@ -109,7 +109,8 @@ def server(network, monkeypatch):
     made.kill()
 
 
-def test_one_machine_is_cut_off_and_one_killed_and_every_turn_is_there_once(network, server):
+def test_machines_that_were_declared_dead_go_on_and_every_turn_is_there_once(network, server):
+    """One is cut off in the middle of a turn, and one is suspended; both come back afterwards."""
     log, said = network.shared / "log", network.folder / "said"
     network.add(0, 1, 1, 1)
     command = network.head.start(
@@ -134,10 +135,12 @@ def test_one_machine_is_cut_off_and_one_killed_and_every_turn_is_there_once(netw
     until(lambda: len(trained_on()) >= 2, 180, "no two machines train")
     first, second = (one for one in network.machines if one.name in trained_on()[:2])
     first.cut()
-    second.kill()
+    second.suspend()
     until(are_missed, 120, "nobody misses the machines")
-    # Whoever was declared dead is back, and what it has trained meanwhile does not count.
+    # Whoever was declared dead is back, and what it has trained meanwhile, or does now, does not
+    # count.
     first.mend()
+    second.wake()
     assert command.wait(180) == 0, said.read_text()
     result = pbt_flow.load(said.read_text().split("population ")[1].split()[0])
     check(result, 8)
