@@ -262,7 +262,7 @@ class Settings:
         if isinstance(values.get("stages"), StagePlan):
             values["stages"] = str(values["stages"])
         settings = cls(task=kind.name, **values)
-        if given.get("stages") is None and not settings._gains_by_stages():
+        if given.get("stages") is None and settings.useful_stages() is None:
             settings = dataclasses.replace(settings, stages=NOBODY)
         settings = dataclasses.replace(settings, stages=settings._planned_stages())
         settings._check()
@@ -270,24 +270,28 @@ class Settings:
         settings._try_strategies(kind.space)
         return settings, kind
 
-    def _gains_by_stages(self) -> bool:
-        """Whether stages that the task has by default are of use here.
+    def useful_stages(self) -> StagePlan | None:
+        """The plan of `stages`, or None where nobody who did not ask for stages gains by them.
 
-        They are where members wait for workers. Where each has one, stages make the same budget
-        last longer; and where nobody copies, they would make another method of a random search.
+        They are of use where members wait for workers. Where each has one, stages make the same
+        budget last longer; and where nobody copies, they would make another method of a random
+        search.
+
+        Raises:
+            SettingsError: Another setting is of a wrong type or out of its range.
         """
         self._check_values()
         exploit = self.strategies().exploit
         if self.population < 2 * self.workers or isinstance(exploit, NoExploit):
-            return False
+            return None
         try:
             plan = dataclasses.replace(self, stages=self._planned_stages()).stage_plan
             if plan is not None:
                 _check_copies_in_stages(exploit, plan)
         except SettingsError:
             # As where a budget of a few turns has none for the last stage.
-            return False
-        return True
+            return None
+        return plan
 
     def _planned_stages(self) -> str:
         """The stages written out, since what `wide` means depends on the number of workers.

@@ -108,6 +108,12 @@ class Recipe:
             return SyncVectorEnv(copies, autoreset_mode=AutoresetMode.SAME_STEP)
         except TaskError:
             raise
+        except ModuleNotFoundError as error:
+            raise TaskError(
+                f"environment {self.name!r} needs the package {error.name or error}, which is not "
+                "installed: install it, or the extra that brings the environment, as in "
+                "pip install '.[mujoco]'"
+            ) from error
         except (gym.error.Error, ImportError) as error:
             raise TaskError(f"environment {self.name!r}: {error}") from error
         except Exception as error:

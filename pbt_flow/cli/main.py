@@ -19,6 +19,7 @@ from pbt_flow.commands.summary import summary
 from pbt_flow.exceptions import PBTError, PopulationError
 from pbt_flow.population.stages import NOBODY
 from pbt_flow.utils.interrupts import Interrupts, handled_by
+from pbt_flow.utils.processes import process_began, timed_from
 from pbt_flow.utils.terminal import fitted, unbroken
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def run_command(words: Sequence[str], handler: Interrupts, launch: Launch) -> in
         _let_libraries_speak(verbose)
         launch.end_together()
         try:
-            outcome = _call(command, given)
+            with timed_from(process_began()):
+                outcome = _call(command, given)
             # What has been done stays done, whoever presses Ctrl-C while it is printed.
             handler.note_only()
         except KeyboardInterrupt:

@@ -37,6 +37,8 @@ GROUPS = {
     "what is left in MLflow": ("name", "experiment", "register", "samples"),
 }
 """The settings under the headings of the help; a setting that is in none stands under the first."""
+_MOST_MEANT = 3
+"""So many options may be meant by the beginning of their names; of more, the nearest is told."""
 RUN_ID = "its run id, the beginning of it, or last"
 
 
@@ -47,7 +49,14 @@ def program() -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are a sentence, with what the user may have meant."""
+    """A parser whose errors are a sentence, with what the user may have meant.
+
+    Options are written out: the beginning of one would mean another, or nothing, once a release has
+    an option more, and a script would do what nobody wrote.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **named})
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and where the help is, and exit with 2."""
@@ -83,13 +92,12 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
             subparsers(parser)[words[0]].error(str(error))
         print(f"{told}\n\nall other options are in {program()} {words[0]} --help")
         raise SystemExit(0)
+    _check_options(parser, words)
     found, unknown = parser.parse_known_args(with_flags(words))
     if unknown:
-        command = subparsers(parser)[found.command]
-        known = [option for one in command._actions for option in one.option_strings]
-        word = unknown[0].partition("=")[0]
+        word, command = unknown[0].partition("=")[0], subparsers(parser)[found.command]
         what = "no option" if word.startswith("-") else "too many words:"
-        command.error(f"{what} {word}{did_you_mean(word, known)}")
+        command.error(f"{what} {word}{_meant_option(word, command)}")
     given = vars(found)
     if of_script:
         if found.command not in ("run", "random_search"):
@@ -105,8 +113,31 @@ def _check_command_is_first(parser: argparse.ArgumentParser, words: Sequence[str
     """
     option = words[0].partition("=")[0]
     if option.startswith("-") and option not in parser._option_string_actions:
+        if meant := _meant_option(option, parser):
+            parser.error(f"no option {option}{meant}")
         command = next((word for word in words if word in subparsers(parser)), "run")
         parser.error(f"{option} stands before the command; say {parser.prog} {command} first")
+
+
+def _check_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Exit with 2 where a command has no such option, before anything else is found wrong.
+
+    The value of an unknown option would pass for what the command is about.
+    """
+    command = subparsers(parser).get(words[0])
+    for word in words[1:] if command is not None else ():
+        option = word.partition("=")[0]
+        if option.startswith("--") and option not in command._option_string_actions:
+            command.error(f"no option {option}{_meant_option(option, command)}")
+
+
+def _meant_option(word: str, command: argparse.ArgumentParser) -> str:
+    """Which option of a command was meant, as the end of a sentence; empty where none is near."""
+    known = list(command._option_string_actions)
+    begins = [option for option in known if option.startswith(word)]
+    if word.startswith("--") and 1 <= len(begins) <= _MOST_MEANT:
+        return f" (did you mean {' or '.join(begins)}?)"
+    return did_you_mean(word, known)
 
 
 def _asks_for_task(words: Sequence[str]) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.reporting.comparison import Comparison, page
 from pbt_flow.tracking.adoption import launched_run
 from pbt_flow.tracking.client import connect
+from pbt_flow.utils.scratch import temporary_folder
 
 
 def compare(run_ids: Sequence[str], *, out: str | None = None, unequal: bool = False) -> Comparison:
@@ -33,7 +33,7 @@ def compare(run_ids: Sequence[str], *, out: str | None = None, unequal: bool = F
     # One population may have been named in two ways.
     each = {stored.run_id: stored for stored in opened}
     made = Comparison.of([stored.entry() for stored in each.values()], unequal=unequal)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         place = Path(out or folder)
         with writing_to(str(place)):
             place.mkdir(parents=True, exist_ok=True)

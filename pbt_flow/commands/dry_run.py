@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from pbt_flow.population.checkpoints import LocalFolders
 from pbt_flow.population.records import Plan, Turn, derive_seed
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, draw
-from pbt_flow.task import Task
+from pbt_flow.task import Declaration, Task
+from pbt_flow.utils.scratch import temporary_folder
 from pbt_flow.utils.text import byte_count, duration, number, values
 
 
@@ -101,7 +102,7 @@ def dry_run(
         PBTError: What `run` would refuse, or the turn failed.
     """
     settings.pop("control", None)
-    with engine_for(**settings) as engine, tempfile.TemporaryDirectory() as folder:
+    with engine_for(**settings) as engine, temporary_folder() as folder:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
         made, kind = Settings.for_task(read_declaration(engine, task), **settings)
@@ -115,8 +116,23 @@ def dry_run(
         understood=understood,
         seconds=turn.took,
         checkpoint=turn.checkpoint.size,
-        notes=usual_stages_note(made, settings),
+        notes=[*usual_stages_note(made, settings), *_other_stages_note(made, kind, settings)],
     )
+
+
+def _other_stages_note(
+    made: Settings, declared: Declaration, given: Mapping[str, Any]
+) -> Sequence[str]:
+    """What stages would make of the same budget, for a task that says nothing of stages."""
+    if "stages" in declared.defaults or given.get("stages") is not None:
+        return []
+    plan = dataclasses.replace(made, stages="narrow").useful_stages()
+    if plan is None:
+        return []
+    return [
+        f"no stages: with --stages narrow the same {made.all_turns} turns would train the best "
+        f"for {plan.ends[-1]} turns instead of {made.turns}; docs/stages.md says when that pays"
+    ]
 
 
 def _one_turn(engine: Engine, settings: Settings, space: Space, folder: Path) -> Turn:

@@ -47,6 +47,7 @@ def stop(run_id: str) -> str:
 def delete(run_id: str, *, confirm: Callable[[str], bool] = lambda question: True) -> str:
     """Delete a population or a replay: its runs, with all their artifacts, and its saved view.
 
+    What is left of one that never began, since a kill came while it was made, goes as well.
     MLflow keeps the rows of a deleted run until `mlflow gc`. Versions of registered models stay,
     with the models that they are; the question and the answer name them.
 
@@ -61,31 +62,35 @@ def delete(run_id: str, *, confirm: Callable[[str], bool] = lambda question: Tru
         StoreError: There is no such population, or the store refuses.
         PopulationError: It is running, or it was not confirmed.
     """
-    from pbt_flow.commands.stored_population import StoredPopulation
-    from pbt_flow.tracking.catalogue import describe_runs
-    from pbt_flow.tracking.client import short_requests
+    from pbt_flow.tracking.catalogue import describe_runs, find_run_to_delete
+    from pbt_flow.tracking.client import connect_to_present, short_requests, talking
     from pbt_flow.tracking.deletion import delete_runs, registered_versions
 
     with short_requests():
-        store = StoredPopulation.open(run_id).store
-        with store.talk():
-            (about,) = describe_runs(store.client, [store.client.get_run(store.run_id)])
-            versions = registered_versions(store.client, store.run_id)
-        if store.status == "running":
+        client, uri = connect_to_present(f"no run {run_id}")
+        run = find_run_to_delete(client, uri, run_id)
+        run_id, short = run.info.run_id, run.info.run_id[:12]
+        with talking(uri, run_id):
+            (about,) = describe_runs(client, [run])
+            versions = registered_versions(client, run_id)
+        if about.status == "running":
             raise PopulationError(
-                f"population {store.run_id} is running; stop it first: "
-                f"python -m pbt_flow stop {store.run_id[:12]}"
+                f"population {run_id} is running; stop it first: python -m pbt_flow stop {short}"
+            )
+        if about.status == "being made":
+            raise PopulationError(
+                f"population {run_id} is just being made; stop it where it began, or try again"
             )
         size = "" if about.disk is None else f", {byte_count(about.disk)}"
-        what = f"{about.name} ({store.run_id[:12]}): {about.members} members{size}"
+        what = f"{about.name} ({short}): {about.members} members{size}"
         stays = ""
         if versions:
             names = ", ".join(sorted(versions.values()))
             stays = f"; {names} will point to a run that is deleted, and the model itself stays"
         if not confirm(f"delete {what}{stays}?"):
-            raise PopulationError(f"population {store.run_id} was not deleted")
-        with store.talk():
-            delete_runs(store.client, store.tracking_uri, store.run_id)
+            raise PopulationError(f"population {run_id} was not deleted")
+        with talking(uri, run_id):
+            delete_runs(client, uri, run_id)
     return f"deleted {what}{stays}; `mlflow gc` takes its rows out of MLflow's database"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from pbt_flow.space import Space
 from pbt_flow.task.mlflow_capture import logging_dropped
 from pbt_flow.training.protocols import ProgressListener
 from pbt_flow.utils.reasons import reason_of
+from pbt_flow.utils.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from pbt_flow.tracking.artifacts import Artifacts
@@ -60,7 +60,7 @@ def publish(
     Raises:
         StoreUnavailable: The store does not answer. The caller may try again.
     """
-    with errors_told("report", say), tempfile.TemporaryDirectory() as folder:
+    with errors_told("report", say), temporary_folder() as folder:
         write(report_data(), Path(folder))
         keep(Path(folder))
 
@@ -234,7 +234,7 @@ class LiveReport:
         """Make a report and put it on the run."""
         began = self._clock()
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with temporary_folder() as folder:
                 path = Path(folder, REPORT)
                 path.parent.mkdir()
                 path.write_text(page(self._report_data(result)), encoding="utf-8")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from pbt_flow.commands.publish import write, writing_to
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.exceptions import PopulationError
 from pbt_flow.reporting.comparison import check_ended, check_equal, check_pair
+from pbt_flow.utils.scratch import temporary_folder
 
 
 def report(
@@ -51,7 +51,7 @@ def report(
     if out is not None:
         with writing_to(out):
             return [str(path) for path in write(data, Path(out))]
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         names = [str(path.relative_to(folder)) for path in write(data, Path(folder))]
         stored.store.artifacts.keep(Path(folder))
     return names

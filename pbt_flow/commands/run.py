@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -42,6 +41,8 @@ from pbt_flow.training.finalists import judge_finalists
 from pbt_flow.training.log_queue import LogCall
 from pbt_flow.training.turn_callbacks import OnTurn, read_callbacks
 from pbt_flow.utils.collection import collection_paused
+from pbt_flow.utils.processes import call_began
+from pbt_flow.utils.scratch import temporary_folder
 from pbt_flow.utils.text import nearest
 from pbt_flow.utils.versions import present_versions
 
@@ -121,6 +122,7 @@ def _new(
     on_turn: Sequence[OnTurn] = (),
     **settings: Any,
 ) -> Result:
+    began = call_began()
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(engine_for(**settings))
         if isinstance(task, str):
@@ -167,6 +169,7 @@ def _new(
             stored,
             kind,
             engine,
+            began=began,
             understood=understood,
             resumed=False,
             quiet=quiet,
@@ -234,6 +237,7 @@ def resume(
     from pbt_flow.tracking.adoption import take_launched_run
     from pbt_flow.tracking.client import short_requests
 
+    began = call_began()
     _check_keywords(resume, changes)
     callbacks = read_callbacks(on_turn)
     with short_requests():
@@ -281,6 +285,7 @@ def resume(
             dataclasses.replace(stored, settings=made),
             kind,
             engine,
+            began=began,
             understood=understood,
             resumed=True,
             quiet=quiet,
@@ -302,13 +307,13 @@ def _train(
     kind: Declaration,
     engine: Engine,
     *,
+    began: float,
     understood: Mapping[str, str],
     resumed: bool,
     quiet: bool,
     notes: Sequence[str] = (),
     on_turn: Sequence[OnTurn] = (),
 ) -> Result:
-    began = time.monotonic()
     progress = Progress(stored.settings, stored.run_id, stored.store.tracking_uri, quiet=quiet)
 
     def watch(history: History, later: Callable[[LogCall], None]) -> LiveReport:
@@ -374,13 +379,13 @@ def _end(
     reports: Mapping[Checkpoint, Mapping[str, float]] = {}
     averaged: Averaged | None = None
     own: Averaged | None = None
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as place:
+    with temporary_folder() as folder, temporary_folder() as place:
         if status == "finished" and best is not None:
             if how in ("average", "own"):
                 averaged = average_finalists(history, engine, Path(place), say)
             if how == "own":
                 # It is shown and not handed over, so that its state is not kept.
-                with tempfile.TemporaryDirectory() as unkept:
+                with temporary_folder() as unkept:
                     own = average_own_records(history, engine, Path(unkept), say)
                 if own is None:
                     say("no average of the winner's own checkpoints: too few, or without a mean")

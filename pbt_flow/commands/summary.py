@@ -23,6 +23,11 @@ def summary(result: Result) -> str:
         lines += _finalist("winner", result.winner)
         if result.average is not None:
             lines += _average(result.average)
+            if metric := result.better_alone:
+                lines.append(
+                    f"  its {metric} is worse than the winner's own; it was chosen by its score, "
+                    "on other data"
+                )
         lines += _own_average(result)
         if result.budget_note and result.status != "running":
             lines.append(f"  {_budget(result)}")

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from multiprocessing import Pipe
@@ -27,11 +26,11 @@ from pbt_flow.engines.base import Engine, LostJob
 from pbt_flow.engines.forkserver import ANSWER, REQUEST
 from pbt_flow.engines.jobs import Done, Job, LastDone, WorkerContext
 from pbt_flow.exceptions import PATIENCE, EngineError
-from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.reach import START_PATIENCE
 from pbt_flow.task.files import search_path
 from pbt_flow.task.mlflow_capture import MemberRuns
+from pbt_flow.utils.scratch import SCRATCH, temporary_folder
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _SERVER_HAS_ENDED = "the process that workers are forked from has ended"
@@ -234,7 +233,7 @@ class ProcessEngine(Engine):
         """How many workers in a row died before they could take a job."""
         self._context: WorkerContext | None = None
         self._opened: tuple[Folders, MemberRuns | None] | None = None
-        self._logs = tempfile.TemporaryDirectory(prefix="pbt_flow-")
+        self._logs = temporary_folder()
         self._threads = threads
         self._device = device
         # Started here, and not in `start`: the fork server imports torch while the controller

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import tempfile
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.reach import START_PATIENCE
 from pbt_flow.population.records import Checkpoint, Plan, Turn
 from pbt_flow.task.mlflow_capture import MemberRuns
+from pbt_flow.utils.scratch import temporary_folder
 
 _LOOK_EVERY = 2.0
 """Seconds between two looks at which nodes are alive."""
@@ -103,7 +103,7 @@ class RayEngine(Engine):
         # What a task declares holds its file's path, and a worker elsewhere has another path. So a
         # process of this machine is asked.
         self._describer: ProcessEngine | None = ProcessEngine(threads)
-        self._scratch = tempfile.TemporaryDirectory(prefix="pbt_flow-")
+        self._scratch = temporary_folder()
         self._context: WorkerContext | None = None
         self._opened: tuple[Folders, MemberRuns | None] | None = None
         self._environment = WorkerEnvironment.of_this_process()

@@ -32,11 +32,11 @@ from pbt_flow.engines.worker import Worker
 from pbt_flow.engines.worker_environment import WorkerEnvironment
 from pbt_flow.engines.worker_main import output_reader
 from pbt_flow.exceptions import StorageError, UnusableTask
-from pbt_flow.joining.script import SCRATCH
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.records import Checkpoint
 from pbt_flow.population.turn_files import turn_folder
 from pbt_flow.task.mlflow_capture import MemberRuns, TaskLogging
+from pbt_flow.utils.scratch import SCRATCH
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,8 @@ from pbt_flow.joining.member import AT_HEAD, Member
 from pbt_flow.joining.randomness import BuildingGreenlet, replaced_seeding, seed_generators
 from pbt_flow.joining.source import compile_script
 from pbt_flow.space import Hparams
+from pbt_flow.utils.scratch import scratch_folder
 
-SCRATCH = "PBT_FLOW_SCRATCH"
-"""The variable that names a folder in which the engine lets its workers keep files of members."""
 _IN_WORKER = "PBT_FLOW_WORKER"
 _QUOTED = 2000
 """Characters of what a script wrote to stderr before it left, as an argument parser does."""
@@ -169,8 +168,7 @@ class Script:
     def _empty_folder(self) -> None:
         """Begin a turn in a folder without files: those of the last turn are in no checkpoint."""
         if self._folder is None:
-            root = os.environ.get(SCRATCH)
-            self._folder = Path(tempfile.mkdtemp(prefix="member-", dir=root))
+            self._folder = Path(tempfile.mkdtemp(prefix="member-", dir=scratch_folder()))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
             return
         for entry in self._folder.iterdir():

@@ -239,9 +239,9 @@ class Result:
             if control_winner is not None:
                 return self._beside(winner, control, control_winner)
         if initial is None:
-            return f"{_who(winner)} reaches {_named_value(winner, _headline_metric(winner))}"
+            return self._reaches(winner, _headline_metric(winner))
         metric = _headline_metric(winner, initial)
-        text = f"{_who(winner)} reaches {_named_value(winner, metric)}"
+        text = self._reaches(winner, metric)
         is_initial = (initial.member, initial.turn) == (winner.member, winner.turn)
         if is_initial and not winner.parents:
             return f"{text}, with an initial setting that was never changed"
@@ -253,6 +253,31 @@ class Result:
             f"{_value(initial, metric)} after {initial.step:,}, {self.fate}"
         )
 
+    def _reaches(self, finalist: Finalist, metric: str) -> str:
+        """What a finalist reaches, and the winner alone, where its own report is better."""
+        text = f"{_who(finalist)} reaches {_named_value(finalist, metric)}"
+        if metric and metric == self.better_alone:
+            alone = f"{self.winner.report[metric]:.4g}" if self.winner else ""
+            text += f" (the winner alone {alone}, which is better)"
+        return text
+
+    @property
+    def better_alone(self) -> str:
+        """The first metric of the report, if the winner's is better than that of the average.
+
+        An average is handed over by its fresh score, and a report is measured on other data. It is
+        empty where there is no average, where that has the better report, and where the task does
+        not say which direction is better.
+        """
+        if self.average is None or self.winner is None:
+            return ""
+        metric = _headline_metric(self.average, self.winner)
+        better = self.report_better(metric) if metric else None
+        if better is None:
+            return ""
+        alone, together = self.winner.report[metric], self.average.report[metric]
+        return metric if (alone > together if better == "maximize" else alone < together) else ""
+
     @property
     def _quoted(self) -> Finalist | None:
         """The finalist whose numbers the headline quotes: the one that is handed over."""
@@ -261,7 +286,7 @@ class Result:
     def _beside(self, winner: Finalist, control: Result, control_winner: Finalist) -> str:
         """The headline of a population that has a control."""
         metric = _headline_metric(winner, control_winner)
-        text = f"{_who(winner)} reaches {_named_value(winner, metric)}"
+        text = self._reaches(winner, metric)
         other, who = _value(control_winner, metric), _who(control_winner).lower()
         if is_same_effort(self, control) and winner.step == control_winner.step:
             return f"{text}, {who} of the control {other} with the same budget"

@@ -255,6 +255,11 @@ def _cards(subject: ReportData) -> Iterable[str]:
         explanation = f"handed over in place of the winner; of {average.parents_told}"
         if average.report:
             explanation += f"; report {values(average.report)}"
+        if metric := result.better_alone:
+            explanation += (
+                f", whose {metric} is worse than the winner's own: it was chosen by its score, on "
+                "other data"
+            )
         cards.append((number(average.score), title, explanation))
     if not math.isnan(result.mean_score):
         explanation = "of what the members stand on"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 
 import mlflow
 from mlflow.entities import Run, RunStatus, RunTag
@@ -131,13 +132,13 @@ def _belongs_to_population(client: MlflowClient, run_id: str) -> bool:
     return False
 
 
-def adopt(client: MlflowClient, run: Run, founding: str) -> None:
+def adopt(client: MlflowClient, run: Run, tags: Mapping[str, str]) -> None:
     """Mark a run as one of the population that is being made, and unset MLFLOW_RUN_ID.
 
     Args:
         client: Talks to the tracking store.
         run: The run that MLFLOW_RUN_ID names.
-        founding: The id of this attempt to make a population (see `FOUNDING`).
+        tags: The tags of the population's run, with the id of this attempt (see `FOUNDING`).
 
     Raises:
         StoreError: Another process has just done the same.
@@ -145,7 +146,7 @@ def adopt(client: MlflowClient, run: Run, founding: str) -> None:
     run_id = run.info.run_id
     try:
         # A param can be written only once, so if two processes try, exactly one succeeds.
-        client.log_param(run_id, FOUNDING, founding)
+        client.log_param(run_id, FOUNDING, tags[FOUNDING])
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
@@ -153,6 +154,6 @@ def adopt(client: MlflowClient, run: Run, founding: str) -> None:
             f"the environment variable {_VARIABLE} names run {run_id}, into which another process "
             f"is just writing a population; unset {_VARIABLE}, and a new run is made"
         ) from None
-    client.log_batch(run_id, tags=[RunTag(FOUNDING, founding)])
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     # A process that this one starts must not take the run for free.
     os.environ.pop(_VARIABLE, None)

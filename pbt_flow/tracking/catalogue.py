@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StoreError
 from pbt_flow.population.stages import NOBODY, StagePlan
-from pbt_flow.tracking.client import local_path
+from pbt_flow.tracking.client import is_away, local_path
 from pbt_flow.tracking.create import method_of, short_task
+from pbt_flow.tracking.drivers import store_message
+from pbt_flow.tracking.founding import founding_state
 from pbt_flow.tracking.lease import is_orphan
 from pbt_flow.utils.passwords import hide_password
 
@@ -107,7 +110,7 @@ def whole_run_id(client: MlflowClient, uri: str, word: str) -> str:
     if _LONG.fullmatch(word):
         return word
     if word == LAST:
-        return _last(find_runs(client, ["population"]), uri)
+        return _last(client, find_runs(client, ["population"]), uri)
     runs = find_runs(client, ["population", "replay"])
     meant = [run for run in runs if run.info.run_id.startswith(word)]
     if len(meant) == 1:
@@ -121,11 +124,45 @@ def whole_run_id(client: MlflowClient, uri: str, word: str) -> str:
     raise StoreError(f"{word} is the beginning of {len(meant)} run ids: {several}; give more of it")
 
 
-def _last(runs: Sequence[Run], uri: str) -> str:
-    """The newest population that was not trained as the control of another."""
+def find_run(client: MlflowClient, uri: str, word: str) -> Run:
+    """The run of the population or the replay that a word means (see `whole_run_id`).
+
+    Raises:
+        StoreError: No population is meant, more than one, or a member; or the store is away.
+    """
+    try:
+        run_id = whole_run_id(client, uri, word)
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        where = hide_password(uri)
+        if is_away(error):
+            raise StoreError(f"{where} does not answer: {store_message(error)}") from None
+        raise StoreError(f"no run {word} at {where}: {error.message}") from None
+    if (parent := run.data.tags.get("pbt.population")) is not None:
+        raise StoreError(f"run {run_id} is a member; its population is {parent}")
+    return run
+
+
+def find_run_to_delete(client: MlflowClient, uri: str, word: str) -> Run:
+    """The same, whatever is left of the population: nothing of it need be readable.
+
+    Raises:
+        StoreError: As in `find_run`, or the run is deleted, or was never a population's.
+    """
+    run = find_run(client, uri, word)
+    run_id, where = run.info.run_id, hide_password(uri)
+    if run.info.lifecycle_stage != "active":
+        raise StoreError(f"run {run_id} at {where} is deleted already; `mlflow gc` takes it out")
+    if run.data.tags.get("pbt.role") not in ("population", "replay"):
+        raise StoreError(f"run {run_id} at {where} is no population, and is left alone")
+    return run
+
+
+def _last(client: MlflowClient, runs: Sequence[Run], uri: str) -> str:
+    """The newest population that has begun and was not trained as the control of another."""
     controls = {run.data.tags.get("pbt.control") for run in runs}
     for run in runs:
-        if run.info.run_id not in controls:
+        if run.info.run_id not in controls and founding_state(client, run) is None:
             return str(run.info.run_id)
     raise StoreError(
         f"there is no population at {hide_password(uri)}; go to the folder that it began in, or "
@@ -173,7 +210,7 @@ def _describe(
         turns=sum(int(one.data.metrics.get("turn", 0)) for one in members),
         budget=_budget(params.get("cfg/stages", NOBODY), turns, params, len(members)),
         best=best,
-        status=status_of(run),
+        status=founding_state(client, run) or status_of(run),
         began=run.info.start_time / 1000,
         disk=_disk([run, *members]) if with_disk else None,
     )

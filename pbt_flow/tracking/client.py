@@ -8,7 +8,6 @@ import logging
 import os
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -27,8 +26,10 @@ from mlflow.tracking import MlflowClient
 from pbt_flow.exceptions import StoreError, StoreUnavailable
 from pbt_flow.tracking.drivers import check_database, is_refusal, is_store_error, store_message
 from pbt_flow.tracking.new_database import NewDatabase, new_database
+from pbt_flow.tracking.slow_answers import AwaitedClient, told_if_slow
 from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.passwords import DATABASES, hide_password
+from pbt_flow.utils.scratch import temporary_folder
 
 _SHORT_REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _QUIET = {
@@ -83,11 +84,13 @@ def connect(made: NewDatabase | None = None) -> tuple[MlflowClient, str]:
     _import_store(uri)
     # What goes wrong is raised as well, and then told in a sentence, or tried again in silence.
     logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
-    _wait_for_its_maker(uri)
+    with told_if_slow(uri):
+        _wait_for_its_maker(uri)
     missing = missing_database(uri)
     if missing is None:
         try:
-            check_database(uri)
+            with told_if_slow(uri):
+                check_database(uri)
         except Exception as error:
             raise _unreachable(uri, error) from error
     # In a folder that cannot be written MLflow would try for two minutes to make its database, and
@@ -106,7 +109,7 @@ def connect(made: NewDatabase | None = None) -> tuple[MlflowClient, str]:
                 if not ours:
                     _wait_for_mlflow(missing)
                 stack.enter_context(_whole_or_gone(missing if ours else None))
-            client = MlflowClient(uri)
+            client = AwaitedClient(uri)
             client.search_experiments(view_type=ViewType.ALL, max_results=1)
     except Exception as error:
         if not is_store_error(error):
@@ -173,7 +176,8 @@ def check_artifacts(location: str, uri: str) -> None:
     if local_path(location) is not None or urlparse(location).scheme in _SERVED_SCHEMES:
         return
     try:
-        get_artifact_repository(location, tracking_uri=uri).list_artifacts()
+        with told_if_slow(location):
+            get_artifact_repository(location, tracking_uri=uri).list_artifacts()
     except Exception as error:
         if not is_store_error(error):
             raise
@@ -470,8 +474,16 @@ def read_bytes(client: MlflowClient, run_id: str, artifact: str) -> bytes:
     place = local_path(client.get_run(run_id).info.artifact_uri)
     if place is not None:
         return Path(place, artifact).read_bytes()
-    with tempfile.TemporaryDirectory() as folder, downloads_through_server():
+    with temporary_folder() as folder, downloads_through_server():
         return Path(client.download_artifacts(run_id, artifact, folder)).read_bytes()
+
+
+def delete_artifacts(repository: Any) -> None:
+    """Delete what a run or a model has left, where the place for artifacts can."""
+    for listed in repository.list_artifacts():
+        # In its base class MLflow's deletion says that it is not possible.
+        with contextlib.suppress(NotImplementedError):
+            repository.delete_artifacts(listed.path)
 
 
 def local_path(artifact_uri: str) -> str | None:

@@ -13,12 +13,12 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Experiment, Param, Run, RunTag
+from mlflow.entities import Experiment, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
@@ -29,6 +29,8 @@ from pbt_flow.space import Hparams, Space
 from pbt_flow.tracking.adoption import FOUNDING, MANIFEST, adopt, callers_run, launched_run
 from pbt_flow.tracking.client import check_artifacts, is_away, requests_at_once
 from pbt_flow.tracking.drivers import is_store_error, store_message
+from pbt_flow.tracking.founding import undone_on_failure
+from pbt_flow.tracking.lease import FOUNDER, new_owner
 from pbt_flow.utils.at_once import call_at_once
 from pbt_flow.utils.passwords import hide_password
 
@@ -36,8 +38,6 @@ _DEFAULT = "Default"
 _INITIAL = "init/"
 """What the name of a param with an initial hyperparameter begins with."""
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
-_MAX_RUNS_FOUND = 50_000
-"""The most runs that MLflow returns for one search."""
 _MAX_PARAM_LENGTH = 6000
 """The most characters that MLflow keeps of a param."""
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
@@ -110,26 +110,23 @@ def create_population(
             experiment_id = _experiment(client, settings, caller)
             check_artifacts(client.get_experiment(experiment_id).artifact_location, uri)
         mark_experiment(client, client.get_experiment(experiment_id))
-        with _end_runs_on_failure(client, experiment_id, founding):
-            parent = _parent_run(
-                client, settings, {**tags, FOUNDING: founding}, experiment_id, launched, caller
-            )
+        tags = {**tags, FOUNDING: founding, FOUNDER: new_owner()}
+        with undone_on_failure(client, uri, experiment_id, founding, launched) as raise_interrupt:
+            parent = _parent_run(client, settings, tags, experiment_id, launched, caller)
             run_id = parent.info.run_id
             # MLflow lists runs by when they began, and those that are made at once began together.
             now = int(time.time() * 1000)
 
             def make(index: int) -> Run:
+                raise_interrupt()
                 group = {"pbt.group": str(groups[index])} if groups else {}
-                tags = {FOUNDING: founding, **group}
-                return _member_run(client, parent, index, tags, now + index)
+                own = {FOUNDING: founding, **group}
+                return _member_run(client, parent, index, own, now + index)
 
             members = call_at_once(make, range(len(plan.initial)), requests_at_once(uri))
             manifest = replace(plan, members=[run.info.run_id for run in members])
-            client.log_batch(
-                run_id,
-                params=_population_params(plan),
-                tags=[RunTag(key, value) for key, value in tags.items()],
-            )
+            raise_interrupt()
+            client.log_batch(run_id, params=_population_params(plan))
             client.log_dict(run_id, manifest.to_json(), MANIFEST)
     except Exception as error:
         if not is_store_error(error):
@@ -167,7 +164,7 @@ def _parent_run(
     default_name = f"{short_task(settings['task'])} {method} s{settings['seed']}"
     name = settings["name"] or default_name
     if launched is not None:
-        adopt(client, launched, tags[FOUNDING])
+        adopt(client, launched, tags)
         # A name that the user gave to `mlflow run` stays, but one such as `bemused-rook-123` says
         # nothing about the run.
         if settings["name"] or _is_generated(launched.info.run_name or ""):
@@ -270,28 +267,6 @@ def _is_generated(name: str) -> bool:
     predicate, _, rest = name.partition("-")
     noun, _, number = rest.rpartition("-")
     return predicate in _GENERATOR_PREDICATES and noun in _GENERATOR_NOUNS and number.isdigit()
-
-
-@contextlib.contextmanager
-def _end_runs_on_failure(client: MlflowClient, experiment_id: str, founding: str) -> Iterator[None]:
-    """End the runs that were made so far if not all runs of a population can be made.
-
-    Otherwise they would be shown as running for ever. Other runs below the same parent are left
-    alone.
-    """
-    try:
-        yield
-    except BaseException as error:
-        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        with contextlib.suppress(Exception):  # the first error is the one to report
-            # The interrupted call may have made a run whose id never arrived here, so the store is
-            # asked which runs there are.
-            made = client.search_runs(
-                [experiment_id], f"tags.`{FOUNDING}` = '{founding}'", max_results=_MAX_RUNS_FOUND
-            )
-            for run in made:
-                client.set_terminated(run.info.run_id, status=status)
-        raise
 
 
 def _member_run(

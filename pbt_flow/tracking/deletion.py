@@ -27,6 +27,7 @@ from pbt_flow.population.turn_files import (
 )
 from pbt_flow.tracking.catalogue import runs_below
 from pbt_flow.tracking.client import talking
+from pbt_flow.tracking.founding import delete_whole_place
 from pbt_flow.tracking.saved_view import view_tag
 from pbt_flow.utils.reasons import reason_of
 
@@ -54,15 +55,14 @@ def delete_runs(client: MlflowClient, uri: str, run_id: str) -> None:
     parent, kept = client.get_run(run_id), registered_versions(client, run_id)
     for run in [*runs_below(client, parent), parent]:
         _delete_models(client, uri, run, kept)
-        repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
         if run is not parent:
-            delete_artifacts(repository)
+            delete_whole_place(uri, run.info.artifact_uri)
             client.delete_run(run.info.run_id)
     experiment = client.get_experiment(parent.info.experiment_id)
     if view_tag(run_id) in experiment.tags:
         client.delete_experiment_tag(experiment.experiment_id, view_tag(run_id))
     client.delete_run(run_id)
-    delete_artifacts(repository)
+    delete_whole_place(uri, parent.info.artifact_uri)
 
 
 def _delete_models(client: MlflowClient, uri: str, run: Run, kept: Collection[str]) -> None:
@@ -72,16 +72,8 @@ def _delete_models(client: MlflowClient, uri: str, run: Run, kept: Collection[st
     )
     for model in found:
         if model.model_id not in kept:
-            delete_artifacts(get_artifact_repository(model.artifact_location, tracking_uri=uri))
+            delete_whole_place(uri, model.artifact_location)
             client.delete_logged_model(model.model_id)
-
-
-def delete_artifacts(repository: Any) -> None:
-    """Delete what a run or a model has left, where the place for artifacts can."""
-    for listed in repository.list_artifacts():
-        # In its base class MLflow's deletion says that it is not possible.
-        with contextlib.suppress(NotImplementedError):
-            repository.delete_artifacts(listed.path)
 
 
 _AT_ONCE = 50

@@ -27,12 +27,11 @@ from pbt_flow.tracking.export_folder import (
     write_export,
     write_json,
 )
-from pbt_flow.tracking.lease import CLAIM_PREFIX, HEARTBEAT, STOP, newest_claim
+from pbt_flow.tracking.founding import ORIGIN
+from pbt_flow.tracking.lease import CLAIM_PREFIX, FOUNDER, HEARTBEAT, STOP, newest_claim
 from pbt_flow.tracking.store import Store
 
-ORIGIN = "pbt.origin"
-"""The tag of an imported population: its run in the store that it began in."""
-_OF_THIS_STORE = {FOUNDING, HEARTBEAT, STOP, "mlflow.runName"}
+_OF_THIS_STORE = {FOUNDING, FOUNDER, HEARTBEAT, STOP, "mlflow.runName"}
 """Tags and params that say something of a store or of a controller, and nothing of a population."""
 
 

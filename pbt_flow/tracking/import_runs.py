@@ -10,8 +10,6 @@ import contextlib
 import json
 import posixpath
 import re
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -37,7 +35,6 @@ from pbt_flow.tracking.adoption import FOUNDING, MANIFEST
 from pbt_flow.tracking.catalogue import find_runs
 from pbt_flow.tracking.client import check_artifacts, local_path
 from pbt_flow.tracking.create import ensure_experiment, mark_experiment
-from pbt_flow.tracking.deletion import delete_artifacts
 from pbt_flow.tracking.export_folder import (
     Export,
     ExportedPopulation,
@@ -45,11 +42,12 @@ from pbt_flow.tracking.export_folder import (
     read_json,
     run_place,
 )
-from pbt_flow.tracking.export_runs import ORIGIN
+from pbt_flow.tracking.founding import ORIGIN, undo
 from pbt_flow.tracking.lease import claim_param, has_died, new_owner
 from pbt_flow.tracking.outcome import ARMS, RESULT
 from pbt_flow.tracking.store import Store
 from pbt_flow.utils.interrupts import one_interrupt_waits
+from pbt_flow.utils.scratch import temporary_folder
 from pbt_flow.utils.text import byte_count
 
 IMPORTING = "pbt.importing"
@@ -266,7 +264,7 @@ class Importer:
         """Store the artifacts of a run or a model."""
         repository: Any = get_artifact_repository(uri, tracking_uri=self.uri)
         own_runs = {run_place(population.run_id) for population in self.wanted}
-        with tempfile.TemporaryDirectory() as changed:
+        with temporary_folder() as changed:
             for artifact, name in self.export.artifacts(place).items():
                 path, into = self.folder / name, posixpath.dirname(artifact) or None
                 is_ours = place in own_runs and artifact in _OUR_FILES
@@ -344,24 +342,6 @@ def _dataset(plain: Mapping[str, Any]) -> DatasetInput:
     return DatasetInput(Dataset(**plain["dataset"]), tags)
 
 
-def undo(client: MlflowClient, uri: str, experiments: list[str], attempt: str) -> None:
-    """Delete what an import has made so far: its runs and models, with their artifacts."""
-    if not experiments:
-        return
-    made = client.search_runs(
-        experiments, f"tags.`{FOUNDING}` = '{attempt}'", max_results=_MOST_RUNS
-    )
-    for run in made:
-        models = client.search_logged_models(
-            [run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
-        )
-        for model in models:
-            _delete_all(uri, model.artifact_location)
-            client.delete_logged_model(model.model_id)
-        _delete_all(uri, run.info.artifact_uri)
-        client.delete_run(run.info.run_id)
-
-
 def delete_abandoned(client: MlflowClient, uri: str) -> int:
     """Delete what imports have left that were killed, and return how many there were."""
     experiments = [one.experiment_id for one in client.search_experiments()]
@@ -372,17 +352,6 @@ def delete_abandoned(client: MlflowClient, uri: str) -> int:
     for run in abandoned:
         undo(client, uri, experiments, run.data.tags[FOUNDING])
     return len(abandoned)
-
-
-def _delete_all(uri: str, location: str) -> None:
-    """Delete all artifacts at a place, and their folder where it is one of this machine."""
-    place = local_path(location)
-    if place is None:
-        delete_artifacts(get_artifact_repository(location, tracking_uri=uri))
-        return
-    shutil.rmtree(place, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        Path(place).parent.rmdir()
 
 
 def _delete_experiment(client: MlflowClient, experiment_id: str) -> None:

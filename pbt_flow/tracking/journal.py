@@ -14,7 +14,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pbt_flow.exceptions import RecordError, StoreUnavailable
 from pbt_flow.population.records import Turn, turn_from_json, turn_to_json
 from pbt_flow.tracking.client import downloads_through_server, local_path
 from pbt_flow.tracking.population_runs import PopulationRuns
+from pbt_flow.utils.scratch import temporary_folder
 
 JOURNAL = "journal"
 """The folder of the segments among the artifacts of a population's run."""
@@ -61,7 +61,7 @@ class Journal:
         """
         lines = [json.dumps(turn_to_json(turn)) for turn in turns]
         content = "\n".join(lines).encode()
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             path = Path(folder, f"{_digest(content)}{_SUFFIX}")
             # Without a time in it, so that equal turns are equal files.
             path.write_bytes(gzip.compress(content, mtime=0))
@@ -108,7 +108,7 @@ class Journal:
                 return _files_in(Path(place, JOURNAL))
             if not self.runs.client.list_artifacts(self.runs.run_id, JOURNAL):
                 return []
-            with tempfile.TemporaryDirectory() as folder, downloads_through_server():
+            with temporary_folder() as folder, downloads_through_server():
                 # All at once: MLflow then fetches several at a time.
                 there = self.runs.client.download_artifacts(self.runs.run_id, JOURNAL, folder)
                 return _files_in(Path(there))

@@ -48,6 +48,8 @@ _SLOW_SECONDS = 5.0
 """After so long without an answer to a heartbeat, the store counts as silent."""
 _WATCH_SECONDS = 3.0
 """How often the heartbeat of another controller is read while it is watched."""
+FOUNDER = "pbt.founder"
+"""The tag with the process that made the population: its owner until a controller claims it."""
 CLAIM_PREFIX = "lease/"
 """What the name of a claim's param begins with; its number follows."""
 
@@ -81,7 +83,8 @@ def claim(
     number = last_number + 1
     took_over = ""
     if _last_heartbeat(run):
-        died = has_died(last_owner)
+        # A controller that died just before its claim has sent a heartbeat already.
+        died = is_orphan(run)
         how = "has died" if died else _watch(client, run, say, clock, pause, date)
         if how:
             took_over = f"its last controller ({_short(last_owner)}) {how}; this one takes over"
@@ -151,7 +154,10 @@ def ask_to_stop(client: MlflowClient, run_id: str) -> None:
 
 def is_orphan(run: Run) -> bool:
     """Whether the last controller of a run has not released it and is known to be dead."""
-    return bool(_last_heartbeat(run)) and has_died(newest_claim(run)[1])
+    number, owner = newest_claim(run)
+    if number == 0:
+        return has_died(run.data.tags.get(FOUNDER, ""))
+    return bool(_last_heartbeat(run)) and has_died(owner)
 
 
 def _last_heartbeat(run: Run) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
 from pbt_flow.task.files import is_nameless
+from pbt_flow.utils.scratch import temporary_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,7 +81,7 @@ def log_model(
     model_id = str(logged.model_id)
     if run.data.tags.get(_MODEL_TAG) == model_id:
         return model_id
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         place = Path(folder, "model")
         description = Model(
             artifact_path=logged.artifact_location,

@@ -12,13 +12,13 @@ import os
 import secrets
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.tracking.drivers import is_store_error
+from pbt_flow.utils.scratch import temporary_folder
 
 _HURRY = ("PRAGMA synchronous = OFF", "PRAGMA journal_mode = MEMORY")
 """Of a file that is thrown away unless all goes well."""
@@ -88,7 +88,7 @@ def new_database(uri: str) -> Iterator[NewDatabase | None]:
         # Behind another driver, such as that of encrypted files, a plain file would be useless.
         if uri.startswith("sqlite:"):
             try:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pbt_flow-"))
+                folder = stack.enter_context(temporary_folder())
                 made = Path(folder, "mlflow.db")
                 _make(made)
                 database = NewDatabase(made)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +22,7 @@ from pbt_flow.population.reach import TOKEN_PREFIX, Token, new_token
 from pbt_flow.tracking.client import downloads_through_server, missing_database, short_requests
 from pbt_flow.utils.machines import this_machine
 from pbt_flow.utils.passwords import hide_password
+from pbt_flow.utils.scratch import temporary_folder
 
 Ask: TypeAlias = Callable[[Callable[[MlflowClient], Any]], Any]
 """Asks the store for something, for as long as it may be silent.
@@ -180,13 +180,13 @@ def _is_found(client: MlflowClient, run_id: str, token: Token) -> bool:
     """Whether a run has a token."""
     if token.name not in [listed.path for listed in client.list_artifacts(run_id)]:
         return False
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         found = Path(client.download_artifacts(run_id, token.name, folder)).read_text("utf-8")
     return found == token.name
 
 
 def _write(client: MlflowClient, run_id: str, name: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder, name)
         path.write_text(name, encoding="utf-8")
         client.log_artifact(run_id, str(path))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +22,6 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from mlflow.entities import Metric, Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from optuna.distributions import CategoricalDistribution
 
@@ -35,10 +33,9 @@ from pbt_flow.population.turn_files import Attempt, turn_folder
 from pbt_flow.space import Space, index_of, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
-from pbt_flow.tracking.catalogue import runs_of_members, whole_run_id
+from pbt_flow.tracking.catalogue import find_run, runs_of_members
 from pbt_flow.tracking.client import (
     connect_to_present,
-    is_away,
     local_path,
     read_text,
     requests_at_once,
@@ -52,6 +49,7 @@ from pbt_flow.tracking.create import (
 )
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
+from pbt_flow.tracking.founding import founding_sentence, founding_state
 from pbt_flow.tracking.journal import Journal
 from pbt_flow.tracking.lease import Lease, claim, newest_claim
 from pbt_flow.tracking.metric_names import MetricNames
@@ -61,6 +59,7 @@ from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.saved_view import view_address
 from pbt_flow.utils.at_once import call_at_once
 from pbt_flow.utils.passwords import hide_password
+from pbt_flow.utils.scratch import new_temporary_folder
 from pbt_flow.utils.values import Value
 
 CHANGED = "pbt.settings"
@@ -141,19 +140,13 @@ class Store(PopulationRuns):
             StoreError: There is no such run, or it is not a population.
         """
         client, uri = connect_to_present(f"no run {run_id}")
-        try:
-            run_id = whole_run_id(client, uri, run_id)
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            where = hide_password(uri)
-            if is_away(error):
-                raise StoreError(f"{where} does not answer: {store_message(error)}") from None
-            raise StoreError(f"no run {run_id} at {where}: {error.message}") from None
-        if (parent := run.data.tags.get("pbt.population")) is not None:
-            raise StoreError(f"run {run_id} is a member; its population is {parent}")
+        run = find_run(client, uri, run_id)
+        run_id = run.info.run_id
         try:
             manifest = Manifest(**json.loads(read_text(client, run_id, MANIFEST)))
         except (ValueError, TypeError) as error:
+            if (state := founding_state(client, run)) is not None:
+                raise StoreError(founding_sentence(run_id, state)) from None
             raise StoreError(f"run {run_id}: {MANIFEST} is not readable: {error}") from None
         except Exception as error:
             if not is_store_error(error):
@@ -178,7 +171,7 @@ class Store(PopulationRuns):
         folders: Folders = LocalFolders(local)
         if len(local) < len(places):
             ids = {index: run.info.run_id for index, run in enumerate(members)}
-            cache = tempfile.mkdtemp(prefix="pbt_flow-")
+            cache = new_temporary_folder()
             folders = RemoteFolders(uri, ids, cache)
         charts = view_address(members[0].info.experiment_id, run_id)
         states = StoredStates(client, uri, run_id, manifest.members, folders)
@@ -554,6 +547,8 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
         error: What reading the manifest raised.
     """
     run_id, listed = run.info.run_id, [MANIFEST]
+    if (state := founding_state(client, run)) is not None:
+        return StoreError(founding_sentence(run_id, state))
     try:
         listed = [file.path for file in client.list_artifacts(run_id)]
     except Exception as list_error:

@@ -6,8 +6,10 @@ import contextlib
 
 from mlflow.exceptions import MlflowException
 
-from pbt_flow.tracking.catalogue import find_runs, whole_run_id
+from pbt_flow.exceptions import StoreError
+from pbt_flow.tracking.catalogue import find_run, find_runs
 from pbt_flow.tracking.client import connect_to_present
+from pbt_flow.tracking.founding import founding_sentence, founding_state
 from pbt_flow.tracking.saved_view import (
     OVERVIEW,
     overview,
@@ -24,9 +26,10 @@ def address_of(run_id: str) -> tuple[str, str]:
         StoreError: There is no such population.
     """
     client, uri = connect_to_present(f"no run {run_id}")
-    found = whole_run_id(client, uri, run_id)
-    experiment_id = client.get_run(found).info.experiment_id
-    return uri, view_address(experiment_id, found)
+    run = find_run(client, uri, run_id)
+    if (state := founding_state(client, run)) is not None:
+        raise StoreError(founding_sentence(run.info.run_id, state))
+    return uri, view_address(run.info.experiment_id, run.info.run_id)
 
 
 def ensure_overview() -> tuple[str, str]:

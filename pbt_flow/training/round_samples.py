@@ -7,7 +7,6 @@ samples from a checkpoint, which is kept until then, so that no turn waits for t
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.training.log_queue import LogQueue
 from pbt_flow.training.member_index import MemberIndex
 from pbt_flow.utils.reasons import reason_in
+from pbt_flow.utils.scratch import new_temporary_folder
 
 
 class SampleStore(Protocol):
@@ -56,7 +56,7 @@ class RoundSamples:
         """Have the samples of a round's best turn made, unless the store has them."""
         if turn.number in self.done_rounds or turn.checkpoint is None:
             return
-        folder = tempfile.mkdtemp(prefix="pbt_flow-")
+        folder = new_temporary_folder()
         self.member_index.count_use(turn.checkpoint)
         self._turns[folder] = turn
         self._waiting.append(

@@ -128,10 +128,13 @@ def interrupts_lead_to(action: Callable[[int], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def one_interrupt_waits() -> Iterator[None]:
+def one_interrupt_waits() -> Iterator[Callable[[], None]]:
     """Let a first interrupt wait until this has ended; a second one is raised at once.
 
     What must not be left half done takes a moment, and an impatient user presses Ctrl-C twice.
+
+    Yields:
+        What raises the interrupt that waits, if one does: for a moment at which it may be raised.
     """
     waiting = list[int]()
 
@@ -140,7 +143,10 @@ def one_interrupt_waits() -> Iterator[None]:
             raise KeyboardInterrupt
         waiting.append(number)
 
+    def raise_it() -> None:
+        if waiting:
+            raise KeyboardInterrupt
+
     with interrupts_lead_to(note):
-        yield
-    if waiting:
-        raise KeyboardInterrupt
+        yield raise_it
+    raise_it()

@@ -1,9 +1,46 @@
-"""Which process has started this one, and whether it is still there."""
+"""Which process has started this one, whether it is still there, and when this one began."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
+
+_COMMAND_BEGAN: ContextVar[float | None] = ContextVar("command_began", default=None)
+
+
+def process_began() -> float:
+    """When this process began, by `time.monotonic`; now, where the system does not tell.
+
+    Whoever times a command times the imports as well.
+    """
+    now = time.monotonic()
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return now - max(0.0, since_boot - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError):
+        return now
+
+
+@contextlib.contextmanager
+def timed_from(began: float) -> Iterator[None]:
+    """Let the first call below, which asks `call_began`, count its time from a moment before it."""
+    token = _COMMAND_BEGAN.set(began)
+    try:
+        yield
+    finally:
+        _COMMAND_BEGAN.reset(token)
+
+
+def call_began() -> float:
+    """When what a user times has begun: the command, for the first who asks, or else now."""
+    began = _COMMAND_BEGAN.get()
+    _COMMAND_BEGAN.set(None)
+    return time.monotonic() if began is None else began
 
 
 def ancestors() -> tuple[int, ...]:

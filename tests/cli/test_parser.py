@@ -39,6 +39,14 @@ def told(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str
     [
         (["run", "--popultion", "3"], "no option --popultion (did you mean --population?)"),
         (["run", "--popultion=3"], "no option --popultion (did you mean --population?)"),
+        (["run", "--finalist", "own"], "no option --finalist (did you mean --finalists?)"),
+        (["resume", "last", "--fin=own"], "no option --fin (did you mean --finalists?)"),
+        (["random_search", "--th", "3"], "no option --th (did you mean --threads?)"),
+        (["run", "--wo", "3"], "no option --wo (did you mean --workers?)"),
+        (["run", "--se=3"], "no option --se (did you mean --set or --seed or --seconds?)"),
+        (["export", "last", "--win"], "no option --win (did you mean --winner?)"),
+        (["delete", "--ye"], "no option --ye (did you mean --yes?)"),
+        (["--vers"], "no option --vers (did you mean --version?)"),
         (["resum", "1"], "there is no 'resum' (did you mean resume?)"),
         (
             ["-q", "resume", "1"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sample_tasks import Regression
@@ -33,6 +34,27 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(
     assert told["bytes_of_a_checkpoint"] > 0
     assert "8 members, each for 7 turns of 4 steps: 56 turns, in this process" in printed.err
     assert not any(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("task", "given", "told"),
+    [
+        ("toy", {"population": 8, "workers": 2}, ["train the best for 25 turns instead of 10"]),
+        ("toy", {"population": 8, "workers": 5}, []),
+        ("toy", {"stages": "none"}, []),
+        ("toy", {"exploit": "none"}, []),
+        ("toy", {"exploit": "truncation:copies=hparams"}, []),
+        ("toy", {"turns": 1}, []),
+        ("rl", {"quick": True}, []),
+    ],
+)
+def test_a_dry_run_says_what_stages_would_do_where_the_task_leaves_it_open(
+    task: str, given: dict[str, Any], told: list[str]
+) -> None:
+    settings = {"population": 8, "turns": 10, "workers": 1, "engine": "inline", **given}
+    notes = pbt_flow.dry_run(task, **settings).notes
+    assert len(notes) == len(told)
+    assert all(part in note for part, note in zip(told, notes, strict=True))
 
 
 def test_workers_share_the_turns_of_an_estimate() -> None:

@@ -1,7 +1,5 @@
 """Whole populations in a real MLflow store: what is recorded, what survives, what is refused."""
 
-import importlib
-import itertools
 import json
 import logging
 import math
@@ -392,49 +390,32 @@ def every_run():
     return MlflowClient().search_runs(experiments)
 
 
-@pytest.mark.parametrize(
-    ("owner", "name", "nth", "made"),
-    [
-        ("mlflow.tracking.MlflowClient", "create_run", 1, 0),
-        ("mlflow.tracking.MlflowClient", "create_run", 2, 1),
-        ("mlflow.tracking.MlflowClient", "create_run", 4, 3),
-        ("mlflow.tracking.MlflowClient", "log_dict", 1, 5),
-        ("pbt_flow.tracking.store.Store", "claim", 1, 5),
-    ],
-)
 @pytest.mark.parametrize("before", [True, False])
-def test_ctrl_c_while_the_runs_are_made_leaves_none_that_says_it_is_running(
-    owner, name, nth, made, before, monkeypatch
-):
-    module, _, kind = owner.rpartition(".")
-    place = getattr(importlib.import_module(module), kind)
-    original, calls = getattr(place, name), itertools.count(1)
+def test_ctrl_c_once_the_runs_are_made_leaves_none_that_says_it_is_running(before, monkeypatch):
+    from pbt_flow.tracking.store import Store
+
+    claim = Store.claim
 
     def interrupted(*arguments, **named):
-        now = next(calls) == nth
-        if now and before:
+        if before:
             signal.raise_signal(signal.SIGINT)
-        returned = original(*arguments, **named)
-        if now:
-            signal.raise_signal(signal.SIGINT)
-        return returned
+        claimed = claim(*arguments, **named)
+        signal.raise_signal(signal.SIGINT)
+        return claimed
 
-    monkeypatch.setattr(place, name, interrupted)
+    monkeypatch.setattr(Store, "claim", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(turns=1)
-    if name == "create_run" and not before:
-        made += 1
-    assert len(every_run()) == made
-    # Also the run that a call has made of which this process never saw the answer.
-    assert {r.info.status for r in every_run()} <= {"KILLED"}
+    assert len(every_run()) == 5
+    assert {r.info.status for r in every_run()} == {"KILLED"}
 
 
-def test_runs_that_cannot_all_be_made_have_failed_and_the_error_says_why():
+def test_runs_that_cannot_all_be_made_are_gone_and_the_error_says_why():
     MlflowClient().create_experiment("nowhere", artifact_location="/proc/nowhere")
     with pytest.raises(StoreError, match="cannot make runs at sqlite:.*: .*'/proc/nowhere") as told:
         run(turns=1, experiment="nowhere")
     assert "\n" not in str(told.value)
-    assert [r.info.status for r in every_run()] == ["FAILED"] * 5
+    assert every_run() == []
 
 
 def test_a_resume_that_is_refused_ends_no_run_of_the_controller_that_lives(trained):

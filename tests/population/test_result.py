@@ -335,3 +335,33 @@ def test_a_winner_whose_task_keeps_no_model_says_so(trained):
     (made,) = trained({}, task="toy")
     with pytest.raises(TaskError, match=r"task Toy keeps no model: it has no model\(\)"):
         made.winner.model()
+
+
+@pytest.mark.parametrize(
+    ("direction", "alone", "together", "is_worse"),
+    [
+        ("maximize", 238.0, 230.0, True),
+        ("maximize", 238.0, 240.0, False),
+        ("minimize", 238.0, 240.0, True),
+        ("minimize", 238.0, 230.0, False),
+        (None, 238.0, 230.0, False),
+    ],
+)
+def test_an_average_whose_report_is_worse_than_the_winners_says_so_everywhere(
+    direction, alone, together, is_worse
+):
+    reports = {(0, 4): {"return": alone}, (1, 2): {"return": 1.0}}
+    made = result(replaced(), reports, report_direction=direction)
+    average = dataclasses.replace(
+        made.winner, score=9.5, report={"return": together}, parents=((0, 4), (1, 4))
+    )
+    told = dataclasses.replace(made, average=average)
+    expected = f"The average of 2 finalists reaches return {together:.4g}"
+    if is_worse:
+        expected += f" (the winner alone {alone:.4g}, which is better)"
+    for shown in (told, dataclasses.replace(told, control=told)):
+        assert shown.headline.startswith(f"{expected}")
+        assert ("alone" in shown.headline) == is_worse
+    assert ("its return is worse than the winner's own" in summary(told)) == is_worse
+    drawn = text(page(dataclasses.replace(subject(), result=told, control=None)))
+    assert ("whose return is worse than the winner's own" in drawn) == is_worse

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 import types
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -619,6 +620,8 @@ class Needs(Odd):
     def __init__(self, size: int, *, color: str = "red", render_mode: str | None = None) -> None:
         if color == "blue":
             raise LookupError("no blue")
+        if color == "green":
+            import_module("no_such_painter.brushes")
         super().__init__()
 
 
@@ -636,6 +639,11 @@ class Needs(Odd):
             "no argument 'colour' .*it takes size, col",
         ),
         (f"{__name__}:Needs", {"size": 3, "color": "blue"}, "color='blue'.*LookupError: no blue"),
+        (
+            f"{__name__}:Needs",
+            {"size": 3, "color": "green"},
+            "needs the package no_such_painter, which is not installed: install it",
+        ),
         ("FrozenLake-v1", {"slippery": False}, "no argument 'slippery'.*takes render_mode, desc"),
         ("FrozenLake-v1", {"map_name": "9x9"}, "with map_name='9x9'.*KeyError: '9x9'"),
     ],

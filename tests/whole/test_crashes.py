@@ -399,9 +399,21 @@ def test_workers_that_are_killed_at_any_event_of_a_turn_change_nothing(
 
 
 def test_a_population_that_was_killed_while_its_runs_were_made_is_none(tmp_path):
-    """Its manifest is written last: there is nothing to lose, and the resume says so."""
-    from pbt_flow.exceptions import StoreError
+    """Its manifest is written last: there is nothing to lose, and every command says so."""
+    from pbt_flow.cli.main import main
 
+    earlier = pbt_flow.run(Regression, engine="inline", turns=1, population=2, quiet=True)
     killed("the runs are being made", "async", str(tmp_path))
-    with pytest.raises(StoreError, match=r"is no population: it has no artifact population.json"):
-        pbt_flow.resume(population(), quiet=True)
+    left, _ = pbt_flow.list_populations()
+    assert (left.status, left.members, left.turns) == ("never begun", 4, 0)
+    told = f"never began: .* delete it with python -m pbt_flow delete {left.run_id[:12]}"
+    for ask in (pbt_flow.resume, pbt_flow.load, pbt_flow.show, pbt_flow.stop, pbt_flow.watch):
+        with pytest.raises(pbt_flow.StoreError, match=told):
+            ask(left.run_id[:12])
+    assert main(["ui", left.run_id, "--no-browser"]) == 2
+    assert pbt_flow.load("last").run_id == earlier.run_id
+    assert main(["delete", left.run_id[:12], "--yes"]) == 0
+    assert [one.run_id for one in pbt_flow.list_populations()] == [earlier.run_id]
+    client = MlflowClient()
+    assert len(client.search_runs(["0"])) == 3
+    assert not [path for path in (tmp_path / "mlruns").rglob("*") if left.run_id in str(path)]
