@@ -76,7 +76,7 @@ def run():
 
 def ended(process):
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert "Traceback" not in err, err
