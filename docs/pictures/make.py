@@ -135,7 +135,7 @@ def draw_choices() -> Any:
     """The figure of docs/choosing.md: every number is read from a table of the documents."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5.8), layout="constrained")
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
     places = figure.subplot_mosaic([["interval", "members", "copying"], ["tasks"] * 3])
     interval, members, copying, tasks = places.values()
     blue, orange, grey = "#0072b2", "#d55e00", "#5d6875"
