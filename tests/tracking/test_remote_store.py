@@ -144,16 +144,16 @@ def test_a_killed_server_that_comes_back_misses_nothing_and_ctrl_c_before_that_s
         return len(list(server.folder.rglob("turn*.json")))
 
     try:
-        until(lambda: both_told("[4/12"), 120, "no turn is ever committed")
+        until(lambda: both_told("[4/12"), 300, "no turn is ever committed")
         server.kill()
         (tmp_path / "held-3").unlink()
-        until(lambda: both_told("Training goes on"), 120, "the users are not told")
-        until(lambda: committed() == 2 * 12, 120, "training does not go on")
+        until(lambda: both_told("Training goes on"), 300, "the users are not told")
+        until(lambda: committed() == 2 * 12, 300, "training does not go on")
         # Its workers end before it waits: at whatever moment of the end it is told to stop.
-        until(lambda: not _children(ends.pid), 120, "the end is not waited for")
+        until(lambda: not _children(ends.pid), 300, "the end is not waited for")
         ends.send_signal(signal.SIGINT)
         said, left = (file.read_text for file in files)
-        assert ends.wait(120) == 130, left()
+        assert ends.wait(300) == 130, left()
         assert "Traceback" not in left()
         run_id = left().split("population ")[1].split()[0]
         *_, told, way_on, end = left().splitlines()
@@ -164,7 +164,7 @@ def test_a_killed_server_that_comes_back_misses_nothing_and_ctrl_c_before_that_s
 
         assert waits.poll() is None
         server.start()
-        assert waits.wait(120) == 0, said()
+        assert waits.wait(300) == 0, said()
         assert said().count("Training goes on") == 1
         assert said().count("the tracking store is back") == 1
         waited = said().split("population ")[1].split()[0]
