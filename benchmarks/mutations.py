@@ -294,7 +294,7 @@ MUTATIONS = [
     ),
     Mutation(
         "no metric point is there twice",
-        "whole/test_crashes.py::told and async",
+        "whole/test_crashes.py::result and told and generational",
         "tracking/outcome.py",
         "        when = int(max(ended, default=0.0) * 1000)\n",
         "        when = int(max(ended, default=0.0) * 0 + __import__('time').time() * 1000)\n",

@@ -82,8 +82,25 @@ def older_objects_are_passed_over() -> None:
     opened. A worker in this process collects whenever it drops a member, and each time it would
     look at all of them.
     """
+    _pass_over()
+
+
+_modules = 0
+"""How many modules were there when garbage was collected and the rest passed over the last time."""
+
+
+def _pass_over() -> None:
+    global _modules
+    _modules = len(sys.modules)
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def so_is_what_the_test_before_has_imported() -> None:
+    """The first population of a file imports most of what the file will ever need."""
+    if len(sys.modules) > _modules + 50:
+        _pass_over()
 
 
 @pytest.fixture(autouse=True)

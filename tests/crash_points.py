@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,8 @@ IN_THE_CONTROLLER = {
     "a round is logged": _store("log_population", 2),
     "a checkpoint is to be deleted": _store("delete_checkpoint", 3, before=True),
     "a checkpoint is deleted": _store("delete_checkpoint", 3),
+}
+AFTER_THE_LAST_TURN = {
     "all turns are over": _controller("inspect", 1, before=True),
     "two finalists are judged": Point(
         owner="pbt_flow.engines.worker:Worker", name="evaluate_afresh", nth=3
@@ -173,7 +176,15 @@ IN_GROUPS = {
     "one that took from two others is there": _controller("accept", 24, before=True),
     "the best of a sub-population is to be deleted": _store("delete_checkpoint", 9, before=True),
 }
-POINTS = BEFORE_ALL | IN_A_TURN | IN_THE_CONTROLLER | IN_A_RESUME | IN_STAGES | IN_GROUPS
+POINTS = (
+    BEFORE_ALL
+    | IN_A_TURN
+    | IN_THE_CONTROLLER
+    | AFTER_THE_LAST_TURN
+    | IN_A_RESUME
+    | IN_STAGES
+    | IN_GROUPS
+)
 
 
 def die() -> None:
@@ -202,16 +213,17 @@ def run_to(
 
 
 class Fragile(Regression):
-    """A task of whose workers one, and one only, dies at the point that PBT_TEST_POINT names."""
+    """A task whose workers die in turn, one at each of the points that PBT_TEST_POINTS names."""
 
 
-if "PBT_FLOW_WORKER" in os.environ and "PBT_TEST_POINT" in os.environ:
+def _die_once(mark: Path) -> None:
+    mark.touch()
+    die()
 
-    def _die_once() -> None:
-        try:
-            Path(os.environ["PBT_TEST_USED"]).touch(exist_ok=False)
-        except FileExistsError:
-            return
-        die()
 
-    POINTS[os.environ["PBT_TEST_POINT"]].arm(_die_once)
+if "PBT_FLOW_WORKER" in os.environ and "PBT_TEST_POINTS" in os.environ:
+    folder, *names = os.environ["PBT_TEST_POINTS"].split("|")
+    marks = [Path(folder, f"used-{number}") for number in range(len(names))]
+    left = [one for one in zip(names, marks, strict=True) if not one[1].exists()]
+    if left:
+        POINTS[left[0][0]].arm(partial(_die_once, left[0][1]))

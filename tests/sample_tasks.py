@@ -317,7 +317,8 @@ class SaysTooMuch(Regression):
 class Misbehaving(Regression):
     """Does what it is told, by files in a folder: `raise-2`, `die-2`, `hang-2`, `nan-2`, `slow`.
 
-    The number counts this model's turns in the lineage of its weights; a file is used up.
+    The number counts this model's turns in the lineage of its weights; a file is used up. While
+    there is `held-2`, every second turn waits.
     """
 
     def __init__(self, *, seed: int, device: str = "cpu", orders: str = "") -> None:
@@ -340,6 +341,8 @@ class Misbehaving(Regression):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.ordered("hang"):
             time.sleep(600)
+        while (self.orders / f"held-{self.count}").exists():
+            time.sleep(0.02)
         if (self.orders / "slow").exists():
             time.sleep(0.2)
         return super().train(hparams, steps)

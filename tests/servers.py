@@ -18,6 +18,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 LOOPBACK = "127.0.0.1"
+TROUBLE = ("locked", "does not take", "Training goes on", "Traceback", "Error")
+"""What a user reads of a store that does not take what it is told."""
 
 
 class Server:

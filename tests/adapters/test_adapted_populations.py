@@ -58,7 +58,7 @@ def test_two_members_train_in_processes_and_a_killed_run_comes_to_the_same(task,
             process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     (run,) = MlflowClient().search_runs(["0"], "tags.`pbt.role` = 'population'")
-    resumed = pbt_flow.resume(run.info.run_id, quiet=True)
+    resumed = pbt_flow.resume(run.info.run_id, quiet=True, engine="inline")
     undisturbed = pbt_flow.run(task, quiet=True, engine="inline", **settings)
     assert len(turns_of(resumed)) == 4
     assert any(turn.plan.donor for turn in turns_of(resumed))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import sqlalchemy
 from mlflow.tracking import MlflowClient
 from sample_tasks import Misbehaving, OneBlocked, Regression
 
@@ -541,13 +542,20 @@ def test_a_store_that_refuses_is_not_waited_for(trained):
     assert not isinstance(told.value, StoreUnavailable)
 
 
-@pytest.mark.slow
-def test_a_database_that_is_locked_may_be_free_later():
+def test_a_database_that_is_locked_may_be_free_later(request):
     from pbt_flow.tracking.store import Store
 
+    # MLflow itself would wait for 20 seconds before it gives up.
+    def shortly(connection, cursor, statement, parameters, context, many):
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 200"), parameters
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", shortly, retval=True)
+    request.addfinalizer(
+        lambda: sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", shortly)
+    )
     result = run(turns=1)
     store = Store.open(result.run_id)
-    # Another process holds it; MLflow itself waits for 20 seconds before it gives up.
+    # Another process holds it.
     with sqlite3.connect("mlflow.db", isolation_level=None) as rival:
         rival.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StoreUnavailable, match="database is locked"):

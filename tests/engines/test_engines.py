@@ -194,7 +194,7 @@ def test_workers_that_cannot_start_end_the_engine_with_what_they_said(tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("slots", "threads"), [(1, 1), (2, 1), (2, 3)])
+@pytest.mark.parametrize(("slots", "threads"), [(1, 1), (2, 3)])
 def test_a_worker_imports_no_mlflow_and_has_the_threads_that_are_set_whoever_works_beside_it(
     slots, threads, tmp_path, monkeypatch
 ):

@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from stored_populations import copy_empty, working_in
 
 import pbt_flow
 from pbt_flow.commands.publish import write
@@ -31,7 +32,7 @@ PATIENCE = 120_000
 """Milliseconds: MLflow's UI and a report of 5 MB take seconds on a busy machine."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
         # In a container there is no room for chromium's own sandbox.
@@ -40,21 +41,25 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def result(database):
-    return pbt_flow.run(
-        "sample_tasks:Regression", population=12, turns=4, engine="inline", quiet=True
-    )
+@pytest.fixture(scope="module")
+def result(migrated_database, tmp_path_factory):
+    """A population that the tests look at and leave as it is."""
+    folder = tmp_path_factory.mktemp("looked-at")
+    copy_empty(migrated_database, folder)
+    with working_in(folder):
+        return pbt_flow.run(
+            "sample_tasks:Regression", population=12, turns=4, engine="inline", quiet=True
+        )
 
 
-@pytest.fixture
-def ui(result, tmp_path):
+@pytest.fixture(scope="module")
+def ui(result, tmp_path_factory):
     """The address of an MLflow UI on the store."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    log = tmp_path / "server.log"
+    log = tmp_path_factory.mktemp("ui") / "server.log"
     with log.open("w") as out:
         process = subprocess.Popen(
             [*command, "--backend-store-uri", result.tracking_uri],

@@ -1,13 +1,12 @@
 """Each task, from the command line to the end, with its quick settings."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from pbt_flow.cli.main import main
 from pbt_flow.settings import Settings
 from pbt_flow.task import declare
 
@@ -23,15 +22,10 @@ def test_the_tasks_are_all_there():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_a_quick_run_ends_with_a_winner_and_something_to_look_at(task, database):
+def test_a_quick_run_ends_with_a_winner_and_something_to_look_at(task, database, capsys):
     file = f"{ROOT}/tasks/{task}.py"
-    done = subprocess.run(
-        [sys.executable, "-m", "pbt_flow", "run", "--task", file, "--quick", "--json"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    assert main(["run", "--task", file, "--quick", "--json", "--engine", "inline"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
     settings, _ = Settings.for_task(declare(file), quick=True)
     assert told["status"] == "finished"
     assert told["turns"] == settings.population * settings.turns <= 80

@@ -20,15 +20,24 @@ from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.store import Store
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch, request):
-    default = ["--artifacts-destination", "kept"]
-    server = Server(tmp_path / "server", getattr(request, "param", default))
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A server with artifacts that only go through it. A test may kill it."""
+    server = Server(
+        tmp_path_factory.mktemp("remote") / "server", ["--artifacts-destination", "kept"]
+    )
     server.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     yield server
     if server.process.poll() is None:
         server.kill()
+
+
+@pytest.fixture
+def server(started, monkeypatch):
+    if started.process.poll() is not None:
+        started.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", started.uri)
+    return started
 
 
 @pytest.mark.slow
@@ -106,82 +115,74 @@ def test_what_was_fetched_goes_with_the_last_who_can_ask_for_it(database, monkey
     assert not cache.exists()
 
 
+def start(*arguments, told):
+    """A population of two in a process of its own, which tells a file what it does."""
+    command = [sys.executable, "-m", "pbt_flow", "run", "--task", "sample_tasks:Misbehaving"]
+    command += ["--population", "2", "--turns", "6", "--workers", "1", *arguments]
+    with told.open("w") as out:
+        return subprocess.Popen(command, stdout=out, stderr=out)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("server", [["--default-artifact-root", "there"]], indirect=True)
-def test_a_server_that_is_killed_and_comes_back_holds_nothing_up_and_misses_nothing(
-    server, tmp_path, monkeypatch
+def test_a_killed_server_that_comes_back_misses_nothing_and_ctrl_c_before_that_says_how_to_go_on(
+    tmp_path, monkeypatch
 ):
-    """Training goes on without it to the end, and the end waits for it."""
+    """Two populations train on without it to the end, and the end of each waits for it.
+
+    Ctrl-C is pressed on one of them, which a resume goes on with.
+    """
     paths = [Path(pbt_flow.__file__).parents[1], Path(__file__).parents[1]]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
-    said, turns = tmp_path / "said", 8
-    (tmp_path / "slow").touch()
-    command = [sys.executable, "-m", "pbt_flow", "run", "--task", "sample_tasks:Misbehaving"]
-    options = ["--workers", "2", "--turns", str(turns), "--set", f"orders={tmp_path}"]
-    with said.open("w") as err:
-        population = subprocess.Popen([*command, *options], stdout=err, stderr=err)
+    server = Server(tmp_path / "server", ["--default-artifact-root", "there"])
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    (tmp_path / "held-3").touch()
+    files = [tmp_path / "waits", tmp_path / "ends"]
+    waits, ends = both = [start("--set", f"orders={tmp_path}", told=file) for file in files]
+
+    def both_told(text: str) -> bool:
+        assert [one.poll() for one in both] == [None, None], [file.read_text() for file in files]
+        return all(text in file.read_text() for file in files)
 
     def committed() -> int:
         return len(list(server.folder.rglob("turn*.json")))
 
-    until(lambda: committed() >= 4, 120, "no turn is ever committed")
-    server.kill()
-    at_the_kill = committed()
-    assert at_the_kill < 4 * turns
-    until(lambda: "Training goes on" in said.read_text(), 120, "the user is not told")
-    (tmp_path / "slow").unlink()
-    until(lambda: committed() == 4 * turns, 120, "training does not go on")
-    assert population.poll() is None
-    server.start()
-    assert population.wait(120) == 0, said.read_text()
-    assert said.read_text().count("Training goes on") == 1
-    assert said.read_text().count("the tracking store is back") == 1
+    try:
+        until(lambda: both_told("[4/12"), 300, "no turn is ever committed")
+        server.kill()
+        (tmp_path / "held-3").unlink()
+        until(lambda: both_told("Training goes on"), 300, "the users are not told")
+        until(lambda: committed() == 2 * 12, 300, "training does not go on")
+        # Its workers end before it waits: at whatever moment of the end it is told to stop.
+        until(lambda: not _children(ends.pid), 300, "the end is not waited for")
+        ends.send_signal(signal.SIGINT)
+        said, left = (file.read_text for file in files)
+        assert ends.wait(300) == 130, left()
+        assert "Traceback" not in left()
+        run_id = left().split("population ")[1].split()[0]
+        *_, told, way_on, end = left().splitlines()
+        assert end == "python -m pbt_flow run: interrupted"
+        assert told.startswith(f"the tracking store {server.uri} was not told")
+        assert "every turn that was committed is safe; " in told
+        assert way_on == f"  python -m pbt_flow resume {run_id}"
 
-    run_id = said.read_text().split("population ")[1].split()[0]
-    check(pbt_flow.load(run_id), turns)
-    best = MlflowClient().get_metric_history(run_id, "best_score")
-    assert [point.step for point in best] == [5 * number for number in range(1, turns + 1)]
+        assert waits.poll() is None
+        server.start()
+        assert waits.wait(300) == 0, said()
+        assert said().count("Training goes on") == 1
+        assert said().count("the tracking store is back") == 1
+        waited = said().split("population ")[1].split()[0]
+        check(pbt_flow.load(waited), 6)
+        best = MlflowClient().get_metric_history(waited, "best_score")
+        assert [point.step for point in best] == [5 * number for number in range(1, 7)]
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("server", [["--default-artifact-root", "there"]], indirect=True)
-def test_ctrl_c_while_the_end_waits_for_a_server_says_what_is_safe_and_how_to_go_on(
-    server, tmp_path, monkeypatch
-):
-    paths = [Path(pbt_flow.__file__).parents[1], Path(__file__).parents[1]]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
-    said, turns = tmp_path / "said", 6
-    (tmp_path / "slow").touch()
-    command = [sys.executable, "-m", "pbt_flow", "run", "--task", "sample_tasks:Misbehaving"]
-    options = ["--workers", "2", "--turns", str(turns), "--set", f"orders={tmp_path}"]
-    with said.open("w") as err:
-        population = subprocess.Popen([*command, *options], stdout=err, stderr=err)
-
-    def committed() -> int:
-        return len(list(server.folder.rglob("turn*.json")))
-
-    until(lambda: committed() >= 4, 120, "no turn is ever committed")
-    server.kill()
-    (tmp_path / "slow").unlink()
-    until(lambda: "Training goes on" in said.read_text(), 120, "the user is not told")
-    until(lambda: committed() == 4 * turns, 120, "training does not go on")
-    # Its workers end before it waits: at whatever moment of the end it is told to stop.
-    until(lambda: not _children(population.pid), 120, "the end is not waited for")
-    population.send_signal(signal.SIGINT)
-    assert population.wait(120) == 130, said.read_text()
-    assert "Traceback" not in said.read_text()
-    run_id = said.read_text().split("population ")[1].split()[0]
-    *_, told, way_on, end = said.read_text().splitlines()
-    assert end == "python -m pbt_flow run: interrupted"
-    assert told.startswith(f"the tracking store {server.uri} was not told")
-    assert "every turn that was committed is safe; " in told
-    assert way_on == f"  python -m pbt_flow resume {run_id}"
-
-    server.start()
-    assert MlflowClient().get_run(run_id).info.status == "RUNNING"
-    resumed = subprocess.run([*command[:3], "resume", run_id], capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
-    check(pbt_flow.load(run_id), turns)
+        assert MlflowClient().get_run(run_id).info.status == "RUNNING"
+        assert pbt_flow.resume(run_id, engine="inline", quiet=True).status == "finished"
+        check(pbt_flow.load(run_id), 6)
+    finally:
+        for one in both:
+            one.kill()
+        server.kill()
 
 
 def _children(pid: int) -> list[int]:

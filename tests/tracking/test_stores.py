@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from servers import Bucket, Postgres, Server, check, running_postgres, until
+from servers import TROUBLE, Bucket, Postgres, Server, check, running_postgres, until
 
 import pbt_flow
 from pbt_flow.population.reach import TOKEN_PREFIX
@@ -73,6 +73,30 @@ def agree(bucket: Bucket, result: pbt_flow.Result, below: str, turns: int) -> No
     assert len(states) <= len(own) + 3
 
 
+def test_a_server_with_postgresql_takes_the_writes_of_8_workers(
+    postgres, tmp_path, monkeypatch, capfd
+):
+    """It comes first: the next test makes the database say that it was ended."""
+    before = len(postgres.log())
+    server = Server(tmp_path / "server", ["--default-artifact-root", "there"], postgres.uri)
+    server.start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        result = pbt_flow.run(
+            "sample_tasks:Regression", population=8, workers=8, turns=4, interval=1
+        )
+        said = capfd.readouterr().err
+        for trouble in TROUBLE:
+            assert trouble not in said, said
+        check(pbt_flow.load(result.run_id), 4)
+        log = (server.folder / "log").read_text()
+        assert "Traceback" not in log, log
+        assert "ERROR" not in log.replace("[ERROR]", ""), log
+        assert "ERROR" not in postgres.log()[before:], postgres.log()
+    finally:
+        server.kill()
+
+
 def test_a_population_outlives_a_database_that_restarts_and_a_bucket_that_falls_silent(
     server, postgres, bucket, tmp_path
 ):
@@ -90,14 +114,14 @@ def test_a_population_outlives_a_database_that_restarts_and_a_bucket_that_falls_
         return sum("/turn-" in name for name in bucket.names())
 
     try:
-        until(lambda: committed() >= 4, 120, "no turn is ever committed")
+        until(lambda: committed() >= 4, 300, "no turn is ever committed")
         postgres.kill()
-        until(lambda: "Training goes on" in said.read_text(), 120, "the user is not told")
+        until(lambda: "Training goes on" in said.read_text(), 300, "the user is not told")
         bucket.fall_silent()
         postgres.start()
-        until(lambda: "the tracking store is back" in said.read_text(), 120, "it never comes back")
+        until(lambda: "the tracking store is back" in said.read_text(), 300, "it never comes back")
         bucket.speak_again()
-        assert population.wait(180) == 0, said.read_text()
+        assert population.wait(300) == 0, said.read_text()
     finally:
         bucket.speak_again()
         population.kill()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from crash_points import (
+    AFTER_THE_LAST_TURN,
     GROUPS,
     IN_A_RESUME,
     IN_A_TURN,
@@ -61,7 +62,7 @@ def server():
     """Forks processes that have everything imported already: seconds for each case."""
     context = multiprocessing.get_context("forkserver")
     ours = ["crash_points", "pbt_flow.commands.run", "pbt_flow.tracking.store"]
-    context.set_forkserver_preload([*ours, "torch._dynamo", "mlflow.pytorch"])
+    context.set_forkserver_preload([*ours, "torch._dynamo", "mlflow.pytorch", "frozen_imports"])
     # It must import what is tested here, and not what is installed elsewhere.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
@@ -270,7 +271,17 @@ def compare(result, mode, undisturbed):
         assert outcome(result) == undisturbed
 
 
-@pytest.mark.parametrize(("name", "mode"), cases(product(IN_A_TURN | IN_THE_CONTROLLER, MODES)))
+# Where no other turn is decided meanwhile both modes do the same, and of a generation all can be
+# compared.
+EVENTS = [
+    *product(IN_THE_CONTROLLER, MODES),
+    *((name, "generational") for name in IN_A_TURN | AFTER_THE_LAST_TURN),
+    ("its state is there", "async"),
+    ("two finalists are judged", "async"),
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(EVENTS))
 def test_a_population_that_is_killed_at_any_event_ends_as_if_it_had_not_been(
     name, mode, undisturbed, tmp_path
 ):
@@ -278,7 +289,11 @@ def test_a_population_that_is_killed_at_any_event_ends_as_if_it_had_not_been(
     compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
 
 
-@pytest.mark.parametrize(("name", "mode"), cases(product(IN_THE_THREADS, MODES)))
+# What a thread does is the same in both modes; what other turns there are meanwhile is not.
+THREADED = [*((name, "generational") for name in IN_THE_THREADS), ("a turn is logged", "async")]
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(THREADED))
 def test_nor_does_it_matter_what_threads_and_workers_were_doing_just_then(
     name, mode, undisturbed, tmp_path
 ):
@@ -345,7 +360,14 @@ def test_one_with_sub_populations_that_is_killed_takes_from_both_sources_as_if_i
         assert outcome(result) == undisturbed_in_groups
 
 
-@pytest.mark.parametrize(("name", "mode"), cases(product(IN_A_RESUME, MODES)))
+RESUMED = [
+    *((name, "generational") for name in IN_A_RESUME),
+    ("it is not said yet what was found", "async"),
+    ("the first turn after it is committed", "async"),
+]
+
+
+@pytest.mark.parametrize(("name", "mode"), cases(RESUMED))
 def test_so_does_one_whose_resume_is_killed(name, mode, undisturbed, tmp_path):
     killed("a turn is accepted", mode, str(tmp_path))
     killed(name, mode, str(tmp_path), population())
@@ -353,25 +375,26 @@ def test_so_does_one_whose_resume_is_killed(name, mode, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-def test_so_does_one_that_is_killed_again_at_every_turn(mode, undisturbed, tmp_path):
+def test_so_does_one_that_is_killed_again_at_every_turn(undisturbed, tmp_path):
+    """After the second kill there are claims and attempts of more than one controller."""
+    mode = "generational"
     killed("the first turn of all is logged", mode, str(tmp_path))
-    for _ in range(10):
+    for _ in range(4):
         killed("the first turn after it is committed", mode, str(tmp_path), population())
     compare(pbt_flow.resume(population(), quiet=True), mode, undisturbed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", IN_A_TURN)
-def test_a_worker_that_is_killed_at_any_event_of_a_turn_changes_nothing(
-    name, undisturbed, tmp_path, monkeypatch
+@pytest.mark.parametrize("points", zip(list(IN_A_TURN)[:4], list(IN_A_TURN)[4:], strict=True))
+def test_workers_that_are_killed_at_any_event_of_a_turn_change_nothing(
+    points, undisturbed, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("PBT_TEST_POINT", name)
-    monkeypatch.setenv("PBT_TEST_USED", str(tmp_path / "used"))
+    """The second point is that of the worker that takes the first one's place."""
+    monkeypatch.setenv("PBT_TEST_POINTS", "|".join([str(tmp_path), *points]))
     result = pbt_flow.run(
         "crash_points:Fragile", mode="generational", workers=1, quiet=True, **SETTINGS
     )
-    assert (tmp_path / "used").exists(), "the point was never reached"
+    assert len(list(tmp_path.glob("used-*"))) == 2, "a point was never reached"
     compare(result, "generational", undisturbed)
 
 

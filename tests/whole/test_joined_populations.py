@@ -75,7 +75,7 @@ def test_four_members_train_four_turns_in_processes_and_a_killed_run_comes_to_th
             process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     (run,) = MlflowClient().search_runs(["0"], "tags.`pbt.role` = 'population'")
-    resumed = pbt_flow.resume(run.info.run_id, quiet=True)
+    resumed = pbt_flow.resume(run.info.run_id, quiet=True, engine="inline")
     undisturbed = pbt_flow.run(str(script), quiet=True, **{**settings, "engine": "inline"})
     assert len(turns_of(resumed)) == 16
     assert any(turn.plan.donor for turn in turns_of(resumed))
