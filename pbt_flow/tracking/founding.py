@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from mlflow.entities import Run
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking import MlflowClient
 
 from pbt_flow.tracking.adoption import FOUNDING, MANIFEST
-from pbt_flow.tracking.client import delete_artifacts, local_path, read_text
+from pbt_flow.tracking.client import artifacts_at, delete_artifacts, local_path, read_text
 from pbt_flow.tracking.lease import FOUNDER, has_died, newest_claim
 from pbt_flow.utils.interrupts import one_interrupt_waits
 
@@ -106,7 +105,7 @@ def _let_go(client: MlflowClient, uri: str, launched: Run, founding: str, status
     run = client.get_run(launched.info.run_id)
     if run.data.params.get(FOUNDING) != founding:
         return  # Another process has been quicker, and the run is its population's.
-    repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
+    repository = artifacts_at(run.info.artifact_uri, uri)
     if any(file.path == MANIFEST for file in repository.list_artifacts()):
         repository.delete_artifacts(MANIFEST)
     for name in run.data.tags:
@@ -119,7 +118,7 @@ def delete_whole_place(uri: str, location: str) -> None:
     """Delete all artifacts at a place, and their folder where it is one of this machine."""
     place = local_path(location)
     if place is None:
-        delete_artifacts(get_artifact_repository(location, tracking_uri=uri))
+        delete_artifacts(artifacts_at(location, uri))
         return
     shutil.rmtree(place, ignore_errors=True)
     with contextlib.suppress(OSError):
