@@ -199,8 +199,11 @@ def _experiment(
         return str(caller.info.experiment_id)
     if not name:
         default = client.get_experiment_by_name(_DEFAULT)
-        is_there = default is not None and default.lifecycle_stage == "active"
-        if is_there and not needs_server(default.artifact_location, uri):
+        if (
+            default is not None
+            and default.lifecycle_stage == "active"
+            and not needs_server(default.artifact_location, uri)
+        ):
             return str(default.experiment_id)
         name = "pbt_flow"
     return ensure_experiment(client, name, where)
