@@ -125,7 +125,9 @@ def _check_options(parser: argparse.ArgumentParser, words: Sequence[str]) -> Non
     The value of an unknown option would pass for what the command is about.
     """
     command = subparsers(parser).get(words[0])
-    for word in words[1:] if command is not None else ():
+    if command is None:
+        return  # The parser says so.
+    for word in words[1:]:
         option = word.partition("=")[0]
         if option.startswith("--") and option not in command._option_string_actions:
             command.error(f"no option {option}{_meant_option(option, command)}")

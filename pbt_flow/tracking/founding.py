@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mlflow.entities import Run
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -106,7 +106,7 @@ def _let_go(client: MlflowClient, uri: str, launched: Run, founding: str, status
     run = client.get_run(launched.info.run_id)
     if run.data.params.get(FOUNDING) != founding:
         return  # Another process has been quicker, and the run is its population's.
-    repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
+    repository: Any = get_artifact_repository(run.info.artifact_uri, tracking_uri=uri)
     if any(file.path == MANIFEST for file in repository.list_artifacts()):
         repository.delete_artifacts(MANIFEST)
     for name in run.data.tags:
