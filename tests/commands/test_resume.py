@@ -167,8 +167,8 @@ def test_a_turn_that_is_committed_while_somebody_reads_is_not_taken_for_a_gap(tr
     text = path.read_text()
     path.unlink()
 
-    def record(self, member, turn, accepted):
-        found = read(self, member, turn, accepted)
+    def record(self, member, turn, *given):
+        found = read(self, member, turn, *given)
         if (member, turn) == (1, 3):
             path.write_text(text)  # its worker is done just now
         return found

@@ -709,7 +709,7 @@ def test_an_interrupt_while_a_database_is_made_leaves_nothing_of_it(monkeypatch,
         Path(tmp_path, "new.db").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(way, "MlflowClient", interrupted)
+    monkeypatch.setattr(way, "AwaitedClient", interrupted)
     with pytest.raises(KeyboardInterrupt):
         way.connect()
     assert not Path(tmp_path, "new.db").exists()

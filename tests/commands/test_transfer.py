@@ -98,7 +98,7 @@ def runs_here() -> list[Any]:
 def essence(run: Any) -> dict[str, Any]:
     """What is the same of a run wherever it is: ids are not, nor what belongs to its store."""
     client = MlflowClient()
-    skipped = ("pbt.founding", "pbt.heartbeat", "pbt.origin", "mlflow.note.content")
+    skipped = ("pbt.founding", "pbt.founder", "pbt.heartbeat", "pbt.origin", "mlflow.note.content")
     points = {
         name: [(p.step, p.timestamp, str(p.value)) for p in client.get_metric_history(
             run.info.run_id, name)]

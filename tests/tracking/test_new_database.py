@@ -19,6 +19,7 @@ from pbt_flow.exceptions import StoreError
 from pbt_flow.tracking import client as client_module
 from pbt_flow.tracking.client import connect, store_prepared
 from pbt_flow.tracking.new_database import new_database
+from pbt_flow.utils import scratch
 
 SYNCHRONOUS_FULL = 2
 
@@ -95,16 +96,18 @@ def test_a_folder_that_is_missing_is_made(made):
 def test_what_was_not_put_in_its_place_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(scratch, "_held", None)
 
     def interrupted() -> None:
         with store_prepared() as database:
             assert database is not None
-            assert list(tmp_path.iterdir())
+            assert list(scratch.scratch_folder().iterdir())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert list(tmp_path.iterdir()) == []
+    assert list(scratch.scratch_folder().iterdir()) == []
+    assert list(tmp_path.iterdir()) == [scratch.scratch_folder()]
 
 
 def test_the_database_in_its_place_waits_for_the_disk(tmp_path, monkeypatch):
@@ -151,6 +154,7 @@ def test_a_connection_of_somebody_else_keeps_waiting_for_the_disk(tmp_path, monk
 def test_mlflow_makes_its_own_where_no_temporary_file_can_be_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setattr(scratch, "_held", None)
     with store_prepared() as database:
         assert database is None
         client, _ = connect(database)
