@@ -83,7 +83,12 @@ def test_a_server_with_postgresql_takes_the_writes_of_8_workers(
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         result = pbt_flow.run(
-            "sample_tasks:Regression", population=8, workers=8, turns=4, interval=1
+            "sample_tasks:Regression",
+            population=8,
+            workers=8,
+            turns=4,
+            interval=1,
+            experiment="eight",
         )
         said = capfd.readouterr().err
         for trouble in TROUBLE:
@@ -105,6 +110,8 @@ def test_a_population_outlives_a_database_that_restarts_and_a_bucket_that_falls_
     (tmp_path / "slow").touch()
     command = [sys.executable, "-m", "pbt_flow", "run", "--task", "sample_tasks:Misbehaving"]
     options = ["--workers", "2", "--turns", str(turns), "--set", f"orders={tmp_path}"]
+    # The first server of a database says where the artifacts of Default lie.
+    options += ["--experiment", "behind"]
     paths = [Path(pbt_flow.__file__).parents[1], Path(__file__).parents[1]]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     with said.open("w") as err:
