@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 
+class _LeftAtOnce(KeyboardInterrupt):
+    """Ctrl-C by somebody who has given up the turns, and does not wait for the store either."""
+
+
 class Screen(Protocol):
     """Shows the user the progress of the training, as a context manager around it."""
 
@@ -103,7 +107,7 @@ def train(
         if not resumed:
             _give_up(store, error, screen)
         raise
-    queues = contextlib.ExitStack()
+    queues, hurried = contextlib.ExitStack(), False
     try:
         # A population that is refused is not greeted first.
         for line in greeting:
@@ -153,12 +157,13 @@ def train(
         # Closed before the runs are ended: a turn under way could mark its run as running again.
         engine.close()
         queues.close()
+        hurried = isinstance(error, _LeftAtOnce)
         if not lease.lost:
-            _give_up(store, error, screen)
+            _give_up(store, error, screen, silent=hurried)
         raise
     finally:
         queues.close()
-        lease.release()
+        lease.release(unheard=hurried)
     if callbacks.error is not None:
         _tell_way_on(callbacks.error, store.run_id, screen)
         raise callbacks.error
@@ -243,10 +248,10 @@ def _run_turns(
             controller.go(lease)
         except KeyboardInterrupt:
             controller.stopping = INTERRUPTED
-            _give_up_turns(controller, screen)
+            _give_up_turns(controller, store, screen)
         except (EngineError, RecordError, StrategyError, OSError) as error:
             controller.stopping, status = str(error), "failed"
-            _give_up_turns(controller, screen)
+            _give_up_turns(controller, store, screen)
     if controller.callbacks.error is not None:
         status = "failed"
     # A first Ctrl-C raises nothing: the turns under way have finished, and `go` has returned.
@@ -255,11 +260,21 @@ def _run_turns(
     return status, folders
 
 
-def _give_up_turns(controller: Controller, screen: Screen) -> None:
+def _give_up_turns(controller: Controller, store: Store, screen: Screen) -> None:
     """End the turns under way, but for those that have just been committed."""
     # Before it is looked whose turns have happened: a worker that lives might still commit one.
     controller.engine.close()
-    given_up = controller.settle()
+    from pbt_flow.tracking.remote_checkpoints import asked_once
+    from pbt_flow.tracking.slow_answers import told_if_slow
+
+    with contextlib.ExitStack() as looking:
+        if controller.stopping == INTERRUPTED:
+            looking.enter_context(asked_once())
+            looking.enter_context(told_if_slow(store.tracking_uri))
+        try:
+            given_up = controller.settle()
+        except KeyboardInterrupt:
+            raise _LeftAtOnce from None
     if given_up and controller.stopping == INTERRUPTED:
         screen.say(f"{turn_count(given_up)} under way given up")
 
@@ -337,16 +352,23 @@ def _say_if_nothing_is_left(controller: Controller, screen: Screen) -> None:
         )
 
 
-def _give_up(store: Store, error: BaseException, screen: Screen) -> None:
+def _give_up(store: Store, error: BaseException, screen: Screen, *, silent: bool = False) -> None:
     """What no rule foresees must not leave runs that say they are running.
 
     Of an interrupt that did not wait for an end in order, the user is told how to go on.
+
+    Args:
+        store: Where the runs are.
+        error: What has ended the training.
+        screen: Shows the user what is said.
+        silent: Whether nobody waits for the store, since it does not answer.
     """
     interrupted = isinstance(error, KeyboardInterrupt)
     status, told = "KILLED" if interrupted else "FAILED", False
-    with contextlib.suppress(StoreError), one_interrupt_waits():
-        store.finish(status, dict.fromkeys(range(len(store.members)), status))
-        told = True
+    if not silent:
+        with contextlib.suppress(StoreError), one_interrupt_waits():
+            store.finish(status, dict.fromkeys(range(len(store.members)), status))
+            told = True
     if not interrupted:
         return
     again = f"python -m pbt_flow resume {store.run_id}"

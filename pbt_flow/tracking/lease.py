@@ -343,12 +343,17 @@ class Lease:
         if not self._lost:
             _send_heartbeat(self._client, self._run_id, time.time())
 
-    def release(self) -> None:
-        """Give up the claim, so that the next controller need not wait."""
+    def release(self, *, unheard: bool = False) -> None:
+        """Give up the claim, so that the next controller need not wait.
+
+        Args:
+            unheard: Whether the store is not told, since it does not answer and nobody waits. A
+                request of the heartbeat that hangs then ends with its thread.
+        """
         self._released.set()
         self._wake.set()
-        self._thread.join()
-        if not self._lost:
+        self._thread.join(0.0 if unheard else None)
+        if not self._lost and not unheard:
             # If the store is away, the next controller takes over after the time of silence.
             with contextlib.suppress(MlflowException, OSError):
                 self._client.set_tag(self._run_id, HEARTBEAT, "")

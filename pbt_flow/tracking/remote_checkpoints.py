@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,18 @@ from pbt_flow.tracking.remote_reach import (
     prove_store_is_shared,
     remove_token_of,
 )
+
+_ASKED_ONCE = ContextVar("asked_once", default=False)
+
+
+@contextlib.contextmanager
+def asked_once() -> Iterator[None]:
+    """Let this thread ask a store that does not answer only once, as where a user wants an end."""
+    token = _ASKED_ONCE.set(True)
+    try:
+        yield
+    finally:
+        _ASKED_ONCE.reset(token)
 
 
 @dataclass(frozen=True)
@@ -208,7 +222,7 @@ def _ask_patiently(ask: Callable[[MlflowClient], Any], uri: str, patience: float
         except Exception as error:
             if not is_store_error(error):
                 raise
-            if not is_away(error) or time.monotonic() > deadline:
+            if not is_away(error) or _ASKED_ONCE.get() or time.monotonic() > deadline:
                 raise StoreError(store_message(error)) from error
         time.sleep(pause)
         pause = min(2 * pause, 30.0)

@@ -457,14 +457,18 @@ class Controller:
         Returns:
             How many turns under way have not happened.
         """
-        given_up = 0
+        given_up, answers = 0, True
         for plan in list(self.in_flight.values()):
             if plan.turn <= len(self.history.turns[plan.member]):
                 continue
             turn = None
             # The resume reads the record again, and says what is wrong with it.
-            with contextlib.suppress(RecordError, StorageError, StoreError, OSError):
-                turn = self.attempts.committed(plan)
+            with contextlib.suppress(RecordError, StorageError, OSError):
+                try:
+                    turn = self.attempts.committed(plan) if answers else None
+                except StoreError:
+                    # Each further turn would wait for as long again.
+                    answers = False
             if turn is None:
                 given_up += 1
             else:
