@@ -19,6 +19,7 @@ from pbt_flow.population.records import Plan, Turn, derive_seed
 from pbt_flow.settings import Settings
 from pbt_flow.space import Space, draw
 from pbt_flow.task import Declaration, Task
+from pbt_flow.utils.cores import count_cores
 from pbt_flow.utils.scratch import temporary_folder
 from pbt_flow.utils.text import byte_count, duration, number, values
 
@@ -40,9 +41,13 @@ class DryRun:
 
     @property
     def seconds_in_all(self) -> float:
-        """About how long all of it would take on the workers that there are."""
+        """How long the training of all of it would take at least: on the workers that there are,
+        each with a core of its own, and without what is told and judged beside it.
+        """
         at_once = 1 if self.settings.engine == "inline" else self.settings.workers
         at_once = min(at_once, self.settings.founders)
+        if self.settings.engine == "processes" and self.settings.device == "cpu":
+            at_once = min(at_once, count_cores())
         return self.seconds * self.settings.all_turns / at_once
 
     @property
@@ -68,12 +73,16 @@ class DryRun:
         each = duration(self.seconds) if self.seconds >= 1 else f"{self.seconds:.2g} s"
         lines += [
             "",
-            f"one turn took {each}: all of it about {duration(self.seconds_in_all)}",
+            f"one turn took {each}: the training of all at least {self._least()}",
             f"a checkpoint has {byte_count(self.checkpoint)}: at most about "
             f"{byte_count(self.most_on_disk)} at a time",
             "nothing was written",
         ]
         return "\n".join(lines)
+
+    def _least(self) -> str:
+        seconds = self.seconds_in_all
+        return duration(seconds) if seconds >= 1 else "a second"
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -101,7 +110,7 @@ def dry_run(
     Raises:
         PBTError: What `run` would refuse, or the turn failed.
     """
-    settings.pop("control", None)
+    control = settings.pop("control", None)
     with engine_for(**settings) as engine, temporary_folder() as folder:
         if isinstance(task, str):
             engine.submit(Describe(task=task))
@@ -116,7 +125,11 @@ def dry_run(
         understood=understood,
         seconds=turn.took,
         checkpoint=turn.checkpoint.size,
-        notes=[*usual_stages_note(made, settings), *_other_stages_note(made, kind, settings)],
+        notes=[
+            *usual_stages_note(made, settings),
+            *_other_stages_note(made, kind, settings),
+            *(["random search, the control, trains as much again"] if control else []),
+        ],
     )
 
 

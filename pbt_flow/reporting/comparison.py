@@ -560,8 +560,8 @@ class Comparison:
             for measure in gains:
                 mean, spread, ahead = self.describe_difference(method, measure)
                 title = self.title_of(measure)
-                if self.better_direction(measure) is None:
-                    title += f", {method} minus {self.baseline}"
+                unknown = self.better_direction(measure) is None
+                title += f", {method} minus {self.baseline}" if unknown else ", better by"
                 lines.append(f"| {title} | {mean} ({spread}) | {ahead} |")
         lines += [f"\nwarning: {text}" for text in self.warnings()]
         lines += [f"\n{text}" for text in self.notes()]
@@ -605,7 +605,7 @@ def _body(comparison: Comparison) -> Iterator[str]:
     yield "<header><h1>What each method came to</h1>"
     alike = "The same task and budget" if comparison.is_equal else "The same task"
     yield f"<p>{alike}, paired by seed. Each population is a faint line, the mean of a "
-    yield f"method bold. {escape(base)}, the baseline of all differences, has broken lines.</p>"
+    yield f"method bold. The baseline of all differences, {escape(base)}, has broken lines.</p>"
     yield "</header>"
     warnings = comparison.warnings()
     if warnings:

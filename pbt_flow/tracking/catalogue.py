@@ -164,6 +164,11 @@ def _last(client: MlflowClient, runs: Sequence[Run], uri: str) -> str:
     for run in runs:
         if run.info.run_id not in controls and founding_state(client, run) is None:
             return str(run.info.run_id)
+    if runs:
+        raise StoreError(
+            f"no population at {hide_password(uri)} has begun; python -m pbt_flow list shows them, "
+            "and delete RUN_ID takes those whose making was cut short"
+        )
     raise StoreError(
         f"there is no population at {hide_password(uri)}; go to the folder that it began in, or "
         "set MLFLOW_TRACKING_URI to its store"

@@ -12,6 +12,7 @@ from sample_tasks import Regression
 import pbt_flow
 from pbt_flow.cli.main import main
 from pbt_flow.commands.progress import plan_sentence
+from pbt_flow.utils.cores import count_cores
 
 
 class Fails(Regression):
@@ -57,9 +58,10 @@ def test_a_dry_run_says_what_stages_would_do_where_the_task_leaves_it_open(
     assert all(part in note for part, note in zip(told, notes, strict=True))
 
 
-def test_workers_share_the_turns_of_an_estimate() -> None:
-    made = pbt_flow.dry_run("toy", turns=6, population=4, workers=3)
-    assert made.seconds_in_all == pytest.approx(made.seconds * 4 * 6 / 3)
+def test_workers_share_the_turns_of_an_estimate_as_far_as_there_are_cores() -> None:
+    made = pbt_flow.dry_run("toy", turns=6, population=4, workers=3, control=True)
+    assert made.seconds_in_all == pytest.approx(made.seconds * 4 * 6 / min(3, count_cores()))
+    assert "random search, the control, trains as much again" in made.text()
 
 
 def test_a_first_turn_that_fails_is_told() -> None:

@@ -76,6 +76,7 @@ def test_under_mlflow_run_it_is_put_on_that_run(trained, monkeypatch):
     assert found == {"comparison/comparison.html", "comparison/comparison.json"}
     note = client.get_run(run.info.run_id).data.tags["mlflow.note.content"]
     assert "| PBT against random search | mean difference | pairs |" in note
+    assert "| best score, better by |" in note
 
 
 def test_methods_are_called_by_what_tells_them_apart():

@@ -194,6 +194,8 @@ def test_what_has_no_manifest_is_being_made_as_long_as_somebody_may_make_it(
     run = client.create_run("0", start_time=began, tags=tags)
     (listed,) = pbt_flow.list_populations()
     assert (listed.run_id, listed.status) == (run.info.run_id, expected)
+    with pytest.raises(pbt_flow.StoreError, match="no population at .* has begun; .* list shows"):
+        pbt_flow.load("last")
     refused = "is just being made" if expected == "being made" else "never began"
     with pytest.raises(pbt_flow.StoreError, match=refused):
         pbt_flow.load(run.info.run_id)
