@@ -38,6 +38,7 @@ class OpenedUi:
             print("Ctrl-C ends the UI", file=sys.stderr)
             with contextlib.suppress(KeyboardInterrupt):
                 self.process.wait()
+            print("ending the UI, which takes a moment", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -66,6 +67,7 @@ def ui(run_id: str | None = None, *, port: int | None = None) -> Iterator[Opened
     port = port or _free_port()
     command = ["-m", "mlflow", "server", "--backend-store-uri", uri, "--port", str(port)]
     environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_RUN_ID"}
+    print("starting MLflow's UI, which takes a few seconds", file=sys.stderr, flush=True)
     # A file, since a pipe that nobody reads would be full one day, and the UI stand still.
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
