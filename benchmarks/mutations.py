@@ -529,9 +529,8 @@ MUTATIONS = [
         "what was committed counts after an exception, whoever had heard of it",
         "commands/test_on_turn.py::although_nobody_had_heard",
         "training/controller.py",
-        "                turn = self.attempts.committed(plan)\n            if turn is None:\n"
-        "                given_up",
-        "                pass\n            if turn is None:\n                given_up",
+        "                    turn = self.attempts.committed(plan) if answers else None\n",
+        "                    pass\n",
         "only what the controller was told of",
     ),
     Mutation(

@@ -347,8 +347,8 @@ def _say_if_nothing_is_left(controller: Controller, screen: Screen) -> None:
         )
     elif all(member.turn >= last for member in controller.living):
         screen.say(
-            f"nothing is left to train: the budget of turns={turns} is spent, and what may be left "
-            "is to tell the outcome; resume with a larger --turns to train more"
+            f"nothing is left to train: the budget of turns={turns} is spent; resume with a larger "
+            "--turns to train more; now what came of it is told, as far as it was not"
         )
 
 
