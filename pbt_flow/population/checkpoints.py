@@ -17,7 +17,7 @@ import json
 import os
 import pickle
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -419,6 +419,18 @@ class Folders(Protocol):
         """
 
 
+def last_with_record(folders: Iterable[str], has_record: Callable[[int], bool]) -> int:
+    """The number of the last turn of a member that has happened; 0 if none has.
+
+    Args:
+        folders: What lies beside each other where the turns' folders do.
+        has_record: Whether a turn has a record that counts. The newest may be under way.
+    """
+    # Somebody may have put a copy beside the turns, such as `000012 (copy)`.
+    numbers = sorted((turn_number(name) or 0 for name in folders), reverse=True)
+    return next((number for number in numbers if number > 0 and has_record(number)), 0)
+
+
 @dataclass(frozen=True)
 class LocalFolders:
     """Turn folders on a disk that all workers share, so that nothing has to be copied."""
@@ -474,15 +486,9 @@ class LocalFolders:
             names = os.listdir(self.root(member) / "turns")
         except FileNotFoundError:
             return 0
-        # Somebody may have put a copy beside the turns, such as `000012 (copy)`.
-        numbers = sorted((turn_number(name) or 0 for name in names), reverse=True)
-        for number in numbers:
-            # The newest folder may belong to a turn under way, which has no record yet.
-            if number < 1:
-                break
-            if number == known or self._chosen(member, number, accepted) is not None:
-                return number
-        return 0
+        return last_with_record(
+            names, lambda turn: turn == known or self._chosen(member, turn, accepted) is not None
+        )
 
     def _chosen(self, member: int, turn: int, accepted: Accepted) -> Attempt | None:
         """Return the attempt of a turn whose record counts; None if the turn has not happened."""

@@ -18,7 +18,13 @@ from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import PATIENCE, CheckpointError, RecordError, StoreError
 from pbt_flow.population.accepted import NOTHING, Accepted
-from pbt_flow.population.checkpoints import file_digest, read_record, save_record, state_place
+from pbt_flow.population.checkpoints import (
+    file_digest,
+    last_with_record,
+    read_record,
+    save_record,
+    state_place,
+)
 from pbt_flow.population.reach import Token
 from pbt_flow.population.records import Checkpoint, Turn
 from pbt_flow.population.turn_files import (
@@ -30,7 +36,6 @@ from pbt_flow.population.turn_files import (
     file_name,
     file_place,
     turn_folder,
-    turn_number,
 )
 from pbt_flow.tracking.client import artifacts_at, downloads_through_server, is_away
 from pbt_flow.tracking.drivers import is_store_error, store_message
@@ -148,14 +153,10 @@ class RemoteFolders:
             raise RecordError(f"run {self.run_ids[member]}, {place}: {error}") from None
 
     def last(self, member: int, accepted: Accepted = NOTHING, known: int = 0) -> int:
-        numbers = [turn_number(folder) or 0 for folder in self._list(member, "turns")]
-        # The newest folder may belong to a turn under way, which has no record yet.
-        for number in sorted(numbers, reverse=True):
-            if number < 1:
-                break
-            if number == known or self._chosen(member, number, accepted) is not None:
-                return number
-        return 0
+        return last_with_record(
+            self._list(member, "turns"),
+            lambda turn: turn == known or self._chosen(member, turn, accepted) is not None,
+        )
 
     def _chosen(self, member: int, turn: int, accepted: Accepted) -> Attempt | None:
         """Return the attempt of a turn whose record counts; None if the turn has not happened."""
