@@ -593,7 +593,7 @@ MUTATIONS = [
     Mutation(
         "a run is not looked for in a database that is not there",
         "commands/test_run.py::not_looked_for",
-        "tracking/client.py",
+        "tracking/database_file.py",
         "    return None if file is None or file.exists() else file\n",
         "    return None\n",
         "MLflow makes an empty one",

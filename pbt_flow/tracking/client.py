@@ -6,15 +6,12 @@ import contextlib
 import importlib
 import logging
 import os
-import sqlite3
-import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import mlflow
@@ -25,6 +22,13 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
 from pbt_flow.exceptions import StoreError, StoreUnavailable
+from pbt_flow.tracking.database_file import (
+    database_lock,
+    missing_database,
+    wait_for_its_maker,
+    wait_for_mlflow,
+    whole_or_gone,
+)
 from pbt_flow.tracking.drivers import check_database, is_refusal, is_store_error, store_message
 from pbt_flow.tracking.new_database import NewDatabase, new_database
 from pbt_flow.tracking.slow_answers import AwaitedClient, told_if_slow
@@ -52,11 +56,6 @@ _REFUSALS = {
     "UNAUTHENTICATED",
 }
 """MLflow's codes of errors that trying again does not mend, such as a run that was deleted."""
-_STILL_SECONDS = 5.0
-"""After so long without a change nobody makes a database any more. MLflow changes it many times a
-second."""
-_MAKING_SECONDS = 120.0
-"""The longest that it is waited for: on a slow disk MLflow takes half a minute."""
 _SERVED_SCHEMES = {"mlflow-artifacts", "http", "https", "dbfs"}
 """Schemes of artifact stores behind a tracking server. That server has answered already."""
 
@@ -86,7 +85,7 @@ def connect(made: NewDatabase | None = None) -> tuple[MlflowClient, str]:
     # What goes wrong is raised as well, and then told in a sentence, or tried again in silence.
     logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
     with told_if_slow(uri):
-        _wait_for_its_maker(uri)
+        wait_for_its_maker(uri)
     missing = missing_database(uri)
     if missing is None:
         try:
@@ -103,13 +102,13 @@ def connect(made: NewDatabase | None = None) -> tuple[MlflowClient, str]:
         )
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_database_lock(missing))
+            stack.enter_context(database_lock(missing))
             if missing is not None:
                 database = made or stack.enter_context(new_database(uri))
                 ours = database.put(missing) if database else not missing.exists()
                 if not ours:
-                    _wait_for_mlflow(missing)
-                stack.enter_context(_whole_or_gone(missing if ours else None))
+                    wait_for_mlflow(missing)
+                stack.enter_context(whole_or_gone(missing if ours else None))
             client = AwaitedClient(uri)
             client.search_experiments(view_type=ViewType.ALL, max_results=1)
     except Exception as error:
@@ -206,101 +205,17 @@ def check_served(location: str, uri: str) -> None:
     """
     if needs_server(location, uri):
         raise StoreError(
-            f"the artifacts lie behind a tracking server ({location}), and {hide_password(uri)} "
-            "is its database: set MLFLOW_TRACKING_URI to the server, as http://127.0.0.1:5000, or "
-            "name a new experiment (experiment in Python, --experiment NAME in a shell)"
+            f"{behind_server(f'the artifacts ({location})', uri)}, or name a new experiment "
+            "(experiment in Python, --experiment NAME in a shell)"
         )
 
 
-@contextlib.contextmanager
-def _database_lock(file: Path | None, *, makes: bool = True) -> Iterator[None]:
-    """Let only one process at a time make a database, and nobody use it meanwhile.
-
-    If two processes make the same database at once, MLflow's migrations break.
-
-    Args:
-        file: The file of the database; None if there is none to be waited for.
-        makes: Whether it is made in the block. Those that do not make it do not wait for another.
-    """
-    if file is None or sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    try:
-        # The folder is locked, since a lock file of our own would stay behind in it.
-        folder = os.open(file.parent, os.O_RDONLY)
-    except OSError:
-        # MLflow will say what is wrong with the folder.
-        yield
-        return
-    try:
-        with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(folder, fcntl.LOCK_EX if makes else fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(folder)
-
-
-def _wait_for_its_maker(uri: str) -> None:
-    """Wait while another process makes the database, whose file is there from the first moment."""
-    file = _database_file(uri)
-    if file is None or not file.exists():
-        return
-    with _database_lock(file, makes=False):
-        pass
-    _wait_for_mlflow(file)
-
-
-def _wait_for_mlflow(file: Path) -> None:
-    """Wait while MLflow itself makes a database, as `mlflow ui` does in a new folder.
-
-    It takes no lock. Who used the database meanwhile would make it as well, and both would fail.
-    """
-    end = time.monotonic() + _MAKING_SECONDS
-    # What has not changed for a while is not being made; it may be of another version of MLflow.
-    while time.time() < _changed(file) + _STILL_SECONDS and not _is_whole(file):
-        if time.monotonic() > end:
-            return
-        time.sleep(0.1)
-
-
-def _changed(file: Path) -> float:
-    """When a database was changed last, in seconds of Unix time."""
-    times = [0.0]
-    # While it is written, SQLite keeps a journal beside it.
-    for path in (file, file.with_name(f"{file.name}-journal")):
-        with contextlib.suppress(OSError):
-            times.append(path.stat().st_mtime)
-    return max(times)
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a database has all that this version of MLflow gives to a new one."""
-    try:
-        latest: Any = importlib.import_module("mlflow.store.db.utils")._get_latest_schema_revision
-        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as opened:
-            found = opened.execute("SELECT version_num FROM alembic_version").fetchall()
-        return bool(found == [(latest(),)])
-    except sqlite3.OperationalError:
-        return False  # Nothing is in it yet, or it is being written.
-    except (sqlite3.DatabaseError, ImportError, AttributeError):
-        return True  # It is no database, or one of an MLflow that keeps it otherwise.
-
-
-@contextlib.contextmanager
-def _whole_or_gone(missing: Path | None) -> Iterator[None]:
-    """Let an interrupt in the middle of a database's making leave nothing of it.
-
-    Args:
-        missing: The file that is to be made, if it is one.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        if missing is not None:
-            missing.unlink(missing_ok=True)
-        raise
+def behind_server(what: str, uri: str) -> str:
+    """Where artifacts are, and how they are reached, as a sentence (see `needs_server`)."""
+    return (
+        f"{what} lie behind a tracking server, and {hide_password(uri)} is its database: set "
+        "MLFLOW_TRACKING_URI to the server, as http://127.0.0.1:5000"
+    )
 
 
 @contextlib.contextmanager
@@ -469,25 +384,6 @@ def store_prepared() -> Iterator[NewDatabase | None]:
     with contextlib.ExitStack() as stack:
         missing = missing_database(uri) is not None
         yield stack.enter_context(new_database(uri)) if missing else None
-
-
-def missing_database(uri: str) -> Path | None:
-    """Return the file of an SQLite store if it does not exist; None for any other store."""
-    file = _database_file(uri)
-    return None if file is None or file.exists() else file
-
-
-def _database_file(uri: str) -> Path | None:
-    """Return the file of an SQLite store; None for any other store."""
-    scheme, _, place = uri.partition(":///")
-    # A place that begins with a colon is in memory.
-    if scheme.partition("+")[0] != "sqlite" or place.startswith((":", "file:")):
-        return None
-    # MLflow writes a space in its default URI as %20. SQLAlchemy decodes it from version 2.1 on,
-    # and takes it literally before.
-    name = place.partition("?")[0]
-    decoded, literal = Path(unquote(name)).absolute(), Path(name).absolute()
-    return literal if literal.exists() and not decoded.exists() else decoded
 
 
 def artifacts_at(place: str, uri: str) -> Any:

@@ -19,7 +19,8 @@ from mlflow.tracking import MlflowClient
 
 from pbt_flow.exceptions import StorageError, StoreError
 from pbt_flow.population.reach import TOKEN_PREFIX, Token, new_token
-from pbt_flow.tracking.client import downloads_through_server, missing_database, short_requests
+from pbt_flow.tracking.client import downloads_through_server, short_requests
+from pbt_flow.tracking.database_file import missing_database
 from pbt_flow.utils.machines import this_machine
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.scratch import temporary_folder

@@ -36,6 +36,7 @@ from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
 from pbt_flow.tracking.catalogue import find_run, runs_of_members
 from pbt_flow.tracking.client import (
+    behind_server,
     connect_to_present,
     local_path,
     needs_server,
@@ -609,10 +610,7 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
     """
     run_id, listed = run.info.run_id, [MANIFEST]
     if needs_server(run.info.artifact_uri, uri):
-        return StoreError(
-            f"the artifacts of run {run_id} lie behind a tracking server, and {hide_password(uri)} "
-            "is its database: set MLFLOW_TRACKING_URI to the server, as http://127.0.0.1:5000"
-        )
+        return StoreError(behind_server(f"the artifacts of run {run_id}", uri))
     if (state := founding_state(client, run)) is not None:
         return StoreError(founding_sentence(run_id, state))
     try:
