@@ -262,11 +262,11 @@ def _run_turns(
 
 def _give_up_turns(controller: Controller, store: Store, screen: Screen) -> None:
     """End the turns under way, but for those that have just been committed."""
-    # Before it is looked whose turns have happened: a worker that lives might still commit one.
-    controller.engine.close()
     from pbt_flow.tracking.remote_checkpoints import asked_once
     from pbt_flow.tracking.slow_answers import told_if_slow
 
+    # Before it is looked whose turns have happened: a worker that lives might still commit one.
+    controller.engine.close()
     with contextlib.ExitStack() as looking:
         if controller.stopping == INTERRUPTED:
             looking.enter_context(asked_once())
