@@ -48,6 +48,7 @@ def test_a_replay_is_listed_as_one_with_its_models_in_it(
     assert (first.members, first.turns, first.budget) == (models, models * segments, 4)
 
 
+@pytest.mark.slow
 def test_a_run_id_may_be_its_beginning_or_the_word_last_wherever_one_is_taken(
     trained: Callable[..., list[Result]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_run_id_may_be_its_beginning_or_the_word_last_wherever_one_is_taken(
     assert first.run_id in json.dumps(made.to_json())
 
 
+@pytest.mark.slow
 def test_the_last_population_is_not_the_control_that_was_trained_beside_it() -> None:
     made = pbt_flow.run("toy", control=True, **SMALL)
     assert pbt_flow.list_populations()[0].run_id == made.control.run_id

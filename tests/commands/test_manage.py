@@ -59,6 +59,7 @@ def folders(run_id: str) -> list[Path]:
     return [Path(uri.removeprefix("file://")) for uri in uris]
 
 
+@pytest.mark.slow
 def test_a_deleted_population_leaves_no_run_no_checkpoint_and_no_view(
     trained: Callable[..., list[Result]],
 ) -> None:

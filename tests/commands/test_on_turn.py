@@ -122,6 +122,7 @@ def test_a_function_that_is_interrupted_leaves_no_turn_untold() -> None:
     assert essence(pbt_flow.resume(result.run_id, quiet=True)) == essence(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("full")], ids=repr)
 def test_a_turn_that_was_committed_counts_although_nobody_had_heard_of_it(
     error: BaseException, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -403,6 +403,7 @@ class Rounds(NoisyQuadratic):
         return super().train(hparams, steps)
 
 
+@pytest.mark.slow
 def test_a_replay_that_was_interrupted_goes_on_to_what_it_would_have_come_to(
     database, monkeypatch, capsys
 ):
@@ -428,6 +429,7 @@ def test_a_replay_that_was_interrupted_goes_on_to_what_it_would_have_come_to(
     assert MlflowClient().get_run(run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_locked_database_does_not_end_a_replay(database, monkeypatch):
     plan, log, away = schedule(0.1, 0.2, task="test_replay:Rounds"), Store.log_turns, [1, 2]
 

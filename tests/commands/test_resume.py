@@ -91,6 +91,7 @@ def test_no_cluster_is_asked_for_what_is_left_when_every_turn_is_done(monkeypatc
     assert asked == [1]
 
 
+@pytest.mark.slow
 def test_a_limit_that_a_resume_lifts_stays_lifted():
     result = run(population=2, target=1e9, seconds=600.0, turns=2)
     assert result.reason == "the target 1e+09 is reached"
@@ -129,6 +130,7 @@ def test_what_cannot_change_is_refused_by_the_command_with_the_reason(trained, c
     assert "interval cannot change on resume, since it defines" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [2, 3])
 def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(turn, trained):
     (result,) = trained({"turns": 3})
@@ -263,6 +265,7 @@ class Hopeless(Regression):
         raise ZeroDivisionError("as ever")
 
 
+@pytest.mark.slow
 def test_where_everybody_has_failed_nothing_is_said_to_be_done(capsys):
     result = run(Hopeless, population=2, turns=4)
     capsys.readouterr()
@@ -305,6 +308,7 @@ def test_a_report_that_is_no_number_comes_back_as_it_was():
     report(result.run_id)
 
 
+@pytest.mark.slow
 def test_half_a_control_is_none(trained):
     result, control = trained({}, {"exploit": "none"})
     half = dataclasses.replace(control, status="interrupted")

@@ -264,6 +264,7 @@ def test_resuming_what_is_finished_changes_nothing(trained):
     assert points(again) == before
 
 
+@pytest.mark.slow
 def test_turns_that_mlflow_never_heard_of_are_logged_on_resume_and_none_twice(trained):
     """As after a kill between a worker's commit and the controller's log_batch."""
     (result,) = trained({"turns": 3, "interval": 5})
@@ -278,6 +279,7 @@ def test_turns_that_mlflow_never_heard_of_are_logged_on_resume_and_none_twice(tr
     assert points(result) == before
 
 
+@pytest.mark.slow
 def test_a_turn_without_a_record_never_happened_and_is_run_again():
     small = {"population": 3, "mode": "generational"}
     whole, part = run(turns=3, **small), run(turns=2, **small)
@@ -325,6 +327,7 @@ def test_too_many_copies_are_told_once_at_the_start_and_never_of_random_search(c
     assert "will copy about" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_controller_of_another_machine_that_is_silent_is_watched_and_then_replaced(
     trained, capfd, monkeypatch
 ):
@@ -495,6 +498,7 @@ def test_a_retired_member_has_failed_while_the_others_finish(tmp_path):
     assert [member.info.status for member in members(result)] == expected
 
 
+@pytest.mark.slow
 def test_where_every_member_fails_the_run_says_failed_and_why(tmp_path):
     result = run("sample_tasks:Misbehaving", options={"orders": ""}, turns=2, max_failures=1)
     assert result.status == "finished"
@@ -715,6 +719,7 @@ def test_an_interrupt_while_a_database_is_made_leaves_nothing_of_it(monkeypatch,
     assert not Path(tmp_path, "new.db").exists()
 
 
+@pytest.mark.slow
 def test_what_is_refused_in_a_new_folder_makes_no_database(tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()

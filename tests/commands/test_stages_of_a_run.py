@@ -35,6 +35,7 @@ def runs_of(result):
     return [client.get_run(run_id) for run_id in StoredPopulation.open(result.run_id).store.members]
 
 
+@pytest.mark.slow
 def test_all_that_is_made_of_a_population_in_stages_knows_who_left(capsys):
     result = run(control=True, finalists="none")
     history = result.history

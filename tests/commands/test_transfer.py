@@ -122,6 +122,7 @@ def files_of(run: Any) -> list[str]:
     return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_population_goes_on_in_another_store_with_the_digests_that_it_would_have_had_at_home(
     go: Callable[[str], None], tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_population_goes_on_in_another_store_with_the_digests_that_it_would_ha
     assert away.winner.run_id != home.winner.run_id
 
 
+@pytest.mark.slow
 def test_attempts_go_on_to_be_counted_wherever_a_population_goes_on(
     go: Callable[[str], None], tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ def test_attempts_go_on_to_be_counted_wherever_a_population_goes_on(
         pbt_flow.import_population(tmp_path / "out", quiet=True)
 
 
+@pytest.mark.slow
 def test_every_run_comes_with_all_that_mlflow_keeps_of_it(
     go: Callable[[str], None], tmp_path: Path
 ) -> None:
@@ -185,6 +188,7 @@ def test_every_run_comes_with_all_that_mlflow_keeps_of_it(
     assert view_tag(moved.run_id) in experiment.tags
 
 
+@pytest.mark.slow
 def test_nothing_names_a_run_of_the_old_store_and_the_control_and_a_replay_come_along(
     go: Callable[[str], None], tmp_path: Path
 ) -> None:
@@ -219,6 +223,7 @@ def test_nothing_names_a_run_of_the_old_store_and_the_control_and_a_replay_come_
     assert again.schedule.source == moved.run_id
 
 
+@pytest.mark.slow
 def test_what_is_here_already_is_told_and_what_has_gone_on_elsewhere_comes_back(
     go: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +250,7 @@ def test_what_is_here_already_is_told_and_what_has_gone_on_elsewhere_comes_back(
     assert pbt_flow.import_population(tmp_path / "back", quiet=True).run_id != back.run_id
 
 
+@pytest.mark.slow
 def test_a_task_in_a_file_is_found_where_it_is_now(
     go: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -444,6 +450,7 @@ def test_an_interrupted_import_leaves_no_run_and_no_file_and_can_be_made_again(
         assert pbt_flow.import_population(exported, quiet=True).runs == 3
 
 
+@pytest.mark.slow
 def test_what_a_killed_import_left_is_no_population_and_is_deleted_by_the_next_one(
     exported: Path, home: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -474,6 +481,7 @@ def test_what_a_killed_import_left_is_no_population_and_is_deleted_by_the_next_o
 # --- the winner alone -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_winner_is_used_without_its_store(go: Callable[[str], None], tmp_path: Path) -> None:
     import torch
 
@@ -527,6 +535,7 @@ def make_one_whose_state_is_gone() -> str:
     return str(made.run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "error", "told"),
     [

@@ -325,6 +325,7 @@ def test_deaths_in_turns_are_the_tasks_affair_however_many(tmp_path):
         engine.close()
 
 
+@pytest.mark.slow
 def test_workers_die_with_a_controller_that_is_killed(tmp_path):
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"

@@ -74,6 +74,7 @@ def test_an_address_that_ray_cannot_read_is_told_in_rays_words(monkeypatch):
     assert "cannot attach to the Ray cluster at nowhere: " in one_line(refused)
 
 
+@pytest.mark.slow
 def test_a_token_that_is_not_there_is_told_with_what_to_set(monkeypatch, tmp_path):
     pytest.importorskip("ray")
     with socket.socket() as server:

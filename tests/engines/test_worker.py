@@ -51,6 +51,7 @@ def test_a_cold_worker_gives_bit_for_bit_what_a_warm_one_gives(tmp_path):
     assert (cold.score, cold.checkpoint) == (second.score, second.checkpoint)
 
 
+@pytest.mark.slow
 def test_a_turn_in_another_process_gives_the_same_bits(tmp_path):
     here = worker(tmp_path / "here").run(plan())
     code = (
@@ -315,6 +316,7 @@ def test_a_full_disk_is_trouble_with_storage_and_not_with_the_task(tmp_path):
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_between_state_and_record_leaves_no_turn(tmp_path):
     """The record is the commit: at any instruction before it the turn has not happened."""
     code = (

@@ -226,6 +226,7 @@ def run(task=Accurate, **settings) -> Result:
     return pbt_flow.run(task, engine="inline", quiet=True, **settings)
 
 
+@pytest.mark.slow
 def test_the_store_alone_knows_which_way_a_report_is_better(database):
     made = run()
     told = json.loads(json.dumps(Store.open(made.run_id).manifest.to_json()))

@@ -33,6 +33,7 @@ EARLY = {**CONTROL, "target": 1e9}
 """A control that counts as finished after its first turn: any score reaches the target."""
 
 
+@pytest.mark.slow
 def test_populations_are_paired_by_seed_and_the_control_comes_first(trained):
     every = [{"seed": seed, "exploit": e} for seed in (0, 1, 2) for e in ("truncation", "none")]
     runs = [result.run_id for result in trained(*every)]
@@ -54,6 +55,7 @@ def test_populations_are_paired_by_seed_and_the_control_comes_first(trained):
     ]
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_and_leaves_a_page(trained, capsys):
     runs = [result.run_id for result in trained(WHOLE, CONTROL)]
     assert main(["compare", *runs, "--out", "there", "--json"]) == 0
@@ -107,6 +109,7 @@ def test_one_population_or_two_of_a_kind_are_refused():
         Comparison.of([entry(exploit="none"), entry(), entry()])
 
 
+@pytest.mark.slow
 def test_a_control_is_trained_beside_with_the_same_members_budget_and_seed():
     result = train(population=2, control=True)
     control = result.control
@@ -142,6 +145,7 @@ def test_a_control_that_is_no_population_is_refused_before_anything_runs():
 # --- the budget -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_population_that_ended_early_is_not_compared_with_one_that_did_all_its_turns(trained):
     whole, early = trained(WHOLE, EARLY)
     assert early.status == "finished"
@@ -172,6 +176,7 @@ def test_who_insists_on_unequal_budgets_reads_so_beside_the_numbers(trained, cap
     assert "had the same budget" not in made
 
 
+@pytest.mark.slow
 def test_populations_whose_turns_were_to_differ_can_be_compared_by_who_insists(trained):
     whole, control = trained({"turns": 2}, CONTROL)
     made = compare([whole.run_id, control.run_id], unequal=True)
@@ -179,6 +184,7 @@ def test_populations_whose_turns_were_to_differ_can_be_compared_by_who_insists(t
     assert "did 2 of 2 turns each" in made.warnings()[0]
 
 
+@pytest.mark.slow
 def test_a_control_that_ended_early_is_refused_before_anything_runs(trained):
     _, early = trained(WHOLE, EARLY)
     before = len(MlflowClient().search_runs(["0"]))
@@ -200,6 +206,7 @@ def test_a_control_that_has_not_ended_is_refused(trained):
         report(whole.run_id, control=control.run_id)
 
 
+@pytest.mark.slow
 def test_a_bare_unequal_takes_no_run_id_for_its_value(trained, capsys):
     runs = [result.run_id for result in trained({"turns": 2}, CONTROL)]
     assert main(["compare", *runs]) == 2

@@ -201,6 +201,7 @@ def check_ours(result: Any) -> None:
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
 def test_what_a_task_logs_is_on_its_members_run_and_nowhere_else(name: str) -> None:
     stands = mlflow.get_tracking_uri(), variables()

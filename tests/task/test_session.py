@@ -83,6 +83,7 @@ def test_a_worker_gets_a_class_with_all_that_it_uses_of_the_notebook(main: Any) 
     assert type(spec.build(seed=0)) is type(spec.build(seed=1))
 
 
+@pytest.mark.slow
 def test_another_process_gets_it_too(main: Any, tmp_path: Path) -> None:
     main()
     for name in ("Line", "fit"):

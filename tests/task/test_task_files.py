@@ -222,6 +222,7 @@ def test_a_class_of_a_script_that_no_other_process_can_import_is_refused_with_th
     )
 
 
+@pytest.mark.slow
 def test_a_class_of_a_script_without_a_file_is_sent_to_other_processes_as_one_of_a_cell_is(
     tmp_path: Path,
 ) -> None:

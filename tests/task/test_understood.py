@@ -117,6 +117,7 @@ def test_a_task_may_say_itself_that_it_diverged_and_why(tmp_path):
     assert turn.score is None
 
 
+@pytest.mark.slow
 def test_the_user_reads_it_once_and_finds_it_on_the_run_and_in_the_report(capfd, tmp_path):
     run_id = run(Says, **SMALL).run_id
     said = capfd.readouterr().err.splitlines()
@@ -140,6 +141,7 @@ def test_the_user_reads_it_once_and_finds_it_on_the_run_and_in_the_report(capfd,
     assert tags_of(run_id) == before
 
 
+@pytest.mark.slow
 def test_a_resume_says_what_the_task_understands_otherwise(capfd, monkeypatch):
     run_id = run(Says, **SMALL).run_id
     capfd.readouterr()

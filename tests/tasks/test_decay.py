@@ -163,6 +163,7 @@ def test_the_end_is_that_of_a_member_which_stays(how: dict[str, Any]) -> None:
     assert min(share for share, _ in rates.values()) < 0.01
 
 
+@pytest.mark.slow
 def test_a_resume_goes_on_along_the_cosine_and_may_not_move_its_end() -> None:
     how: dict[str, Any] = {"population": 3, "turns": 4, "interval": 5, "seed": 1, "exploit": "none"}
     whole = pbt_flow.run(NoisyQuadratic, **how, **INLINE)

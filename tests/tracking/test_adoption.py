@@ -162,6 +162,7 @@ def test_nor_does_a_comparison_or_a_replay_write_into_it(odd, there, monkeypatch
     assert everything() == before
 
 
+@pytest.mark.slow
 def test_a_resume_goes_on_and_notes_nothing_on_a_run_that_is_something_else(monkeypatch):
     result = run(turns=1)
     for turns, odd in enumerate(["finished", "deleted", "nothing"], 2):

@@ -59,6 +59,7 @@ def waited_for(monkeypatch):
     return forget
 
 
+@pytest.mark.slow
 def test_a_first_turn_waits_for_one_request_of_each_member_its_run(waited_for, trained):
     trained()  # The first population of all marks the experiment.
     calls = waited_for()
@@ -71,6 +72,7 @@ def test_a_first_turn_waits_for_one_request_of_each_member_its_run(waited_for, t
     assert made[0] - made[1] == Counter()
 
 
+@pytest.mark.slow
 def test_a_resume_waits_for_as_many_requests_whatever_the_number_of_members(waited_for, trained):
     runs = trained({"population": 2, "turns": 3}, {"population": 6, "turns": 3})
     calls = waited_for()
@@ -85,6 +87,7 @@ def test_a_resume_waits_for_as_many_requests_whatever_the_number_of_members(wait
             assert MlflowClient().get_run(run).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_has_taken_the_tags_from_is_found_all_the_same(trained):
     (result,) = trained({"population": 3})
     run_id = Store.open(result.run_id).members[1]
@@ -235,6 +238,7 @@ def test_a_population_whose_maker_died_before_it_claimed_it_can_be_resumed(train
 # --- a database that mlflow ui has made -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_database_of_a_server_takes_populations_in_an_experiment_of_their_own(
     database, monkeypatch
 ):

@@ -63,6 +63,7 @@ def test_a_population_without_a_journal_is_read_from_its_records(trained, reads)
     assert len(set(reads)) >= sum(map(len, result.history.turns.values()))
 
 
+@pytest.mark.slow
 def test_what_the_journal_lacks_is_read_from_its_records_and_a_resume_writes_it(trained, reads):
     (result,) = trained({"population": 3, "turns": 3})
     for path in segments(result.run_id):

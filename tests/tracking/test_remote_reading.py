@@ -61,12 +61,14 @@ def unsealed(result):
     return result
 
 
+@pytest.mark.slow
 def test_what_has_ended_is_read_with_as_much_whatever_the_number_of_members(asked, trained):
     few, many = (asked(lambda one=one: pbt_flow.load(one.run_id)) for one in trained(*SIZES))
     assert few == many
     assert few["download_artifacts"] <= COMPARED + 4
 
 
+@pytest.mark.slow
 def test_of_a_killed_one_each_member_takes_a_look_at_its_turns_and_its_newest_record(
     asked, trained
 ):
@@ -75,6 +77,7 @@ def test_of_a_killed_one_each_member_takes_a_look_at_its_turns_and_its_newest_re
     assert many - few == Counter(list_artifacts=3, download_artifacts=3)
 
 
+@pytest.mark.slow
 def test_each_turn_that_the_journal_lacks_takes_a_look_and_its_record(asked, trained):
     result = trained(*SIZES)[0]
     unsealed(result)
@@ -106,6 +109,7 @@ def not_a_seal(result):
     MlflowClient().set_tag(result.run_id, "pbt.journal", '[{"claim": 1}]')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [claimed_again, running_again, of_fewer_turns, not_a_seal])
 def test_where_the_journal_may_lack_turns_every_members_records_are_looked_at(harm, asked, trained):
     result, found = trained(*SIZES)[1], {}

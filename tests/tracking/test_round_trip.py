@@ -206,6 +206,7 @@ class Tuples(Regression):
         return super().train({"lr": hparams["lr"], "batch": 2, "loss": "l2"}, steps)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_choices_that_are_tuples_and_lists_are_loaded_resumed_exported_and_compared() -> None:
     point = {"lr": 0.1, "betas": [0.5, 0.9], "layers": [32], "größe": 32}
@@ -223,6 +224,7 @@ def test_choices_that_are_tuples_and_lists_are_loaded_resumed_exported_and_compa
     assert pbt_flow.report(result.run_id, control=plain.run_id)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_a_population_of_the_version_that_wrote_tuples_as_lists_is_read_and_goes_on() -> None:
     result = pbt_flow.run(Tuples, **SMALL)

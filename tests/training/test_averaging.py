@@ -265,6 +265,7 @@ def test_the_average_is_in_the_result_in_mlflow_and_in_the_registered_model(data
     assert average.parents_told in Path(page).read_text()
 
 
+@pytest.mark.slow
 def test_the_control_of_averages_is_told_beside_what_is_handed_over(database):
     result = pbt_flow.run(Scattered, engine="inline", quiet=True, finalists="own", seed=1)
     own, winner = result.own_average, result.winner
@@ -292,6 +293,7 @@ def test_the_control_of_averages_is_told_beside_what_is_handed_over(database):
     assert found == sorted(found)
 
 
+@pytest.mark.slow
 def test_a_random_search_has_that_control_too(database):
     result = pbt_flow.run(
         Scattered, engine="inline", quiet=True, finalists="own", exploit="none", seed=1

@@ -209,6 +209,7 @@ class Lucky(Task):
         return {"quality": self.quality}
 
 
+@pytest.mark.slow
 def test_the_winner_is_the_same_in_the_result_in_mlflow_and_in_its_schedule(database):
     result = pbt_flow.run(Lucky, engine="inline", quiet=True)
     winner, history = result.winner, result.history
@@ -232,6 +233,7 @@ def test_the_winner_is_the_same_in_the_result_in_mlflow_and_in_its_schedule(data
     assert f"on data that no decision has seen {winner.fresh}" in open(pages[0]).read()  # noqa: SIM115
 
 
+@pytest.mark.slow
 def test_with_the_setting_none_the_score_decides(database):
     result = pbt_flow.run(Lucky, engine="inline", quiet=True, finalists="none")
     assert result.winner.score == max(turn.score for turn in result.history.finalists())

@@ -185,6 +185,7 @@ def outcome(made):
 SMALL = {"stages": "6x1:none,4x2:hparams,2x2:both", "population": 9, "turns": 2, "workers": 2}
 
 
+@pytest.mark.slow
 def test_a_population_that_is_killed_at_any_event_has_the_same_stages_and_the_same_winner():
     """Generational, so that nothing depends on what was under way."""
     how = {**SMALL, "mode": "generational", "seed": 1, "faults": {(1, 1): ["raises"]}}

@@ -112,6 +112,7 @@ def population(migrated_database):
     return uri, result.run_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if blocks(name, "python")])
 def test_the_code_of_a_document_runs_as_it_stands(document, population, tmp_path, monkeypatch):
     """All its blocks one after the other, as a script of the reader's."""

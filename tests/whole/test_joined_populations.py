@@ -108,6 +108,7 @@ def mistaken(tmp_path, mistake):
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "mistake", "told"),
     [
@@ -138,6 +139,7 @@ def test_an_error_in_a_scripts_loop_is_told_with_its_line(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_script_that_does_not_come_to_its_loop_is_told_of(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(launch, "_LONG", 0.0)
     path = mistaken(tmp_path, "pbt.get('clip', 1.0)")

@@ -172,6 +172,7 @@ def test_a_cell_of_a_table_is_one_line_without_bars():
     assert command_line.cell("one | two\n three") == "one &#124; two three"
 
 
+@pytest.mark.slow
 def test_the_reference_of_python_has_each_public_name_in_the_order_of_the_front_door():
     import front_door
 

@@ -163,6 +163,7 @@ def two_asleep(monkeypatch):
     return first, accepted, lambda: opened[0].wake(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", [False, True])
 def test_nor_does_one_that_wakes_up_after_a_resume_has_accepted_an_earlier_one(dies, monkeypatch):
     """The earlier attempt is all that the resume finds, and what it builds on.
