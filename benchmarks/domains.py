@@ -8,7 +8,8 @@
 All methods run the same code, with the task's defaults where nothing else is said. With one seed
 they begin with the same members and spend the same number of turns. Which seeds make the pairs is
 written in `pairs.json`, and was fixed before the first run. Runs that are done are kept in `--out`,
-one JSON file each: the same command goes on where it was stopped, and prints what there is.
+one JSON file each: the same command goes on where it was stopped, and prints what there is. With
+`--record` their reports are entered into `reports.json`, and `benchmarks.evidence` compares them.
 
 For each method the table has the report of what is handed over; the difference to random search
 with a 95% t interval over pairs, and a sign-flip test of the same differences; the share of its
@@ -41,15 +42,14 @@ from typing import Any
 import mlflow
 
 import pbt_flow
+from benchmarks.evidence import CONTROL, Pairs, Reports, record
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.exceptions import StoreError
 from pbt_flow.population.history import History
 from pbt_flow.task import find_task
-from pbt_flow.utils.interval import Interval
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = Path(__file__).with_name("pairs.json")
-CONTROL = "random search"
 METHODS: dict[str, list[str]] = {
     CONTROL: ["random_search"],
     "random search, decay": ["random_search", "--set", "decay=cosine"],
@@ -138,18 +138,13 @@ def report_of(told: Mapping[str, Any]) -> float:
     return float(next(iter(best["report"].values())))
 
 
-def sign_flip(differences: Sequence[float]) -> float:
-    """The two-sided p-value of the sign-flip permutation test of a mean of zero, exact.
-
-    It assumes no normal distribution. The least that n pairs can give is 2 / 2**n.
-    """
-    count = len(differences)
-    observed = abs(sum(differences))
-    signs = itertools.product((1, -1), repeat=count)
-    sums = (abs(sum(s * d for s, d in zip(flips, differences, strict=True))) for flips in signs)
-    # Equal sums may differ in the last digit by the order of adding.
-    extreme = sum(total >= observed * (1 - 1e-12) for total in sums)
-    return extreme / 2**count
+def reports_of(runs: Mapping[int, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Of each method the reports of its seeds, as `reports.json` has them."""
+    reports: dict[str, dict[str, float]] = {}
+    for seed, done in runs.items():
+        for method, told in done.items():
+            reports.setdefault(method, {})[str(seed)] = float(f"{report_of(told):.4g}")
+    return reports
 
 
 def best_so_far(history: History) -> Iterator[float]:
@@ -232,6 +227,7 @@ def table(
     minimize = kind.report_direction == "minimize"
     named = [*METHODS, *STUDIED]
     methods = [method for method in named if any(method in done for done in runs.values())]
+    reports = reports_of(runs)
     lines = [f"\n### {task}\n", f"| seed | {' | '.join(methods)} |"]
     lines.append("|---" * (len(methods) + 1) + "|")
     for seed, done in runs.items():
@@ -253,19 +249,12 @@ def table(
                 histories[told["population"]] = pbt_flow.load(told["population"]).history
     for method in methods:
         own = [done[method] for done in runs.values() if method in done]
-        reports = [report_of(told) for told in own]
-        row = [method, f"{sum(reports) / len(reports):.4g}"]
-        pairs = [done for done in runs.values() if method in done and against in done]
-        differences = [report_of(done[method]) - report_of(done[against]) for done in pairs]
-        if minimize:
-            differences = [-difference for difference in differences]
-        if method == against or not differences:
+        row = [method, f"{statistics.fmean(reports[method].values()):.4g}"]
+        if method == against or against not in reports:
             row += ["", "", "", ""]
         else:
-            found = Interval.of(differences)
-            told = f"{found.mean:+.3g}" + (f" ({found.bounds})" if found.bounds else "")
-            ahead = sum(difference > 0 for difference in differences)
-            row += [told, f"{ahead} of {len(differences)}", f"{sign_flip(differences):.3g}"]
+            row += Pairs.of(reports[method], reports[against], minimize=minimize).cells
+            pairs = [done for done in runs.values() if method in done and against in done]
             row.append(told_share([(done[method], done[against]) for done in pairs], histories))
         row.append(f"{sum(told['cpu'] for told in own) / len(own):.0f}")
         lines.append(f"| {' | '.join(row)} |")
@@ -285,8 +274,11 @@ def main() -> None:
     pairs = json.loads(PAIRS.read_text("utf-8"))
     plan, studies = pairs["tasks"], pairs["studies"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--tasks", nargs="+", choices=list(plan), default=list(plan))
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--tasks", nargs="+", choices=list(plan), help="default: all")
+    methods = list(METHODS | STUDIED)
+    parser.add_argument(
+        "--methods", nargs="+", choices=methods, help="default: all, or the study's"
+    )
     parser.add_argument("--study", choices=list(studies), help="the methods and tasks of a study")
     parser.add_argument(
         "--seeds", type=int, nargs="+", metavar="SEED", help="other seeds than those of pairs.json"
@@ -301,12 +293,22 @@ def main() -> None:
         metavar=("TASK", "OPTIONS"),
         help="options of pbt_flow for a task, for all methods, as one text",
     )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="enter the reports into reports.json, which benchmarks.evidence compares",
+    )
     given = parser.parse_args()
     against = CONTROL
     if given.study is not None:
         study = studies[given.study]
         plan, against = study["tasks"], study["against"]
-        given.tasks, given.methods = list(plan), study["methods"]
+        given.tasks = [task for task in plan if task in (given.tasks or plan)]
+        if not given.tasks:
+            parser.error(f"the study {given.study} is of {', '.join(plan)}")
+        given.methods = given.methods or study["methods"]
+    given.tasks = given.tasks or list(plan)
+    given.methods = given.methods or list(METHODS)
     given.out.mkdir(parents=True, exist_ok=True)
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{given.out.resolve()}/mlflow.db"
     options = {task: shlex.split(plan[task]["options"]) for task in given.tasks}
@@ -320,6 +322,9 @@ def main() -> None:
                     runs[task].setdefault(seed, {})[method] = told
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
+    if given.record:
+        measured: Reports = {task: reports_of(runs[task]) for task in given.tasks}
+        record(measured)
     for task in given.tasks:
         print(table(task, runs[task], given.out, against), flush=True)
 
