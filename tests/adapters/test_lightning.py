@@ -153,6 +153,7 @@ class Logged(Digits):
         return {"logger": logger, "log_every_n_steps": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_what_lightnings_mlflow_logger_logs_lands_on_the_members_run():
     result = pbt_flow.run(Logged, population=2, turns=1, engine="inline", quiet=True)

@@ -94,6 +94,7 @@ def test_nothing_is_deleted_that_was_not_confirmed(
     assert pbt_flow.list_populations() == []
 
 
+@pytest.mark.slow
 def test_a_registered_version_is_named_before_its_population_is_deleted_and_stays() -> None:
     made = pbt_flow.run(Regression, **SMALL)
     other = pbt_flow.run(Regression, seed=1, **SMALL)

@@ -218,6 +218,7 @@ def test_a_turn_under_other_values_than_the_schedules_is_refused():
         planner.check(dataclasses.replace(turn, plan=other))
 
 
+@pytest.mark.slow
 def test_the_replay_of_the_noisy_quadratic_beats_its_last_rate_by_an_order_of_magnitude():
     """Measured before this was written: 0.151 along the schedule, 4.97 at the last rate."""
     found = simulate(

@@ -149,6 +149,7 @@ def test_a_record_that_somebody_deleted_is_missed_and_nothing_trained_over_it(tu
     assert not folder(result, 1, 4).exists()
 
 
+@pytest.mark.slow
 def test_a_deleted_record_of_a_finalist_is_missed_by_all_who_read(trained, capsys):
     (result,) = trained({"turns": 3})
     judged = next(one for one in result.history.fresh if one.turn == 3)
@@ -335,6 +336,7 @@ def test_a_copy_is_tagged_with_what_it_copied():
     assert copied
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_named(trained, tmp_path, capsys):
     result, control = trained({}, {"exploit": "none"})
     (tmp_path / "file").touch()

@@ -64,6 +64,7 @@ def pids(engine):
     return [process.pid for process in engine._processes]
 
 
+@pytest.mark.slow
 def test_turns_run_side_by_side_and_give_what_they_give_in_this_process(engine, tmp_path):
     for member in (0, 1):
         engine.submit(plan(member))

@@ -67,6 +67,7 @@ def test_the_command_prints_the_table_and_leaves_a_page(trained, capsys):
     assert "PBT, mean score, better by" in page
 
 
+@pytest.mark.slow
 def test_under_mlflow_run_it_is_put_on_that_run(trained, monkeypatch):
     runs = [result.run_id for result in trained(WHOLE, CONTROL)]
     client = MlflowClient()
@@ -156,6 +157,7 @@ def test_a_population_that_ended_early_is_not_compared_with_one_that_did_all_its
         report(whole.run_id, control=early.run_id)
 
 
+@pytest.mark.slow
 def test_who_insists_on_unequal_budgets_reads_so_beside_the_numbers(trained, capsys):
     whole, early = trained(WHOLE, EARLY)
     runs = [whole.run_id, early.run_id]

@@ -64,6 +64,7 @@ def test_it_is_named_where_one_looks_for_it(
         parse("gredy", EXPLOITS, "exploit")
 
 
+@pytest.mark.slow
 def test_a_population_copies_by_it_and_is_resumed_with_it(installed: Path) -> None:
     small = {"population": 3, "turns": 6, "interval": 2, "engine": "inline", "quiet": True}
     result = pbt_flow.run("toy", exploit="greedy:margin=0", **small)

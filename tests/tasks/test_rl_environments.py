@@ -735,6 +735,7 @@ def test_a_limit_of_steps_is_a_number_of_steps(limit: Any) -> None:
 # --- populations ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_population_says_what_it_plays(capsys) -> None:
     options = {"env": "FrozenLake-v1", "env_options": {"is_slippery": False}, **SMALL}
     result = pbt_flow.run("rl", options=options, **POPULATION)

@@ -90,6 +90,7 @@ def test_a_model_without_an_example_is_kept_without_a_signature():
     assert answers(mlflow.pytorch.load_model(f"models:/{model.model_id}"))
 
 
+@pytest.mark.slow
 def test_a_resume_logs_no_model_twice_and_a_better_winner_becomes_the_champion():
     result = run(register="line", mode="generational")
     again = pbt_flow.resume(result.run_id, quiet=True)

@@ -119,6 +119,7 @@ def test_where_the_journal_may_lack_turns_every_members_records_are_looked_at(ha
     assert looked["download_artifacts"] >= 6
 
 
+@pytest.mark.slow
 def test_a_whole_journal_that_contradicts_a_record_is_not_believed(asked, trained):
     result = trained(*SIZES)[0]
     turns, loaded = result.history.turns, []

@@ -292,6 +292,7 @@ def _code_becomes(monkeypatch: pytest.MonkeyPatch, kind: type[Task]) -> None:
     monkeypatch.setitem(globals(), "Scaled", kind)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_a_default_that_changes_in_the_code_changes_no_population_that_has_begun(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -311,6 +311,7 @@ def test_with_the_setting_fresh_nothing_is_averaged(database):
     assert pbt_flow.load(result.run_id).average is None
 
 
+@pytest.mark.slow
 def test_an_average_of_before_a_resume_is_no_longer_named(database):
     result = pbt_flow.run(Scattered, engine="inline", quiet=True, seed=1)
     assert result.average is not None

@@ -251,6 +251,7 @@ class ForgetfulToy(Toy):
         return metrics
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_a_resume_neither_checks_again_nor_says_what_was_said(capfd):
     result = pbt_flow.run(ForgetfulToy, turns=14, engine="inline")

@@ -532,6 +532,7 @@ def test_when_all_is_done_only_the_newest_checkpoints_and_those_that_are_looked_
     assert set(simulation.engine.states) == left
 
 
+@pytest.mark.slow
 def test_decisions_of_a_large_population_stay_quick():
     """Not a timed test: with time per decision growing with history, it would take minutes."""
     simulation = simulate(Toy, population=256, turns=10, slots=16, duration=slowly)

@@ -299,22 +299,27 @@ def raced(task: type[Task], seeds: int = 12, **settings: Any) -> int:
     return sum("race" in warned(task, seed=seed, **how) for seed in range(seeds))
 
 
-@pytest.mark.parametrize(("task", "least"), [(Growing, 7), (Sampled, 3)])
+@pytest.mark.parametrize(
+    ("task", "least"), [(Growing, 7), pytest.param(Sampled, 3, marks=pytest.mark.slow)]
+)
 def test_a_race_that_was_a_lottery_is_told(task, least):
     """The noise of a reading is far above all that members differ by; a sample shows it as well."""
     assert raced(task, options={"noise": 1e6}) >= least
     assert raced(task, options={"noise": 0.01}) == 0
 
 
+@pytest.mark.slow
 def test_halving_is_told_too_since_who_leaves_is_a_choice():
     assert raced(Growing, options={"noise": 1e6}, exploit="none") >= 7
 
 
+@pytest.mark.slow
 def test_nothing_is_said_without_stages_or_of_few_members():
     assert raced(Growing, options={"noise": 1e6}, stages="none") == 0
     assert raced(Growing, options={"noise": 1e6}, population=3, turns=20) == 0
 
 
+@pytest.mark.slow
 def test_a_race_of_a_single_turn_is_judged_by_samples_alone():
     short = {"turns": 6, "stages": "16x1:none,4x8:both"}
     assert raced(Growing, options={"noise": 1e6}, **short) == 0

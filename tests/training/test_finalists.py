@@ -166,6 +166,7 @@ def test_where_none_can_be_evaluated_the_score_decides():
     assert not history.fresh
 
 
+@pytest.mark.slow
 def test_the_judged_winner_is_worth_what_theory_says():
     """8 members of true quality N(0, 1/2), readings with noise 1: the leader by one reading is
     worth .32, one chosen by 64 readings shared out equally .58, and by halving .61.
@@ -281,6 +282,7 @@ class Flat(Peaking):
         return 1.0
 
 
+@pytest.mark.slow
 def test_the_best_record_ever_wins_where_evaluating_it_gives_its_score_again(database):
     result = pbt_flow.run(Peaking, engine="inline", quiet=True)
     best = max(result.history.turns.items(), key=lambda item: item[1][0].plan.hparams["height"])[0]

@@ -44,8 +44,13 @@ def is_no_worse(values: list[float]) -> bool:
 @pytest.mark.parametrize(
     ("task", "duration", "seeds"),
     [
-        *[(Toy, duration, 12) for duration in DURATIONS],
-        (Drift, "exponential", 20),
+        (Toy, "uniform", 12),
+        *[
+            pytest.param(Toy, duration, 12, marks=pytest.mark.slow)
+            for duration in DURATIONS
+            if duration != "uniform"
+        ],
+        pytest.param(Drift, "exponential", 20, marks=pytest.mark.slow),
         pytest.param(Drift, "one 3 x slower", 20, marks=pytest.mark.slow),
     ],
 )
@@ -55,7 +60,14 @@ def test_at_equal_time_asynchronous_members_are_no_worse_than_generations(task, 
         assert is_no_worse(values), f"at {share:.0%} of the time: {fmean(values):+.4f}"
 
 
-@pytest.mark.parametrize("duration", ["uniform", "exponential", "one 3 x slower"])
+@pytest.mark.parametrize(
+    "duration",
+    [
+        "uniform",
+        pytest.param("exponential", marks=pytest.mark.slow),
+        pytest.param("one 3 x slower", marks=pytest.mark.slow),
+    ],
+)
 def test_they_are_there_sooner_where_turns_differ(duration):
     halfway = differences(Toy, duration, 12)[0.5]
     assert fmean(halfway) > 4 * stdev(halfway) / math.sqrt(len(halfway))
@@ -68,6 +80,7 @@ def test_no_winner_has_trained_beyond_the_budget(slots, duration):
     assert [one.age for one in found] == [1.0] * 2
 
 
+@pytest.mark.slow
 def test_with_equal_durations_they_copy_as_often_as_generations():
     size = {"members": 8, "slots": 8, "seeds": 12}
     ours, theirs = (outcomes(rule, Toy, "equal", **size) for rule in (Controller, None))

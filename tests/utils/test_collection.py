@@ -53,6 +53,7 @@ def test_what_a_block_has_made_little_of_is_left_to_the_next_small_collection():
     assert gc.collect(0) >= 1
 
 
+@pytest.mark.slow
 def test_garbage_of_the_block_is_still_found_in_the_end():
     with collection_paused():
         circle: list[object] = []

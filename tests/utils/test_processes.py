@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from pbt_flow.utils.processes import call_began, timed_from
 
 ASK = "from pbt_flow.utils.processes import process_began; print(process_began())"
 
 
+@pytest.mark.slow
 def test_a_process_began_when_it_was_started_and_not_when_it_had_imported() -> None:
     before = time.monotonic()
     told = float(subprocess.check_output([sys.executable, "-c", f"import mlflow; {ASK}"]))

@@ -44,8 +44,6 @@ QUICK = {
     ("its state is there", "generational"),
     ("a member is to copy", "async"),
     ("half of those that left are told", "generational"),
-    ("a turn is logged", "async"),
-    ("half of the members' runs have their params", "generational"),
 }
 
 
@@ -398,6 +396,7 @@ def test_workers_that_are_killed_at_any_event_of_a_turn_change_nothing(
     compare(result, "generational", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_population_that_was_killed_while_its_runs_were_made_is_none(tmp_path):
     """Its manifest is written last: there is nothing to lose, and every command says so."""
     from pbt_flow.cli.main import main

@@ -246,7 +246,8 @@ def test_a_script_of_the_users_own_needs_no_registration(tmp_path):
     assert done.stdout.strip().endswith("8"), done.stderr
 
 
-@pytest.mark.parametrize("engine", [pytest.param("processes", marks=pytest.mark.slow), "inline"])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["processes", "inline"])
 def test_a_script_without_a_guard_is_told_so(tmp_path, engine):
     script = tmp_path / "mine.py"
     script.write_text(

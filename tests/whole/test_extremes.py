@@ -143,6 +143,7 @@ def populations(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @given(populations())
 @example({"scores": [MAX], "direction": "minimize", "exploit": "truncation"})
 @example({"scores": [[MAX, MAX], [-MAX, -MAX]], "direction": "maximize", "exploit": "ttest"})
@@ -412,6 +413,7 @@ class Infinite(Extreme):
     scores = [math.inf, [1.0, -math.inf], math.nan]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("database")
 def test_a_population_of_greatest_floats_ends_is_loaded_resumed_and_compared():
     runs = [
