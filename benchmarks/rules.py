@@ -144,49 +144,6 @@ class Tried(Controller):
         return next(turn for turn in reversed(own) if turn.step <= member.trained)
 
 
-class First(Tried):
-    """The first version: judged at the newest age with a quorum, a copy of what is left."""
-
-    def choose(self, member: Member, rng: np.random.Generator) -> Member:
-        for age in self.history.ages(up_to=member.age):
-            if member.compared_at is not None and age <= member.compared_at:
-                return member
-            ranking = self.history.at(age)
-            mine = ranking.records.get(member.index)
-            if mine is not None and mine.turn <= member.copied_after:
-                return member
-            if mine is not None and self.is_quorum(ranking):
-                return self.judge(member, age, ranking, rng, self.left)
-        return member
-
-    def left(self, member: Member, donor: Candidate) -> Turn | None:
-        """The donor's newest that is not older than the member, of the two that were kept."""
-        kept = self.history.turns[donor.member][-2:]
-        return next((turn for turn in reversed(kept) if turn.step <= member.age), kept[0])
-
-
-class FirstCapped(First):
-    """The first version, which goes on where only older records are left."""
-
-    def left(self, member: Member, donor: Candidate) -> Turn | None:
-        found = super().left(member, donor)
-        return found if found is not None and found.step <= member.age else None
-
-
-class FirstRanked(First):
-    """The first version with what is copied compared: the ranked record, or a better newer one."""
-
-    def left(self, member: Member, donor: Candidate) -> Turn | None:
-        ranked = self.ranked(member, donor)
-        fitness = self.history.fitness
-        for turn in reversed(self.history.turns[donor.member]):
-            mine = self.history.at(turn.step).records.get(member.index)
-            if ranked.step < turn.step <= member.age and mine and fitness(turn) > mine.fitness:
-                return turn
-        own = self.history.at(member.age).records.get(member.index)
-        return ranked if own is None or fitness(ranked) > own.fitness else None
-
-
 class Newest(Tried):
     """The paper's: everybody's newest record, whatever its age."""
 
@@ -273,9 +230,6 @@ def variant(base: type[Controller], **fields: Any) -> type[Controller]:
 
 
 RULES: Mapping[str, type[Controller]] = {
-    "first version": First,
-    "first version, nothing older than one's effort": FirstCapped,
-    "first version, nothing copied that was not compared": FirstRanked,
     "newest against newest (the paper)": Newest,
     "newest against newest, nothing older than one's effort": NewestCapped,
     "scores less the population's mean at their age": Curve,
