@@ -1,6 +1,6 @@
 """Breaks one promise after another in a copy of this repository, and shows which test turns red.
 
-    python -m benchmarks.mutations                     # the table in docs/reliability.md
+    python -m benchmarks.mutations                     # the table in docs/mutations.md
     python -m benchmarks.mutations --only log_queue
 
 A test that stays green under its mutation proves nothing; then the exit code is 1.

@@ -178,12 +178,12 @@ def processes_of(session):
                 yield int(entry.name)
 
 
-def test_each_mutation_of_reliability_md_still_fits_the_code(monkeypatch):
+def test_each_mutation_still_fits_the_code(monkeypatch):
     """benchmarks/mutations.py takes half an hour; that it has not rotted is seen at once."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from mutations import MUTATIONS
 
-    table = (ROOT / "docs/reliability.md").read_text()
+    table = (ROOT / "docs/mutations.md").read_text()
     for mutation in MUTATIONS:
         text = (ROOT / "pbt_flow" / mutation.file).read_text()
         assert text.count(mutation.before) == 1, mutation.promise
