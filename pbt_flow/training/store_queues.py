@@ -22,8 +22,9 @@ _MOST_UNTOLD = 20_000
 members do in the ten minutes for which a store may be silent. Each takes kilobytes of memory."""
 _LONG_HOLD = 10.0
 """Seconds for which no turn begins before the user is told."""
-_SEGMENT = 500
-"""How many turns the journal gets at once; a resume reads so many records one by one at most."""
+_SEGMENTS = (100, 500)
+"""How many turns the journal gets at once, at least and at most: a twentieth of all so far. After a
+kill so many records are read one by one at most. A long record does not become many files."""
 
 
 @dataclass
@@ -73,12 +74,16 @@ class StoreQueues:
 
     def write_full_segment(self) -> None:
         """Have the store write to the journal what it does not have yet, once that is much."""
-        if len(self.unwritten) >= _SEGMENT:
+        least, most = _SEGMENTS
+        if len(self.unwritten) < least:
+            return
+        if len(self.unwritten) >= min(most, sum(self.logged.values()) // 20):
             self._write_journal()
 
     def _write_journal(self) -> None:
-        for first in range(0, len(self.unwritten), _SEGMENT):
-            turns = self.unwritten[first : first + _SEGMENT]
+        most = max(_SEGMENTS)
+        for first in range(0, len(self.unwritten), most):
+            turns = self.unwritten[first : first + most]
             # Not behind what is logged, of which thousands of turns may wait when a controller is
             # killed: a resume reads one by one what the journal lacks.
             self.deletions.add(partial(self.store.log_records, turns), lane="journal")

@@ -168,7 +168,7 @@ def test_a_metric_that_is_no_number_contradicts_nothing(trained):
 
 
 def test_a_long_population_has_a_segment_for_some_hundreds_of_turns(database, monkeypatch):
-    monkeypatch.setattr("pbt_flow.training.store_queues._SEGMENT", 3)
+    monkeypatch.setattr("pbt_flow.training.store_queues._SEGMENTS", (3, 3))
     result = pbt_flow.run(Regression, engine="inline", population=2, turns=5, quiet=True)
     assert len(segments(result.run_id)) == 4
     loaded = pbt_flow.load(result.run_id)

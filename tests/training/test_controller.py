@@ -1,5 +1,6 @@
 """The controller on a simulated engine and clock: order, budget, faults, retention, events."""
 
+import itertools
 import math
 from collections import Counter
 
@@ -377,12 +378,28 @@ def test_a_store_that_is_away_for_a_while_changes_no_event(mode):
 
 def test_the_journal_does_not_wait_behind_what_is_logged(monkeypatch):
     """However much a killed controller has still to log, a resume reads few records one by one."""
-    monkeypatch.setattr("pbt_flow.training.store_queues._SEGMENT", 3)
+    monkeypatch.setattr("pbt_flow.training.store_queues._SEGMENTS", (3, 3))
     made = prepare(Counting, outages=[(2.0, math.inf)])
     made.controller.go(SilentFor(made.engine, 0, 0))
     done = turns_of(made)
     assert len(made.store.told) < 6 < len(done)
     assert 0 <= len(done) - len(made.store.written) < 3
+
+
+def test_the_journal_gets_a_twentieth_of_the_record_at_once(monkeypatch):
+    """After a kill a short record has few turns to read one by one, and a long one is few files."""
+    monkeypatch.setattr("pbt_flow.training.store_queues._SEGMENTS", (3, 8))
+    made, sizes = prepare(Counting, population=4, turns=60), []
+    write = made.store.log_records
+    monkeypatch.setattr(
+        made.store, "log_records", lambda turns: (sizes.append(len(turns)), write(turns))
+    )
+    made.controller.go(SilentFor(made.engine, 0, 0))
+    assert (sizes[0], sizes[-1]) == (3, 8)
+    for size, so_far in zip(sizes, itertools.accumulate(sizes), strict=True):
+        # Two turns may end at once.
+        assert 0 <= size - min(8, max(3, so_far // 20)) <= 1
+    assert 0 <= 240 - sum(sizes) < 8
 
 
 def test_a_store_that_stays_away_ends_the_run_when_its_patience_is_over():
