@@ -144,21 +144,22 @@ def _choose(
 
 def _donor(sources: Sources, history: History, ranking: Ranking, member: int) -> Donor | None:
     """Return the record of what `member` takes; None if nothing better is left to be copied."""
-    first = sources.hparams if sources.weights is None else sources.weights
-    assert first is not None
-    given = history.copyable(first, ranking, member)
+    tuned: Turn | None = None
+    if sources.hparams is not None:
+        # No checkpoint is needed for hyperparameters: the record of a turn stays for ever.
+        tuned = history.record(ranking.records[sources.hparams])
+    if sources.weights is None:
+        assert tuned is not None
+        return Donor(member=tuned.member, turn=tuned.number, copies="hparams")
+    given = history.copyable(sources.weights, ranking, member)
     if given is None:
         return None
     donor = Donor(member=given.member, turn=given.number, copies="both")
-    if sources.weights is None:
-        return replace(donor, copies="hparams")
-    if sources.hparams is None:
+    if tuned is None:
         return replace(donor, copies="weights")
     if sources.hparams == sources.weights:
         return donor
-    # No checkpoint is needed for hyperparameters: the record of a turn stays for ever.
-    other = history.record(ranking.records[sources.hparams])
-    hparams_of = Source(member=other.member, turn=other.number)
+    hparams_of = Source(member=tuned.member, turn=tuned.number)
     return replace(donor, copies="weights", hparams_of=hparams_of)
 
 

@@ -169,6 +169,17 @@ def test_where_the_ranked_checkpoint_is_gone_the_best_record_of_the_same_age_is_
     assert advised.step == INTERVAL
 
 
+def test_hyperparameters_are_those_of_the_record_that_was_ranked_though_its_checkpoint_is_gone():
+    population = Population(4)
+    population.round(1, 2, 3, 4)
+    strategy = Truncation(fraction=0.5, copies="hparams")
+    drawn = [population.advise(0, strategy, seed=seed).donor for seed in range(20)]
+    assert {donor.member for donor in drawn} == {2, 3}
+    for index in (1, 2, 3):
+        population.history.forget(index, 1)
+    assert [population.advise(0, strategy, seed=seed).donor for seed in range(20)] == drawn
+
+
 def test_where_no_better_record_of_its_age_is_left_a_member_goes_on_rather_than_copy_an_older_one():
     population = Population(4)
     population.round(1, 2, 3, 4)
