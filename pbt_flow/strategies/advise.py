@@ -79,7 +79,7 @@ def advise(
         taken = None
         if exploit.copies is not None:
             taken = _rescue(member, history, rankings, quorum, retired, rng)
-        if taken is not None:
+        if taken is not None and not _tries_again(member, history, taken):
             donor = Donor(member=taken.member, turn=taken.number, copies="both")
     else:
         ranking = history.at(member.age, turns)
@@ -261,6 +261,18 @@ def _rescue(
         if known and (best is None or history.fitness(known) > history.fitness(best)):
             best = known
     return best
+
+
+def _tries_again(member: Member, history: History, offered: Turn) -> bool:
+    """Whether a member that failed goes on from its own record, rather than copy what is offered.
+
+    It does so after a first failure, if its own record is of the same age and no worse. Where many
+    fail at once for a passing reason, the best of them would otherwise give its record up.
+    """
+    own = history.standing(member)
+    if member.failures > 1 or own is None or own.step != offered.step:
+        return False
+    return history.fitness(own) >= history.fitness(offered)
 
 
 def rescuer(others: Sequence[Candidate], rng: np.random.Generator) -> int:
