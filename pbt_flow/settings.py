@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, get_args, get_type_hints
@@ -454,7 +455,8 @@ class Settings:
             if hint == float | None:
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 never = f.name == "turn_timeout" and value == math.inf
-                if not number or not (math.isfinite(value) or never):
+                # An integer may be greater than any float; NaN fails the comparison.
+                if not number or not (abs(value) <= sys.float_info.max or never):
                     raise SettingsError(
                         f"{f.name} must be a finite number, or {NONE}, got {value!r}"
                     )

@@ -467,7 +467,8 @@ def _(
         if dist.log:
             # On a log scale the logarithm of the factor is the distance itself.
             low, high = _edges(dist)
-            share /= high - low
+            # Very great integers that lie close together have one logarithm.
+            share /= (high - low) or 1.0
         return shift(value, dist, share, rng)
     if dist.log:
         return _snap(dist, value * factor)

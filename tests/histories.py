@@ -21,6 +21,7 @@ def do(
     member: int,
     *,
     ok: bool = True,
+    score: float = 1.0,
     copy: tuple[int, int] | None = None,
     copies: Any = "both",
 ) -> Turn:
@@ -41,7 +42,7 @@ def do(
         donor=Donor(member=donor.member, turn=donor.number, copies=copies) if donor else None,
     )
     left = Checkpoint(member=member, turn=plan.turn, digest=f"{member}-{plan.turn}", size=1)
-    turn = Turn(plan=plan, status="ok", score=1.0, checkpoint=left)
+    turn = Turn(plan=plan, status="ok", score=score, checkpoint=left)
     if not ok:
         turn = Turn(plan=plan, status="failed")
     history.add(turn)

@@ -91,6 +91,7 @@ single = st.sampled_from(
         FloatDistribution(0.5, 0.5),
         FloatDistribution(1e-3, 1e-3, log=True),
         IntDistribution(3, 3),
+        IntDistribution(2**60, 2**60, log=True),
         CategoricalDistribution(["only"]),
     ]
 )

@@ -252,14 +252,7 @@ def resume(
     if launched_for:
         store.client.set_tag(launched_for, "pbt.resumes", run_id)
     made = stored.settings.resumed(**changes)
-    if made.turns < stored.settings.turns:
-        done = max(member.turn for member in stored.read_history().members.values())
-        if made.last_turn < done:
-            stages = f" (stages that end after {made.last_turn})" if made.stage_plan else ""
-            raise SettingsError(
-                f"turns={made.turns}{stages} is less than what was done: a member of population "
-                f"{run_id} has done {done}"
-            )
+    _check_past(stored, made)
     with short_requests():
         # A cluster takes longer to attach to than all that is left to do.
         is_done = made.engine == "ray" and made.device == "cpu" and _is_trained(stored, made)
@@ -291,6 +284,33 @@ def resume(
             quiet=quiet,
             notes=notes,
             on_turn=callbacks,
+        )
+
+
+def _check_past(stored: StoredPopulation, made: Settings) -> None:
+    """Refuse settings of a resume that do not go with what the population has done.
+
+    Raises:
+        SettingsError: A member has done more turns, or would not have left at the end of a stage.
+    """
+    before = stored.settings
+    if made.turns >= before.turns and made.max_failures >= before.max_failures:
+        return
+    history = stored.read_history()
+    done = max(member.turn for member in history.members.values())
+    if made.last_turn < done:
+        stages = f" (stages that end after {made.last_turn})" if made.stage_plan else ""
+        raise SettingsError(
+            f"turns={made.turns}{stages} is less than what was done: a member of population "
+            f"{stored.run_id} has done {done}"
+        )
+    # Who has left follows from the turns and this limit. A retired member does not leave, and what
+    # it stands on could win.
+    worst = max((history.members[index].failures for index in history.left), default=0)
+    if made.max_failures <= worst:
+        raise SettingsError(
+            f"max_failures={made.max_failures} would retire a member of population "
+            f"{stored.run_id} that has left at the end of a stage; give {worst + 1} or more"
         )
 
 

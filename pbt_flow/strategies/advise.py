@@ -79,7 +79,7 @@ def advise(
         taken = None
         if exploit.copies is not None:
             taken = _rescue(member, history, rankings, quorum, retired, rng)
-        if taken is not None:
+        if taken is not None and not _tries_again(member, history, taken):
             donor = Donor(member=taken.member, turn=taken.number, copies="both")
     else:
         ranking = history.at(member.age, turns)
@@ -144,21 +144,22 @@ def _choose(
 
 def _donor(sources: Sources, history: History, ranking: Ranking, member: int) -> Donor | None:
     """Return the record of what `member` takes; None if nothing better is left to be copied."""
-    first = sources.hparams if sources.weights is None else sources.weights
-    assert first is not None
-    given = history.copyable(first, ranking, member)
+    tuned: Turn | None = None
+    if sources.hparams is not None:
+        # No checkpoint is needed for hyperparameters: the record of a turn stays for ever.
+        tuned = history.record(ranking.records[sources.hparams])
+    if sources.weights is None:
+        assert tuned is not None
+        return Donor(member=tuned.member, turn=tuned.number, copies="hparams")
+    given = history.copyable(sources.weights, ranking, member)
     if given is None:
         return None
     donor = Donor(member=given.member, turn=given.number, copies="both")
-    if sources.weights is None:
-        return replace(donor, copies="hparams")
-    if sources.hparams is None:
+    if tuned is None:
         return replace(donor, copies="weights")
     if sources.hparams == sources.weights:
         return donor
-    # No checkpoint is needed for hyperparameters: the record of a turn stays for ever.
-    other = history.record(ranking.records[sources.hparams])
-    hparams_of = Source(member=other.member, turn=other.number)
+    hparams_of = Source(member=tuned.member, turn=tuned.number)
     return replace(donor, copies="weights", hparams_of=hparams_of)
 
 
@@ -260,6 +261,18 @@ def _rescue(
         if known and (best is None or history.fitness(known) > history.fitness(best)):
             best = known
     return best
+
+
+def _tries_again(member: Member, history: History, offered: Turn) -> bool:
+    """Whether a member that failed goes on from its own record, rather than copy what is offered.
+
+    It does so after a first failure, if its own record is of the same age and no worse. Where many
+    fail at once for a passing reason, the best of them would otherwise give its record up.
+    """
+    own = history.standing(member)
+    if member.failures > 1 or own is None or own.step != offered.step:
+        return False
+    return history.fitness(own) >= history.fitness(offered)
 
 
 def rescuer(others: Sequence[Candidate], rng: np.random.Generator) -> int:

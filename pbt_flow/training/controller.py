@@ -163,6 +163,12 @@ class Controller:
             delete = partial(self._delete_all, checkpoints)
             self.queues.deletions.add(delete, lane=(_LEFT_BEHIND, member))
         self.checkpoints.touched.update(self.checkpoints.held)
+        # The turns do not say that a straggler has left before somebody has a turn of the next
+        # stage. But nobody else's checkpoint is deleted while its member still needs it.
+        standing = {member.index: self.history.standing(member) for member in self.living}
+        gone = [m for m, own in standing.items() if own and not self.history.has_checkpoint(own)]
+        if gone:
+            self._end_stage(late=gone)
 
     # --- who trains next, with what ---
 

@@ -17,7 +17,7 @@ Source: Karnin, Koren, Somekh 2013, Almost Optimal Exploration in Multi-Armed Ba
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -104,7 +104,7 @@ def judge_finalists(
     planned = rounds_of(len(finalists), int(SHARE * turns))
     if not planned:
         return Judgement()
-    if _repeats_itself(finalists[0], engine):
+    if _repeat_themselves(finalists, history, engine):
         # Of an older population a checkpoint may be gone. Whoever reads the result later sees
         # records only, and must come to the same winner.
         return Judgement(scores_repeat=all(map(history.has_checkpoint, history.best_ever)))
@@ -127,12 +127,25 @@ def judge_finalists(
     return Judgement(fresh={one: FreshScore.of(scores) for one, scores in readings.items()})
 
 
-def _repeats_itself(turn: Turn, engine: Engine) -> bool:
-    """Whether fresh evaluations of a record give its score again, to the last bit."""
-    assert turn.checkpoint is not None
-    for _, scores in _evaluate(engine, [turn.checkpoint], 0, 2, lambda text: None):
-        return all(score == turn.score for score in scores)
-    return False
+def _repeat_themselves(finalists: Sequence[Turn], history: History, engine: Engine) -> bool:
+    """Whether fresh evaluations of records give their scores again, to the last bit.
+
+    One record is evaluated twice. A score that several records have may come again by chance, as
+    the greatest possible one does. So the record is one whose score is rare, and if it is not the
+    only one with its score, the other finalists must repeat theirs as well.
+    """
+    records = Counter(turn.score for turns in history.turns.values() for turn in turns)
+    asked, *others = sorted(finalists, key=lambda turn: records[turn.score])
+    if not _all_repeat([asked], 2, engine):
+        return False
+    return records[asked.score] == 1 or _all_repeat(others, 1, engine)
+
+
+def _all_repeat(finalists: Sequence[Turn], times: int, engine: Engine) -> bool:
+    """Whether each of some evaluations gives its record's score, of those that can be evaluated."""
+    known = {turn.checkpoint: turn.score for turn in finalists if turn.checkpoint is not None}
+    found = list(_evaluate(engine, list(known), 0, times, lambda text: None))
+    return bool(found) and all(score == known[one] for one, scores in found for score in scores)
 
 
 def _evaluate(

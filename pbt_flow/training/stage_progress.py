@@ -94,4 +94,18 @@ class StageProgress:
             assert plan is not None, "only where there are stages a member leaves"
             stage = self.history.left[member]
             why = f"stage {stage + 1} of {len(plan.stages)}, after {turn_count(plan.ends[stage])}"
-            leave(member, why, self.history.turns[member][-1].ended)
+            leave(member, why, self._end_of(member, plan.ends[stage]))
+
+    def _end_of(self, member: int, stage_end: int) -> float:
+        """When a member that has left did its last turn.
+
+        A straggler may have left in its very first turn, and then it is the end of the stage.
+
+        Args:
+            member: Who has left.
+            stage_end: The turns that the others have done at the end of the stage.
+        """
+        turns = self.history.turns
+        if turns[member]:
+            return turns[member][-1].ended
+        return max(own[stage_end - 1].ended for own in turns.values() if len(own) >= stage_end)

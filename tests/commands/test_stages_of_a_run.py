@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 from mlflow.tracking import MlflowClient
+from optuna.distributions import IntDistribution
 from sample_tasks import Regression
 
 import pbt_flow
@@ -74,6 +75,31 @@ def test_a_resume_with_more_turns_goes_on_with_those_that_are_left():
     assert (more.history.left, more.turns) == (result.history.left, 12)
     with pytest.raises(pbt_flow.SettingsError, match=r"turns=2 \(stages that end after 3\) is"):
         pbt_flow.resume(result.run_id, turns=2, quiet=True)
+
+
+class Breaking(Regression):
+    """It fails where a hyperparameter says so."""
+
+    space: ClassVar[Any] = {**Regression.space, "breaks": IntDistribution(0, 1)}
+
+    def train(self, hparams, steps):
+        if hparams["breaks"]:
+            raise RuntimeError("broken")
+        return super().train(hparams, steps)
+
+
+def test_a_resume_cannot_retire_a_member_that_has_left():
+    """It would be no member that has left any more, and what it stands on could win."""
+    point = {"lr": 0.01, "batch": 2, "loss": "l2"}
+    how = {"engine": "inline", "quiet": True, "population": 4, "turns": 2, "stages": PLAN}
+    points = [{**point, "breaks": int(member == 1)} for member in range(4)]
+    result = pbt_flow.run(Breaking, explore="none", initial=points, **how)
+    assert 1 in result.history.left
+    message = r"max_failures=1 would retire a member .* has left .*; give 2 or more"
+    with pytest.raises(pbt_flow.SettingsError, match=message):
+        pbt_flow.resume(result.run_id, max_failures=1, quiet=True)
+    again = pbt_flow.resume(result.run_id, max_failures=2, quiet=True)
+    assert (again.history.left, again.retired) == (result.history.left, 0)
 
 
 def test_the_first_lines_say_the_plan(capfd):

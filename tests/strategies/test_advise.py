@@ -169,6 +169,17 @@ def test_where_the_ranked_checkpoint_is_gone_the_best_record_of_the_same_age_is_
     assert advised.step == INTERVAL
 
 
+def test_hyperparameters_are_those_of_the_record_that_was_ranked_though_its_checkpoint_is_gone():
+    population = Population(4)
+    population.round(1, 2, 3, 4)
+    strategy = Truncation(fraction=0.5, copies="hparams")
+    drawn = [population.advise(0, strategy, seed=seed).donor for seed in range(20)]
+    assert {donor.member for donor in drawn} == {2, 3}
+    for index in (1, 2, 3):
+        population.history.forget(index, 1)
+    assert [population.advise(0, strategy, seed=seed).donor for seed in range(20)] == drawn
+
+
 def test_where_no_better_record_of_its_age_is_left_a_member_goes_on_rather_than_copy_an_older_one():
     population = Population(4)
     population.round(1, 2, 3, 4)
@@ -344,10 +355,35 @@ def test_a_rescue_does_not_take_the_only_front_runner_who_may_be_the_worst():
     population.round(*range(8))
     population.turn(0, 0.5)
     population.turn(5, None)
+    population.turn(5, None)
     donors = {population.advise(5, seed=seed).donor for seed in range(60)}
     assert {donor.member for donor in donors} == {3, 4, 6, 7}
     assert {donor.turn for donor in donors} == {1}
     assert population.advise(5).compared_at is None
+
+
+def test_after_a_first_failure_nobody_gives_its_own_record_up_for_one_that_is_no_better():
+    """All fail at once, since a server is away. A member that fails again is rescued by anyone."""
+    population = Population(4)
+    population.round(4, 2, 3, 4)
+    population.round(None, None, None, None)
+    first = [{population.advise(m, seed=s).donor for s in range(20)} for m in range(4)]
+    assert first[0] == first[3] == {None}
+    assert first[1] == {Donor(member=m, turn=1, copies="both") for m in (0, 3)}
+    assert first[2] == {Donor(member=m, turn=1, copies="both") for m in (0, 3)}
+    kept = population.advise(0, explore=Perturb())
+    assert (kept.checkpoint.turn, kept.hparams) == (1, population.history.members[0].hparams)
+    population.round(None, None, None, None)
+    assert population.advise(0).donor.member in (2, 3)
+
+
+def test_a_copy_that_fails_at_once_keeps_what_it_copied():
+    population = Population(4)
+    population.round(1, 2, 3, 4)
+    best = Donor(member=3, turn=1, copies="both")
+    population.turn(0, None, donor=best)
+    advised = population.advise(0)
+    assert (advised.donor, advised.checkpoint) == (None, population.history.turn(3, 1).checkpoint)
 
 
 def test_a_rescue_without_any_quorum_takes_the_best_record_that_is_known():

@@ -120,8 +120,8 @@ def test_the_average_is_worth_what_it_is_on_data_that_no_choice_has_seen():
 
 
 def test_where_all_turns_were_scored_on_the_same_data_nothing_is_called_fresh():
-    history, engine = of_one_founder(3), Numbers(0.0, 2.0, 5.0, top=2.0)
-    assert history.winner().score == 1.0  # what the engine says of the weight 0, too
+    history, engine = of_one_founder(3), Numbers(0.0, 2.0, 0.0, top=2.0)
+    assert history.winner().score == 1.0  # what the engine says of each, too
     found = averaged(history, engine)
     assert not history.fresh
     assert [turn.member for turn in found.parents] == [0, 1]

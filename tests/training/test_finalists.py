@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -124,12 +125,40 @@ def test_whoever_stayed_longer_is_better_than_one_that_left_with_a_lucky_mean():
 
 
 def test_a_task_without_other_data_is_asked_twice_and_no_more():
-    history, said = finished(8, 10), []
-    engine = Readings(lambda member, number: 1.0)  # the very score of the records
+    history, said = begun(8), []
+    for member in range(8):
+        do(history, member, score=float(member))
+        do(history, member, score=10.0 - member)
+    engine = Readings(lambda member, number: 10.0 - member)  # the very scores of the records
     assert judged(history, engine, said.append).member == 0
-    assert len(engine.asked) == 2
+    assert engine.asked == [(0, 0), (0, 1)]
     assert not history.fresh
     assert not said
+
+
+def test_where_records_share_their_scores_each_finalist_is_asked_once_more():
+    history = finished(8, 10)
+    engine = Readings(lambda member, number: 1.0)
+    assert judged(history, engine).member == 0
+    assert Counter(engine.asked) == Counter([(0, 1), *((member, 0) for member in range(8))])
+    assert history.scores_repeat
+
+
+def test_a_score_that_comes_again_by_chance_does_not_pass_for_one_that_repeats_itself():
+    """The greatest score that there is, say all games won, is the one that comes again."""
+    history = finished(8, 10)
+    engine = Readings(lambda member, number: 1.0 if member != 5 else 0.9)
+    judged(history, engine)
+    assert (history.scores_repeat, len(history.fresh)) == (False, 8)
+
+
+def test_the_finalist_that_is_asked_has_a_score_of_its_own():
+    history = finished(8, 10)
+    do(history, 6, score=0.7)
+    engine = Readings(lambda member, number: 1.0 if member != 6 else 0.8)
+    judged(history, engine)
+    assert engine.asked[:2] == [(6, 0), (6, 1)]
+    assert (history.scores_repeat, len(history.fresh)) == (False, 8)
 
 
 @pytest.mark.parametrize(("members", "turns"), [(1, 1), (4, 1)])

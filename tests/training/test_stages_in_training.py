@@ -286,6 +286,55 @@ def test_a_turn_of_a_member_that_has_left_is_not_run_again():
     assert len(made.history.turns[0]) == 2
 
 
+def test_a_straggler_that_has_left_stays_out_though_nobody_has_a_turn_of_the_next_stage():
+    """Its checkpoint was deleted as it left, so that it could only fail."""
+
+    class Dying(Controller):
+        def clean(self):
+            super().clean()
+            if self.history.stage == 1:
+                raise Killed
+
+    made = prepare(
+        Counting,
+        population=8,
+        turns=5,
+        stages="8x3:none,4x4:both",
+        slots=8,
+        turn_timeout=9.0,
+        faults={(0, 3): ["hangs"]},
+        controller=Dying,
+    )
+    with pytest.raises(Killed):
+        made.go()
+    left = dict(made.history.left)
+    assert 0 in left
+    again = made.resumed(Controller)
+    assert again.history.left == left
+    again.go()
+    assert (again.history.left, set(again.store.left)) == (left, set(left))
+    assert len(again.history.turns[0]) == 2
+    assert all(turn.ok for turn in turns_of(again))
+
+
+def test_a_member_may_leave_in_its_very_first_turn():
+    """Its run ends, though it has no turn: also where a resume has to say so once more."""
+    made = simulate(
+        Counting,
+        population=12,
+        turns=1,
+        stages="4x1:none,2x4:both",
+        slots=4,
+        turn_timeout=9.0,
+        faults={(3, 1): ["hangs"]},
+    )
+    told = {1: "stage 1 of 2, after 1 turn", 3: "stage 1 of 2, after 1 turn"}
+    assert made.history.turns[3] == []
+    assert made.store.left == told
+    made.store.left.clear()
+    assert made.resumed().go().store.left == told
+
+
 def test_the_user_and_the_runs_are_told_who_leaves_and_when():
     made = simulate(Counting, population=8, turns=20, stages="wide", workers=2)
     assert "stage 1 of 4 is over: 8 members leave, the others do 4 turns more" in made.said
