@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import shutil
 import sys
@@ -28,6 +29,8 @@ from pbt_flow.space import Hparams
 from pbt_flow.utils.scratch import scratch_folder
 
 _IN_WORKER = "PBT_FLOW_WORKER"
+_LEVELS = 40
+"""Calls between the bottom of a script's stack and the script, each of two frames of C at least."""
 _QUOTED = 2000
 """Characters of what a script wrote to stderr before it left, as an argument parser does."""
 
@@ -75,7 +78,7 @@ class Script:
         # Only where nobody else is in the process: a working folder is everybody's.
         self._has_folder = not keep_folder and _IN_WORKER in os.environ
         self._folder: Path | None = None
-        self._body = ScriptGreenlet(run)
+        self._body = ScriptGreenlet(_deep(run))
         self._body.member = self.member
         seed_generators(seed)
         self._body.seed = None if keep_seed else seed
@@ -192,6 +195,23 @@ def _run_of(code: Any, module: ModuleType) -> Callable[[], None]:
         exec(code, module.__dict__)
 
     return run
+
+
+def _deep(run: Callable[[], Any]) -> Callable[[], None]:
+    """What calls `run` from so deep a stack that nobody who walks 64 frames of C leaves it.
+
+    Torch walks them for each error that it raises. Below the bottom of a greenlet's stack are the
+    frames of whoever switched to it last, and not those that it began in: the walk would read what
+    is no frame, and end the process by SIGSEGV.
+    """
+
+    def begin() -> None:
+        calls: Iterator[Any] = itertools.starmap(run, [()])
+        for _ in range(_LEVELS):
+            calls = map(next, [calls])  # Calls of C alone: no line of them is in a traceback.
+        next(calls)
+
+    return begin
 
 
 class _Copy(io.TextIOBase):

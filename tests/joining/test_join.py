@@ -5,6 +5,7 @@ import itertools
 import os
 import resource
 import textwrap
+import threading
 import weakref
 
 import pytest
@@ -615,6 +616,31 @@ def test_modules_are_in_the_mode_of_the_loops_beginning_whoever_looked_at_them(s
     task.model().eval()
     assert turn(task, {"lr": 0.1})["training"] == 1.0
     assert task.report() == {"bias": task.evaluate()}
+
+
+def test_a_walk_of_64_frames_of_c_does_not_leave_the_stack_of_a_script(script):
+    # Torch walks them for each of its errors. What lies beyond is no frame once the script has
+    # waited, and whoever walked on ended the worker by SIGSEGV.
+    kind = script("""
+        import ctypes
+        def frames():
+            return ctypes.CDLL(None).backtrace((ctypes.c_void_p * 65)(), 65)
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            update()
+            pbt.log(frames=frames())
+    """)
+    seen = []
+
+    def train():
+        task = build(kind)
+        seen.extend(turn(task, {"lr": 0.1})["frames"] for _ in range(2))
+
+    # A thread's own stack is short, so that all frames but a few are the script's.
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [65, 65]
 
 
 # --- what a waiting member costs ------------------------------------------------------------------
