@@ -10,6 +10,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -29,6 +30,8 @@ from pbt_flow.space import Hparams
 from pbt_flow.utils.scratch import scratch_folder
 
 _IN_WORKER = "PBT_FLOW_WORKER"
+_NO_FOLDER = re.compile(r"Parent directory (.+) does not exist|non-existent directory: '(.+)'")
+"""How torch.save says that a folder is missing, and how pandas does; neither names its file."""
 _LEVELS = 40
 """Calls between the bottom of a script's stack and the script, each of two frames of C at least."""
 _QUOTED = 2000
@@ -96,11 +99,8 @@ class Script:
         if self._has_folder:
             self._empty_folder()
         self.member.begin_turn(hparams, steps)
-        with self._surroundings():
-            try:
-                came_to = self._switch()
-            except FileNotFoundError as error:
-                raise self._explained(error) from error
+        with self._surroundings(), self._files_explained():
+            came_to = self._switch()
         if came_to != AT_HEAD:
             raise TaskError(
                 f"{self.label} left its loop (by break or return); it must go on for as long as it "
@@ -110,13 +110,13 @@ class Script:
 
     def evaluate(self) -> tuple[Any, Mapping[str, float]]:
         """The score, and what the script logged with it."""
-        with self._surroundings():
+        with self._surroundings(), self._files_explained():
             return self.member.evaluate_apart()
 
     def report(self) -> Mapping[str, float]:
         """What the script reports on data that selection never saw."""
         report = self.member.terms.report
-        with self._surroundings():
+        with self._surroundings(), self._files_explained():
             return {} if report is None else report()
 
     # --- the greenlet -----------------------------------------------------------------------------
@@ -177,15 +177,33 @@ class Script:
         for entry in self._folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
-    def _explained(self, error: FileNotFoundError) -> FileNotFoundError | TaskError:
-        named = str(error.filename or "")
-        if self._folder is None or not named or os.path.isabs(named):
-            return error
-        return TaskError(
-            f"{self.label}: there is no file {named} in the member's own folder, in which its loop "
-            "runs; open it before the loop, name it by its whole path, or give "
-            "--set keep_folder=true"
-        )
+    @contextlib.contextmanager
+    def _files_explained(self) -> Iterator[None]:
+        """Say of a file that is not found where the script looked for it.
+
+        Raises:
+            TaskError: It looked in the member's own folder.
+        """
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            named = _missing(error)
+            if self._folder is None or not named or os.path.isabs(named):
+                raise
+            raise TaskError(
+                f"{self.label}: there is no {named} in the member's own folder, in which its loop "
+                "and its evaluation run, and which is empty when a turn begins; open or make it "
+                "there, open it before the loop, name it by its whole path, or give "
+                "--set keep_folder=true"
+            ) from error
+
+
+def _missing(error: Exception) -> str:
+    """The file or folder that is not there; empty where an error is of something else."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return str(error.filename)
+    found = _NO_FOLDER.search(str(error))
+    return found[1] or found[2] if found else ""
 
 
 def _run_of(code: Any, module: ModuleType) -> Callable[[], None]:

@@ -496,12 +496,37 @@ def test_a_members_loop_has_a_folder_of_its_own_that_is_empty_when_a_turn_begins
     gc.collect()
     assert not list((tmp_path / "scratch").iterdir())
     missing = script(FILES.replace("{missing}", "data/train.csv"), name="joined_other.py")
-    with pytest.raises(TaskError, match=r"no file data/train.csv in the .*own folder.*keep_folder"):
+    with pytest.raises(TaskError, match=r"no data/train.csv in the .*own folder.*keep_folder"):
         turn(build(missing), {"x": 0.5}, steps=1)
     kept = build(missing, keep_folder=True)
     (tmp_path / "last.txt").unlink()
     with pytest.raises(FileNotFoundError):
         turn(kept, {"x": 0.5}, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("loop", "evaluation", "named"),
+    [
+        ("torch.save(net.state_dict(), 'saved/last.pt')", "0.0", "saved"),
+        ("raise OSError(\"Cannot save file into a non-existent directory: 'out'\")", "0.0", "out"),
+        ("pass", "open('data/test.csv')", "data/test.csv"),
+    ],
+)
+def test_whatever_is_not_found_in_a_members_folder_is_told_with_the_way_out(
+    script, tmp_path, monkeypatch, loop, evaluation, named
+):
+    kind = script(f"""
+        pbt = pbt_flow.join({{"lr": RATE}}, lambda: {evaluation}, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            update()
+            {loop}
+    """)
+    monkeypatch.setenv("PBT_FLOW_WORKER", "0")
+    monkeypatch.setenv("PBT_FLOW_SCRATCH", str(tmp_path))
+    task = build(kind)
+    with pytest.raises(TaskError, match=rf"there is no {named} in .*own folder.*keep_folder=true"):
+        turn(task, {"lr": 0.1})
+        task.evaluate()
 
 
 def test_a_script_whose_weights_no_checkpoint_would_hold_is_refused(script):
