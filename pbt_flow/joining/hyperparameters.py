@@ -7,7 +7,7 @@ optimiser and after training. A hyperparameter that took none of these ways is a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ class AttributeTarget:
 
     @property
     def own_value(self) -> Any:
-        if isinstance(self.holder, dict):
+        if isinstance(self.holder, MutableMapping):
             return self.holder[self.attribute]
         return getattr(self.holder, self.attribute)
 
@@ -67,7 +67,7 @@ class AttributeTarget:
 
     def set(self, value: Any) -> None:
         self._value = value
-        if isinstance(self.holder, dict):
+        if isinstance(self.holder, MutableMapping):
             self.holder[self.attribute] = value
             return
         try:
@@ -285,4 +285,6 @@ class Hyperparameters:
 
 
 def _has(holder: Any, attribute: str) -> bool:
-    return attribute in holder if isinstance(holder, dict) else hasattr(holder, attribute)
+    if isinstance(holder, MutableMapping):
+        return attribute in holder
+    return hasattr(holder, attribute)

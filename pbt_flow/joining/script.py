@@ -27,6 +27,7 @@ from pbt_flow.joining.member import AT_HEAD, Member
 from pbt_flow.joining.randomness import BuildingGreenlet, replaced_seeding, seed_generators
 from pbt_flow.joining.source import compile_script
 from pbt_flow.space import Hparams
+from pbt_flow.utils.import_order import beside_before_here
 from pbt_flow.utils.scratch import scratch_folder
 
 _IN_WORKER = "PBT_FLOW_WORKER"
@@ -157,12 +158,14 @@ class Script:
         """The script's own words, main module and folder, for as long as it runs."""
         argv, main = sys.argv, sys.modules["__main__"]
         folder = os.getcwd() if self._folder is not None else None
+        file = Path(self._argv[0]) if self._is_file else None
         # Processes that the script starts look for its classes in the main module.
         sys.argv, sys.modules["__main__"] = self._argv, self._module
-        if self._folder is not None:
-            os.chdir(self._folder)
         try:
-            yield
+            with beside_before_here(file):
+                if self._folder is not None:
+                    os.chdir(self._folder)
+                yield
         finally:
             sys.argv, sys.modules["__main__"] = argv, main
             if folder is not None:
