@@ -61,6 +61,8 @@ class Member:
         self._modes: list[tuple[Any, bool]] = []
         self._logged: dict[str, float] = {}
         self._began_in = _thread_modes()
+        self._steps_before: dict[int, int] = {}
+        """The steps that each optimiser had made in the turn before the last pass of the loop."""
 
     def join(
         self, terms: Terms, objects: Mapping[str, Any], *, joined: Places | None = None
@@ -123,6 +125,7 @@ class Member:
             getcurrent().parent.switch(AT_HEAD)
             self.begins = True
             for _ in range(self._turn_steps):
+                self._steps_before = dict(self.hyperparameters.steps)
                 yield
                 self.step += 1
                 self.begins = False
@@ -184,7 +187,12 @@ class Member:
         for name, inner, weight, began in self._trainable:
             if weight.requires_grad != began:
                 changed.setdefault(name, {})[inner] = weight.requires_grad
-        return {**state, "trainable": changed} if changed else state
+        gradients = self._gathered_gradients()
+        return {
+            **state,
+            **({"trainable": changed} if changed else {}),
+            **({"gradients": gradients} if gradients else {}),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state.
@@ -200,6 +208,18 @@ class Member:
             )
         for name, keeper in self._keepers.items():
             keeper.load(state["objects"][name])
+        gathered = state.get("gradients", {})
+        for name, weights in self._trained():
+            for number, weight in enumerate(weights):
+                gradient = gathered.get(name, {}).get(number)
+                if weight.grad is not None:
+                    # In place: a CUDA graph of the script may write there.
+                    weight.grad.zero_()
+                if gradient is not None and weight.grad is None:
+                    weight.grad = gradient.to(weight, copy=True)
+                elif gradient is not None:
+                    weight.grad.copy_(gradient)
+        self._steps_before = dict(self.hyperparameters.steps)
         changed = state.get("trainable", {})
         for name, inner, weight, began in self._trainable:
             trains = changed.get(name, {}).get(inner, began)
@@ -223,6 +243,28 @@ class Member:
         from torch import nn
 
         return [(name, one) for name, one in self.objects.items() if isinstance(one, nn.Module)]
+
+    def _trained(self) -> Iterator[tuple[str, list[Any]]]:
+        """The weights of each optimiser of which the steps are known."""
+        for name, value in self.objects.items():
+            if id(value) in self.hyperparameters.steps:
+                yield name, [weight for group in value.param_groups for weight in group["params"]]
+
+    def _gathered_gradients(self) -> dict[str, dict[int, Any]]:
+        """The gradients of optimisers that made no step in the last pass of the loop.
+
+        A script that gathers the gradients of several batches for a step goes on with them. After a
+        step they count for nothing, and would make a checkpoint larger.
+        """
+        found = dict[str, dict[int, Any]]()
+        steps = self.hyperparameters.steps
+        for name, weights in self._trained():
+            place = id(self.objects[name])
+            if steps[place] == self._steps_before.get(place):
+                gradients = {n: one.grad for n, one in enumerate(weights) if one.grad is not None}
+                if any(one.any() for one in gradients.values()):
+                    found[name] = gradients
+        return found
 
     # --- what may be wrong with a script ----------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """What `join` promises a script, each promise by the smallest script that shows it."""
 
+import copy
 import gc
 import itertools
 import os
@@ -426,6 +427,30 @@ def test_an_estimator_that_learns_what_no_checkpoint_can_hold_is_refused_once(sc
     turn(task, {"x": 0.5}, steps=1)
     with pytest.raises(UnusableTask, match="MLPClassifier learns _label_binarizer, .*state_dict"):
         task.state_dict()
+
+
+def test_gradients_that_are_gathered_for_a_step_go_on_after_a_copy_and_are_no_losers(script):
+    kind = script("""
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            (net(torch.randn(8, 3)) - 1).square().mean().backward()
+            if number % 3 == 2:
+                optimizer.step()
+                optimizer.zero_grad()
+    """)
+    warm, cold, loser = build(kind), build(kind, seed=1), build(kind, seed=2)
+    turn(warm, {"lr": 0.1}, steps=3)
+    assert "gradients" not in warm.state_dict()
+    turn(warm, {"lr": 0.1}, steps=4, seed=3)
+    turn(loser, {"lr": 0.1}, steps=5)
+    state = through_checkpoint(warm.state_dict())
+    assert list(state["gradients"]) == ["optimizer"]
+    for task in (cold, loser):
+        task.load_state_dict(copy.deepcopy(state))
+        assert same(through_checkpoint(task.state_dict()), state)
+    for task in (warm, cold, loser):
+        turn(task, {"lr": 0.1}, steps=3, seed=2)
+    assert cold.evaluate() == warm.evaluate() == loser.evaluate()
 
 
 def test_weights_that_the_loop_begins_to_train_are_trained_after_a_copy_as_well(script):
