@@ -331,8 +331,8 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     """What a script has at its loop, by name: variables, and what its loaders draw from."""
     variables = dict(frame.f_locals)
     # The loop of a trainer: what it trains are its attributes.
-    if hasattr(mine := variables.get("self"), "__dict__"):
-        variables |= {f"self.{name}": value for name, value in vars(mine).items()}
+    mine = getattr(variables.get("self"), "__dict__", {})
+    variables |= {f"self.{name}": value for name, value in mine.items()}
     # Of a notebook, the variables of all cells would be found.
     if "__file__" in frame.f_globals:
         variables = {**frame.f_globals, **variables}
@@ -348,7 +348,8 @@ def _place_of(tensor: Any) -> int | None:
     """Where the numbers of a tensor lie; None while it has none, as of a lazy module."""
     from torch.nn.parameter import is_lazy
 
-    return None if is_lazy(tensor) else tensor.data_ptr()
+    place: int | None = None if is_lazy(tensor) else tensor.data_ptr()
+    return place
 
 
 def _is_copy(tensor: Any, weight: Any) -> bool:
