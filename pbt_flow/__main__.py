@@ -9,6 +9,7 @@ import sys
 
 from pbt_flow.cli import suggestions
 from pbt_flow.cli.launched import Launch
+from pbt_flow.cli.program import program
 from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.interrupts import Interrupts, handle_by
 
@@ -23,7 +24,7 @@ def main() -> int:
 
     def leave(number: int) -> None:
         # Nothing has been written, and an exception may be lost in the middle of an import.
-        os.write(2, b"\npbt-flow: interrupted before anything was begun\n")
+        os.write(2, f"\n{program()}: interrupted before anything was begun\n".encode())
         launch.tell("KILLED")
         os._exit(130)
 

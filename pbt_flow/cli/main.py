@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pbt_flow.cli.launched import Launch
-from pbt_flow.cli.parser import make_parser, parse, program, subparsers
+from pbt_flow.cli.parser import make_parser, parse, subparsers
+from pbt_flow.cli.program import program
 from pbt_flow.commands.summary import summary
 from pbt_flow.exceptions import PBTError, PopulationError
 from pbt_flow.population.stages import NOBODY
@@ -36,7 +37,7 @@ _NEEDED = {
     "report": _RUN,
     "show": _RUN,
     "stop": _RUN,
-    "delete": _RUN,
+    "delete": {"runs": "RUN is missing"},
     "watch": _RUN,
     "export": {**_RUN, "folder": "FOLDER is missing"},
     "import": {"folder": "FOLDER is missing"},
@@ -131,6 +132,8 @@ def _call(command: str, given: dict[str, Any]) -> Outcome:
     """Call the function of a command with what was given."""
     # Options that are left empty count as not given: an MLproject hands over all of them.
     given = {name: value for name, value in given.items() if not _is_missing(value)}
+    if "runs" in given and not _words(given["runs"]):
+        del given["runs"]
     config = given.pop("config", {})
     if options := {**config.get("options", {}), **given.get("options", {})}:
         given["options"] = options
@@ -146,6 +149,11 @@ def _call(command: str, given: dict[str, Any]) -> Outcome:
 
 def _is_missing(value: Any) -> bool:
     return value is False or value in (None, "", [], {})
+
+
+def _words(texts: Sequence[str]) -> list[str]:
+    """Words that an MLproject may hand over in one text."""
+    return [word for text in texts for word in text.split()]
 
 
 def _refuse(command: str, why: str) -> NoReturn:
@@ -197,8 +205,7 @@ def _report(run_id: str, **given: Any) -> Outcome:
 def _compare(runs: Sequence[str], **given: Any) -> Outcome:
     from pbt_flow.commands.compare import compare
 
-    # An MLproject hands over all runs in one text.
-    made = compare([run_id for text in runs for run_id in text.split()], **given)
+    made = compare(_words(runs), **given)
     return Outcome(text=made.table(), plain=made.to_json())
 
 
@@ -237,10 +244,10 @@ def _stop(run_id: str) -> Outcome:
     return Outcome(text=stop(run_id))
 
 
-def _delete(run_id: str, yes: bool = False) -> Outcome:
+def _delete(runs: Sequence[str], yes: bool = False) -> Outcome:
     from pbt_flow.commands.manage import ask_in_terminal, delete
 
-    return Outcome(text=delete(run_id, confirm=(lambda _: True) if yes else ask_in_terminal))
+    return Outcome(text=delete(*_words(runs), confirm=(lambda _: True) if yes else ask_in_terminal))
 
 
 def _watch(run_id: str) -> Outcome:

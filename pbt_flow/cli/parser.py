@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from pbt_flow import __version__
@@ -19,6 +18,7 @@ from pbt_flow.cli.arguments import (
     split_words,
     with_flags,
 )
+from pbt_flow.cli.program import program
 from pbt_flow.exceptions import PBTError
 from pbt_flow.settings import Settings
 from pbt_flow.strategies.text import plugins
@@ -40,12 +40,6 @@ GROUPS = {
 _MOST_MEANT = 3
 """So many options may be meant by the beginning of their names; of more, the nearest is told."""
 RUN_ID = "its run id, the beginning of it, or last"
-
-
-def program() -> str:
-    """What the user called this program."""
-    name = Path(sys.argv[0]).name
-    return "pbt-flow" if name.startswith("pbt-flow") else "python -m pbt_flow"
 
 
 class Parser(argparse.ArgumentParser):
@@ -279,12 +273,7 @@ def _add_looking(commands: Any) -> None:
     compare = commands.add_parser(
         "compare", help="compare populations of one task and budget by method, paired by seed"
     )
-    compare.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help=f"the populations, each {RUN_ID}; of one alone its control is the other",
-    )
+    _add_run_ids(compare, "the populations; of one alone its control is the other")
     for command in (report, compare):
         command.add_argument(
             "--unequal",
@@ -323,9 +312,9 @@ def _add_keeping(commands: Any) -> None:
         _add_json(command)
         command.add_argument("-q", "--quiet", action="store_true", help="nothing but the result")
     delete = commands.add_parser(
-        "delete", help="delete a population: its runs, checkpoints, report and saved view"
+        "delete", help="delete populations: their runs, checkpoints, reports and saved views"
     )
-    _add_run_id(delete, "the population, or the replay")
+    _add_run_ids(delete, "the populations, or the replays")
     delete.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -343,6 +332,10 @@ def _add_run_id(command: argparse.ArgumentParser, what: str, *, optional: bool =
     command.add_argument(
         "run_id", nargs="?" if optional else None, metavar="RUN", help=f"{what}: {RUN_ID}"
     )  # fmt: skip
+
+
+def _add_run_ids(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("runs", nargs="+", metavar="RUN", help=f"{what}; each is {RUN_ID}")
 
 
 def _add_json(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 from pbt_flow.exceptions import PopulationError
 from pbt_flow.utils.text import byte_count
@@ -44,54 +45,81 @@ def stop(run_id: str) -> str:
     )
 
 
-def delete(run_id: str, *, confirm: Callable[[str], bool] = lambda question: True) -> str:
-    """Delete a population or a replay: its runs, with all their artifacts, and its saved view.
+def delete(run_id: str, *more: str, confirm: Callable[[str], bool] = lambda question: True) -> str:
+    """Delete populations or replays: their runs, with all their artifacts, and their saved views.
 
-    What is left of one that never began, since a kill came while it was made, goes as well.
-    MLflow keeps the rows of a deleted run until `mlflow gc`. Versions of registered models stay,
-    with the models that they are; the question and the answer name them.
+    All of them are looked at before the first is deleted. What is left of one that never began,
+    since a kill came while it was made, goes as well. MLflow keeps the rows of a deleted run until
+    `mlflow gc`. Versions of registered models stay, with the models that they are; the question and
+    the answer name them.
 
     Args:
         run_id: Its run, the beginning of its id, or `last`.
+        more: Those of others.
         confirm: Is asked, before anything is deleted, whether what the question says is wanted.
 
     Returns:
-        What was done, in a sentence.
+        What was done, in a sentence for each.
 
     Raises:
         StoreError: There is no such population, or the store refuses.
-        PopulationError: It is running, or it was not confirmed.
+        PopulationError: One is running, or it was not confirmed.
     """
-    from pbt_flow.tracking.catalogue import describe_runs, find_run_to_delete
+    from pbt_flow.tracking.catalogue import find_run_to_delete
     from pbt_flow.tracking.client import connect_to_present, short_requests, talking
-    from pbt_flow.tracking.deletion import delete_runs, registered_versions
+    from pbt_flow.tracking.deletion import delete_runs
 
     with short_requests():
         client, uri = connect_to_present(f"no run {run_id}")
-        run = find_run_to_delete(client, uri, run_id)
-        run_id, short = run.info.run_id, run.info.run_id[:12]
-        with talking(uri, run_id):
-            (about,) = describe_runs(client, [run])
-            versions = registered_versions(client, run_id)
-        if about.status == "running":
-            raise PopulationError(
-                f"population {run_id} is running; stop it first: python -m pbt_flow stop {short}"
-            )
-        if about.status == "being made":
-            raise PopulationError(
-                f"population {run_id} is just being made; stop it where it began, or try again"
-            )
-        size = "" if about.disk is None else f", {byte_count(about.disk)}"
-        what = f"{about.name} ({short}): {about.members} members{size}"
-        stays = ""
-        if versions:
-            names = ", ".join(sorted(versions.values()))
-            stays = f"; {names} will point to a run that is deleted, and the model itself stays"
-        if not confirm(f"delete {what}{stays}?"):
-            raise PopulationError(f"population {run_id} was not deleted")
-        with talking(uri, run_id):
-            delete_runs(client, uri, run_id)
-    return f"deleted {what}{stays}; `mlflow gc` takes its rows out of MLflow's database"
+        runs = [find_run_to_delete(client, uri, word) for word in (run_id, *more)]
+        # Two words may mean one population.
+        found = {run.info.run_id: run for run in runs}
+        told = {one: _described(client, uri, run) for one, run in found.items()}
+        if not confirm(f"delete {', and '.join(told.values())}?"):
+            raise PopulationError(f"{_populations(told)} not deleted")
+        for one in told:
+            with talking(uri, one):
+                delete_runs(client, uri, one)
+    rows = "; `mlflow gc` takes its rows out of MLflow's database"
+    return "\n".join(f"deleted {what}{rows}" for what in told.values())
+
+
+def _described(client: Any, uri: str, run: Any) -> str:
+    """A population that is to be deleted, in words.
+
+    Raises:
+        StoreError: The store refuses.
+        PopulationError: It is running.
+    """
+    from pbt_flow.tracking.catalogue import describe_runs
+    from pbt_flow.tracking.client import talking
+    from pbt_flow.tracking.deletion import registered_versions
+
+    run_id, short = run.info.run_id, run.info.run_id[:12]
+    with talking(uri, run_id):
+        (about,) = describe_runs(client, [run])
+        versions = registered_versions(client, run_id)
+    if about.status == "running":
+        raise PopulationError(
+            f"population {run_id} is running; stop it first: python -m pbt_flow stop {short}"
+        )
+    if about.status == "being made":
+        raise PopulationError(
+            f"population {run_id} is just being made; stop it where it began, or try again"
+        )
+    size = "" if about.disk is None else f", {byte_count(about.disk)}"
+    stays = ""
+    if versions:
+        names = ", ".join(sorted(versions.values()))
+        stays = f"; {names} will point to a run that is deleted, and the model itself stays"
+    return f"{about.name} ({short}): {about.members} members{size}{stays}"
+
+
+def _populations(run_ids: Collection[str]) -> str:
+    """The subject of a sentence about populations that were something."""
+    if len(run_ids) == 1:
+        return f"population {next(iter(run_ids))} was"
+    return f"populations {', '.join(run_ids)} were"
 
 
 def ask_in_terminal(question: str) -> bool:

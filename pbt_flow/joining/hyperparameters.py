@@ -7,7 +7,7 @@ optimiser and after training. A hyperparameter that took none of these ways is a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,7 @@ class AttributeTarget:
 
     @property
     def own_value(self) -> Any:
-        if isinstance(self.holder, dict):
+        if isinstance(self.holder, MutableMapping):
             return self.holder[self.attribute]
         return getattr(self.holder, self.attribute)
 
@@ -67,7 +67,7 @@ class AttributeTarget:
 
     def set(self, value: Any) -> None:
         self._value = value
-        if isinstance(self.holder, dict):
+        if isinstance(self.holder, MutableMapping):
             self.holder[self.attribute] = value
             return
         try:
@@ -101,7 +101,7 @@ class Hyperparameters:
         self._spread_by_script: set[str] = set()
         """Those that the script spreads by itself from the attribute that it was told."""
         self._read: set[str] = set()
-        self._steps: dict[int, int] = {}
+        self.steps: dict[int, int] = {}
         """The steps that each optimiser has made in this turn, by its id."""
         self._changed: tuple[GroupTarget, tuple[Any, Any]] | None = None
 
@@ -120,7 +120,7 @@ class Hyperparameters:
         """Be told of each step that the script's optimisers make."""
         for value in objects.values():
             if is_optimizer(value) and hasattr(value, "register_step_pre_hook"):
-                self._steps[id(value)] = 0
+                self.steps[id(value)] = 0
                 value.register_step_pre_hook(self._before_step)
 
     def add_holder(self, holder: Any, named: Mapping[str, str]) -> None:
@@ -209,7 +209,7 @@ class Hyperparameters:
     def begin(self, values: Hparams) -> None:
         """Set the hyperparameters of a turn, whatever a donor's state has brought along."""
         self.values, self._read, self._changed = values, set(), None
-        self._steps = dict.fromkeys(self._steps, 0)
+        self.steps = dict.fromkeys(self.steps, 0)
         for name, value in values.items():
             for target in self._targets(name):
                 target.set(value)
@@ -262,7 +262,7 @@ class Hyperparameters:
     def _check_stepped(self, name: str) -> None:
         """Refuse a turn in which no optimiser that has a hyperparameter has made a step."""
         targets = [target for target in self._groups if target.hyperparameter == name]
-        steps = [self._steps.get(id(target.optimizer)) for target in targets]
+        steps = [self.steps.get(id(target.optimizer)) for target in targets]
         # Of an optimiser that is not torch's nobody knows the steps.
         if steps and all(made == 0 for made in steps):
             names = " and ".join(target.optimizer_name for target in targets)
@@ -277,7 +277,7 @@ class Hyperparameters:
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
         """Compare what an optimiser is about to use with what was set."""
-        self._steps[id(optimizer)] += 1
+        self.steps[id(optimizer)] += 1
         if self._changed is None:
             for target in self._groups:
                 if target.optimizer is optimizer and (found := target.difference()) is not None:
@@ -285,4 +285,6 @@ class Hyperparameters:
 
 
 def _has(holder: Any, attribute: str) -> bool:
-    return attribute in holder if isinstance(holder, dict) else hasattr(holder, attribute)
+    if isinstance(holder, MutableMapping):
+        return attribute in holder
+    return hasattr(holder, attribute)

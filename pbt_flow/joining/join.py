@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from greenlet import getcurrent
 
 from pbt_flow.exceptions import TaskError
 from pbt_flow.joining.member import Member, Terms
+from pbt_flow.joining.outer_loop import places_of
 from pbt_flow.joining.script import ScriptGreenlet
 from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Space, check_space
@@ -82,7 +83,7 @@ def join(
     )
     script = getcurrent()
     if isinstance(script, ScriptGreenlet):
-        script.member.join(terms, objects)
+        script.member.join(terms, objects, joined=places_of(sys._getframe(1)))
         return Join(script.member, is_alone=False, evaluates=False)
     member = Member("the script")
     member.join(terms, objects)
@@ -145,8 +146,9 @@ class Join:
         Raises:
             TaskError: The script has had a loop before.
         """
-        has_end = epochs is not None and isinstance(loader, Sized)
-        self._enter(sys._getframe(1), epochs * len(loader) if has_end else None)  # type: ignore[operator,arg-type]
+        length = _length(loader)
+        passes = None if epochs is None or length is None else epochs * length
+        self._enter(sys._getframe(1), passes, loader)
         if not self.is_alone:
             return (self._member.next_batch(loader) for _ in self._member.turns())
         rounds = itertools.repeat(loader) if epochs is None else itertools.repeat(loader, epochs)
@@ -161,7 +163,7 @@ class Join:
             if self._evaluates and member.step % member.terms.interval == 0:
                 member.terms.evaluate()
 
-    def _enter(self, frame: FrameType, passes: int | None) -> None:
+    def _enter(self, frame: FrameType, passes: int | None, loader: Any = None) -> None:
         if self._has_loop:
             raise TaskError(
                 "a script has one loop over pbt.steps() or pbt.batches(), and this is its second; "
@@ -169,7 +171,7 @@ class Join:
             )
         self._has_loop = True
         if not self.is_alone:
-            self._member.enter_loop(frame, passes)
+            self._member.enter_loop(frame, passes, loader)
 
     @property
     def step(self) -> int:
@@ -222,3 +224,11 @@ class Join:
         """Record metrics with the turn; of several values of one name the last."""
         if not self.is_alone:
             self._member.log(metrics)
+
+
+def _length(loader: Any) -> int | None:
+    """The batches of an epoch; None where the loader does not know, as of an `IterableDataset`."""
+    try:
+        return len(loader)
+    except TypeError:  # A `DataLoader` has the method in any case.
+        return None

@@ -66,7 +66,7 @@ class LoaderPosition:
     def _continue(self, loader: Iterable[Any]) -> Iterator[Any]:
         """The batches of the epoch under way, without those that were given."""
         assert self._seed is not None
-        for generator in _generators(loader):
+        for generator in generators_of(loader):
             generator.manual_seed(self._seed)
         self._randomness = OwnRandomness(self._seed)
         with self._randomness:
@@ -81,7 +81,7 @@ class LoaderPosition:
 _NONE = object()
 
 
-def _generators(loader: Any) -> list[Any]:
+def generators_of(loader: Any) -> list[Any]:
     """The generators of its own that a loader draws from; the process' seeds do not reach them."""
     samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler")]
     inner = [getattr(sampler, "sampler", None) for sampler in samplers]

@@ -15,8 +15,9 @@ from greenlet import getcurrent
 
 from pbt_flow.exceptions import TaskError
 from pbt_flow.joining.hyperparameters import Hyperparameters
-from pbt_flow.joining.loader_position import LoaderPosition
+from pbt_flow.joining.loader_position import LoaderPosition, generators_of
 from pbt_flow.joining.objects import Keeper, has_state, keeper_of
+from pbt_flow.joining.outer_loop import Places, outer_loop
 from pbt_flow.joining.param_groups import is_optimizer
 from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space
@@ -60,16 +61,25 @@ class Member:
         self._modes: list[tuple[Any, bool]] = []
         self._logged: dict[str, float] = {}
         self._began_in = _thread_modes()
+        self._steps_before: dict[int, int] = {}
+        """The steps that each optimiser had made in the turn before the last pass of the loop."""
 
-    def join(self, terms: Terms, objects: Mapping[str, Any]) -> None:
+    def join(
+        self, terms: Terms, objects: Mapping[str, Any], *, joined: Places | None = None
+    ) -> None:
         """Take what the script gives.
+
+        Args:
+            terms: What it says of itself.
+            objects: What a checkpoint holds.
+            joined: Where the script stands; None where it runs alone.
 
         Raises:
             TaskError: It has joined before, or one of the objects has no state.
         """
         if self.objects:
             raise TaskError(f"{self.label} calls join() twice; a script trains one model")
-        self.terms, self.objects = terms, dict(objects)
+        self.terms, self.objects, self._joined = terms, dict(objects), joined or {}
         self.hyperparameters = Hyperparameters(terms.space, self.label)
         self._keepers: dict[str, Keeper] = {
             name: keeper_of(name, value) for name, value in objects.items()
@@ -77,19 +87,33 @@ class Member:
 
     # --- called by the script ---------------------------------------------------------------------
 
-    def enter_loop(self, frame: FrameType, passes: int | None) -> None:
+    def enter_loop(self, frame: FrameType, passes: int | None, loader: Any = None) -> None:
         """Note what the script is at its loop.
 
         Args:
             frame: Where the script's loop is.
             passes: Of how many passes the loop is when the script runs alone; None if unknown.
+            loader: The loader whose batches are the passes; None if there is none.
 
         Raises:
             TaskError: The loop stands where it could not wait.
         """
         self.passes = passes
+        if place := outer_loop(frame, self._joined):
+            raise TaskError(
+                f"{self.label}: its loop over pbt.steps() or pbt.batches() stands inside of "
+                f"another loop ({place}), to which a population never comes back, so that what "
+                "follows there would not be done; make one loop of the two, as by "
+                "pbt.batches(loader, epochs=N), and do what belongs to the end of an epoch where "
+                "pbt.step says that it is one"
+            )
         self._check_trained_is_kept()
-        self.unnamed = self._look_for_unnamed(frame)
+        self.unnamed = self._look_for_unnamed(frame, loader)
+        self._trainable = [
+            (name, inner, weight, weight.requires_grad)
+            for name, module in self._named_modules()
+            for inner, weight in module.named_parameters()
+        ]
         self.hyperparameters.attach(self.objects)
         self.hyperparameters.watch(self.objects)
         self._modes = [(module, module.training) for module in self.modules(inner=True)]
@@ -101,6 +125,7 @@ class Member:
             getcurrent().parent.switch(AT_HEAD)
             self.begins = True
             for _ in range(self._turn_steps):
+                self._steps_before = dict(self.hyperparameters.steps)
                 yield
                 self.step += 1
                 self.begins = False
@@ -156,7 +181,18 @@ class Member:
 
     def state_dict(self) -> dict[str, Any]:
         objects = {name: keeper.state() for name, keeper in self._keepers.items()}
-        return {"objects": objects, "step": self.step, "loader": self._position.state()}
+        state = {"objects": objects, "step": self.step, "loader": self._position.state()}
+        # Weights that the loop has frozen, or no longer freezes: no state of torch's says so.
+        changed = dict[str, dict[str, bool]]()
+        for name, inner, weight, began in self._trainable:
+            if weight.requires_grad != began:
+                changed.setdefault(name, {})[inner] = weight.requires_grad
+        gradients = self._gathered_gradients()
+        return {
+            **state,
+            **({"trainable": changed} if changed else {}),
+            **({"gradients": gradients} if gradients else {}),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state.
@@ -172,6 +208,23 @@ class Member:
             )
         for name, keeper in self._keepers.items():
             keeper.load(state["objects"][name])
+        gathered = state.get("gradients", {})
+        for name, weights in self._trained():
+            for number, weight in enumerate(weights):
+                gradient = gathered.get(name, {}).get(number)
+                if weight.grad is not None:
+                    # In place: a CUDA graph of the script may write there.
+                    weight.grad.zero_()
+                if gradient is not None and weight.grad is None:
+                    weight.grad = gradient.to(weight, copy=True)
+                elif gradient is not None:
+                    weight.grad.copy_(gradient)
+        self._steps_before = dict(self.hyperparameters.steps)
+        changed = state.get("trainable", {})
+        for name, inner, weight, began in self._trainable:
+            trains = changed.get(name, {}).get(inner, began)
+            if weight.requires_grad != trains:
+                weight.requires_grad_(trains)
         self.step = state["step"]
         self._position.load(state["loader"])
 
@@ -183,19 +236,47 @@ class Member:
 
     def modules(self, *, inner: bool = False) -> Sequence[Any]:
         """The torch modules among the objects, and if `inner`, the parts of each as well."""
+        found = [module for _, module in self._named_modules()]
+        return [part for module in found for part in module.modules()] if inner else found
+
+    def _named_modules(self) -> list[tuple[str, Any]]:
         from torch import nn
 
-        found = [value for value in self.objects.values() if isinstance(value, nn.Module)]
-        return [part for module in found for part in module.modules()] if inner else found
+        return [(name, one) for name, one in self.objects.items() if isinstance(one, nn.Module)]
+
+    def _trained(self) -> Iterator[tuple[str, list[Any]]]:
+        """The weights of each optimiser of which the steps are known."""
+        for name, value in self.objects.items():
+            if id(value) in self.hyperparameters.steps:
+                yield name, [weight for group in value.param_groups for weight in group["params"]]
+
+    def _gathered_gradients(self) -> dict[str, dict[int, Any]]:
+        """The gradients of optimisers that made no step in the last pass of the loop.
+
+        A script that gathers the gradients of several batches for a step goes on with them. After a
+        step they count for nothing, and would make a checkpoint larger.
+        """
+        found = dict[str, dict[int, Any]]()
+        steps = self.hyperparameters.steps
+        for name, weights in self._trained():
+            place = id(self.objects[name])
+            if steps[place] == self._steps_before.get(place):
+                gradients = {n: one.grad for n, one in enumerate(weights) if one.grad is not None}
+                if any(one.any() for one in gradients.values()):
+                    found[name] = gradients
+        return found
 
     # --- what may be wrong with a script ----------------------------------------------------------
 
-    def _look_for_unnamed(self, frame: FrameType) -> list[str]:
+    def _look_for_unnamed(self, frame: FrameType, loader: Any) -> list[str]:
         kept = {id(value) for value in self.objects.values()}
         kept |= {id(part) for part in self.modules(inner=True)}
-        variables = dict(frame.f_locals).items()
+        # What `batches` draws from is seeded for each epoch.
+        kept |= {id(one) for one in generators_of(loader)}
         return sorted(
-            name for name, value in variables if id(value) not in kept and has_state(value)
+            name
+            for name, value in _variables(frame).items()
+            if id(value) not in kept and has_state(value)
         )
 
     def _check_trained_is_kept(self) -> None:
@@ -204,23 +285,35 @@ class Member:
         A copy would get the donor's optimiser and keep its own weights, and nothing would say so.
 
         Raises:
-            TaskError: None of an optimiser's weights belongs to a named object.
+            TaskError: One of an optimiser's weights belongs to no named object.
         """
-        kept = set[int]()
+        kept = list[Any]()
         for value in self.objects.values():
             if not is_optimizer(value) and hasattr(value, "state_dict"):
-                kept |= {tensor.data_ptr() for tensor in _tensors_in(value.state_dict())}
+                kept += _tensors_in(value.state_dict())
             elif hasattr(value, "data_ptr"):
-                kept.add(value.data_ptr())
+                kept.append(value)
+        places = {place for tensor in kept if (place := _place_of(tensor)) is not None}
         for name, optimizer in self.objects.items():
             groups = getattr(optimizer, "param_groups", None)
             if groups is None or not is_optimizer(optimizer):
                 continue
             trained = [weight for group in groups for weight in group["params"]]
-            if trained and not any(weight.data_ptr() in kept for weight in trained):
+            missing = [
+                weight
+                for weight in trained
+                if weight.requires_grad
+                and (place := _place_of(weight)) is not None
+                and place not in places
+                # A state may hold copies.
+                and not any(_is_copy(tensor, weight) for tensor in kept)
+            ]
+            if missing:
+                part = "" if len(missing) == len(trained) else f"{len(missing)} of its "
                 raise TaskError(
-                    f"{self.label}: {name} trains weights that no object named in join(...) has, "
-                    "so that no checkpoint would hold them; name the model as well, as in "
+                    f"{self.label}: {name} trains {part}{len(trained)} weights that no object "
+                    "named in join(...) has, so that no checkpoint would hold them; name "
+                    f"{'the model' if not part else 'what has them'} as well, as in "
                     "join(..., model=model)"
                 )
 
@@ -232,6 +325,36 @@ class Member:
                     f"{self.label}: its loop over pbt.steps() or pbt.batches() stands inside of "
                     f"{mode}, which would hold for others while it waits; put that into the loop"
                 )
+
+
+def _variables(frame: FrameType) -> dict[str, Any]:
+    """What a script has at its loop, by name: variables, and what its loaders draw from."""
+    variables = dict(frame.f_locals)
+    # The loop of a trainer: what it trains are its attributes.
+    mine = getattr(variables.get("self"), "__dict__", {})
+    variables |= {f"self.{name}": value for name, value in mine.items()}
+    # Of a notebook, the variables of all cells would be found.
+    if "__file__" in frame.f_globals:
+        variables = {**frame.f_globals, **variables}
+    for name, value in list(variables.items()):
+        if isinstance(value, Iterable) and hasattr(value, "batch_sampler"):
+            drawn_from = generators_of(value)
+            if drawn_from and not any(one is drawn_from[0] for one in variables.values()):
+                variables[f"{name}.generator"] = drawn_from[0]
+    return variables
+
+
+def _place_of(tensor: Any) -> int | None:
+    """Where the numbers of a tensor lie; None while it has none, as of a lazy module."""
+    from torch.nn.parameter import is_lazy
+
+    place: int | None = None if is_lazy(tensor) else tensor.data_ptr()
+    return place
+
+
+def _is_copy(tensor: Any, weight: Any) -> bool:
+    same = tensor.shape == weight.shape and tensor.dtype == weight.dtype
+    return same and bool((tensor.to(weight.device) == weight).all())
 
 
 def _tensors_in(state: Any) -> Iterator[Any]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -25,9 +27,14 @@ from pbt_flow.joining.member import AT_HEAD, Member
 from pbt_flow.joining.randomness import BuildingGreenlet, replaced_seeding, seed_generators
 from pbt_flow.joining.source import compile_script
 from pbt_flow.space import Hparams
+from pbt_flow.utils.import_order import beside_before_here
 from pbt_flow.utils.scratch import scratch_folder
 
 _IN_WORKER = "PBT_FLOW_WORKER"
+_NO_FOLDER = re.compile(r"Parent directory (.+) does not exist|non-existent directory: '(.+)'")
+"""How torch.save says that a folder is missing, and how pandas does; neither names its file."""
+_LEVELS = 40
+"""Calls between the bottom of a script's stack and the script, each of two frames of C at least."""
 _QUOTED = 2000
 """Characters of what a script wrote to stderr before it left, as an argument parser does."""
 
@@ -75,7 +82,7 @@ class Script:
         # Only where nobody else is in the process: a working folder is everybody's.
         self._has_folder = not keep_folder and _IN_WORKER in os.environ
         self._folder: Path | None = None
-        self._body = ScriptGreenlet(run)
+        self._body = ScriptGreenlet(_deep(run))
         self._body.member = self.member
         seed_generators(seed)
         self._body.seed = None if keep_seed else seed
@@ -93,11 +100,8 @@ class Script:
         if self._has_folder:
             self._empty_folder()
         self.member.begin_turn(hparams, steps)
-        with self._surroundings():
-            try:
-                came_to = self._switch()
-            except FileNotFoundError as error:
-                raise self._explained(error) from error
+        with self._surroundings(), self._files_explained():
+            came_to = self._switch()
         if came_to != AT_HEAD:
             raise TaskError(
                 f"{self.label} left its loop (by break or return); it must go on for as long as it "
@@ -107,13 +111,13 @@ class Script:
 
     def evaluate(self) -> tuple[Any, Mapping[str, float]]:
         """The score, and what the script logged with it."""
-        with self._surroundings():
+        with self._surroundings(), self._files_explained():
             return self.member.evaluate_apart()
 
     def report(self) -> Mapping[str, float]:
         """What the script reports on data that selection never saw."""
         report = self.member.terms.report
-        with self._surroundings():
+        with self._surroundings(), self._files_explained():
             return {} if report is None else report()
 
     # --- the greenlet -----------------------------------------------------------------------------
@@ -154,12 +158,14 @@ class Script:
         """The script's own words, main module and folder, for as long as it runs."""
         argv, main = sys.argv, sys.modules["__main__"]
         folder = os.getcwd() if self._folder is not None else None
+        file = Path(self._argv[0]) if self._is_file else None
         # Processes that the script starts look for its classes in the main module.
         sys.argv, sys.modules["__main__"] = self._argv, self._module
-        if self._folder is not None:
-            os.chdir(self._folder)
         try:
-            yield
+            with beside_before_here(file):
+                if self._folder is not None:
+                    os.chdir(self._folder)
+                yield
         finally:
             sys.argv, sys.modules["__main__"] = argv, main
             if folder is not None:
@@ -174,15 +180,33 @@ class Script:
         for entry in self._folder.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
-    def _explained(self, error: FileNotFoundError) -> FileNotFoundError | TaskError:
-        named = str(error.filename or "")
-        if self._folder is None or not named or os.path.isabs(named):
-            return error
-        return TaskError(
-            f"{self.label}: there is no file {named} in the member's own folder, in which its loop "
-            "runs; open it before the loop, name it by its whole path, or give "
-            "--set keep_folder=true"
-        )
+    @contextlib.contextmanager
+    def _files_explained(self) -> Iterator[None]:
+        """Say of a file that is not found where the script looked for it.
+
+        Raises:
+            TaskError: It looked in the member's own folder.
+        """
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            named = _missing(error)
+            if self._folder is None or not named or os.path.isabs(named):
+                raise
+            raise TaskError(
+                f"{self.label}: there is no {named} in the member's own folder, in which its loop "
+                "and its evaluation run, and which is empty when a turn begins; open or make it "
+                "there, open it before the loop, name it by its whole path, or give "
+                "--set keep_folder=true"
+            ) from error
+
+
+def _missing(error: Exception) -> str:
+    """The file or folder that is not there; empty where an error is of something else."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return str(error.filename)
+    found = _NO_FOLDER.search(str(error))
+    return found[1] or found[2] if found else ""
 
 
 def _run_of(code: Any, module: ModuleType) -> Callable[[], None]:
@@ -192,6 +216,23 @@ def _run_of(code: Any, module: ModuleType) -> Callable[[], None]:
         exec(code, module.__dict__)
 
     return run
+
+
+def _deep(run: Callable[[], Any]) -> Callable[[], None]:
+    """What calls `run` from so deep a stack that nobody who walks 64 frames of C leaves it.
+
+    Torch walks them for each error that it raises. Below the bottom of a greenlet's stack are the
+    frames of whoever switched to it last, and not those that it began in: the walk would read what
+    is no frame, and end the process by SIGSEGV.
+    """
+
+    def begin() -> None:
+        calls: Iterator[Any] = itertools.starmap(run, [()])
+        for _ in range(_LEVELS):
+            calls = map(next, [calls])  # Calls of C alone: no line of them is in a traceback.
+        next(calls)
+
+    return begin
 
 
 class _Copy(io.TextIOBase):

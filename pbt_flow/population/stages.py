@@ -171,11 +171,16 @@ class StagePlan:
         parts = list[str]()
         for number, stage in enumerate(self.stages):
             who = f"the best {stage.members}" if number else f"{stage.members} members"
+            if number and stage.members == self.stages[number - 1].members:
+                who = "the same"
             turns = turn_count(stage.turns)
             parts.append(f"{who} for {turns} ({_COPIED[stage.copies]})")
+        longer = f"for {self.ends[-1]} turns instead of {self.turns}"
+        if self.ends[-1] == self.turns:
+            longer = f"for {self.turns} turns, as without stages"
         return (
             f"stages: {', then '.join(parts)}; {self.total} of {self.budget} turns in all, and the "
-            f"winner trains for {self.ends[-1]} turns instead of {self.turns}"
+            f"winner trains {longer}"
         )
 
 

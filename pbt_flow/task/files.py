@@ -24,6 +24,7 @@ from types import ModuleType
 
 from pbt_flow.exceptions import TaskError
 from pbt_flow.task.bundled import module_of
+from pbt_flow.utils.import_order import beside_before_here
 
 __path__: list[str] = []  # Python asks the finders for submodules only of what has a path.
 
@@ -111,9 +112,9 @@ def _load_alone(path: Path) -> ModuleType:
     added = _add_folder(str(path.parent))
     try:
         _check_siblings(path)
-        module = importlib.import_module(
-            path.stem if _stem_means(path) else f"{__name__}.{_submodule_of(path)}"
-        )
+        name = path.stem if _stem_means(path) else f"{__name__}.{_submodule_of(path)}"
+        with beside_before_here(path):
+            module = importlib.import_module(name)
     except BaseException as error:
         if added:
             sys.path.remove(str(path.parent))

@@ -39,6 +39,8 @@ from pbt_flow.utils.values import check_text
 
 NOT_OPTIONS = ("seed", "device")
 """Arguments of every task that are settings of the population, and no options."""
+OF_SCRIPTS = "arguments"
+"""The option that only a script has, of the tasks that come along: its own command line."""
 _WORDS_FOR_NONE = ("none", "null")
 """Words that mean None in the shell, for an option that takes None and takes no text."""
 
@@ -174,6 +176,11 @@ def check_known(name: str, known: Iterable[str]) -> None:
         raise OptionError(
             f"no option {name!r}: it is a setting of the population, given as --{name} and in "
             f"Python as {name}=..., outside of options"
+        )
+    if name == OF_SCRIPTS:
+        raise OptionError(
+            "no arguments of its own, which only a script has; its options are given as "
+            f"--set NAME=VALUE, and not behind --; there are {names}"
         )
     raise OptionError(f"no option {name!r}{did_you_mean(name, names)}; there are {names}")
 

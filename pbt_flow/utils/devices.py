@@ -101,6 +101,15 @@ def device_error(device: str) -> str:
     import torch
 
     try:
+        torch.device(device)
+    except RuntimeError:
+        kinds = [kind for kind in ("cuda", "mps", "xpu") if count_devices(kind, {})]
+        there = f"there are cpu, {', '.join(kinds)}" if kinds else "there is cpu"
+        return (
+            f"the device {device} cannot be used here: torch knows none of that name, and calls a "
+            f"GPU cuda, mps or xpu; here {there}"
+        )
+    try:
         # What is copied back has been waited for, so that errors of earlier work come out here.
         torch.zeros(1, device=device).cpu()
     # torch raises RuntimeError, AssertionError or NotImplementedError, as the build has it.

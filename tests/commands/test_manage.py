@@ -118,6 +118,20 @@ def test_a_registered_version_is_named_before_its_population_is_deleted_and_stay
     assert left.source_run_id == made.run_id
 
 
+def test_several_are_deleted_at_once_and_none_where_one_cannot_be(
+    trained: Callable[..., list[Result]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = trained({}, {"seed": 1}, task="toy")
+    assert main(["delete", "--yes", first.run_id, "0" * 32]) == 2
+    assert main(["delete", first.run_id[:12], second.run_id]) == 1
+    assert ", and toy pbt s1 (" in capsys.readouterr().err.replace("\n", " ")
+    assert len(pbt_flow.list_populations()) == 2
+    # `last` is one of them, and is meant once.
+    assert main(["delete", "--yes", first.run_id, second.run_id[:12], "last"]) == 0
+    assert capsys.readouterr().out.count("deleted toy pbt s") == 2
+    assert pbt_flow.list_populations() == []
+
+
 def test_a_running_population_is_not_deleted(trained: Callable[..., list[Result]]) -> None:
     (made,) = trained(task="toy")
     client = MlflowClient()

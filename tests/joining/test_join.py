@@ -1,23 +1,27 @@
 """What `join` promises a script, each promise by the smallest script that shows it."""
 
+import copy
 import gc
 import itertools
 import os
 import resource
+import sys
 import textwrap
+import threading
 import weakref
 
 import pytest
 import torch
 
 from pbt_flow import TaskError
+from pbt_flow.exceptions import UnusableTask
 from pbt_flow.joining import is_joining
 from pbt_flow.task import TaskSpec, declare, find_task
 from pbt_flow.task.joined_script import task_of
 from pbt_flow.testing.task_contract import same, through_checkpoint
 
 SCRIPT = """
-import argparse, copy, random, sys
+import argparse, collections, copy, random, sys
 import numpy as np
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -304,6 +308,31 @@ def test_what_has_a_state_and_is_not_named_is_told_by_its_name(script):
     assert told.startswith("ema, noise: ")
 
 
+def test_what_a_trainer_the_file_and_a_loader_have_is_told_as_well(script):
+    kind = script(
+        """
+        older, drawn = np.random.RandomState(1), random.Random(1)
+        class Trainer:
+            def __init__(self):
+                self.net, self.ema = net, copy.deepcopy(net)
+                self.loader = torch.utils.data.DataLoader(
+                    torch.arange(4), shuffle=True, generator=torch.Generator()
+                )
+            def fit(self):
+                pbt = pbt_flow.join({"lr": RATE}, score, net=self.net, optimizer=optimizer)
+                for number in pbt.LOOP:
+                    update()
+        Trainer().fit()
+    """.replace("LOOP", "steps()")
+    )
+    told = build(kind).understood()["not in checkpoints"]
+    assert told.startswith("drawn, older, self.ema, self.loader.generator: ")
+    # What batches() draws from is seeded for each epoch, by a seed in the state.
+    kind.path.write_text(kind.path.read_text().replace("steps()", "batches(self.loader)"))
+    told = build(kind).understood()["not in checkpoints"]
+    assert told.startswith("drawn, older, self.ema: ")
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -329,12 +358,15 @@ EVERYTHING = """
 progress = {"best": 0.0, "seen": [1]}
 total = torch.zeros(2)
 draws, noise = np.random.default_rng(3), torch.Generator().manual_seed(3)
+older, oldest = np.random.RandomState(3), random.Random(3)
+losses = collections.defaultdict(list)
 objects = dict(net=net, optimizer=optimizer, progress=progress, total=total, draws=draws,
-               noise=noise)
+               noise=noise, older=older, oldest=oldest, losses=losses)
 pbt = pbt_flow.join({"lr": RATE}, score, **objects)
 for number in pbt.steps():
     update()
-    progress["best"] += draws.random()
+    progress["best"] += np.float64(draws.random() + older.rand() + oldest.random())
+    losses["all"].append(progress["best"])
     total += torch.rand(2, generator=noise)
 """
 
@@ -347,6 +379,100 @@ def test_every_kind_of_object_goes_on_where_it_was_left(script):
     for task in (warm, cold):
         turn(task, {"lr": 0.1}, seed=2)
     assert same(through_checkpoint(warm.state_dict()), through_checkpoint(cold.state_dict()))
+
+
+ESTIMATOR = """
+from sklearn.{module} import {estimator}
+texts = np.array(["no", "yes"])
+net = {estimator}({given})
+pbt = pbt_flow.join({{"x": RATE}}, lambda: float(net.{score}.mean()), net=net)
+images = np.random.default_rng(7).random((90, 4))
+for number in pbt.steps():
+    pbt["x"]
+    part = images[number * 30 : number * 30 + 30]
+    net.partial_fit(part{labels})
+"""
+LABELS = ", texts[(part[:, 0] > 0.5).astype(int)], classes=texts"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("naive_bayes", "GaussianNB", "", "theta_", LABELS),
+        ("linear_model", "SGDClassifier", "random_state=0", "coef_", LABELS),
+        ("decomposition", "LatentDirichletAllocation", "random_state=0", "components_", ""),
+    ],
+    ids=lambda given: given[1],
+)
+def test_an_estimator_goes_on_where_it_was_left_whatever_its_labels_and_draws_are(script, given):
+    names = dict(zip(("module", "estimator", "given", "score", "labels"), given, strict=True))
+    kind = script(ESTIMATOR.format(**names))
+    warm, cold = build(kind), build(kind, seed=1)
+    turn(warm, {"x": 0.5}, steps=1)
+    cold.load_state_dict(through_checkpoint(warm.state_dict()))
+    for task in (warm, cold):
+        turn(task, {"x": 0.5}, steps=1, seed=2)
+    assert cold.evaluate() == warm.evaluate()
+    assert same(through_checkpoint(warm.state_dict()), through_checkpoint(cold.state_dict()))
+
+
+def test_an_estimator_that_learns_what_no_checkpoint_can_hold_is_refused_once(script):
+    kind = script(
+        ESTIMATOR.format(
+            module="neural_network", estimator="MLPClassifier", given="(2,)",
+            score="coefs_[0]", labels=LABELS,
+        )
+    )  # fmt: skip
+    task = build(kind)
+    turn(task, {"x": 0.5}, steps=1)
+    with pytest.raises(UnusableTask, match="MLPClassifier learns _label_binarizer, .*state_dict"):
+        task.state_dict()
+
+
+def test_gradients_that_are_gathered_for_a_step_go_on_after_a_copy_and_are_no_losers(script):
+    kind = script("""
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            (net(torch.randn(8, 3)) - 1).square().mean().backward()
+            if number % 3 == 2:
+                optimizer.step()
+                optimizer.zero_grad()
+    """)
+    warm, cold, loser = build(kind), build(kind, seed=1), build(kind, seed=2)
+    turn(warm, {"lr": 0.1}, steps=3)
+    assert "gradients" not in warm.state_dict()
+    turn(warm, {"lr": 0.1}, steps=4, seed=3)
+    turn(loser, {"lr": 0.1}, steps=5)
+    state = through_checkpoint(warm.state_dict())
+    assert list(state["gradients"]) == ["optimizer"]
+    for task in (cold, loser):
+        task.load_state_dict(copy.deepcopy(state))
+        assert same(through_checkpoint(task.state_dict()), state)
+    for task in (warm, cold, loser):
+        turn(task, {"lr": 0.1}, steps=3, seed=2)
+    assert cold.evaluate() == warm.evaluate() == loser.evaluate()
+
+
+def test_weights_that_the_loop_begins_to_train_are_trained_after_a_copy_as_well(script):
+    kind = script("""
+        net[0].bias.requires_grad_(False)
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            if number == 1:
+                net[0].bias.requires_grad_(True)
+            update()
+    """)
+    first, warm, cold = build(kind), build(kind), build(kind, seed=1)
+    turn(first, {"lr": 0.1}, steps=1)
+    assert "trainable" not in first.state_dict()
+    turn(warm, {"lr": 0.1})
+    cold.load_state_dict(through_checkpoint(warm.state_dict()))
+    for task in (warm, cold):
+        turn(task, {"lr": 0.1}, seed=2)
+    assert cold.evaluate() == warm.evaluate()
+    # Back to what had not come so far.
+    warm.load_state_dict(through_checkpoint(first.state_dict()))
+    assert not warm.model()[0].bias.requires_grad
 
 
 LOADER = """
@@ -495,12 +621,41 @@ def test_a_members_loop_has_a_folder_of_its_own_that_is_empty_when_a_turn_begins
     gc.collect()
     assert not list((tmp_path / "scratch").iterdir())
     missing = script(FILES.replace("{missing}", "data/train.csv"), name="joined_other.py")
-    with pytest.raises(TaskError, match=r"no file data/train.csv in the .*own folder.*keep_folder"):
+    with pytest.raises(TaskError, match=r"no data/train.csv in the .*own folder.*keep_folder"):
         turn(build(missing), {"x": 0.5}, steps=1)
     kept = build(missing, keep_folder=True)
     (tmp_path / "last.txt").unlink()
     with pytest.raises(FileNotFoundError):
         turn(kept, {"x": 0.5}, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("loop", "evaluation", "named"),
+    [
+        ("torch.save(net.state_dict(), 'saved/last.pt')", "0.0", "saved"),
+        ("raise OSError(\"Cannot save file into a non-existent directory: 'out'\")", "0.0", "out"),
+        ("pass", "open('data/test.csv')", "data/test.csv"),
+    ],
+)
+def test_whatever_is_not_found_in_a_members_folder_is_told_with_the_way_out(
+    script, tmp_path, monkeypatch, loop, evaluation, named
+):
+    kind = script(f"""
+        pbt = pbt_flow.join({{"lr": RATE}}, lambda: {evaluation}, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            update()
+            {loop}
+    """)
+    monkeypatch.setenv("PBT_FLOW_WORKER", "0")
+    monkeypatch.setenv("PBT_FLOW_SCRATCH", str(tmp_path))
+    task = build(kind)
+
+    def train():
+        turn(task, {"lr": 0.1})
+        task.evaluate()
+
+    with pytest.raises(TaskError, match=rf"there is no {named} in .*own folder.*keep_folder=true"):
+        train()
 
 
 def test_a_script_whose_weights_no_checkpoint_would_hold_is_refused(script):
@@ -510,8 +665,111 @@ def test_a_script_whose_weights_no_checkpoint_would_hold_is_refused(script):
     """,
         loop=True,
     )
-    with pytest.raises(TaskError, match="optimizer trains weights that no object named in join"):
+    with pytest.raises(TaskError, match="optimizer trains 2 weights that no object named in join"):
         build(kind)
+
+
+PART = """
+head = torch.nn.Linear(1, 1)
+optimizer.add_param_group({{"params": list(head.parameters())}})
+class Copies:
+    def state_dict(self): return copy.deepcopy(head.state_dict())
+    def load_state_dict(self, state): head.load_state_dict(state)
+pbt = pbt_flow.join({{"lr": RATE}}, score, net=net, optimizer=optimizer{more})
+"""
+
+
+def test_each_weight_that_is_trained_belongs_to_a_named_object(script):
+    with pytest.raises(TaskError, match="optimizer trains 2 of its 4 weights that no object"):
+        build(script(PART.format(more=""), loop=True))
+    # A state may hold copies, and weights that are frozen belong to nobody.
+    build(script(PART.format(more=", head=Copies()"), name="copies.py", loop=True))
+    frozen = PART.format(more="") + "head.requires_grad_(False)\n"
+    build(script(frozen, name="frozen.py", loop=True))
+
+
+def test_a_module_that_knows_its_shapes_only_in_training_joins(script):
+    kind = script("""
+        net = torch.nn.Sequential(torch.nn.LazyLinear(1), torch.nn.Dropout(0.5))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)
+    """, loop=True)  # fmt: skip
+    warm, cold = build(kind), build(kind, seed=1)
+    turn(warm, {"lr": 0.1})
+    cold.load_state_dict(through_checkpoint(warm.state_dict()))
+    assert cold.evaluate() == warm.evaluate()
+
+
+def test_a_loader_that_does_not_know_its_length_joins(script):
+    kind = script("""
+        class Stream(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                return iter(torch.rand(6))
+        loader = torch.utils.data.DataLoader(Stream(), batch_size=2)
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)
+        for batch in pbt.batches(loader):
+            update()
+            pbt.log(least=batch.min())
+    """)
+    warm, cold = build(kind), build(kind, seed=1)
+    turn(warm, {"lr": 0.1})
+    cold.load_state_dict(through_checkpoint(warm.state_dict()))
+    assert turn(warm, {"lr": 0.1}, seed=2) == turn(cold, {"lr": 0.1}, seed=2)
+
+
+NESTED = {
+    "epochs": """
+        for epoch in range(3):
+            for number in pbt.steps():
+                update()
+    """,
+    "function": """
+        def train():
+            for number in pbt.steps():
+                update()
+        while True:
+            train()
+    """,
+}
+
+
+@pytest.mark.parametrize("loops", NESTED.values(), ids=NESTED)
+def test_a_loop_inside_of_another_one_is_refused(script, loops):
+    joined = 'pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)'
+    kind = script(f"        {joined}\n{loops}")
+    with pytest.raises(TaskError, match=r"stands inside of another loop \(line \d+ of module\)"):
+        build(kind)
+
+
+def test_a_loop_in_which_the_script_joins_is_none(script):
+    kind = script("""
+        def begin():
+            return pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)
+        for fold in range(3):
+            pbt = begin()
+            for number in pbt.steps(): update()
+    """)
+    assert turn(build(kind), {"lr": 0.1})
+
+
+def test_a_script_finds_what_lies_beside_it_before_what_lies_where_the_user_stands(
+    script, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    for folder in (tmp_path, tmp_path / "here"):
+        (folder / "helper_of_joined.py").write_text(f"folder = {str(folder)!r}\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.syspath_prepend(str(tmp_path / "here"))
+    monkeypatch.delitem(sys.modules, "helper_of_joined", raising=False)
+    kind = script("""
+        import helper_of_joined
+        seen = {"folder": helper_of_joined.folder}
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer, seen=seen)
+    """, loop=True)  # fmt: skip
+    order = list(sys.path)
+    assert build(kind)._member.objects["seen"] == {"folder": str(tmp_path)}
+    assert [entry for entry in sys.path if entry in order] == order
+    monkeypatch.delitem(sys.modules, "helper_of_joined")
 
 
 def test_a_script_that_neither_joins_nor_has_a_class_is_refused_without_running_it(tmp_path):
@@ -615,6 +873,31 @@ def test_modules_are_in_the_mode_of_the_loops_beginning_whoever_looked_at_them(s
     task.model().eval()
     assert turn(task, {"lr": 0.1})["training"] == 1.0
     assert task.report() == {"bias": task.evaluate()}
+
+
+def test_a_walk_of_64_frames_of_c_does_not_leave_the_stack_of_a_script(script):
+    # Torch walks them for each of its errors. What lies beyond is no frame once the script has
+    # waited, and whoever walked on ended the worker by SIGSEGV.
+    kind = script("""
+        import ctypes
+        def frames():
+            return ctypes.CDLL(None).backtrace((ctypes.c_void_p * 65)(), 65)
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            update()
+            pbt.log(frames=frames())
+    """)
+    seen = []
+
+    def train():
+        task = build(kind)
+        seen.extend(turn(task, {"lr": 0.1})["frames"] for _ in range(2))
+
+    # A thread's own stack is short, so that all frames but a few are the script's.
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [65, 65]
 
 
 # --- what a waiting member costs ------------------------------------------------------------------

@@ -114,3 +114,9 @@ def test_a_budget_too_small_for_a_turn_of_each_stage_is_refused():
     text = str(plan_of("wide", turns=4))
     with pytest.raises(SettingsError, match="leave no turn for the last 2 members"):
         StagePlan.resumed(text, population=8, turns=3)
+
+
+def test_of_members_that_all_go_on_the_sentence_says_so() -> None:
+    told = StagePlan.of("narrow", population=2, turns=8, workers=1).describe()
+    assert "2 members for 2 turns (hyperparameters are copied), then the same for 2 turns" in told
+    assert told.endswith("and the winner trains for 8 turns, as without stages")

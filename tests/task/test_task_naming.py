@@ -465,6 +465,10 @@ def test_the_text_of_an_option_takes_the_type_of_its_default(
         ),
         ({"seed": 3}, "task Small has no option 'seed'"),
         ({"device": "cuda"}, "task Small has no option 'device'"),
+        (
+            {"arguments": ["x"]},
+            "Small has no arguments of its own, which only a script.*--set",
+        ),
         ({"width": "wide"}, "task Small: option width takes int, got 'wide'"),
         ({"width": "1.5"}, "task Small: option width takes int, got '1.5'"),
         ({"width": ""}, "task Small: option width takes int, got ''"),

@@ -113,8 +113,12 @@ def test_there_is_a_worker_for_each_gpu_and_else_for_each_core(machine, monkeypa
 
 def test_a_device_that_cannot_be_used_is_told_of_with_the_way_out():
     assert device_error("cpu") == ""
-    assert "cdua cannot be used here" in device_error("cdua")
-    assert device_error("cdua").endswith("; give another, such as cpu")
+    told = device_error("gpu")
+    assert told.startswith("the device gpu cannot be used here: torch knows none of that name, and")
+    assert "calls a GPU cuda, mps or xpu; here there " in told
+    # What torch knows and this machine has not, torch tells of itself.
+    assert "maia cannot be used here (" in device_error("maia")
+    assert device_error("maia").endswith("; give another, such as cpu")
 
 
 def test_a_model_is_looked_at_on_the_cpu_where_its_device_is_missing():

@@ -107,4 +107,4 @@ def test_ctrl_c_in_the_middle_of_the_first_imports_is_no_traceback() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 130
-    assert done.stderr.strip() == "pbt-flow: interrupted before anything was begun"
+    assert done.stderr.strip() == "python -m pbt_flow: interrupted before anything was begun"
