@@ -1,6 +1,5 @@
 """The toys' known answers, by simulation: the same controller, no MLflow, no waiting."""
 
-import functools
 from statistics import fmean, median
 
 import numpy as np
@@ -100,7 +99,6 @@ def test_asynchronous_members_exploit_as_generational_ones_do():
     assert copies("async") == pytest.approx(copies("generational"), rel=0.15)
 
 
-@functools.cache
 def quadratic(seeds=10, **settings):
     results = [
         simulate(
@@ -120,24 +118,17 @@ def quadratic(seeds=10, **settings):
 
 
 @pytest.mark.slow
-def test_pbt_beats_random_search_on_the_noisy_quadratic_by_the_known_margin():
+def test_the_noisy_quadratic_has_its_known_answers():
+    """All that one reference is compared with: it is most of the time."""
     pbt, search = quadratic(), quadratic(exploit="none")
     assert pbt.mean() == pytest.approx(0.110, abs=0.025)
     assert search.mean() == pytest.approx(0.240, abs=0.05)
     assert (search > pbt).all()
-
-
-@pytest.mark.slow
-def test_the_interval_of_the_noisy_quadratic_can_be_too_short_and_too_long():
-    loss = {i: quadratic(4, interval=i, turns=2000 // i).mean() for i in (5, 400)}
-    between = quadratic()[:4].mean()
-    assert between < loss[5]
-    assert between < loss[400]
-
-
-@pytest.mark.slow
-def test_truncation_beats_the_binary_tournament_on_the_noisy_quadratic():
-    assert quadratic().mean() < quadratic(exploit="tournament").mean()
+    assert pbt.mean() < quadratic(exploit="tournament").mean()
+    # Too short an interval selects chance, and too long a one decides too rarely.
+    for interval in (5, 400):
+        loss = quadratic(4, interval=interval, turns=2000 // interval)
+        assert pbt[:4].mean() < loss.mean(), interval
 
 
 @pytest.mark.paints
