@@ -226,7 +226,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, plain)
 
 
-def _is_of_texts(value: np.ndarray) -> bool:
+def _is_of_texts(value: np.ndarray[Any, Any]) -> bool:
     of_objects = value.dtype.kind == "O" and all(isinstance(one, str) for one in value.flat)
     return value.dtype.kind == "U" or of_objects
 
