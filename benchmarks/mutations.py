@@ -136,8 +136,8 @@ MUTATIONS = [
         "no lineage trains beyond the budget, and what is copied was ranked",
         "training/test_controller.py::any_population_conserves",
         "strategies/advise.py",
-        "given = history.copyable(first, ranking, member)",
-        "given = history.standing(history.members[first])",
+        "given = history.copyable(sources.weights, ranking, member)",
+        "given = history.standing(history.members[sources.weights])",
         "a copy takes what the donor stands on now",
     ),
     Mutation(
