@@ -46,7 +46,7 @@ def test_words_for_a_script_are_refused_where_there_is_none(capsys):
         main(["resume", "abc", "--", "--lr", "1"])
     assert "what stands behind -- is for the script of a run" in capsys.readouterr().err
     assert main(["run", "--task", "toy", "--", "--lr", "1"]) == 2
-    assert "no option 'arguments'" in capsys.readouterr().err
+    assert "no arguments of its own, which only a script has" in capsys.readouterr().err
 
 
 def test_a_replay_trains_along_the_schedule_and_finds_it_live():
