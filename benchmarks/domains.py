@@ -42,7 +42,7 @@ from typing import Any
 import mlflow
 
 import pbt_flow
-from benchmarks.evidence import CONTROL, Pairs, Reports, record
+from benchmarks.evidence import CONTROL, Pairs, record
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.exceptions import StoreError
 from pbt_flow.population.history import History
@@ -230,8 +230,9 @@ def table(
     reports = reports_of(runs)
     lines = [f"\n### {task}\n", f"| seed | {' | '.join(methods)} |"]
     lines.append("|---" * (len(methods) + 1) + "|")
-    for seed, done in runs.items():
-        cells = [f"{report_of(done[m]):.4g}" if m in done else "" for m in methods]
+    for seed in runs:
+        found = (reports[method].get(str(seed)) for method in methods)
+        cells = ["" if report is None else f"{report:.4g}" for report in found]
         lines.append(f"| {seed} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -299,6 +300,8 @@ def main() -> None:
         help="enter the reports into reports.json, which benchmarks.evidence compares",
     )
     given = parser.parse_args()
+    if given.record and (given.more or given.seeds):
+        parser.error("--record is for the pairs of pairs.json, with the options that they have")
     against = CONTROL
     if given.study is not None:
         study = studies[given.study]
@@ -323,8 +326,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
     if given.record:
-        measured: Reports = {task: reports_of(runs[task]) for task in given.tasks}
-        record(measured)
+        record({task: reports_of(runs[task]) for task in given.tasks})
     for task in given.tasks:
         print(table(task, runs[task], given.out, against), flush=True)
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from pbt_flow.utils.interval import Interval
 
@@ -96,7 +97,7 @@ def table(methods: Mapping[str, Mapping[str, float]], against: str) -> str:
     lines = [f"| method | mean report | better than {against} by | ahead in | sign-flip p |"]
     lines.append("|---" * 5 + "|")
     for method, seeds in methods.items():
-        cells = [method, f"{sum(seeds.values()) / len(seeds):.4g}"]
+        cells = [method, f"{fmean(seeds.values()):.4g}"]
         cells += ["", "", ""] if method == against else Pairs.of(seeds, methods[against]).cells
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -111,7 +112,9 @@ def main() -> None:
     given = parser.parse_args()
     for task in given.tasks:
         if given.against not in reports[task]:
-            parser.error(f"{task} has no {given.against!r}, but {', '.join(reports[task])}")
+            parser.error(
+                f"{task} has no {given.against!r}, but {', '.join(map(repr, reports[task]))}"
+            )
         print(f"\n### {task}\n\n{table(reports[task], given.against)}")
 
 
