@@ -794,9 +794,9 @@ MUTATIONS = [
     Mutation(
         "gradients that a joined script gathers go on after a copy",
         "joining/test_join.py::gathered_for_a_step",
-        "joining/member.py",
-        '        gathered = state.get("gradients", {})\n',
-        "        gathered = dict[str, Any]()\n",
+        "joining/unsaved_weights.py",
+        "                gradient = gathered.get(name, {}).get(number)\n",
+        "                gradient = None\n",
         "they are dropped",
     ),
     Mutation(

@@ -19,6 +19,7 @@ from pbt_flow.joining.loader_position import LoaderPosition, generators_of
 from pbt_flow.joining.objects import Keeper, has_state, keeper_of
 from pbt_flow.joining.outer_loop import Places, outer_loop
 from pbt_flow.joining.param_groups import is_optimizer
+from pbt_flow.joining.unsaved_weights import GatheredGradients, TrainedWeights
 from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Hparams, Space
 
@@ -61,8 +62,6 @@ class Member:
         self._modes: list[tuple[Any, bool]] = []
         self._logged: dict[str, float] = {}
         self._began_in = _thread_modes()
-        self._steps_before: dict[int, int] = {}
-        """The steps that each optimiser had made in the turn before the last pass of the loop."""
 
     def join(
         self, terms: Terms, objects: Mapping[str, Any], *, joined: Places | None = None
@@ -109,13 +108,10 @@ class Member:
             )
         self._check_trained_is_kept()
         self.unnamed = self._look_for_unnamed(frame, loader)
-        self._trainable = [
-            (name, inner, weight, weight.requires_grad)
-            for name, module in self._named_modules()
-            for inner, weight in module.named_parameters()
-        ]
         self.hyperparameters.attach(self.objects)
         self.hyperparameters.watch(self.objects)
+        self._trained = TrainedWeights(self._named_modules())
+        self._gradients = GatheredGradients(self.objects, self.hyperparameters)
         self._modes = [(module, module.training) for module in self.modules(inner=True)]
 
     def turns(self) -> Iterator[None]:
@@ -125,7 +121,7 @@ class Member:
             getcurrent().parent.switch(AT_HEAD)
             self.begins = True
             for _ in range(self._turn_steps):
-                self._steps_before = dict(self.hyperparameters.steps)
+                self._gradients.begin_pass()
                 yield
                 self.step += 1
                 self.begins = False
@@ -182,17 +178,8 @@ class Member:
     def state_dict(self) -> dict[str, Any]:
         objects = {name: keeper.state() for name, keeper in self._keepers.items()}
         state = {"objects": objects, "step": self.step, "loader": self._position.state()}
-        # Weights that the loop has frozen, or no longer freezes: no state of torch's says so.
-        changed = dict[str, dict[str, bool]]()
-        for name, inner, weight, began in self._trainable:
-            if weight.requires_grad != began:
-                changed.setdefault(name, {})[inner] = weight.requires_grad
-        gradients = self._gathered_gradients()
-        return {
-            **state,
-            **({"trainable": changed} if changed else {}),
-            **({"gradients": gradients} if gradients else {}),
-        }
+        unsaved = {"trainable": self._trained.state(), "gradients": self._gradients.state()}
+        return state | {name: one for name, one in unsaved.items() if one}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state.
@@ -208,23 +195,8 @@ class Member:
             )
         for name, keeper in self._keepers.items():
             keeper.load(state["objects"][name])
-        gathered = state.get("gradients", {})
-        for name, weights in self._trained():
-            for number, weight in enumerate(weights):
-                gradient = gathered.get(name, {}).get(number)
-                if weight.grad is not None:
-                    # In place: a CUDA graph of the script may write there.
-                    weight.grad.zero_()
-                if gradient is not None and weight.grad is None:
-                    weight.grad = gradient.to(weight, copy=True)
-                elif gradient is not None:
-                    weight.grad.copy_(gradient)
-        self._steps_before = dict(self.hyperparameters.steps)
-        changed = state.get("trainable", {})
-        for name, inner, weight, began in self._trainable:
-            trains = changed.get(name, {}).get(inner, began)
-            if weight.requires_grad != trains:
-                weight.requires_grad_(trains)
+        self._gradients.load(state.get("gradients", {}))
+        self._trained.load(state.get("trainable", {}))
         self.step = state["step"]
         self._position.load(state["loader"])
 
@@ -243,28 +215,6 @@ class Member:
         from torch import nn
 
         return [(name, one) for name, one in self.objects.items() if isinstance(one, nn.Module)]
-
-    def _trained(self) -> Iterator[tuple[str, list[Any]]]:
-        """The weights of each optimiser of which the steps are known."""
-        for name, value in self.objects.items():
-            if id(value) in self.hyperparameters.steps:
-                yield name, [weight for group in value.param_groups for weight in group["params"]]
-
-    def _gathered_gradients(self) -> dict[str, dict[int, Any]]:
-        """The gradients of optimisers that made no step in the last pass of the loop.
-
-        A script that gathers the gradients of several batches for a step goes on with them. After a
-        step they count for nothing, and would make a checkpoint larger.
-        """
-        found = dict[str, dict[int, Any]]()
-        steps = self.hyperparameters.steps
-        for name, weights in self._trained():
-            place = id(self.objects[name])
-            if steps[place] == self._steps_before.get(place):
-                gradients = {n: one.grad for n, one in enumerate(weights) if one.grad is not None}
-                if any(one.any() for one in gradients.values()):
-                    found[name] = gradients
-        return found
 
     # --- what may be wrong with a script ----------------------------------------------------------
 
