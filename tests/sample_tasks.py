@@ -369,7 +369,7 @@ class OneBlocked(Regression):
         self.orders, self.turns, self.blocked = Path(orders), turns, True
 
     def train(self, hparams: Mapping[str, Any], steps: int) -> Mapping[str, float]:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while hparams["lr"] == 1e-4 and self.blocked and time.monotonic() < deadline:
             self.blocked = len(list(self.orders.iterdir())) < self.turns
             time.sleep(0.01)

@@ -8,14 +8,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
+from patience import until
 
 LOOPBACK = "127.0.0.1"
 TROUBLE = ("locked", "does not take", "Training goes on", "Traceback", "Error")
@@ -56,7 +56,7 @@ class Server:
                 stderr=log,
                 start_new_session=True,
             )
-        until(self.answers, 120, "the server does not start")
+        until(self.answers, "the server does not start")
 
     def answers(self) -> bool:
         assert self.process.poll() is None, (self.folder / "log").read_text()
@@ -69,14 +69,6 @@ class Server:
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-
-
-def until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        # Whoever is waited for shares the cores with this process.
-        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -147,7 +139,7 @@ class Postgres:
             self.process = subprocess.Popen(
                 self.command, cwd=self.folder, stdout=log, stderr=log, **self.owner
             )
-        until(self.answers, 60, "PostgreSQL does not start")
+        until(self.answers, "PostgreSQL does not start")
 
     def answers(self) -> bool:
         import psycopg
@@ -214,7 +206,7 @@ class Bucket:
                 stdout=log,
                 stderr=log,
             )
-        until(self.answers, 60, "the S3 server does not start")
+        until(self.answers, "the S3 server does not start")
         self.client = boto3.client(
             "s3",
             endpoint_url=self.address,

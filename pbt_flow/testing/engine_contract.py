@@ -68,7 +68,7 @@ class EngineContract:
     ever, is then not asked for."""
     keeps_output: ClassVar[bool] = True
     """Whether what a task prints in a turn is kept beside its record."""
-    patience: ClassVar[float] = 120.0
+    patience: ClassVar[float] = 300.0
     """Seconds within which an outcome must come."""
 
     _engine: ClassVar[Engine | None] = None

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 import pbt_flow
 from pbt_flow.cli.completion import SHELLS, completion_script
@@ -118,7 +119,7 @@ class Shell:
     def line(self, keys: str, show: str = _SHOW) -> str:
         """The line behind some keys."""
         os.write(self.terminal, f"{keys}{show}".encode())
-        text, end = "", time.monotonic() + 60
+        text, end = "", time.monotonic() + PATIENCE
         while not (found := re.search("<<([^<]*)>>\r?\n", text)):
             assert time.monotonic() < end, f"the shell does not answer: {text!r}"
             if select.select([self.terminal], [], [], 1)[0]:

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.distributions import FloatDistribution
+from patience import PATIENCE, until
 from sample_tasks import KeepsTheDonorsRate, Regression
 
 import pbt_flow
@@ -508,12 +508,12 @@ def test_a_killed_replay_comes_bit_for_bit_to_what_an_undisturbed_one_does(tmp_p
             stderr=subprocess.PIPE,
             text=True,
         )
-        deadline = time.monotonic() + 90
-        while len(list(tmp_path.rglob("turn*.json"))) < before + turns:
-            assert time.monotonic() < deadline, "no turn was ever committed"
-            time.sleep(0.01)
+        until(
+            lambda: len(list(tmp_path.rglob("turn*.json"))) >= before + turns,
+            "no turn was ever committed",
+        )
         process.send_signal(end)
-        return process, process.communicate(timeout=60)[1].splitlines()
+        return process, process.communicate(timeout=PATIENCE)[1].splitlines()
 
     process, told = disturbed(["replay", str(path), "--seeds", "1"], signal.SIGTERM, 1)
     assert process.returncode == 130

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 import pbt_flow
 from pbt_flow.exceptions import SettingsError
@@ -34,6 +35,6 @@ def test_the_ui_answers_while_it_is_wanted_and_no_longer(trained: Callable[..., 
     with pbt_flow.ui(result.run_id[:8]) as opened:
         assert result.run_id in opened.address
         home = opened.address.partition("/#")[0]
-        urllib.request.urlopen(home, timeout=60).close()
+        urllib.request.urlopen(home, timeout=PATIENCE).close()
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(home, timeout=60)
+        urllib.request.urlopen(home, timeout=PATIENCE)

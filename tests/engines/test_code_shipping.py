@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+from patience import until
 
 import pbt_flow
 from pbt_flow.engines.code_shipping import left_out, pack, unpacked
@@ -184,10 +184,8 @@ def test_a_nodes_folder_goes_when_its_last_worker_has_been_killed(tmp_path):
 
 
 def wait_until_gone(place):
-    end = time.monotonic() + 30
-    while place.exists() or place.with_name(f"{place.name}.lock").exists():
-        assert time.monotonic() < end, "the folder outlived its workers"
-        time.sleep(0.01)
+    lock = place.with_name(f"{place.name}.lock")
+    until(lambda: not (place.exists() or lock.exists()), "the folder outlived its workers")
 
 
 def test_a_folder_that_is_in_use_is_shared(tmp_path):

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from patience import PATIENCE, until
 from sample_tasks import Regression
 
 import pbt_flow
@@ -45,8 +46,7 @@ def opened(engine, tmp_path, slots=2, turn_timeout=None):
 
 @pytest.fixture
 def engine(tmp_path):
-    # A busy machine takes a minute to import torch; no test waits for so long.
-    engine = opened(ProcessEngine(), tmp_path, turn_timeout=600)
+    engine = opened(ProcessEngine(), tmp_path, turn_timeout=2 * PATIENCE)
     yield engine
     engine.close()
 
@@ -54,7 +54,7 @@ def engine(tmp_path):
 def wait(engine, count=1):
     done = []
     while len(done) < count:
-        done += engine.wait(timeout=60)
+        done += engine.wait(timeout=PATIENCE)
     return done
 
 
@@ -349,9 +349,7 @@ def test_workers_die_with_a_controller_that_is_killed(tmp_path):
 
 
 def wait_until_dead(workers):
-    deadline = time.monotonic() + 30
-    while any(alive(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a worker outlived its controller"
+    until(lambda: not any(alive(pid) for pid in workers), "a worker outlived its controller")
 
 
 def alive(pid):

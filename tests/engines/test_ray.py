@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from patience import PATIENCE, until
 
 pytest.importorskip("ray")
 
@@ -104,16 +105,16 @@ def opened(tmp_path, *, slots, task=ORDERED, folders=None, **context):
     return engine
 
 
-def wait(engine, count=1, patience=60.0):
-    done, end = [], time.monotonic() + patience
+def wait(engine, count=1):
+    done, end = [], time.monotonic() + PATIENCE
     while len(done) < count:
         assert time.monotonic() < end, f"{len(done)} of {count} outcomes"
         done += engine.wait(timeout=1.0)
     return done
 
 
-def wait_until(engine, holds, patience=60.0):
-    end = time.monotonic() + patience
+def wait_until(engine, holds):
+    end = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < end, "it did not come to that"
         assert engine.wait(timeout=0.2) == []
@@ -226,10 +227,7 @@ def test_a_worker_that_hangs_while_it_opens_holds_nobody_up_and_copies_go_with_t
         engine.forget(second.checkpoint)
     finally:
         engine.close()
-    end = time.monotonic() + 30
-    while cache.parent.exists():
-        assert time.monotonic() < end, "the node's folder outlived its workers"
-        time.sleep(0.05)
+    until(lambda: not cache.parent.exists(), "the node's folder outlived its workers")
 
 
 TASK = """

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from pbt_flow.engines.ray import RayEngine, _Queued, _Seat, _told
 from pbt_flow.engines.ray_actor import Place
@@ -90,7 +91,11 @@ def test_a_token_that_is_not_there_is_told_with_what_to_set(monkeypatch, tmp_pat
             "except Exception as error: print(type(error).__name__, error)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
         )
     assert done.stdout.startswith("EngineError the Ray cluster at 127.0.0.1")
     assert "refuses the token of this process; set RAY_AUTH_MODE and" in done.stdout
@@ -141,11 +146,11 @@ def test_a_cluster_that_wants_another_token_refuses_in_a_line(tmp_path):
             env={**environments["mine"], "RAY_ADDRESS": address},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=True,
         )
     finally:
-        head.communicate("\n", timeout=180)
+        head.communicate("\n", timeout=PATIENCE)
     assert done.stdout.startswith(f"EngineError the Ray cluster at {address} refuses the token")
     assert done.stderr == ""
 
@@ -237,7 +242,7 @@ def test_a_ray_of_ones_own_leaves_no_folder_behind(gpus, monkeypatch):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=PATIENCE,
         )
         expected = "Ray finds too few on this machine" if gpus else "True"
         assert expected in done.stdout, done.stderr

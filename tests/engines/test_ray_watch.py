@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from servers import until
+from patience import PATIENCE, until
 
 import pbt_flow
 from pbt_flow.engines import ray as ray_engine
@@ -92,7 +92,7 @@ def test_an_engine_ends_where_ray_will_start_no_worker_any_more(
     head.alive = alive
     if answers:
         watch.is_alive("mine")
-        until(lambda: watch.alive == set(alive), 60, "the watch does not ask")
+        until(lambda: watch.alive == set(alive), "the watch does not ask")
     else:
         head.answers.clear()
     if told:
@@ -156,7 +156,12 @@ def test_a_population_ends_in_order_when_ray_dies_under_it(program, told, databa
     arguments = [sys.executable, "-c", _KILLS, program, f"{ROOT}/benchmarks/unrepeatable.py"]
     for _ in range(3):
         done = subprocess.run(
-            arguments, env=environment, capture_output=True, text=True, timeout=400, check=False
+            arguments,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         # Ray gives itself 30 seconds, which is too little where the cores have other work.
         if "timed out during startup" not in done.stderr:

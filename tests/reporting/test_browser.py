@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE, until
 from stored_populations import copy_empty, working_in
 
 import pbt_flow
@@ -28,8 +29,8 @@ pytestmark = [
     # Chromium and playwright leave their pipes to the garbage collector.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-PATIENCE = 120_000
-"""Milliseconds: MLflow's UI and a report of 5 MB take seconds on a busy machine."""
+MILLISECONDS = PATIENCE * 1000
+"""MLflow's UI and a report of 5 MB take seconds on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +70,16 @@ def ui(result, tmp_path_factory):
             start_new_session=True,
         )
     address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while True:
+
+    def answers():
+        assert process.poll() is None, log.read_text()
         try:
             urllib.request.urlopen(f"{address}/health", timeout=5).close()
-            break
         except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
+            return False
+        return True
+
+    until(answers, "the UI does not start")
     yield address
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -94,7 +97,7 @@ def test_the_report_draws_every_chart_without_a_network(browser, tmp_path, schem
     page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
     page.on("request", lambda request: asked.append(request.url))
     page.goto(page_path.as_uri())
-    page.wait_for_selector("body[data-drawn]", timeout=PATIENCE)
+    page.wait_for_selector("body[data-drawn]", timeout=MILLISECONDS)
     charts = page.locator(".chart")
     assert charts.count() == 8
     for index in range(8):
@@ -151,7 +154,7 @@ def test_the_report_draws_every_chart_without_a_network(browser, tmp_path, schem
         "c => c.querySelector('svg').clientWidth <= c.clientWidth + 1 && "
         "c.querySelector('svg').clientHeight <= c.clientHeight + 1)"
     )
-    deadline = time.monotonic() + PATIENCE / 1000
+    deadline = time.monotonic() + PATIENCE
     while not page.evaluate(fits):
         assert time.monotonic() < deadline, "a chart is wider or higher than its place on paper"
         page.wait_for_timeout(50)
@@ -164,7 +167,7 @@ def test_the_report_draws_every_chart_without_a_network(browser, tmp_path, schem
     assert page.locator(f"{settings}[open] dl").is_visible()
     assert not page.locator(".sorts").is_visible()
     page.emulate_media(media="screen", color_scheme=scheme)
-    page.locator(f"{settings}:not([open])").wait_for(timeout=PATIENCE)
+    page.locator(f"{settings}:not([open])").wait_for(timeout=MILLISECONDS)
     # A phone has room for the colours of the scores between their ends.
     page.set_viewport_size({"width": 390, "height": 800})
     assert page.locator(".scale").first.bounding_box()["height"] < 30
@@ -175,7 +178,7 @@ def test_the_report_draws_inside_mlflows_artifact_view(browser, ui, result):
     page = browser.new_page(viewport={"width": 1500, "height": 1100})
     page.goto(f"{ui}/#/experiments/{experiment}/runs/{result.run_id}/artifacts/report/index.html")
     frame = page.frame_locator("iframe")
-    frame.locator("body[data-drawn]").wait_for(timeout=PATIENCE)
+    frame.locator("body[data-drawn]").wait_for(timeout=MILLISECONDS)
     assert frame.locator(".chart svg.main-svg").count() >= 8
     assert frame.locator("h1").inner_text() == result.headline
 
@@ -183,14 +186,14 @@ def test_the_report_draws_inside_mlflows_artifact_view(browser, ui, result):
 def test_the_saved_view_opens_with_all_members_and_its_sections(browser, ui, result):
     page = browser.new_page(viewport={"width": 1700, "height": 2600})
     page.goto(f"{ui}/{result.charts}")
-    page.get_by_text("member-11").first.wait_for(timeout=PATIENCE)
+    page.get_by_text("member-11").first.wait_for(timeout=MILLISECONDS)
     for section in ("Score", "Hyperparameters", "Lineage"):
-        page.locator(f":text('{section}') >> visible=true").first.wait_for(timeout=PATIENCE)
+        page.locator(f":text('{section}') >> visible=true").first.wait_for(timeout=MILLISECONDS)
     chart = page.locator(".js-plotly-plot").first
-    chart.wait_for(timeout=PATIENCE)
+    chart.wait_for(timeout=MILLISECONDS)
     page.wait_for_function(
         "document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length >= 12",
-        timeout=PATIENCE,
+        timeout=MILLISECONDS,
     )
     folder = os.environ.get("PBT_FLOW_SCREENSHOTS")
     if folder:
@@ -202,11 +205,11 @@ def test_the_row_of_the_population_unfolds_its_members(browser, ui, result):
     experiment = result.charts.split("/")[2]
     page.goto(f"{ui}/#/experiments/{experiment}/runs?workflowType=machine_learning")
     row = page.get_by_role("gridcell").filter(has_text="sample_tasks pbt")
-    row.wait_for(timeout=PATIENCE)
+    row.wait_for(timeout=MILLISECONDS)
     members = page.get_by_role("link", name="member-")
     assert members.count() == 0
     row.get_by_role("button").click()
-    members.last.wait_for(timeout=PATIENCE)
+    members.last.wait_for(timeout=MILLISECONDS)
     assert sorted(members.all_inner_texts()) == [f"member-{index:02d}" for index in range(12)]
     folder = os.environ.get("PBT_FLOW_SCREENSHOTS")
     if folder:

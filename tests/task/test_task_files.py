@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 import pbt_flow
 from pbt_flow.task import Task, TaskError, check_found, declare, find_task, name_task
@@ -198,7 +199,7 @@ def python(*arguments: str, cwd: Path, feed: str | None = None) -> tuple[str, st
         cwd=cwd,
         env=environment,
         input=feed,
-        timeout=120,
+        timeout=PATIENCE,
     )
     return done.stdout.strip(), done.stderr
 

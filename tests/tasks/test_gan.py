@@ -24,6 +24,7 @@ import pytest
 import torch
 from file_server import Answer, Server, serving, well
 from numpy.typing import NDArray
+from patience import PATIENCE
 from torch import Tensor, nn
 
 pytest.importorskip("PIL")
@@ -250,7 +251,7 @@ print([weight.tolist() for weight in classifier.network.parameters()])
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    answers = [process.communicate(timeout=60)[0] for process in processes]
+    answers = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     (file,) = (empty_cache / "classifiers").iterdir()
     weights = torch.load(file, weights_only=True)["weights"]

@@ -7,6 +7,7 @@ import time
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from patience import PATIENCE
 
 from pbt_flow.exceptions import StoreError
 from pbt_flow.tracking.lease import Lease, _process_identity, ask_to_stop, claim, has_died
@@ -247,7 +248,7 @@ def test_a_store_that_does_not_answer_a_heartbeat_is_known_to_be_silent_until_it
     def one_more_beat():
         lease._answered.clear()
         lease._wake.set()
-        assert asked.acquire(timeout=30)
+        assert asked.acquire(timeout=PATIENCE)
         assert lease._answered.wait(30)
 
     assert not lease.is_silent
@@ -261,7 +262,7 @@ def test_a_store_that_does_not_answer_a_heartbeat_is_known_to_be_silent_until_it
     go_on = threading.Event()
     monkeypatch.setattr(Lease, "beat", lambda self: (asked.release(), go_on.wait(30)))
     lease._wake.set()
-    assert asked.acquire(timeout=30)
+    assert asked.acquire(timeout=PATIENCE)
     assert not lease.is_silent
     now[0] += 6
     assert lease.is_silent

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from patience import PATIENCE
 from servers import TROUBLE, check
 
 import pbt_flow
@@ -31,7 +32,7 @@ def start(*arguments):
 
 def finished(process):
     """The population, and that its user has read of no trouble."""
-    out, err = process.communicate(timeout=550)
+    out, err = process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == 0, err
     for trouble in TROUBLE:
         assert trouble not in err, err

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from patience import until
 from requests_seen import requests_seen
-from servers import Server, check, until
+from servers import Server, check
 
 import pbt_flow
 from pbt_flow.population.checkpoints import file_digest
@@ -148,13 +149,13 @@ def test_a_killed_server_that_comes_back_misses_nothing_and_ctrl_c_before_that_s
         return len(list(server.folder.rglob("turn*.json")))
 
     try:
-        until(lambda: both_told("[4/12"), 300, "no turn is ever committed")
+        until(lambda: both_told("[4/12"), "no turn is ever committed")
         server.kill()
         (tmp_path / "held-3").unlink()
-        until(lambda: both_told("Training goes on"), 300, "the users are not told")
-        until(lambda: committed() == 2 * 12, 300, "training does not go on")
+        until(lambda: both_told("Training goes on"), "the users are not told")
+        until(lambda: committed() == 2 * 12, "training does not go on")
         # Its workers end before it waits: at whatever moment of the end it is told to stop.
-        until(lambda: not _children(ends.pid), 300, "the end is not waited for")
+        until(lambda: not _children(ends.pid), "the end is not waited for")
         ends.send_signal(signal.SIGINT)
         said, left = (file.read_text for file in files)
         assert ends.wait(300) == 130, left()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from servers import TROUBLE, Bucket, Postgres, Server, check, running_postgres, until
+from patience import until
+from servers import TROUBLE, Bucket, Postgres, Server, check, running_postgres
 
 import pbt_flow
 from pbt_flow.population.reach import TOKEN_PREFIX
@@ -121,12 +122,12 @@ def test_a_population_outlives_a_database_that_restarts_and_a_bucket_that_falls_
         return sum("/turn-" in name for name in bucket.names())
 
     try:
-        until(lambda: committed() >= 4, 300, "no turn is ever committed")
+        until(lambda: committed() >= 4, "no turn is ever committed")
         postgres.kill()
-        until(lambda: "Training goes on" in said.read_text(), 300, "the user is not told")
+        until(lambda: "Training goes on" in said.read_text(), "the user is not told")
         bucket.fall_silent()
         postgres.start()
-        until(lambda: "the tracking store is back" in said.read_text(), 300, "it never comes back")
+        until(lambda: "the tracking store is back" in said.read_text(), "it never comes back")
         bucket.speak_again()
         assert population.wait(300) == 0, said.read_text()
     finally:

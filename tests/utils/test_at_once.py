@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from patience import PATIENCE
 
 from pbt_flow.utils.at_once import call_at_once
 
@@ -13,7 +14,7 @@ def test_the_answers_are_in_the_order_of_the_items(at_once):
 
 
 def test_calls_are_under_way_at_once():
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=PATIENCE)
     assert sorted(call_at_once(lambda item: both.wait(), range(2), 2)) == [0, 1]
 
 

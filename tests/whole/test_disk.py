@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
+from patience import PATIENCE, until
 
 import pbt_flow
 from pbt_flow.population.turn_files import RECORD, STATE, read_name
@@ -56,12 +56,6 @@ def disk(tmp_path):
     disk.unmount()
 
 
-def until(condition, otherwise):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-
-
 def start(*arguments):
     command = [sys.executable, "-m", "pbt_flow", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -76,7 +70,7 @@ def run():
 
 def ended(process):
     try:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert "Traceback" not in err, err

@@ -6,12 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from patience import PATIENCE, until
 
 import pbt_flow
 
@@ -35,28 +35,22 @@ def start(*arguments):
 
 
 def told(process):
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     return out, err
 
 
 def population():
     """The only population of the store in this folder, once it has a turn."""
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        if any(Path().rglob("turn*.json")):
-            client = MlflowClient()
-            (run,) = client.search_runs(
-                [e.experiment_id for e in client.search_experiments()],
-                "tags.`pbt.role` = 'population'",
-            )
-            return run.info.run_id
-    raise AssertionError("no turn was ever committed")
+    until(lambda: any(Path().rglob("turn*.json")), "no turn was ever committed")
+    client = MlflowClient()
+    (run,) = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], "tags.`pbt.role` = 'population'"
+    )
+    return run.info.run_id
 
 
 def wait_for_turns(count):
-    deadline = time.monotonic() + 90
-    while len(list(Path().rglob("turn*.json"))) < count:
-        assert time.monotonic() < deadline, "the population does not get on"
+    until(lambda: len(list(Path().rglob("turn*.json"))) >= count, "the population does not get on")
 
 
 def essence(result):
@@ -318,7 +312,7 @@ def test_a_reader_that_leaves_ends_no_training(tmp_path):
     while not process.stdout.readline().startswith(b"population"):
         pass
     process.stdout.close()
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=PATIENCE) == 0
     (run,) = MlflowClient().search_runs(["0"], "tags.`pbt.role` = 'population'")
     assert run.info.status == "FINISHED"
     assert pbt_flow.load(run.info.run_id).turns == 24

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
-from servers import Server, check, until
+from patience import until
+from servers import Server, check
 
 import pbt_flow
 from benchmarks.machines import count_files
@@ -132,11 +133,11 @@ def test_machines_that_were_declared_dead_go_on_and_every_turn_is_there_once(net
         told = said.read_text()
         return all(f"on {one.name} was taken away" in told for one in (first, second))
 
-    until(lambda: len(trained_on()) >= 2, 180, "no two machines train")
+    until(lambda: len(trained_on()) >= 2, "no two machines train")
     first, second = (one for one in network.machines if one.name in trained_on()[:2])
     first.cut()
     second.suspend()
-    until(are_missed, 120, "nobody misses the machines")
+    until(are_missed, "nobody misses the machines")
     # Whoever was declared dead is back, and what it has trained meanwhile, or does now, does not
     # count.
     first.mend()

@@ -11,6 +11,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from patience import PATIENCE
 
 pytest.importorskip("ipykernel", reason="ipykernel is not installed")
 
@@ -43,7 +44,7 @@ def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def run(notebook: Any, folder: Path) -> list[Any]:
     """The outputs of each cell that has code."""
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3")
+    client = NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3")
     client.execute(cwd=str(folder), env={**os.environ, "PYTHONPATH": str(ROOT)})
     return [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
 

@@ -5,13 +5,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 from mlflow.utils.environment import _PythonEnv
+from patience import until
 
 from pbt_flow.cli.parser import make_parser
 from pbt_flow.settings import Settings
@@ -155,14 +155,15 @@ def test_a_launcher_that_is_terminated_strands_no_process(tmp_path, monkeypatch)
     (tmp_path / "hang-2").touch()
     settings = parameters(task="sample_tasks:Misbehaving", workers=1, set=f"orders={tmp_path}")
     launcher = subprocess.Popen([*MLFLOW, "-e", "pbt", *settings], start_new_session=True)
-    deadline = time.monotonic() + 120
-    while (tmp_path / "hang-2").exists():
+
+    def hangs():
         assert launcher.poll() is None, "the population ended"
-        assert time.monotonic() < deadline, "the population does not get on"
+        return not (tmp_path / "hang-2").exists()
+
+    until(hangs, "the population does not get on")
     launcher.send_signal(signal.SIGTERM)
     launcher.wait()
-    while any(processes_of(launcher.pid)):
-        assert time.monotonic() < deadline, "a process of ours was stranded"
+    until(lambda: not any(processes_of(launcher.pid)), "a process of ours was stranded")
     (run,) = populations()
     assert run.info.status == "KILLED"
 
