@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from patience import PATIENCE, until
@@ -363,24 +362,6 @@ def test_workers_that_cannot_start_end_the_engine_with_what_they_said(tmp_path, 
         engine.close()
 
 
-class TakesItsNodeAlong(pbt_flow.testing.ordered_task.OrderedTask):
-    """Kills the raylet of its node, once, in the second turn of member 1."""
-
-    space: ClassVar = {"lr": pbt_flow.testing.ordered_task.OrderedTask.space["lr"]}
-
-    def __init__(self, *, seed: int, device: str = "cpu", mark: str = "") -> None:
-        super().__init__(seed=seed, device=device)
-        self.mark = mark
-
-    def train(self, hparams, steps):
-        parent = Path(f"/proc/{os.getppid()}/comm")
-        if self.mark and parent.read_text().startswith("raylet") and Path(self.mark).exists():
-            Path(self.mark).unlink()
-            os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(600)
-        return super().train({**hparams, "order": "train"}, steps)
-
-
 @pytest.mark.usefixtures("database")
 def test_the_same_seed_comes_to_the_same_on_every_engine_although_a_node_dies(
     cluster, tmp_path, capsys
@@ -388,7 +369,7 @@ def test_the_same_seed_comes_to_the_same_on_every_engine_although_a_node_dies(
     def events(engine, **settings):
         mark = tmp_path / "mark"
         result = pbt_flow.run(
-            "test_ray:TakesItsNodeAlong",
+            "doomed_node:TakesItsNodeAlong",
             mode="generational",
             population=4,
             turns=3,
