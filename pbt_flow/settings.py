@@ -34,7 +34,7 @@ from pbt_flow.strategies.samplers import SAMPLERS, LatinHypercube, OptunaSampler
 from pbt_flow.strategies.text import blaming, check_copies, parse, write
 from pbt_flow.task import Declaration, Task, complete_options, declare
 from pbt_flow.utils.devices import usual_workers
-from pbt_flow.utils.text import did_you_mean, nearest
+from pbt_flow.utils.text import did_you_mean, listed, nearest
 
 Mode = Literal["async", "generational"]
 NONE = "none"
@@ -226,7 +226,7 @@ class Settings:
                 elif near in options:
                     way = f" (did you mean the option of the task, options={{{near!r}: ...}}?)"
                 else:
-                    way = f"{did_you_mean(word, possible)}; there are {sorted(possible)}"
+                    way = f"{did_you_mean(word, possible)}; there are {listed(sorted(possible))}"
                 raise SettingsError(f"{source}no setting {word!r}{way}")
         if quick and not kind.quick:
             raise SettingsError(
@@ -465,7 +465,7 @@ class Settings:
             ):
                 meant = did_you_mean(str(value), choices)
                 raise SettingsError(
-                    f"{f.name} must be one of {list(choices)}, got {value!r}{meant}"
+                    f"{f.name} must be one of {listed(choices)}, got {value!r}{meant}"
                 )
         if self.population < 2:
             raise SettingsError(

@@ -40,7 +40,7 @@ from optuna.distributions import (
 )
 
 from pbt_flow.exceptions import SpaceError
-from pbt_flow.utils.text import did_you_mean
+from pbt_flow.utils.text import did_you_mean, listed
 from pbt_flow.utils.values import (
     Value as Value,
 )
@@ -97,7 +97,9 @@ def plain_space(space: Space) -> dict[str, BaseDistribution]:
         except ValueError as error:
             raise SpaceError(f"hyperparameter {name!r}: {error}") from None
     if all(dist.single() for dist in space.values()):
-        raise SpaceError(f"no hyperparameter of {sorted(space)} has more than one value to search")
+        raise SpaceError(
+            f"no hyperparameter of {listed(sorted(space))} has more than one value to search"
+        )
     return {name: _plain_domain(dist) for name, dist in space.items()}
 
 
@@ -209,10 +211,12 @@ def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
     if unknown := sorted(set(hparams) - set(space)):
         meant = did_you_mean(unknown[0], space)
         raise SpaceError(
-            f"unknown hyperparameter {unknown[0]!r}{meant}; the space has {sorted(space)}"
+            f"unknown hyperparameter {unknown[0]!r}{meant}; the space has {listed(sorted(space))}"
         )
     if missing := [name for name in space if name not in hparams]:
-        raise SpaceError(f"hyperparameter {missing[0]!r} has no value; got {sorted(hparams)}")
+        raise SpaceError(
+            f"hyperparameter {missing[0]!r} has no value; got {listed(sorted(hparams))}"
+        )
     checked: dict[str, Value] = {}
     for name, dist in space.items():
         value: Any = hparams[name]
@@ -530,7 +534,9 @@ def check_names(names: Collection[str], space: Space, what: str) -> None:
     """Refuse names that are no hyperparameters of `space`; `what` says whose names they are."""
     for name in names:
         if name not in space:
-            raise SpaceError(f"{what}: {name!r} is not a hyperparameter; known: {sorted(space)}")
+            raise SpaceError(
+                f"{what}: {name!r} is not a hyperparameter; known: {listed(sorted(space))}"
+            )
 
 
 def own_hparams(hparams: Hparams) -> dict[str, Value]:
@@ -556,7 +562,7 @@ def fitted(hparams: Hparams, space: Space) -> Hparams:
             if name not in space:
                 meant = did_you_mean(name, space)
                 raise SpaceError(
-                    f"unknown hyperparameter {name!r}{meant}; the space has {sorted(space)}"
+                    f"unknown hyperparameter {name!r}{meant}; the space has {listed(sorted(space))}"
                 )
             found |= check_hparams({name: value}, {name: space[name]})
     return found

@@ -246,7 +246,7 @@ def test_what_the_user_is_told_to_do_is_enough() -> None:
         ({"exploit": "truncation:fraction=2"}, "exploit 'truncation': fraction must lie above 0"),
         (
             {"init": "even"},
-            r"init: there is no 'even'; choose from \['latin', 'optuna', 'pb2', 'sobol'",
+            r"init: there is no 'even'; choose from 'latin', 'optuna', 'pb2', 'sobol'",
         ),
         ({"init": "optuna:sampler=TPE"}, "init 'optuna': Optuna has no sampler 'TPE'; it has"),
         ({"resample": "optuna:window=0"}, "resample 'optuna': window must be at least 1, got 0"),
@@ -332,8 +332,8 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
             ({name: 5}, f"{name} must be a text, got 5")
             for name in ("register", "device", "name", "experiment")
         ),
-        ({"mode": "sync"}, r"mode must be one of \['async', 'generational'\], got 'sync'"),
-        ({"engine": "dask"}, r"engine must be one of \['processes', 'inline', 'ray'\], got 'dask'"),
+        ({"mode": "sync"}, r"mode must be one of 'async', 'generational', got 'sync'"),
+        ({"engine": "dask"}, r"engine must be one of 'processes', 'inline', 'ray', got 'dask'"),
         ({"engine": "ray", "gpu_share": 1.5}, "gpu_share must be a part of 1, or a whole number"),
         ({"engine": "ray", "gpu_share": -0.5}, "gpu_share must be a part of 1, or a whole number"),
         ({"engine": "ray", "gpu_share": 1e-9}, "gpu_share must have four decimal places at most"),

@@ -580,9 +580,9 @@ def test_checked_hyperparameters_come_in_the_order_of_the_space() -> None:
 @pytest.mark.parametrize(
     ("hparams", "message"),
     [
-        ({"lr": 0.5, "typo": 1}, r"unknown hyperparameter 'typo'; the space has \['lr', 'n'\]"),
-        ({"lr": 0.5}, r"hyperparameter 'n' has no value; got \['lr'\]"),
-        ({}, r"hyperparameter 'lr' has no value; got \[\]"),
+        ({"lr": 0.5, "typo": 1}, r"unknown hyperparameter 'typo'; the space has 'lr', 'n'"),
+        ({"lr": 0.5}, r"hyperparameter 'n' has no value; got 'lr'"),
+        ({}, r"hyperparameter 'lr' has no value; got none"),
     ],
 )
 def test_a_missing_or_unknown_hyperparameter_is_named(
@@ -625,7 +625,7 @@ def test_a_space_may_have_single_values_beside_others() -> None:
 
 def test_names_of_no_hyperparameters_are_refused_with_whose_they_are() -> None:
     check_names(["lr"], {"lr": _UNIT}, "explore")
-    with pytest.raises(SpaceError, match=r"explore: 'lt' is not a hyperparameter; known: \['lr'\]"):
+    with pytest.raises(SpaceError, match=r"explore: 'lt' is not a hyperparameter; known: 'lr'"):
         check_names(["lr", "lt"], {"lr": _UNIT}, "explore")
 
 

@@ -42,6 +42,7 @@ from pbt_flow.training.controller import Controller
 from pbt_flow.training.log_queue import LogCall
 from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.terminal import Unbroken
+from pbt_flow.utils.text import listed
 
 if TYPE_CHECKING:
     from pbt_flow.commands.stored_population import StoredPopulation
@@ -472,7 +473,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
         for name, value in changes.items():
             if name not in CHANGES and value is not None:
                 raise SettingsError(
-                    f"{name} cannot change on the resume of a replay; what can: {list(CHANGES)}"
+                    f"{name} cannot change on the resume of a replay; what can: {listed(CHANGES)}"
                 )
         settings = stored.settings.resumed(**changes)
         schedule, arms = _arms_from_json(store.outcome.arms(), run_id)

@@ -27,7 +27,7 @@ from pbt_flow.settings import Settings, value_to_json
 from pbt_flow.task import is_same_task
 from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.means import difference, mean
-from pbt_flow.utils.text import number
+from pbt_flow.utils.text import listed, number
 
 MEASURES = ("mean score", "best score", "best report")
 CONTROL = "random search"
@@ -341,9 +341,9 @@ class Comparison:
         base_seeds, other_seeds = seeds[0], set[int]().union(*seeds[1:])
         if not base_seeds & other_seeds:
             raise ComparisonError(
-                f"no seed is in common: {next(iter(methods))} has {sorted(base_seeds)}, the others "
-                f"{sorted(other_seeds)}; differences are taken between populations of the same "
-                "seed, which began with the same members"
+                f"no seed is in common: {next(iter(methods))} has {listed(sorted(base_seeds))}, "
+                f"the others {listed(sorted(other_seeds))}; differences are taken between "
+                "populations of the same seed, which began with the same members"
             )
         metric = next((entry.report_metric for entry in entries if entry.report_metric), "")
         # Populations of the first version do not say in which direction a report is better. All

@@ -21,6 +21,7 @@ from pbt_flow.population.history import Gain
 from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, index_of
 from pbt_flow.strategies.bandit import PB2
 from pbt_flow.utils.means import in_reach
+from pbt_flow.utils.text import listed
 from pbt_flow.utils.values import Value, is_container
 
 if TYPE_CHECKING:
@@ -171,7 +172,9 @@ class OptunaSampler:
             known = [
                 n for n in optuna.samplers.__all__ if n.endswith("Sampler") and n[:4] != "Base"
             ]
-            raise ValueError(f"Optuna has no sampler {self.sampler!r}; it has {known}") from None
+            raise ValueError(
+                f"Optuna has no sampler {self.sampler!r}; it has {listed(known)}"
+            ) from None
         if not (inspect.isclass(kind) and issubclass(kind, optuna.samplers.BaseSampler)):
             raise ValueError(f"{self.sampler!r} is no subclass of optuna.samplers.BaseSampler")
         return kind

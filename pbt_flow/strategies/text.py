@@ -20,7 +20,7 @@ from typing import Any
 
 from pbt_flow.exceptions import PBTError, StrategyError
 from pbt_flow.utils.reasons import reason_of
-from pbt_flow.utils.text import did_you_mean
+from pbt_flow.utils.text import did_you_mean, listed
 
 GROUPS = {
     "exploit": "pbt_flow.exploits",
@@ -49,8 +49,8 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
     if kind is None:
         known = sorted({*kinds, *plugins(what)})
         raise StrategyError(
-            f"{what}: there is no {name!r}{did_you_mean(name, known)}; choose from {known}, or "
-            "name a dataclass of your own as package.module.Class"
+            f"{what}: there is no {name!r}{did_you_mean(name, known)}; choose from {listed(known)}"
+            ", or name a dataclass of your own as package.module.Class"
         )
     if not _is_strategy(kind):
         raise StrategyError(f"{what} {name!r}: a strategy is a frozen dataclass, and this is none")
@@ -60,9 +60,10 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if not equals or key not in fields:
+            written = f", written {name}:key=value,key=value" if fields else ""
             raise StrategyError(
                 f"{what} {name!r}: {item!r} is no setting of it{did_you_mean(key, fields)}; it has "
-                f"{sorted(fields)}, written {name}:key=value,key=value"
+                f"{listed(sorted(fields))}{written}"
             )
         try:
             values[key] = _read(value, fields[key])
@@ -80,7 +81,7 @@ def _read(text: str, hint: Any) -> Any:
         return () if not text else tuple(_read(part, arguments[0]) for part in text.split("/"))
     if origin is typing.Literal:
         if text not in arguments:
-            raise ValueError(f"choose from {list(arguments)}")
+            raise ValueError(f"choose from {listed(arguments)}")
         return text
     if origin in (typing.Union, UnionType):
         return None if text == "none" else _read(text, arguments[0])

@@ -21,7 +21,7 @@ from pbt_flow.task.files import is_nameless, load_file
 from pbt_flow.task.joined_function import function_task
 from pbt_flow.task.joined_script import task_of
 from pbt_flow.task.session import MAIN, has_no_file, is_of_session, main_module
-from pbt_flow.utils.text import did_you_mean
+from pbt_flow.utils.text import did_you_mean, listed
 
 GROUP = "pbt_flow.tasks"
 """The group of entry points in which packages announce tasks."""
@@ -67,7 +67,9 @@ def find_task(name: str) -> type[Task]:
         else:
             files = (p for p in Path("tasks").glob("[!_]*.py") if "(Task)" in p.read_text("utf-8"))
             names = sorted({*known, *(path.stem for path in files)})
-            there = f"there are {names}" if names else "none is installed, and none in ./tasks"
+            there = (
+                f"there are {listed(names)}" if names else "none is installed, and none in ./tasks"
+            )
             raise TaskError(
                 f"no task is called {name!r}{did_you_mean(name, names)}; {there}, or name one as "
                 "module:Class or path/to/file.py:Class"
@@ -146,13 +148,16 @@ def _pick(module: Any, attribute: str, name: str) -> type[Task]:
         if inspect.isfunction(function):
             return function_task(function)
         if attribute not in own:
-            raise TaskError(f"task {name!r}: no Task called {attribute!r}; there are {sorted(own)}")
+            raise TaskError(
+                f"task {name!r}: no Task called {attribute!r}; there are {listed(sorted(own))}"
+            )
         return own[attribute]
     here = [task for task in own.values() if task.__module__ == module.__name__]
     if len(here) != 1:
         raise TaskError(
             f"task {name!r}: name the class, as in file.py:Class; there are "
-            f"{sorted(own) or 'no tasks in it'}, and it is no script that calls pbt_flow.join"
+            f"{listed(sorted(own)) if own else 'no tasks in it'}, and it is no script that calls "
+            "pbt_flow.join"
         )
     return here[0]
 

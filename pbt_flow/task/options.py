@@ -34,7 +34,7 @@ import numpy as np
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from pbt_flow.exceptions import OptionError
-from pbt_flow.utils.text import did_you_mean
+from pbt_flow.utils.text import did_you_mean, listed
 from pbt_flow.utils.values import check_text
 
 NOT_OPTIONS = ("seed", "device")
@@ -180,9 +180,9 @@ def check_known(name: str, known: Iterable[str]) -> None:
     if name == OF_SCRIPTS:
         raise OptionError(
             "no arguments of its own, which only a script has; its options are given as "
-            f"--set NAME=VALUE, and not behind --; there are {names}"
+            f"--set NAME=VALUE, and not behind --; there are {listed(names)}"
         )
-    raise OptionError(f"no option {name!r}{did_you_mean(name, names)}; there are {names}")
+    raise OptionError(f"no option {name!r}{did_you_mean(name, names)}; there are {listed(names)}")
 
 
 def compare_with_code(

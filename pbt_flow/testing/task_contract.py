@@ -31,6 +31,7 @@ from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, own_h
 from pbt_flow.task import Task, check_task
 from pbt_flow.task.construction import constructing
 from pbt_flow.utils.reasons import message_of
+from pbt_flow.utils.text import listed
 
 LOOKS = (
     "evaluate",
@@ -204,11 +205,11 @@ class TaskContract:
         space = self.task.space
         wanted = space if self.obeyed is None else self.obeyed
         unknown = sorted(set(wanted) - set(space))
-        assert not unknown, f"obeyed names {unknown}, and the space has {sorted(space)}"
+        assert not unknown, f"obeyed names {unknown}, and the space has {listed(sorted(space))}"
         names = [name for name in wanted if not space[name].single()]
         assert names, (
-            f"obeyed = {self.obeyed!r} leaves no hyperparameter of {sorted(space)} that has two "
-            "values, and the sentence would hold of any task; name one that can show"
+            f"obeyed = {self.obeyed!r} leaves no hyperparameter of {listed(sorted(space))} that "
+            "has two values, and the sentence would hold of any task; name one that can show"
         )
         return names
 

@@ -54,6 +54,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def listed(names: Iterable[object]) -> str:
+    """Names as an enumeration in a sentence: 'a', 'b', 'c'; without quotes if they are numbers."""
+    return ", ".join(map(repr, names)) or "none"
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The name that a misspelt word is nearest to; None if none is near."""
     plain = {name.lower(): name for name in known}

@@ -279,7 +279,9 @@ def test_a_control_copies_nobody_and_began_with_the_same_members(settings, sente
 
 
 def test_methods_without_a_seed_in_common_are_refused_and_other_beginnings_told():
-    with pytest.raises(ComparisonError, match=r"no seed is in common: random search has \[5\]"):
+    with pytest.raises(
+        ComparisonError, match=r"no seed is in common: random search has 5, the others 0;"
+    ):
         Comparison.of([entry(), entry(seed=5, exploit="none")])
     made = Comparison.of([entry(), entry(exploit="none", init="uniform")])
     assert any("not all populations began alike" in note for note in made.notes())

@@ -210,7 +210,7 @@ def test_two_packages_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
         (
             "walkin",
             r"no task is called 'walkin' \(did you mean walking\?\); "
-            r"there are \[.*'local', .*'walking'.*\], or name one as "
+            r"there are .*'local', .*'walking'.*, or name one as "
             r"module:Class or path/to/file.py:Class",
         ),
         ("", "no task is called ''; there are"),
@@ -226,13 +226,13 @@ def test_two_packages_of_one_name_are_not_mixed_up(tmp_path: Path) -> None:
             f"{__name__}:Missing",
             rf"task '{__name__}:Missing': no Task called 'Missing'; there are ",
         ),
-        (f"{__name__}:NotATask", r"no Task called 'NotATask'; there are \['Small', 'WithoutDefaul"),
+        (f"{__name__}:NotATask", r"no Task called 'NotATask'; there are 'Small', 'WithoutDefaul"),
         (f"{__name__}:Task", "no Task called 'Task'"),
         (f"{__name__}:", "name the class, as in file.py:Class; there are"),
-        ("several.py", r"task 'several.py': name the class, .* there are \['One', 'Two'\]"),
+        ("several.py", r"task 'several.py': name the class, .* there are 'One', 'Two'"),
         ("empty.py", "task 'empty.py': name the class, .* there are no tasks in it"),
         ("abstract.py", "task 'abstract.py': name the class, .* there are no tasks in it"),
-        ("abstract.py:Half", r"no Task called 'Half'; there are \[\]"),
+        ("abstract.py:Half", r"no Task called 'Half'; there are none"),
         (":Small", "'' is no module's name to take a task from"),
         ("./file:Small", "'./file' is no module's name to take a task from"),
         ("..:Small", "'..' is no module's name to take a task from"),
@@ -461,7 +461,7 @@ def test_the_text_of_an_option_takes_the_type_of_its_default(
     [
         (
             {"widht": "16"},
-            r"task Small has no option 'widht' \(did you mean width\?\); there are \['data', 'env'",
+            r"task Small has no option 'widht' \(did you mean width\?\); there are 'data', 'env'",
         ),
         ({"seed": 3}, "task Small has no option 'seed'"),
         ({"device": "cuda"}, "task Small has no option 'device'"),
