@@ -66,7 +66,7 @@ def delete(run_id: str, *more: str, confirm: Callable[[str], bool] = lambda ques
         PopulationError: One is running, or it was not confirmed.
     """
     from pbt_flow.tracking.catalogue import find_run_to_delete
-    from pbt_flow.tracking.client import connect_to_present, short_requests, talking
+    from pbt_flow.tracking.client import connect_to_present, moving, short_requests
     from pbt_flow.tracking.deletion import delete_runs
 
     with short_requests():
@@ -77,8 +77,10 @@ def delete(run_id: str, *more: str, confirm: Callable[[str], bool] = lambda ques
         told = {one: _described(client, uri, run) for one, run in found.items()}
         if not confirm(f"delete {', and '.join(told.values())}?"):
             raise PopulationError(f"{_populations(told)} not deleted")
-        for one in told:
-            with talking(uri, one):
+        for number, one in enumerate(told):
+            gone = list(told)[:number]
+            before = f" ({_populations(gone)} deleted before)" if gone else ""
+            with moving(uri, f"does not delete population {one}; try it again{before}"):
                 delete_runs(client, uri, one)
     rows = "; `mlflow gc` takes its rows out of MLflow's database"
     return "\n".join(f"deleted {what}{rows}" for what in told.values())

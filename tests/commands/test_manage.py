@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,24 @@ def test_several_are_deleted_at_once_and_none_where_one_cannot_be(
     assert main(["delete", "--yes", first.run_id, second.run_id[:12], "last"]) == 0
     assert capsys.readouterr().out.count("deleted toy pbt s") == 2
     assert pbt_flow.list_populations() == []
+
+
+def test_where_the_store_refuses_in_the_middle_it_is_said_what_is_gone(
+    trained: Callable[..., list[Result]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = trained({}, {"seed": 1}, task="toy")
+    database = sqlite3.connect(first.tracking_uri.removeprefix("sqlite:///"))
+    with contextlib.closing(database), database:
+        database.execute(
+            f"CREATE TRIGGER kept BEFORE UPDATE ON runs WHEN NEW.run_uuid = '{second.run_id}' "
+            "BEGIN SELECT RAISE(ABORT, 'this run is kept'); END"
+        )
+    assert main(["delete", "--yes", first.run_id, second.run_id]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"does not delete population {second.run_id}; try it again" in told
+    assert f"(population {first.run_id} was deleted before)" in told
+    assert "this run is kept" in told
+    assert [one.run_id for one in pbt_flow.list_populations()] == [second.run_id]
 
 
 def test_a_running_population_is_not_deleted(trained: Callable[..., list[Result]]) -> None:
