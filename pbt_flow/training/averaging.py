@@ -81,7 +81,8 @@ def average_finalists(
     for candidate in candidates:
         done = _try(engine, [*parents, candidate], 0, times, say)
         if done is None:
-            return None
+            # What was better already stays so. The next one may cost a worker as well.
+            break
         worth = sign * mean(done.scores)
         if worth > best:
             best, parents = worth, [*parents, candidate]
@@ -212,7 +213,7 @@ def _try(
         error = done.error.strip()
         if not error:
             return done if done.scores else None
-    say(f"no average of records: {reason_in(error)}")
+    say(f"no average of {len(parents)} records: {reason_in(error)}")
     return None
 
 

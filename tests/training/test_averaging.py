@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -207,7 +208,22 @@ def test_finalists_of_different_founders_are_not_averaged():
 def test_a_worker_that_dies_of_an_average_costs_the_average_only():
     said: list[str] = []
     assert averaged(of_one_founder(3), Numbers(0.7, 1.4, 1.9, fails=True), said.append) is None
-    assert said[-1] == "no average of records: the worker died"
+    assert said[-1] == "no average of 2 records: the worker died"
+
+
+class DyingOfThree(Numbers):
+    """A worker dies where it has to hold three states."""
+
+    def submit(self, job: Any) -> None:
+        self.fails = isinstance(job, EvaluateAverage) and len(job.parents) > 2
+        super().submit(job)
+
+
+def test_what_was_better_already_is_handed_over_though_a_worker_dies_of_the_next_average():
+    said: list[str] = []
+    found = averaged(of_one_founder(3), DyingOfThree(0.7, 1.4, 1.9), said.append)
+    assert [turn.member for turn in found.parents] == [0, 1]
+    assert "no average of 3 records: the worker died" in said
 
 
 # --- whole populations ----------------------------------------------------------------------------
@@ -371,6 +387,13 @@ def test_floats_of_the_model_are_averaged_and_all_else_is_the_first_ones():
     assert made["net"]["num_batches_tracked"].item() == 3
     assert made["moment"].item() == 5
     assert states[0]["net"]["weight"].tolist() == [1, 1]
+
+
+def test_weights_that_are_no_numbers_have_an_average_that_is_judged_like_any_other():
+    """Without one, as where the task has no model, no other finalist would be tried any more."""
+    made = OneCount(seed=0).average([state_of(1, 3, 5), state_of(math.nan, 4, 6)])
+    assert made["net"]["weight"].isnan().all()
+    assert made["net"]["num_batches_tracked"].item() == 3
 
 
 def test_a_model_that_is_a_copy_has_no_average():
