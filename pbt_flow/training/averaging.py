@@ -160,9 +160,11 @@ def _try_for_good(
     say: Callable[[str], None],
     folder: Path,
 ) -> Averaged | None:
-    """An average with its state and its report, judged on data that no choice has seen."""
+    """An average with its state and its report, judged on data that no choice has seen; None if it
+    cannot be judged.
+    """
     done = _try(engine, parents, judged.unseen, judged.times, say, folder)
-    if done is None or done.checkpoint is None:
+    if done is None or done.checkpoint is None or not all(map(math.isfinite, done.scores)):
         return None
     return Averaged(
         parents=parents,
