@@ -145,12 +145,13 @@ def _judge_winner(history: History, engine: Engine, winner: Turn) -> _Judged | N
     known = history.fresh.get(winner.checkpoint)
     if known is not None:
         return _Judged(times=known.readings, score=known.mean, has_fresh_data=True)
-    scores = _evaluate(engine, winner.checkpoint, 0, 1)
+    scores = _evaluate(engine, winner.checkpoint, 0, 2)
     if not scores:
         return None
-    # A task that gives the score of the turn again is evaluated on the same data each time.
+    # A task that gives the score of the turn again is evaluated on the same data each time. Where a
+    # score has few values, it may come again by chance, but seldom twice.
     repeats = all(score == winner.score for score in scores)
-    return _Judged(times=1, score=mean(scores), has_fresh_data=not repeats)
+    return _Judged(times=1, score=scores[0], has_fresh_data=not repeats)
 
 
 def _try_for_good(

@@ -129,6 +129,13 @@ def test_where_all_turns_were_scored_on_the_same_data_nothing_is_called_fresh():
     assert (found.score, found.fresh) == (2.0, None)
 
 
+def test_a_score_that_comes_again_by_chance_does_not_pass_for_one_on_the_same_data():
+    """Training was too short for finalists to be judged, and the winner's first evaluation is 1."""
+    history, engine = of_one_founder(3), Numbers(0.0, 2.0, 0.0, top=2.0, noise=1.0)
+    found = average_finalists(history, engine, Path(), print)
+    assert (found.score, found.fresh.mean) == (3.0, 3.0)
+
+
 def test_an_average_that_is_no_better_is_not_handed_over():
     assert averaged(of_one_founder(3), Numbers(1.0, 1.4, 1.9)) is None
 
