@@ -168,8 +168,8 @@ MUTATIONS = [
         "a rescue has a quorum",
         "strategies/test_advise.py::only_front_runner",
         "strategies/advise.py",
-        "        if ranking.count(retired) >= quorum:\n            return history",
-        "        if ranking.records:\n            return history",
+        "        if ranking.count(retired) >= quorum:\n            taken = history",
+        "        if ranking.records:\n            taken = history",
         "any record of the greatest age will do",
     ),
     Mutation(

@@ -354,7 +354,7 @@ def read_wrappers(wrappers: Sequence[str]) -> list[Wrapping]:
     [Wrapping(name='mine:Frame', arguments={'size': (8, 8), 'mode': 'edge'})]
 
     Raises:
-        TaskError: An argument stands before any wrapper.
+        TaskError: An argument stands before any wrapper, or is given twice.
     """
     read: list[tuple[str, dict[str, Any]]] = []
     for piece in _split(wrappers if isinstance(wrappers, str) else ",".join(wrappers)):
@@ -367,7 +367,10 @@ def read_wrappers(wrappers: Sequence[str]) -> list[Wrapping]:
             read.append((name, {}))
         if not read:
             raise TaskError(f"option wrappers: {piece!r} is an argument, with no wrapper before it")
-        read[-1][1][argument.strip()] = _read_value(value)
+        wrapper, arguments = read[-1]
+        if (argument := argument.strip()) in arguments:
+            raise TaskError(f"option wrappers: {argument} of {wrapper} is given twice")
+        arguments[argument] = _read_value(value)
     return [Wrapping(name=name, arguments=arguments) for name, arguments in read]
 
 

@@ -85,7 +85,8 @@ def _json(text: str) -> Any:
     if not text:
         return None
     try:
-        points = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else text)
+        written = Path(text[1:]).read_text("utf-8") if text.startswith("@") else text
+        points = json.loads(written, object_pairs_hook=_each_once)
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
     if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
@@ -105,7 +106,11 @@ def read_config(text: str) -> dict[str, Any]:
     try:
         # JSON is YAML as well, but for numbers such as 1e-3, which YAML takes for words.
         content = Path(text).read_text("utf-8")
-        found = json.loads(content) if text.endswith(".json") else yaml.safe_load(content)
+        if text.endswith(".json"):
+            found = json.loads(content, object_pairs_hook=_each_once)
+        else:
+            _check_names(yaml.compose(content, yaml.SafeLoader), set())
+            found = yaml.safe_load(content)
     except (OSError, ValueError, yaml.YAMLError) as error:
         told = " ".join(str(error).split())
         raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {told}") from None
@@ -114,6 +119,38 @@ def read_config(text: str) -> dict[str, Any]:
     if isinstance(found.get("settings"), dict):
         found = found["settings"]
     return {str(name): value for name, value in found.items() if value not in (None, "", [], {})}
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return pairs as a mapping.
+
+    Raises:
+        ValueError: A name stands there twice: the last value would silently be taken.
+    """
+    found = dict[str, Any]()
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} is given twice")
+        found[name] = value
+    return found
+
+
+def _check_names(node: Any, seen: set[int]) -> None:
+    """Look at a part of a YAML file, and at all that is in it.
+
+    Raises:
+        ValueError: A mapping has a name twice.
+    """
+    # An alias leads to a part that stands elsewhere, and may lead to what it stands in.
+    if node is None or node.id == "scalar" or id(node) in seen:
+        return
+    seen.add(id(node))
+    inside = list(node.value)
+    if node.id == "mapping":
+        _each_once([(name.value, value) for name, value in inside if name.id == "scalar"])
+        inside = [part for pair in inside for part in pair]
+    for part in inside:
+        _check_names(part, seen)
 
 
 class TaskOptions(argparse._AppendAction):

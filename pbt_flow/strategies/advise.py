@@ -246,8 +246,8 @@ def _rescue(
 
     The exploit strategy is not asked. The record is one of the better half at the greatest age that
     has a quorum: the better half of a few front-runners may be the worst of the population. If no
-    age has a quorum, it is the best record known. At each age the member's own sub-population is
-    looked at, and the others only if that one has no record.
+    age has a quorum, or nothing of it is left to be copied, it is the best record known. At each
+    age the member's own sub-population is looked at, and the others only if that one has no record.
     """
     best: Turn | None = None
     for ranking in rankings:
@@ -256,7 +256,9 @@ def _rescue(
         if not others:
             continue
         if ranking.count(retired) >= quorum:
-            return history.copyable(rescuer(others, rng), ranking, member.index)
+            taken = history.copyable(rescuer(others, rng), ranking, member.index)
+            if taken is not None:
+                return taken
         known = history.copyable(others[-1].member, ranking, member.index)
         if known and (best is None or history.fitness(known) > history.fitness(best)):
             best = known

@@ -40,8 +40,8 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
         what: The name of the setting, for the messages.
 
     Raises:
-        StrategyError: There is no such strategy, it has no such setting, or the setting cannot take
-            the value.
+        StrategyError: There is no such strategy, it has no such setting, a setting is given twice,
+            or it cannot take the value.
     """
     name, _, rest = text.strip().partition(":")
     # Our own names go first, so that what is written in a stored population keeps its meaning.
@@ -65,6 +65,8 @@ def parse(text: str, kinds: Mapping[str, type[Any]], what: str) -> Any:
                 f"{what} {name!r}: {item!r} is no setting of it{did_you_mean(key, fields)}; it has "
                 f"{listed(sorted(fields))}{written}"
             )
+        if key in values:
+            raise StrategyError(f"{what} {name!r}: {key} is given twice in {text.strip()!r}")
         try:
             values[key] = _read(value, fields[key])
         except ValueError as error:

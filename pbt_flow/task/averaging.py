@@ -52,6 +52,18 @@ def average_models(task: Task, states: Sequence[dict[str, Any]]) -> dict[str, An
     again = task.model()
     assert again is not None
     taken = again.state_dict()
-    if not all(torch.equal(taken[name], tensor) for name, tensor in means.items()):
+    if not all(_is_same(taken[name], tensor) for name, tensor in means.items()):
         return None
     return task.state_dict()
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors hold the same, where a number that is none is equal to itself.
+
+    The average of weights that are no numbers is an average all the same, of no worth.
+    """
+    if torch.equal(one, other):
+        return True
+    if not torch.equal(one.isnan(), other.isnan()):
+        return False
+    return torch.equal(one.nan_to_num(), other.nan_to_num())

@@ -7,7 +7,7 @@ process, and it belongs to the user.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from pbt_flow.utils.at_once import call_at_once
 _UNDERSTOOD = "pbt.understood/"
 _ON_RESUME = "pbt.understood-on-resume/"
 LEFT = "pbt.left"
-"""The tag of a member that has left, which says at which stage."""
+"""The tag of a member that has left, which says at which stage; empty of one that is back."""
 
 
 @dataclass(kw_only=True)
@@ -37,6 +37,8 @@ class PopulationRuns:
     """The population's run."""
     members: Sequence[str]
     """The run of each member."""
+    said_to_have_left: Collection[int] = ()
+    """The members of which their runs said, when the population was opened, that they have left."""
 
     def tag(self, tags: Mapping[str, str], member: int | None = None) -> None:
         """Set tags on the population's run, or on a member's."""
@@ -106,6 +108,10 @@ class PopulationRuns:
 
     def begin_member(self, member: int) -> None:
         """Mark the run of a member that trains on as running again."""
+        if member in self.said_to_have_left:
+            # A straggler of which no turn says that it was not waited for: after a kill it is.
+            # Not deleted, since what is said twice must change nothing.
+            self.tag({LEFT: ""}, member)
         with self.talk():
             self.client.update_run(self.members[member], status="RUNNING")
 

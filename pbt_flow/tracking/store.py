@@ -57,7 +57,7 @@ from pbt_flow.tracking.journal import Journal, JournalRead, Seal
 from pbt_flow.tracking.lease import Lease, claim, newest_claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
-from pbt_flow.tracking.population_runs import PopulationRuns
+from pbt_flow.tracking.population_runs import LEFT, PopulationRuns
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.saved_view import view_address
 from pbt_flow.utils.at_once import call_at_once
@@ -193,6 +193,7 @@ class Store(PopulationRuns):
             charts=charts,
             states=states,
             unfounded=[index for index, run in enumerate(members) if lacks_params(run)],
+            said_to_have_left={i for i, run in enumerate(members) if run.data.tags.get(LEFT)},
         )
         if isinstance(folders, RemoteFolders):
             # Once nobody holds the store, nobody can ask for the downloaded checkpoints.

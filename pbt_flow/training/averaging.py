@@ -81,7 +81,8 @@ def average_finalists(
     for candidate in candidates:
         done = _try(engine, [*parents, candidate], 0, times, say)
         if done is None:
-            return None
+            # What was better already stays so. The next one may cost a worker as well.
+            break
         worth = sign * mean(done.scores)
         if worth > best:
             best, parents = worth, [*parents, candidate]
@@ -144,12 +145,13 @@ def _judge_winner(history: History, engine: Engine, winner: Turn) -> _Judged | N
     known = history.fresh.get(winner.checkpoint)
     if known is not None:
         return _Judged(times=known.readings, score=known.mean, has_fresh_data=True)
-    scores = _evaluate(engine, winner.checkpoint, 0, 1)
+    scores = _evaluate(engine, winner.checkpoint, 0, 2)
     if not scores:
         return None
-    # A task that gives the score of the turn again is evaluated on the same data each time.
+    # A task that gives the score of the turn again is evaluated on the same data each time. Where a
+    # score has few values, it may come again by chance, but seldom twice.
     repeats = all(score == winner.score for score in scores)
-    return _Judged(times=1, score=mean(scores), has_fresh_data=not repeats)
+    return _Judged(times=1, score=scores[0], has_fresh_data=not repeats)
 
 
 def _try_for_good(
@@ -159,9 +161,11 @@ def _try_for_good(
     say: Callable[[str], None],
     folder: Path,
 ) -> Averaged | None:
-    """An average with its state and its report, judged on data that no choice has seen."""
+    """An average with its state and its report, judged on data that no choice has seen; None if it
+    cannot be judged.
+    """
     done = _try(engine, parents, judged.unseen, judged.times, say, folder)
-    if done is None or done.checkpoint is None:
+    if done is None or done.checkpoint is None or not all(map(math.isfinite, done.scores)):
         return None
     return Averaged(
         parents=parents,
@@ -212,7 +216,7 @@ def _try(
         error = done.error.strip()
         if not error:
             return done if done.scores else None
-    say(f"no average of records: {reason_in(error)}")
+    say(f"no average of {len(parents)} records: {reason_in(error)}")
     return None
 
 

@@ -163,7 +163,10 @@ def _evaluate(
     for done in run_batch(engine, jobs):
         error = ""
         if isinstance(done, EvaluatedAfresh):
-            error = done.error.strip()
+            # A turn with such a score has failed. Were all fresh scores such, they would rank
+            # nobody, and what the turns came to must decide.
+            strange = [score for score in done.scores if not math.isfinite(score)]
+            error = f"its score is {strange[0]}" if strange else done.error.strip()
             if not error:
                 yield done.request.checkpoint, done.scores
         elif isinstance(done, LostJob):

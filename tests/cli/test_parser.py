@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 
 from pbt_flow import __version__
-from pbt_flow.cli.arguments import flag
+from pbt_flow.cli.arguments import flag, read_config
 from pbt_flow.cli.main import _COMMANDS, Outcome, main
 from pbt_flow.cli.parser import GROUPS, make_parser, parse, subparsers
 from pbt_flow.commands.task_help import domain_in_words
@@ -186,18 +186,32 @@ def test_a_wrong_option_is_told_in_lines_that_end_between_words(
 
 
 @pytest.mark.parametrize(
-    ("text", "told_as"),
+    ("name", "text", "told_as"),
     [
-        (None, "cannot be read: [Errno 2]"),
-        ("turns: [", "cannot be read: "),
-        ("- turns", "must map settings to values"),
+        ("own.yaml", None, "cannot be read: [Errno 2]"),
+        ("own.yaml", "turns: [", "cannot be read: "),
+        ("own.yaml", "- turns", "must map settings to values"),
+        # Of two values the last would be taken, and nobody would be told.
+        ("own.yaml", "turns: 7\ntask: toy\nturns: 8\n", "cannot be read: turns is given twice"),
+        ("own.yaml", "options: {rate: 1, rate: 2}", "cannot be read: rate is given twice"),
+        ("own.yaml", "initial: [{h0: 1}, {h1: 1, h1: 2}]", "cannot be read: h1 is given twice"),
+        ("own.json", '{"turns": 7, "turns": 8}', "cannot be read: turns is given twice"),
     ],
 )
 def test_a_file_that_holds_no_settings_is_refused(
-    text: str | None, told_as: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, text: str | None, told_as: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if text is not None:
-        (tmp_path / "own.yaml").write_text(text)
-    code, printed = told(["run", "--config", "own.yaml"], capsys)
+        (tmp_path / name).write_text(text)
+    code, printed = told(["run", "--config", name], capsys)
     assert code == 2
     assert told_as in printed
+
+
+def test_what_a_settings_file_takes_over_from_elsewhere_may_be_overridden(tmp_path: Path) -> None:
+    """A merge key of YAML is there for that, and an alias may lead to what it stands in."""
+    text = "options: &usual {rate: 1, depth: 2}\nmore: &loop [{<<: *usual, rate: 3}, *loop]\n"
+    (tmp_path / "own.yaml").write_text(text)
+    found = read_config(str(tmp_path / "own.yaml"))
+    assert found["options"] == {"rate": 1, "depth": 2}
+    assert found["more"][0] == {"rate": 3, "depth": 2}

@@ -77,6 +77,17 @@ def test_a_resume_with_more_turns_goes_on_with_those_that_are_left():
         pbt_flow.resume(result.run_id, turns=2, quiet=True)
 
 
+def test_a_straggler_that_is_back_after_a_kill_is_not_said_to_have_left():
+    """Its run was told so, and no turn says it: the resume waits for the straggler again."""
+    result = run()
+    for run_id in StoredPopulation.open(result.run_id).store.members:
+        MlflowClient().set_tag(run_id, "pbt.left", "stage 1 of 2, after 1 turn")
+    pbt_flow.resume(result.run_id, turns=3, quiet=True)
+    for member, tags in enumerate(run.data.tags for run in runs_of(result)):
+        left = member in result.history.left
+        assert tags["pbt.left"] == ("stage 1 of 2, after 1 turn" if left else "")
+
+
 class Breaking(Regression):
     """It fails where a hyperparameter says so."""
 

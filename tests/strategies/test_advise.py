@@ -395,6 +395,21 @@ def test_a_rescue_without_any_quorum_takes_the_best_record_that_is_known():
     assert population.advise(7).donor == Donor(member=1, turn=1, copies="both")
 
 
+def test_so_does_a_rescue_where_nothing_that_was_ranked_by_a_quorum_is_left_to_be_copied():
+    """Two members are ahead, and their first checkpoints are gone. The other two fail, and one of
+    the two that may rescue the first is member 2.
+    """
+    population = Population(4)
+    population.round(4, 1, 2, 3)
+    for index in (1, 2):
+        population.turn(index, 5 + index)
+        population.history.forget(index, 1)
+    for index in (0, 0, 3):
+        population.turn(index, None)
+    donors = {population.advise(0, seed=seed).donor for seed in range(20)}
+    assert donors == {Donor(member=m, turn=n, copies="both") for m, n in [(3, 1), (2, 2)]}
+
+
 def test_a_rescue_takes_nothing_older_than_the_members_own_effort():
     population = Population(4)
     population.turn(0, None)

@@ -118,6 +118,10 @@ def test_text_becomes_the_strategy_that_it_describes(
         ("truncation:fraction=half", "exploit 'truncation': fraction cannot be 'half'"),
         ("truncation:fraction=0,2", "'2' is no setting of it"),
         (
+            "truncation:fraction=.2,ties=true,fraction=.3",
+            "exploit 'truncation': fraction is given twice in 'truncation:fraction=.2,ties=true,f",
+        ),
+        (
             "truncation:copies=all",
             r"copies cannot be 'all': choose from 'both', 'weights', 'hparams'",
         ),

@@ -717,6 +717,7 @@ def test_wrappers_are_put_around_the_environment_in_order() -> None:
         ("TimeLimit:max_episode_steps=x", "does not fit what is inside of it"),
         ("ResizeObservation:shape=[8,8]", "does not fit what is inside of it"),
         ("x=1", "'x=1' is an argument, with no wrapper before it"),
+        ("A:size=1,size=2", "size of A is given twice"),
         (f"{__name__}:package", "does not fit what is inside of it: AttributeError"),
     ],
 )

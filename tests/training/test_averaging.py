@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -128,6 +129,13 @@ def test_where_all_turns_were_scored_on_the_same_data_nothing_is_called_fresh():
     assert (found.score, found.fresh) == (2.0, None)
 
 
+def test_a_score_that_comes_again_by_chance_does_not_pass_for_one_on_the_same_data():
+    """Training was too short for finalists to be judged, and the winner's first evaluation is 1."""
+    history, engine = of_one_founder(3), Numbers(0.0, 2.0, 0.0, top=2.0, noise=1.0)
+    found = average_finalists(history, engine, Path(), print)
+    assert (found.score, found.fresh.mean) == (3.0, 3.0)
+
+
 def test_an_average_that_is_no_better_is_not_handed_over():
     assert averaged(of_one_founder(3), Numbers(1.0, 1.4, 1.9)) is None
 
@@ -207,7 +215,22 @@ def test_finalists_of_different_founders_are_not_averaged():
 def test_a_worker_that_dies_of_an_average_costs_the_average_only():
     said: list[str] = []
     assert averaged(of_one_founder(3), Numbers(0.7, 1.4, 1.9, fails=True), said.append) is None
-    assert said[-1] == "no average of records: the worker died"
+    assert said[-1] == "no average of 2 records: the worker died"
+
+
+class DyingOfThree(Numbers):
+    """A worker dies where it has to hold three states."""
+
+    def submit(self, job: Any) -> None:
+        self.fails = isinstance(job, EvaluateAverage) and len(job.parents) > 2
+        super().submit(job)
+
+
+def test_what_was_better_already_is_handed_over_though_a_worker_dies_of_the_next_average():
+    said: list[str] = []
+    found = averaged(of_one_founder(3), DyingOfThree(0.7, 1.4, 1.9), said.append)
+    assert [turn.member for turn in found.parents] == [0, 1]
+    assert "no average of 3 records: the worker died" in said
 
 
 # --- whole populations ----------------------------------------------------------------------------
@@ -371,6 +394,13 @@ def test_floats_of_the_model_are_averaged_and_all_else_is_the_first_ones():
     assert made["net"]["num_batches_tracked"].item() == 3
     assert made["moment"].item() == 5
     assert states[0]["net"]["weight"].tolist() == [1, 1]
+
+
+def test_weights_that_are_no_numbers_have_an_average_that_is_judged_like_any_other():
+    """Without one, as where the task has no model, no other finalist would be tried any more."""
+    made = OneCount(seed=0).average([state_of(1, 3, 5), state_of(math.nan, 4, 6)])
+    assert made["net"]["weight"].isnan().all()
+    assert made["net"]["num_batches_tracked"].item() == 3
 
 
 def test_a_model_that_is_a_copy_has_no_average():

@@ -182,16 +182,22 @@ def test_a_finalist_that_cannot_be_evaluated_is_out_and_it_is_said():
     assert said[0] == "judging 8 finalists by 40 evaluations on fresh data"
     assert sorted(said[1:]) == [
         "a finalist could not be evaluated: ValueError: no data",
+        "a finalist could not be evaluated: its score is nan",
         "a finalist could not be evaluated: the worker died",
     ]
 
 
-def test_where_none_can_be_evaluated_the_score_decides():
-    def read(member: int, number: int) -> float:
-        raise ValueError("no data")
+def no_data(member: int, number: int) -> float:
+    raise ValueError("no data")
 
-    history = finished(4, 4)
-    assert judged(history, Readings(read)).member == 0
+
+@pytest.mark.parametrize("read", [no_data, lambda member, number: float("nan")])
+def test_where_none_can_be_evaluated_the_score_decides(read):
+    history = begun(4)
+    for turn in range(4):
+        for member in range(4):
+            do(history, member, score=float(turn + (member == 2)))
+    assert judged(history, Readings(read)).member == 2
     assert not history.fresh
 
 
