@@ -15,7 +15,7 @@ from greenlet import getcurrent
 
 from pbt_flow.exceptions import TaskError
 from pbt_flow.joining.hyperparameters import Hyperparameters
-from pbt_flow.joining.loader_position import LoaderPosition, generators_of
+from pbt_flow.joining.loader_position import LoaderPosition, end_processes, generators_of
 from pbt_flow.joining.objects import Keeper, has_state, keeper_of
 from pbt_flow.joining.outer_loop import Places, outer_loop
 from pbt_flow.joining.param_groups import is_optimizer
@@ -60,6 +60,7 @@ class Member:
         self._turn_steps = 0
         self._position = LoaderPosition()
         self._modes: list[tuple[Any, bool]] = []
+        self._loaders: list[Any] = []
         self._logged: dict[str, float] = {}
         self._began_in = _thread_modes()
 
@@ -113,6 +114,7 @@ class Member:
         self._trained = TrainedWeights(self._named_modules())
         self._gradients = GatheredGradients(self.objects, self.hyperparameters)
         self._modes = [(module, module.training) for module in self.modules(inner=True)]
+        self._loaders = [loader, *_loaders(frame)]
 
     def turns(self) -> Iterator[None]:
         """Each pass of the loop; between turns the script waits here for as long as it takes."""
@@ -153,6 +155,8 @@ class Member:
         # Whoever evaluated or looked may have left a module in another mode than the loop began in.
         for module, training in self._modes:
             module.training = training
+        for loader in self._loaders:
+            end_processes(loader)  # Not those of `batches`, whose place is in the state.
         self.hyperparameters.begin(hparams)
 
     def end_turn(self) -> dict[str, float]:
@@ -205,6 +209,8 @@ class Member:
         # The script's variables hold the member that holds them. A loader that is found only by a
         # later collection waits 5 s for its processes.
         self._position.close()
+        for loader in self._loaders:
+            end_processes(loader)
 
     def modules(self, *, inner: bool = False) -> Sequence[Any]:
         """The torch modules among the objects, and if `inner`, the parts of each as well."""
@@ -287,11 +293,29 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     if "__file__" in frame.f_globals:
         variables = {**frame.f_globals, **variables}
     for name, value in list(variables.items()):
-        if isinstance(value, Iterable) and hasattr(value, "batch_sampler"):
+        if _is_loader(value):
             drawn_from = generators_of(value)
             if drawn_from and not any(one is drawn_from[0] for one in variables.values()):
                 variables[f"{name}.generator"] = drawn_from[0]
     return variables
+
+
+def _loaders(frame: FrameType) -> list[Any]:
+    """The loaders that a script has at its loop: its variables, and what is in these."""
+    found = dict[int, Any]()
+    for value in _variables(frame).values():
+        parts = [value, *vars(value).values()] if hasattr(value, "__dict__") else [value]
+        for part in parts:
+            if isinstance(part, Mapping):
+                inner = list(part.values())
+            else:
+                inner = list(part) if isinstance(part, list | tuple) else [part]
+            found |= {id(one): one for one in inner if _is_loader(one)}
+    return list(found.values())
+
+
+def _is_loader(value: Any) -> bool:
+    return isinstance(value, Iterable) and hasattr(value, "batch_sampler")
 
 
 def _place_of(tensor: Any) -> int | None:

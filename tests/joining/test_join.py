@@ -516,6 +516,45 @@ def test_the_place_in_a_loader_is_part_of_the_state(script, more, lengths):
     assert seen == cold._member.objects["seen"]["batches"]
 
 
+PERSISTENT = """
+class Noise(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+    def __getitem__(self, place):
+        return place + torch.rand(1)
+
+loader = torch.utils.data.DataLoader(
+    Noise(), shuffle=True, num_workers=1, persistent_workers=True
+)
+parts = {{"train": loader}}
+seen = {{"batches": []}}
+pbt = pbt_flow.join({{"x": RATE}}, {evaluate}, interval=2, seen=seen)
+for given in pbt.{loop}:
+    pbt["x"]
+    seen["batches"] += [one.item() for one in {batches}]
+"""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"loop": "steps()", "batches": "parts['train']", "evaluate": "lambda: 0.0"},
+        {"loop": "batches(loader)", "batches": "[given]", "evaluate": "lambda: len(list(loader))"},
+    ],
+    ids=["steps", "batches"],
+)
+def test_a_loader_whose_processes_stay_gives_a_copy_what_it_gives_the_donor(script, given):
+    kind = script(PERSISTENT.format(**given))
+    warm, cold = build(kind), build(kind, seed=1)
+    for seed, steps in ((1, 3), (2, 2)):
+        turn(warm, {"x": 0.5}, steps, seed)
+        warm.evaluate()
+        if seed == 1:
+            cold.load_state_dict(through_checkpoint(warm.state_dict()))
+    turn(cold, {"x": 0.5}, 2, seed=2)
+    assert cold._member.objects["seen"] == warm._member.objects["seen"]
+
+
 def test_the_number_of_a_step_follows_the_lineage_in_the_scripts_own_counting(script):
     kind = script("""
         seen = {"numbers": []}
