@@ -115,6 +115,7 @@ class Member:
         self._gradients = GatheredGradients(self.objects, self.hyperparameters)
         self._modes = [(module, module.training) for module in self.modules(inner=True)]
         self._loaders = [loader, *_loaders(frame)]
+        self._made_of = self._parts_of_objects()
 
     def turns(self) -> Iterator[None]:
         """Each pass of the loop; between turns the script waits here for as long as it takes."""
@@ -163,8 +164,10 @@ class Member:
         """What was live, and what the script logged in its loop.
 
         Raises:
-            TaskError: Something else was live than was asked for.
+            TaskError: Something else was live than was asked for, or the loop has changed what the
+                script's objects are made of.
         """
+        self._check_parts()
         is_first = self.step == self._turn_steps
         return {**self._logged, **self.hyperparameters.prove(is_first=is_first)}
 
@@ -189,7 +192,7 @@ class Member:
         """Take over a state.
 
         Raises:
-            TaskError: It is of other objects than the script names.
+            TaskError: It is of other objects than the script names, or does not fit one of them.
         """
         if set(state["objects"]) != set(self._keepers):
             theirs, ours = sorted(state["objects"]), sorted(self._keepers)
@@ -198,7 +201,19 @@ class Member:
                 f"{', '.join(theirs)}; bring the script back, or start a new population"
             )
         for name, keeper in self._keepers.items():
-            keeper.load(state["objects"][name])
+            try:
+                keeper.load(state["objects"][name])
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                # Torch says so of a module; any other such error may be of the machine, as of an
+                # accelerator without memory.
+                if isinstance(error, RuntimeError) and "state_dict" not in str(error):
+                    raise
+                reason = " ".join(str(error).split())
+                raise TaskError(
+                    f"{self.label}: {name} does not take over the checkpoint's ({reason}); it must "
+                    "be at the loop what it was when the checkpoint was written: bring the script "
+                    "back, or start a new population"
+                ) from error
         self._gradients.load(state.get("gradients", {}))
         self._trained.load(state.get("trainable", {}))
         self.step = state["step"]
@@ -271,6 +286,35 @@ class Member:
                     "named in join(...) has, so that no checkpoint would hold them; name "
                     f"{'the model' if not part else 'what has them'} as well, as in "
                     "join(..., model=model)"
+                )
+
+    def _parts_of_objects(self) -> dict[str, list[Any]]:
+        """What a state of each object must fit: the weights of a module, and an optimiser's groups.
+
+        Of a group it is how many weights it has.
+        """
+        parts: dict[str, list[Any]] = {
+            name: [inner for inner, _ in module.named_parameters()]
+            for name, module in self._named_modules()
+        }
+        for name, value in self.objects.items():
+            if is_optimizer(value):
+                parts[name] = [len(group.get("params", ())) for group in value.param_groups]
+        return parts
+
+    def _check_parts(self) -> None:
+        """Refuse a loop that adds a layer or a group: no copy could take the state over.
+
+        Raises:
+            TaskError: An object is made of other parts than at the loop.
+        """
+        for name, parts in self._parts_of_objects().items():
+            if parts != self._made_of[name]:
+                raise TaskError(
+                    f"{self.label}: its loop has given {name} other weights or groups than it had "
+                    "before the loop; a copy and a resume begin at the loop, and could not take "
+                    "its state over. Add them before the loop, and let the loop begin to train "
+                    "them with requires_grad_(True)"
                 )
 
     def _check_thread_modes(self) -> None:

@@ -475,6 +475,37 @@ def test_weights_that_the_loop_begins_to_train_are_trained_after_a_copy_as_well(
     assert not warm.model()[0].bias.requires_grad
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "optimizer.add_param_group({'params': [torch.nn.Parameter(torch.ones(1))]})",
+        "net.append(torch.nn.Linear(1, 1))",
+    ],
+    ids=["group", "layer"],
+)
+def test_a_loop_that_adds_what_no_copy_would_have_is_told_in_the_turn_that_does_so(script, body):
+    kind = script(f"""
+        pbt = pbt_flow.join({{"lr": RATE}}, score, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            if number == 2:
+                {body}
+            update()
+    """)
+    task = build(kind)
+    turn(task, {"lr": 0.1})
+    with pytest.raises(TaskError, match=r"joined\.py: its loop has given .* requires_grad_"):
+        turn(task, {"lr": 0.1})
+
+
+def test_a_state_that_does_not_fit_the_script_is_refused_with_the_objects_name(script):
+    join = 'pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)'
+    begun = build(script(join, loop=True))
+    turn(begun, {"lr": 0.1})
+    edited = build(script(f"net.append(torch.nn.Linear(1, 1))\n{join}", loop=True))
+    with pytest.raises(TaskError, match=r"joined\.py: net does not take over .*bring the script"):
+        edited.load_state_dict(through_checkpoint(begun.state_dict()))
+
+
 LOADER = """
 data = torch.utils.data.TensorDataset(torch.arange(10.0))
 loader = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True{more})
@@ -778,6 +809,13 @@ def test_a_loop_inside_of_another_one_is_refused(script, loops):
     kind = script(f"        {joined}\n{loops}")
     with pytest.raises(TaskError, match=r"stands inside of another loop \(line \d+ of module\)"):
         build(kind)
+
+
+def test_a_script_that_was_edited_is_read_as_it_is_now(script):
+    join = 'pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)'
+    with pytest.raises(TaskError, match="stands inside of another loop"):
+        build(script(join + "\nwhile True:\n  for number in pbt.steps():\n    update()"))
+    build(script(join + "\nif True:\n  for number in pbt.steps():\n    update()"))
 
 
 def test_a_loop_in_which_the_script_joins_is_none(script):
