@@ -547,6 +547,36 @@ def test_the_place_in_a_loader_is_part_of_the_state(script, more, lengths):
     assert seen == cold._member.objects["seen"]["batches"]
 
 
+@pytest.mark.parametrize(
+    ("loop", "length"),
+    [
+        ("steps(range(3, 9, 2))", 3),
+        ("steps()", None),
+        ("batches([1, 2], epochs=4)", 8),
+        ("batches([1, 2], epochs=None)", None),
+        ("batches(iter([1, 2]))", None),
+    ],
+)
+def test_a_loop_is_as_long_as_the_scripts_own_alone_and_in_a_population(script, loop, length):
+    text = f"""
+        lengths = {{}}
+        pbt = pbt_flow.join({{"lr": RATE}}, lambda: 0.0, net=net, lengths=lengths)
+        loop = pbt.{loop}
+        try:
+            lengths["loop"] = len(loop)
+        except TypeError:
+            lengths["loop"] = None
+        for one in loop:
+            if pbt.is_alone:
+                break
+    """
+    kind = script(text)
+    assert build(kind)._member.objects["lengths"] == {"loop": length}
+    alone = {}
+    exec(compile(kind.path.read_text(), str(kind.path), "exec"), alone)
+    assert alone["lengths"] == {"loop": length}
+
+
 PERSISTENT = """
 class Noise(torch.utils.data.Dataset):
     def __len__(self):
