@@ -400,6 +400,7 @@ LABELS = ", texts[(part[:, 0] > 0.5).astype(int)], classes=texts"
     [
         ("naive_bayes", "GaussianNB", "", "theta_", LABELS),
         ("linear_model", "SGDClassifier", "random_state=0", "coef_", LABELS),
+        ("linear_model", "SGDClassifier", "random_state=np.random.RandomState(3)", "coef_", LABELS),
         ("decomposition", "LatentDirichletAllocation", "random_state=0", "components_", ""),
     ],
     ids=lambda given: given[1],
