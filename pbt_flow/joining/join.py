@@ -14,7 +14,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from greenlet import getcurrent
 
@@ -26,6 +26,7 @@ from pbt_flow.population.records import Direction, ReportDirection
 from pbt_flow.space import Space, check_space
 
 _Holder = TypeVar("_Holder")
+_Pass = TypeVar("_Pass")
 
 
 def join(
@@ -90,6 +91,32 @@ def join(
     return Join(member, is_alone=True, evaluates=evaluate_alone)
 
 
+class Passes(Iterator[_Pass], Generic[_Pass]):
+    """The passes of a script's loop.
+
+    Their length is that of the loop where the script runs alone, so that a bar of progress has a
+    total. A population decides itself when to end.
+
+    Args:
+        passes: What the loop goes through.
+        length: Of how many passes the script's own loop is; None if nobody knows.
+    """
+
+    def __init__(self, passes: Iterator[_Pass], length: int | None) -> None:
+        self._passes, self._length = passes, length
+
+    def __next__(self) -> _Pass:
+        return next(self._passes)
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("nobody knows of how many passes this loop is")
+        return self._length
+
+    def __bool__(self) -> bool:
+        return True
+
+
 class Join:
     """What a script has of its population: its loop, and the hyperparameters of the turn.
 
@@ -106,7 +133,7 @@ class Join:
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    def steps(self, numbers: range | int | None = None) -> Iterator[int]:
+    def steps(self, numbers: range | int | None = None) -> Passes[int]:
         """The numbers of the steps, in place of the script's own `range`.
 
         Args:
@@ -130,10 +157,11 @@ class Join:
         self._enter(sys._getframe(1), passes)
         if not self.is_alone:
             start, by = (0, 1) if numbers is None else (numbers.start, numbers.step)
-            return (start + by * self._member.step for _ in self._member.turns())
-        return self._alone(itertools.count() if numbers is None else numbers)
+            follow = (start + by * self._member.step for _ in self._member.turns())
+            return Passes(follow, passes)
+        return Passes(self._alone(itertools.count() if numbers is None else numbers), passes)
 
-    def batches(self, loader: Iterable[Any], *, epochs: int | None = 1) -> Iterator[Any]:
+    def batches(self, loader: Iterable[Any], *, epochs: int | None = 1) -> Passes[Any]:
         """The batches of a loader, in place of the loader itself; each batch is a step.
 
         The place in the loader is part of the state: a member goes on with the batch after its last
@@ -150,9 +178,9 @@ class Join:
         passes = None if epochs is None or length is None else epochs * length
         self._enter(sys._getframe(1), passes, loader)
         if not self.is_alone:
-            return (self._member.next_batch(loader) for _ in self._member.turns())
+            return Passes((self._member.next_batch(loader) for _ in self._member.turns()), passes)
         rounds = itertools.repeat(loader) if epochs is None else itertools.repeat(loader, epochs)
-        return self._alone(itertools.chain.from_iterable(rounds))
+        return Passes(self._alone(itertools.chain.from_iterable(rounds)), passes)
 
     def _alone(self, passes: Iterable[Any]) -> Iterator[Any]:
         """The passes of a script that runs alone, with an evaluation where a turn would end."""

@@ -68,9 +68,12 @@ class LoaderPosition:
         assert self._seed is not None
         for generator in generators_of(loader):
             generator.manual_seed(self._seed)
+        end_processes(loader)
         self._randomness = OwnRandomness(self._seed)
         with self._randomness:
             batches = iter(loader)
+            # Whoever else goes through the loader, as an evaluation does, begins with others.
+            end_processes(loader)
             # They are loaded, and not only counted: what a loader draws for one batch may depend on
             # all before it.
             for _ in range(self._done):
@@ -79,6 +82,16 @@ class LoaderPosition:
 
 
 _NONE = object()
+
+
+def end_processes(loader: Any) -> None:
+    """Let a loader begin with fresh processes when it is gone through next, as a copy has to.
+
+    With `persistent_workers` a loader keeps those of the epoch before. They go on drawing where
+    they were, and no checkpoint holds that. A loader without them is left as it is.
+    """
+    if getattr(loader, "persistent_workers", False):
+        loader._iterator = None
 
 
 def generators_of(loader: Any) -> list[Any]:

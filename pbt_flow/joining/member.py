@@ -15,7 +15,7 @@ from greenlet import getcurrent
 
 from pbt_flow.exceptions import TaskError
 from pbt_flow.joining.hyperparameters import Hyperparameters
-from pbt_flow.joining.loader_position import LoaderPosition, generators_of
+from pbt_flow.joining.loader_position import LoaderPosition, end_processes, generators_of
 from pbt_flow.joining.objects import Keeper, has_state, keeper_of
 from pbt_flow.joining.outer_loop import Places, outer_loop
 from pbt_flow.joining.param_groups import is_optimizer
@@ -60,6 +60,7 @@ class Member:
         self._turn_steps = 0
         self._position = LoaderPosition()
         self._modes: list[tuple[Any, bool]] = []
+        self._loaders: list[Any] = []
         self._logged: dict[str, float] = {}
         self._began_in = _thread_modes()
 
@@ -113,6 +114,8 @@ class Member:
         self._trained = TrainedWeights(self._named_modules())
         self._gradients = GatheredGradients(self.objects, self.hyperparameters)
         self._modes = [(module, module.training) for module in self.modules(inner=True)]
+        self._loaders = [loader, *_loaders(frame)]
+        self._made_of = self._parts_of_objects()
 
     def turns(self) -> Iterator[None]:
         """Each pass of the loop; between turns the script waits here for as long as it takes."""
@@ -153,14 +156,18 @@ class Member:
         # Whoever evaluated or looked may have left a module in another mode than the loop began in.
         for module, training in self._modes:
             module.training = training
+        for loader in self._loaders:
+            end_processes(loader)  # Not those of `batches`, whose place is in the state.
         self.hyperparameters.begin(hparams)
 
     def end_turn(self) -> dict[str, float]:
         """What was live, and what the script logged in its loop.
 
         Raises:
-            TaskError: Something else was live than was asked for.
+            TaskError: Something else was live than was asked for, or the loop has changed what the
+                script's objects are made of.
         """
+        self._check_parts()
         is_first = self.step == self._turn_steps
         return {**self._logged, **self.hyperparameters.prove(is_first=is_first)}
 
@@ -185,7 +192,7 @@ class Member:
         """Take over a state.
 
         Raises:
-            TaskError: It is of other objects than the script names.
+            TaskError: It is of other objects than the script names, or does not fit one of them.
         """
         if set(state["objects"]) != set(self._keepers):
             theirs, ours = sorted(state["objects"]), sorted(self._keepers)
@@ -194,7 +201,19 @@ class Member:
                 f"{', '.join(theirs)}; bring the script back, or start a new population"
             )
         for name, keeper in self._keepers.items():
-            keeper.load(state["objects"][name])
+            try:
+                keeper.load(state["objects"][name])
+            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+                # Torch says so of a module; any other such error may be of the machine, as of an
+                # accelerator without memory.
+                if isinstance(error, RuntimeError) and "state_dict" not in str(error):
+                    raise
+                reason = " ".join(str(error).split())
+                raise TaskError(
+                    f"{self.label}: {name} does not take over the checkpoint's ({reason}); it must "
+                    "be at the loop what it was when the checkpoint was written: bring the script "
+                    "back, or start a new population"
+                ) from error
         self._gradients.load(state.get("gradients", {}))
         self._trained.load(state.get("trainable", {}))
         self.step = state["step"]
@@ -205,6 +224,8 @@ class Member:
         # The script's variables hold the member that holds them. A loader that is found only by a
         # later collection waits 5 s for its processes.
         self._position.close()
+        for loader in self._loaders:
+            end_processes(loader)
 
     def modules(self, *, inner: bool = False) -> Sequence[Any]:
         """The torch modules among the objects, and if `inner`, the parts of each as well."""
@@ -267,6 +288,35 @@ class Member:
                     "join(..., model=model)"
                 )
 
+    def _parts_of_objects(self) -> dict[str, list[Any]]:
+        """What a state of each object must fit: the weights of a module, and an optimiser's groups.
+
+        Of a group it is how many weights it has.
+        """
+        parts: dict[str, list[Any]] = {
+            name: [inner for inner, _ in module.named_parameters()]
+            for name, module in self._named_modules()
+        }
+        for name, value in self.objects.items():
+            if is_optimizer(value):
+                parts[name] = [len(group.get("params", ())) for group in value.param_groups]
+        return parts
+
+    def _check_parts(self) -> None:
+        """Refuse a loop that adds a layer or a group: no copy could take the state over.
+
+        Raises:
+            TaskError: An object is made of other parts than at the loop.
+        """
+        for name, parts in self._parts_of_objects().items():
+            if parts != self._made_of[name]:
+                raise TaskError(
+                    f"{self.label}: its loop has given {name} other weights or groups than it had "
+                    "before the loop; a copy and a resume begin at the loop, and could not take "
+                    "its state over. Add them before the loop, and let the loop begin to train "
+                    "them with requires_grad_(True)"
+                )
+
     def _check_thread_modes(self) -> None:
         """Refuse a loop inside of a mode that would hold for everybody while the script waits."""
         for mode, value in _thread_modes().items():
@@ -287,11 +337,29 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     if "__file__" in frame.f_globals:
         variables = {**frame.f_globals, **variables}
     for name, value in list(variables.items()):
-        if isinstance(value, Iterable) and hasattr(value, "batch_sampler"):
+        if _is_loader(value):
             drawn_from = generators_of(value)
             if drawn_from and not any(one is drawn_from[0] for one in variables.values()):
                 variables[f"{name}.generator"] = drawn_from[0]
     return variables
+
+
+def _loaders(frame: FrameType) -> list[Any]:
+    """The loaders that a script has at its loop: its variables, and what is in these."""
+    found = dict[int, Any]()
+    for value in _variables(frame).values():
+        parts = [value, *vars(value).values()] if hasattr(value, "__dict__") else [value]
+        for part in parts:
+            if isinstance(part, Mapping):
+                inner = list(part.values())
+            else:
+                inner = list(part) if isinstance(part, list | tuple) else [part]
+            found |= {id(one): one for one in inner if _is_loader(one)}
+    return list(found.values())
+
+
+def _is_loader(value: Any) -> bool:
+    return isinstance(value, Iterable) and hasattr(value, "batch_sampler")
 
 
 def _place_of(tensor: Any) -> int | None:

@@ -107,12 +107,17 @@ class PythonRandomKeeper(Keeper):
 class EstimatorKeeper(Keeper):
     """Of a scikit-learn estimator that learns by `partial_fit`: what it has learnt.
 
-    What it was made with are its parameters, which the state leaves to the script.
+    What it was made with are its parameters, which the state leaves to the script. A generator
+    among them is where its draws have come to.
     """
 
     def state(self) -> Any:
         given = self.value.get_params(deep=False)
-        learnt = {name: one for name, one in vars(self.value).items() if name not in given}
+        learnt = {
+            name: one
+            for name, one in vars(self.value).items()
+            if name not in given or isinstance(one, np.random.RandomState)
+        }
         for name, one in learnt.items():
             if (inner := _with_variables(one)) is not None:
                 raise UnusableTask(

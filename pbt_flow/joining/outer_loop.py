@@ -51,6 +51,7 @@ def _stack(frame: FrameType) -> Iterator[FrameType]:
 def _loops(frame: FrameType) -> list[ast.For | ast.While]:
     """The loops of the function that a frame is of, without those of functions inside of it."""
     code = frame.f_code
+    linecache.checkcache(code.co_filename)  # The file may have been edited since it was read.
     try:
         tree = ast.parse("".join(linecache.getlines(code.co_filename, frame.f_globals)))
     except (SyntaxError, ValueError):

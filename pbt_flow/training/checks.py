@@ -153,8 +153,9 @@ class Checks:
                     f"a restored model does not train on as the one that was saved: {steps} steps "
                     f"after the same state, with the same seed, it scores {found.cold:.6g} and the "
                     f"other {found.warm:.6g} (the first difference: {found.where}); state_dict() "
-                    "leaves something out (an optimiser's moments, a schedule's position), or "
-                    "reseed() leaves a generator alone; copies lose it",
+                    "leaves something out (an optimiser's moments, a schedule's position; of a "
+                    "script, what join(...) does not name, such as a counter), or reseed() leaves "
+                    "a generator alone; copies lose it",
                 )
             )
         # Written after the warning: a controller that is killed in between warns again on resume.

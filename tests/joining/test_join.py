@@ -400,6 +400,7 @@ LABELS = ", texts[(part[:, 0] > 0.5).astype(int)], classes=texts"
     [
         ("naive_bayes", "GaussianNB", "", "theta_", LABELS),
         ("linear_model", "SGDClassifier", "random_state=0", "coef_", LABELS),
+        ("linear_model", "SGDClassifier", "random_state=np.random.RandomState(3)", "coef_", LABELS),
         ("decomposition", "LatentDirichletAllocation", "random_state=0", "components_", ""),
     ],
     ids=lambda given: given[1],
@@ -475,6 +476,37 @@ def test_weights_that_the_loop_begins_to_train_are_trained_after_a_copy_as_well(
     assert not warm.model()[0].bias.requires_grad
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "optimizer.add_param_group({'params': [torch.nn.Parameter(torch.ones(1))]})",
+        "net.append(torch.nn.Linear(1, 1))",
+    ],
+    ids=["group", "layer"],
+)
+def test_a_loop_that_adds_what_no_copy_would_have_is_told_in_the_turn_that_does_so(script, body):
+    kind = script(f"""
+        pbt = pbt_flow.join({{"lr": RATE}}, score, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            if number == 2:
+                {body}
+            update()
+    """)
+    task = build(kind)
+    turn(task, {"lr": 0.1})
+    with pytest.raises(TaskError, match=r"joined\.py: its loop has given .* requires_grad_"):
+        turn(task, {"lr": 0.1})
+
+
+def test_a_state_that_does_not_fit_the_script_is_refused_with_the_objects_name(script):
+    join = 'pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)'
+    begun = build(script(join, loop=True))
+    turn(begun, {"lr": 0.1})
+    edited = build(script(f"net.append(torch.nn.Linear(1, 1))\n{join}", loop=True))
+    with pytest.raises(TaskError, match=r"joined\.py: net does not take over .*bring the script"):
+        edited.load_state_dict(through_checkpoint(begun.state_dict()))
+
+
 LOADER = """
 data = torch.utils.data.TensorDataset(torch.arange(10.0))
 loader = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True{more})
@@ -514,6 +546,75 @@ def test_the_place_in_a_loader_is_part_of_the_state(script, more, lengths):
     for epoch in (seen[:5], seen[5:10]):
         assert sorted(itertools.chain(*epoch)) == list(range(10))
     assert seen == cold._member.objects["seen"]["batches"]
+
+
+@pytest.mark.parametrize(
+    ("loop", "length"),
+    [
+        ("steps(range(3, 9, 2))", 3),
+        ("steps()", None),
+        ("batches([1, 2], epochs=4)", 8),
+        ("batches([1, 2], epochs=None)", None),
+        ("batches(iter([1, 2]))", None),
+    ],
+)
+def test_a_loop_is_as_long_as_the_scripts_own_alone_and_in_a_population(script, loop, length):
+    text = f"""
+        lengths = {{}}
+        pbt = pbt_flow.join({{"lr": RATE}}, lambda: 0.0, net=net, lengths=lengths)
+        loop = pbt.{loop}
+        try:
+            lengths["loop"] = len(loop)
+        except TypeError:
+            lengths["loop"] = None
+        for one in loop:
+            if pbt.is_alone:
+                break
+    """
+    kind = script(text)
+    assert build(kind)._member.objects["lengths"] == {"loop": length}
+    alone = {}
+    exec(compile(kind.path.read_text(), str(kind.path), "exec"), alone)
+    assert alone["lengths"] == {"loop": length}
+
+
+PERSISTENT = """
+class Noise(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+    def __getitem__(self, place):
+        return place + torch.rand(1)
+
+loader = torch.utils.data.DataLoader(
+    Noise(), shuffle=True, num_workers=1, persistent_workers=True
+)
+parts = {{"train": loader}}
+seen = {{"batches": []}}
+pbt = pbt_flow.join({{"x": RATE}}, {evaluate}, interval=2, seen=seen)
+for given in pbt.{loop}:
+    pbt["x"]
+    seen["batches"] += [one.item() for one in {batches}]
+"""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"loop": "steps()", "batches": "parts['train']", "evaluate": "lambda: 0.0"},
+        {"loop": "batches(loader)", "batches": "[given]", "evaluate": "lambda: len(list(loader))"},
+    ],
+    ids=["steps", "batches"],
+)
+def test_a_loader_whose_processes_stay_gives_a_copy_what_it_gives_the_donor(script, given):
+    kind = script(PERSISTENT.format(**given))
+    warm, cold = build(kind), build(kind, seed=1)
+    for seed, steps in ((1, 3), (2, 2)):
+        turn(warm, {"x": 0.5}, steps, seed)
+        warm.evaluate()
+        if seed == 1:
+            cold.load_state_dict(through_checkpoint(warm.state_dict()))
+    turn(cold, {"x": 0.5}, 2, seed=2)
+    assert cold._member.objects["seen"] == warm._member.objects["seen"]
 
 
 def test_the_number_of_a_step_follows_the_lineage_in_the_scripts_own_counting(script):
@@ -739,6 +840,13 @@ def test_a_loop_inside_of_another_one_is_refused(script, loops):
     kind = script(f"        {joined}\n{loops}")
     with pytest.raises(TaskError, match=r"stands inside of another loop \(line \d+ of module\)"):
         build(kind)
+
+
+def test_a_script_that_was_edited_is_read_as_it_is_now(script):
+    join = 'pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer)'
+    with pytest.raises(TaskError, match="stands inside of another loop"):
+        build(script(join + "\nwhile True:\n  for number in pbt.steps():\n    update()"))
+    build(script(join + "\nif True:\n  for number in pbt.steps():\n    update()"))
 
 
 def test_a_loop_in_which_the_script_joins_is_none(script):

@@ -189,6 +189,7 @@ def test_a_population_is_told_once_that_its_state_leaves_something_out(mode, slo
     (text,) = [text for text in simulation.said if "does not train on" in text]
     assert simulation.store.tags["pbt.warning/restores"] == text.removeprefix("warning: ")
     assert "(the first difference: state['value'])" in text
+    assert "what join(...) does not name, such as a counter" in text
     assert not any(
         "restores" in k for k in simulate(Counting, **settings).store.tags if "warn" in k
     )
