@@ -6,6 +6,7 @@ the script stands: a greenlet that its own frames hold could never be freed.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -344,16 +345,21 @@ def _variables(frame: FrameType) -> dict[str, Any]:
     return variables
 
 
+_MOST_LOADERS = 100
+"""What holds more is not looked into for loaders."""
+
+
 def _loaders(frame: FrameType) -> list[Any]:
     """The loaders that a script has at its loop: its variables, and what is in these."""
     found = dict[int, Any]()
     for value in _variables(frame).values():
-        parts = [value, *vars(value).values()] if hasattr(value, "__dict__") else [value]
-        for part in parts:
-            if isinstance(part, Mapping):
-                inner = list(part.values())
-            else:
-                inner = list(part) if isinstance(part, list | tuple) else [part]
+        if inspect.ismodule(value):
+            continue
+        for part in [value, *getattr(value, "__dict__", {}).values()]:
+            inner: Iterable[Any] = (part,)
+            # A container of many things holds data.
+            if isinstance(part, dict | list | tuple) and len(part) <= _MOST_LOADERS:
+                inner = part.values() if isinstance(part, dict) else part
             found |= {id(one): one for one in inner if _is_loader(one)}
     return list(found.values())
 
