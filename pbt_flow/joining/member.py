@@ -15,6 +15,7 @@ from typing import Any
 from greenlet import getcurrent
 
 from pbt_flow.exceptions import TaskError
+from pbt_flow.joining.carried_variables import carried_variables
 from pbt_flow.joining.hyperparameters import Hyperparameters
 from pbt_flow.joining.loader_position import LoaderPosition, end_processes, generators_of
 from pbt_flow.joining.objects import Keeper, has_state, keeper_of
@@ -57,6 +58,7 @@ class Member:
         self.passes: int | None = None
         """Of how many passes the script's own loop is, where it says so."""
         self.unnamed: list[str] = []
+        self.carried: list[str] = []
         """Variables of the script that have a state and are not among its objects."""
         self._turn_steps = 0
         self._position = LoaderPosition()
@@ -110,6 +112,7 @@ class Member:
             )
         self._check_trained_is_kept()
         self.unnamed = self._look_for_unnamed(frame, loader)
+        self.carried = self._look_for_carried(frame)
         self.hyperparameters.attach(self.objects)
         self.hyperparameters.watch(self.objects)
         self._trained = TrainedWeights(self._named_modules())
@@ -250,6 +253,10 @@ class Member:
             for name, value in _variables(frame).items()
             if id(value) not in kept and has_state(value)
         )
+
+    def _look_for_carried(self, frame: FrameType) -> list[str]:
+        kept = {id(value) for value in self.objects.values()}
+        return carried_variables(frame, lambda value: id(value) in kept or has_state(value))
 
     def _check_trained_is_kept(self) -> None:
         """Refuse a script whose optimiser trains weights that no checkpoint would hold.

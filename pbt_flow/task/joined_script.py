@@ -143,6 +143,12 @@ class ScriptTask(Task):
                 f"{', '.join(member.unnamed)}: has a state and is not named in join(...), so that "
                 "a copy and a resume go on without it"
             )
+        if member.carried:
+            found["begins anew"] = (
+                f"{', '.join(member.carried)}: carried by the loop from pass to pass and held by "
+                "no checkpoint, so that a copy and a resume begin with what was before the loop; "
+                "what must go on belongs in a dict that join(...) names, or is pbt.step"
+            )
         if member.passes is not None and member.step > member.passes:
             found["loop"] = (
                 f"the script's own loop is of {member.passes} passes, and a member trains on past "

@@ -308,6 +308,30 @@ def test_what_has_a_state_and_is_not_named_is_told_by_its_name(script):
     assert told.startswith("ema, noise: ")
 
 
+def test_what_the_loop_carries_in_no_object_is_told_by_its_name(script):
+    kind = script(
+        """
+        patience, best, kept, losses = 0, None, {"n": 0}, []
+        pbt = pbt_flow.join({"lr": RATE}, score, net=net, optimizer=optimizer, kept=kept)
+        for number, step in enumerate(pbt.steps()):
+            update()
+            losses.append(score())
+            kept["n"] += 1
+            if best is None or losses[-1] < best:
+                best, patience = losses[-1], 0
+            else:
+                patience += 1
+            if patience > 3 or number % 10 == 9 or kept["n"] > 90:
+                print(best)
+    """
+    )
+    told = build(kind).understood()["begins anew"]
+    assert told.startswith("best, losses, number, patience: carried by the loop from pass to pass")
+    text = kind.path.read_text()
+    kind.path.write_text(text.replace("losses[-1]", "score()").replace("number % 10 == 9", "step"))
+    assert build(kind).understood()["begins anew"].startswith("best, patience: ")
+
+
 def test_what_a_trainer_the_file_and_a_loader_have_is_told_as_well(script):
     kind = script(
         """
