@@ -228,7 +228,8 @@ class Settings:
                 else:
                     way = f"{did_you_mean(word, possible)}; there are {listed(sorted(possible))}"
                 raise SettingsError(f"{source}no setting {word!r}{way}")
-        if quick and not kind.quick:
+        budget = [given.get(name) for name in ("population", "turns", "interval")]
+        if quick and not kind.quick and None in budget:
             raise SettingsError(
                 f"task {kind.label} has no quick settings; give population, turns and interval"
             )

@@ -142,6 +142,7 @@ def test_quick_settings_go_before_the_tasks_usual_ones_and_after_what_is_given()
 def test_a_task_without_quick_settings_says_so():
     with pytest.raises(SettingsError, match="task Small has no quick settings; give population"):
         made(Small, quick=True)
+    assert made(Small, quick=True, population=4, turns=5, interval=20).turns == 5
 
 
 def test_making_settings_changes_neither_the_task_nor_what_was_given() -> None:

@@ -21,7 +21,9 @@ def summary(result: Result) -> str:
         lines.append(f"{result.left} members left at the end of a stage, as planned")
     if result.retired:
         lines.append(f"{result.retired} members failed too often and were retired")
-    if result.winner is not None:
+    if result.winner is None:
+        lines += _last_failure(result)
+    else:
         lines += _finalist("winner", result.winner)
         if result.average is not None:
             lines += _average(result.average)
@@ -82,6 +84,15 @@ def _control(result: Result, control: Result) -> list[str]:
 
 def _budget(result: Result) -> str:
     return f"{'warning: ' if result.is_over_budget else ''}{result.budget_note}"
+
+
+def _last_failure(result: Result) -> list[str]:
+    """What became of the newest turn, where none went well."""
+    turns = [turn for own in result.history.turns.values() for turn in own if not turn.ok]
+    if not turns:
+        return []
+    last = max(turns, key=lambda turn: (turn.number, turn.member))
+    return [f"member {last.member:02d} turn {last.number}, the last: {last.status}, {last.reason}"]
 
 
 def _finalist(what: str, one: Finalist, chosen: str = "what selection went by") -> list[str]:

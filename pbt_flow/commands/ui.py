@@ -17,7 +17,7 @@ from typing import IO
 
 from pbt_flow.exceptions import SettingsError, StoreError
 
-_PATIENCE = 90.0
+_PATIENCE = 300.0
 """Seconds for which a UI may take to answer."""
 
 

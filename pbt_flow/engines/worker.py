@@ -573,7 +573,10 @@ def _storage_errors(what: str, root: Path, *errors: type[Exception]) -> Iterator
         from_torch = isinstance(error, RuntimeError) and not isinstance(error, StoreError)
         if from_torch or getattr(error, "errno", None) is not None:
             there = next(place for place in (root, *root.parents) if place.exists())
-            if what.startswith("read "):
+            if isinstance(error, FileExistsError):
+                # No file is written twice: an attempt is a name.
+                reason += "; two processes have ended one turn: train must not return in a fork"
+            elif what.startswith("read "):
                 reason += f"; make {there} readable for the user that the workers run as"
             else:
                 free = f"{shutil.disk_usage(there).free:,} bytes are free"

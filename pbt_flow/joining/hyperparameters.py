@@ -278,6 +278,9 @@ class Hyperparameters:
     def _before_step(self, optimizer: Any, *_: Any) -> None:
         """Compare what an optimiser is about to use with what was set."""
         self.steps[id(optimizer)] += 1
+        for target in self._groups:
+            if target.optimizer is optimizer:
+                target.note_step()
         if self._changed is None:
             for target in self._groups:
                 if target.optimizer is optimizer and (found := target.difference()) is not None:

@@ -63,6 +63,7 @@ class GroupTarget:
         _, self.key = groups_key(hyperparameter)
         self.schedulers = list(_with_inner(schedulers)) if self.key == "lr" else []
         self._set: list[_SetValue] = []
+        self._factor_of_step: float | None = None
         self._shares = self._shares_of(self._values())
 
     @property
@@ -79,7 +80,7 @@ class GroupTarget:
 
     def set(self, value: Any) -> None:
         """Put a value into every group, and keep the schedule's factor and the groups' ratios."""
-        self._set = []
+        self._set, self._factor_of_step = [], None
         for number, group in enumerate(self._groups()):
             share = self._shares[number] if number < len(self._shares) else None
             wanted = value if share is None else value * share
@@ -97,8 +98,18 @@ class GroupTarget:
                 return one.value, now
         return None
 
+    def note_step(self) -> None:
+        """Keep the factor of a step that the optimiser is about to make."""
+        self._factor_of_step = self._factor()
+
     def factor(self) -> float | None:
-        """What the schedule has made of its base by now; None without a schedule."""
+        """What the schedule had made of its base at the turn's last step; None without a schedule.
+
+        A schedule that moves behind that step says what the next turn begins with.
+        """
+        return self._factor() if self._factor_of_step is None else self._factor_of_step
+
+    def _factor(self) -> float | None:
         if not self.schedulers:
             return None
         group = self._groups()[0]

@@ -18,7 +18,7 @@ from typing import Any
 from pbt_flow.population.averages import averages_told
 from pbt_flow.population.history import History, best_of_round
 from pbt_flow.population.lineage import Node, count_copies, founders
-from pbt_flow.population.records import Direction, Member
+from pbt_flow.population.records import Direction, Member, Turn
 from pbt_flow.population.result import Result, effort_note
 from pbt_flow.reporting import series
 from pbt_flow.reporting.chart_words import ChartWords, chart_words
@@ -169,6 +169,12 @@ def _body(subject: ReportData, shades: series.Shades | None) -> Iterable[str]:
 def _members(subject: ReportData) -> Iterable[str]:
     yield '<section><h2>Members</h2><p>Best first<span class="sorts">; a click on a column sorts '
     yield 'by it</span>. <button type="button" id="csv">Save as CSV</button></p>'
+    winner = subject.history.winner()
+    if winner is not None and not _stands_on(subject.history, winner):
+        yield (
+            f"<p>A row is what a member stands on now. Member {winner.member:02d} won by its turn "
+            f"{winner.number}, whose values are above, and has trained on since.</p>"
+        )
     yield from _table(subject)
     yield "</section>"
 
@@ -443,7 +449,7 @@ def _table(subject: ReportData) -> Iterable[str]:
             row.append(_stage_left(member.index, history))
         row += [number(member.hparams[name]) for name in space]
         attributes = ""
-        if winner is not None and winner.member == member.index:
+        if winner is not None and winner.member == member.index and _stands_on(history, winner):
             attributes = ' class="winner"'
         elif member.index in history.left:
             attributes = ' class="left" title="left at the end of a stage"'
@@ -458,6 +464,11 @@ def _table(subject: ReportData) -> Iterable[str]:
             cells[1] = f'<td data-key="{member.score!r}">{escape(row[1])}</td>'
         yield f"<tr{attributes}>{''.join(cells)}</tr>"
     yield "</tbody></table></div>"
+
+
+def _stands_on(history: History, turn: Turn) -> bool:
+    """Whether a turn is the last of its member that went well."""
+    return not any(one.ok and one.number > turn.number for one in history.turns[turn.member])
 
 
 def _stage_left(member: int, history: History) -> str:

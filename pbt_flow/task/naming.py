@@ -148,6 +148,9 @@ def _pick(module: Any, attribute: str, name: str) -> type[Task]:
         if inspect.isfunction(function):
             return function_task(function)
         if attribute not in own:
+            missing = sorted(getattr(function, "__abstractmethods__", ()))
+            if missing and function is not Task:
+                raise TaskError(f"task {name!r}: {attribute} lacks {listed(missing)}")
             raise TaskError(
                 f"task {name!r}: no Task called {attribute!r}; there are {listed(sorted(own))}"
             )

@@ -56,7 +56,7 @@ def test_after_an_exploit_everything_that_was_asked_is_live():
     # The donor is one decay of 0.9 old, and its schedule goes on from there.
     assert seen == {"lr": {0.08 * 0.9}, "weight_decay": {0.05}, "dropout": {0.37}}
     assert {f"live/{name}": value for name, value in asked.items()}.items() <= told.items()
-    assert told["factor/learning_rate"] == pytest.approx(0.81)
+    assert told["factor/learning_rate"] == pytest.approx(0.9)
 
 
 class SetsARate(Callback):

@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 from sample_tasks import Misbehaving, OneBlocked, Regression
 
 import pbt_flow
+from pbt_flow.commands.summary import summary
 from pbt_flow.exceptions import RecordError, SettingsError, StoreError, StoreUnavailable
 from pbt_flow.population.result import Result
 from pbt_flow.task import TaskError
@@ -587,6 +588,7 @@ def test_where_no_turn_went_well_the_population_has_failed_though_nobody_is_reti
     result = run(Hopeless, turns=2)
     assert (result.status, result.reason) == ("failed", "no turn of any member went well")
     assert (result.winner, result.retired) == (None, 0)
+    assert "turn 2, the last: diverged, " in summary(result)
     assert client(result).get_run(result.run_id).info.status == "FAILED"
     assert pbt_flow.resume(result.run_id, turns=3, quiet=True).reason == "every member failed"
 

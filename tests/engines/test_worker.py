@@ -300,6 +300,17 @@ def test_a_checkpoint_that_cannot_be_read_is_trouble_with_storage(tmp_path, monk
     assert made.folders.record(0, 2) is None
 
 
+def test_two_processes_that_end_one_turn_are_told_apart_from_a_full_disk(tmp_path):
+    """As where a task forks and both go on: room and rights are not the cause."""
+    turn = plan()
+    made = worker(tmp_path)
+    made.run(turn)
+    (path,) = (tmp_path / "m0").rglob("turn*.json")
+    path.unlink()
+    with pytest.raises(StorageError, match=r"File exists.*; two processes have ended one turn: "):
+        worker(tmp_path).run(turn)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
 def test_a_full_disk_is_trouble_with_storage_and_not_with_the_task(tmp_path):
     disk = tmp_path / "m0"

@@ -191,7 +191,8 @@ def test_with_its_scheduler_a_rate_is_the_base_and_the_factor_is_kept(script, sc
     """)
     donor, copy = build(kind), build(kind, seed=1)
     factor = turn(donor, {"lr": 0.2}, steps=3)["factor/lr"]
-    assert factor == pytest.approx(0.49)
+    # The last step was made with .7 of it; what the schedule did behind it is the next turn's.
+    assert factor == pytest.approx(0.7)
     assert group(donor)["lr"] == pytest.approx(0.2 * 0.49)
     copy.load_state_dict(through_checkpoint(donor.state_dict()))
     live = turn(copy, {"lr": 0.5}, steps=1)

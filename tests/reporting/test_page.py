@@ -105,6 +105,20 @@ def test_the_headline_quotes_the_report_and_the_table_has_every_member():
     assert scores == sorted(scores)
 
 
+def test_a_row_of_other_values_than_the_winners_is_not_marked_as_its_own(monkeypatch):
+    """The row of a member that has trained on since it won is what it came to later."""
+    one = subject()
+    standing = text(one)
+    assert '<tr class="winner">' in standing
+    assert "has trained on since" not in standing
+    earlier = one.history.turns[one.history.winner().member][1]
+    assert earlier.ok
+    monkeypatch.setattr(History, "winner", lambda history: earlier)
+    later = text(one)
+    assert '<tr class="winner">' not in later
+    assert f"Member {earlier.member:02d} won by its turn {earlier.number}, whose values" in later
+
+
 def test_two_numbers_of_one_winner_are_explained_where_they_stand():
     explained = "The headline quotes loss, the first metric of the report"
     assert explained in text(subject())

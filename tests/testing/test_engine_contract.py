@@ -197,8 +197,10 @@ class DropsWhatIsPrinted(ProcessEngine):
     ],
 )
 def test_an_engine_whose_workers_are_not_looked_after_is_caught(engine, sentence):
-    contract = type("Contract", (EngineContract,), {"make": engine, "patience": 5.0})
+    contract = type("Contract", (EngineContract,), {"make": engine})
     contract.setup_class()
+    # Its workers have started: what does not come now never comes.
+    contract.patience = 15.0
     try:
         with pytest.raises((AssertionError, FileNotFoundError)):
             getattr(contract(), sentence)()

@@ -36,7 +36,7 @@ def test_the_scripts_own_arguments_are_handed_on_recorded_and_taken_up_by_a_resu
     assert len(turns_of(result)) == 6
     for turn in turns_of(result):
         assert turn.metrics["live/lr"] == turn.plan.hparams["lr"]
-        assert turn.metrics["factor/lr"] == pytest.approx(0.7 ** (turn.step))
+        assert turn.metrics["factor/lr"] == pytest.approx(0.7 ** (turn.step - 1))
     task = result.winner.task()
     assert task.model() is task._member.objects["model"]
 
