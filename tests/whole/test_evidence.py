@@ -70,6 +70,8 @@ def test_every_method_has_the_seeds_that_were_fixed_beforehand(task):
         ("choices.md", "rl", "PBT, no resampling", "PBT", 1),
         ("choosing.md", "rl", "PBT, no resampling", "PBT", 0),
         ("choosing.md", "gan", "narrow, no resampling", "PBT in stages, narrow", 2),
+        ("choices.md", "translation", "narrow, no resampling", "PBT in stages, narrow", 2),
+        ("choosing.md", "translation", "narrow, no resampling", "PBT in stages, narrow", 2),
         ("choosing.md", "translation", "PBT", CONTROL, 2),
         ("choosing.md", "translation", "PBT in stages, narrow", "PBT", 2),
         ("choosing.md", "gan", "PBT in stages, narrow", "PBT", 2),
