@@ -71,6 +71,7 @@ def test_every_method_has_the_seeds_that_were_fixed_beforehand(task):
         ("choosing.md", "rl", "PBT, no resampling", "PBT", 0),
         ("choosing.md", "gan", "narrow, no resampling", "PBT in stages, narrow", 2),
         ("choices.md", "translation", "narrow, no resampling", "PBT in stages, narrow", 2),
+        ("choices.md", "translation", "narrow, no resampling", "halving, narrow", 2),
         ("choosing.md", "translation", "narrow, no resampling", "PBT in stages, narrow", 2),
         ("choosing.md", "translation", "PBT", CONTROL, 2),
         ("choosing.md", "translation", "PBT in stages, narrow", "PBT", 2),
