@@ -208,25 +208,14 @@ class _OnePass:
             node: The expression.
             own: The names that are set to it: they are not used for anything else.
         """
-        if isinstance(node, ast.Lambda):
-            inside = _OnePass()
-            inside.known = self.known | {one.arg for one in node.args.args}
-            inside.read(node.body)
-            self.early |= inside.early
-            self.used |= inside.used - {one.arg for one in node.args.args}
-            return
-        if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-            for generator in node.generators:
-                self.read(generator.iter)
-            bound = {name for one in node.generators for name in _written(one.target)}
-            hidden, self.known = self.known, self.known | bound
-            used = set(self.used)
-            for part in ast.iter_child_nodes(node):
-                if not isinstance(part, ast.comprehension):
-                    self.read(part, own)
-            for test in (test for one in node.generators for test in one.ifs):
-                self.read(test, own)
-            self.known = hidden
+        if (bound := _bound_in(node)) is not None:
+            for generator in getattr(node, "generators", ()):
+                self.read(generator.iter)  # It is outside: what it is called inside hides nothing.
+            outside, used = self.known, set(self.used)
+            self.known = outside | bound
+            for child in ast.iter_child_nodes(node):
+                self.read(child, own)
+            self.known = outside
             self.used -= bound - used
             return
         if isinstance(node, ast.Call):
@@ -286,6 +275,15 @@ def _written(target: ast.expr) -> Iterator[str]:
         yield from _written(target.value)
     elif name := _name(target):
         yield name
+
+
+def _bound_in(node: ast.AST) -> set[str] | None:
+    """The names that an expression with a scope of its own sets for itself; None if it has none."""
+    if isinstance(node, ast.Lambda):
+        return {one.arg for one in ast.walk(node.args) if isinstance(one, ast.arg)}
+    if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+        return {name for one in node.generators for name in _written(one.target)}
+    return None
 
 
 def _changed_by(call: ast.expr | None) -> str:

@@ -14,7 +14,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from greenlet import getcurrent
 
@@ -91,7 +91,7 @@ def join(
     return Join(member, is_alone=True, evaluates=evaluate_alone)
 
 
-class Passes(Iterator[_Pass], Generic[_Pass]):
+class Passes(Iterator[_Pass]):
     """The passes of a script's loop.
 
     Their length is that of the loop where the script runs alone, so that a bar of progress has a

@@ -22,6 +22,7 @@ _CARRIED = {
     "an attribute": ("a = Namespace(lr=1)", "a.lr *= 0.9; print(a.lr)", ["a.lr"]),
     "what is set in one branch": ("x = 0", "if s == 0: x = s\nprint(x)", ["x"]),
     "a buffer of its own": ("b = Own()", "b.add(s); print(b.all())", ["b"]),
+    "what a comprehension goes through": ("h = []", "h.append(s); print([h for h in h])", ["h"]),
     "two": ("n = m = 0", "n, m = m, n\nprint(n)", ["m", "n"]),
     "in a condition": ("n = 0", "while n < s: n += 1", ["n"]),
 }
@@ -37,6 +38,7 @@ _NOT_CARRIED = {
     "what is tried": ("x = 0", "try: x = int('3')\nexcept ValueError: x = 0\nprint(x)"),
     "what is opened": ("x = 0", "with open('/dev/null') as x: print(x)"),
     "what another scope calls so": ("x = 0", "print([x for x in range(3)], (lambda x: x)(s))"),
+    "a star's argument": ("n = 0", "n += 1; print((lambda *n: n)(s))"),
     "a file": ("f = open('/dev/null')", "for line in f: print(line)"),
     "a tool": ("bar = Tool()", "bar.update(1); bar.set_postfix(a=1)"),
     "what is kept": ("kept = {'n': 0}", "kept['n'] += 1; print(kept)"),
