@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gc
 import os
 import signal
@@ -101,6 +102,15 @@ def so_is_what_the_test_before_has_imported() -> None:
     """The first population of a file imports most of what the file will ever need."""
     if len(sys.modules) > _modules + 50:
         _pass_over()
+
+
+@pytest.fixture(autouse=True)
+def mlflow_knows_itself() -> None:
+    """MLflow reads its 50 migrations anew for each store that is opened, and finds the same."""
+    if (utils := sys.modules.get("mlflow.store.db.utils")) is not None:
+        latest = utils._get_latest_schema_revision
+        if not hasattr(latest, "cache_info"):
+            utils._get_latest_schema_revision = functools.cache(latest)
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import importlib
 import importlib.util
 import re
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from pbt_flow import PACKAGE
+from pbt_flow.utils.entry_points import announced
 
 COMMAND = "complete-words"
 """The first word by which the shell asks; it stands in no help."""
@@ -51,9 +51,9 @@ def _nothing(line: Sequence[str]) -> list[Suggestion]:
 def tasks(line: Sequence[str]) -> list[Suggestion]:
     """The tasks that have a name; a file is completed by the shell."""
     own = {path.stem: "in ./tasks" for path in Path("tasks").glob("[!_]*.py") if _is_task(path)}
-    announced = {point.name: point.value for point in entry_points(group=PACKAGE)}
+    installed = {name: point.value for name, point in announced(PACKAGE).items()}
     bundled = dict.fromkeys(_bundled(), "comes with pbt_flow")
-    return sorted({**own, **announced, **bundled}.items())
+    return sorted({**own, **installed, **bundled}.items())
 
 
 def _bundled() -> dict[str, str]:

@@ -14,11 +14,12 @@ import dataclasses
 import importlib
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from types import UnionType
 from typing import Any
 
 from pbt_flow.exceptions import PBTError, StrategyError
+from pbt_flow.utils.entry_points import announced
 from pbt_flow.utils.reasons import reason_of
 from pbt_flow.utils.text import did_you_mean, listed
 
@@ -134,7 +135,7 @@ def plugins(what: str) -> dict[str, EntryPoint]:
     """Return what installed packages announce for a setting, by name; nothing is imported."""
     if what not in GROUPS:
         return {}
-    return {point.name: point for point in entry_points(group=GROUPS[what])}
+    return announced(GROUPS[what])
 
 
 def _load_plugin(name: str, what: str) -> Any:

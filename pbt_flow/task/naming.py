@@ -8,7 +8,6 @@ import inspect
 import sys
 from collections.abc import Callable
 from importlib.machinery import PathFinder
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pbt_flow.task.files import is_nameless, load_file
 from pbt_flow.task.joined_function import function_task
 from pbt_flow.task.joined_script import task_of
 from pbt_flow.task.session import MAIN, has_no_file, is_of_session, main_module
+from pbt_flow.utils.entry_points import announced
 from pbt_flow.utils.text import did_you_mean, listed
 
 GROUP = "pbt_flow.tasks"
@@ -79,8 +79,8 @@ def find_task(name: str) -> type[Task]:
 
 def _registered() -> dict[str, str]:
     """The names of tasks that stand for `module:Class`; those that come along go first."""
-    announced = {point.name: point.value for point in entry_points(group=GROUP)}
-    return {**announced, **bundled_tasks()}
+    installed = {name: point.value for name, point in announced(GROUP).items()}
+    return {**installed, **bundled_tasks()}
 
 
 def _now(name: str) -> str:

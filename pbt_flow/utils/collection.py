@@ -21,13 +21,15 @@ def collection_paused() -> Iterator[None]:
     if not gc.isenabled():
         yield
         return
+    before = gc.get_count()[0]
     gc.disable()
     try:
         yield
     finally:
         # So many objects join the oldest generation unseen. Otherwise the next small collection
-        # would go through all of them. What somebody froze before is to stay frozen.
-        if gc.get_count()[0] > _MANY and not gc.get_freeze_count():
+        # would go through all of them. What somebody froze before is to stay frozen, and Python
+        # counts it object by object.
+        if gc.get_count()[0] > before + _MANY and not gc.get_freeze_count():
             gc.freeze()
             gc.unfreeze()
         gc.enable()

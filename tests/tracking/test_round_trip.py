@@ -424,6 +424,7 @@ def test_two_metrics_whose_names_are_written_alike_fail_the_turn_and_are_named()
         ),
     ],
 )
+@pytest.mark.usefixtures("database")
 def test_what_is_no_class_of_a_task_is_refused_in_one_sentence(task: Any, message: str) -> None:
     with pytest.raises(TaskError, match=message) as caught:
         pbt_flow.run(task, **SMALL)
