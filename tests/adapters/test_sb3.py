@@ -129,7 +129,12 @@ class Coefficient(Short):
     space = {"ent_coef": FloatDistribution(1e-3, 1.0, log=True)}
 
 
-AGENTS = [Short, WithNoise, Deep, Several, Forgetful, Coefficient]
+AGENTS = [
+    Short,
+    Deep,
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in (WithNoise, Several, Coefficient)),
+    Forgetful,
+]
 
 
 @pytest.mark.slow
@@ -175,9 +180,9 @@ def test_the_buffer_goes_with_the_weights_or_begins_empty():
     ("kind", "asked"),
     [
         (Short, {"learning_rate": 0.004, "gamma": 0.93, "tau": 0.02}),
-        (Several, {"gamma": 0.93}),
+        pytest.param(Several, {"gamma": 0.93}, marks=pytest.mark.slow),
         (Deep, {"learning_rate": 0.004, "gamma": 0.93}),
-        (Coefficient, {"ent_coef": 0.7}),
+        pytest.param(Coefficient, {"ent_coef": 0.7}, marks=pytest.mark.slow),
     ],
     ids=["SAC", "several steps", "DQN", "coefficient"],
 )

@@ -262,13 +262,6 @@ class Model:
         return len(seen)
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Nothing of this is about a power cut."""
-    monkeypatch.setattr("os.fsync", lambda number: None)
-
-
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("claims", "jobs", "undead"),
     [
@@ -284,14 +277,12 @@ def replaces(partial, path):
     partial.replace(path)
 
 
-@pytest.mark.usefixtures("quick")
 def test_one_name_for_all_attempts_would_not_do(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "_name_durably", replaces)
     with pytest.raises(AssertionError, match="a commit has changed|a state has changed"):
         Model(tmp_path, 2, 2, names=False, lists=False).explore()
 
 
-@pytest.mark.usefixtures("quick")
 def test_nor_would_the_greatest_attempt_without_a_list_of_what_was_accepted(tmp_path):
     """A worker may write a greater attempt after another controller has accepted a lesser one."""
     with pytest.raises(AssertionError, match="a commit has changed"):

@@ -40,10 +40,10 @@ def finished(process):
 
 
 def test_two_populations_share_one_sqlite_file_and_their_users_read_of_no_lock(database):
-    both = [start("--workers", 4, "--turns", 10, "--seed", seed) for seed in (1, 2)]
+    both = [start("--workers", 2, "--turns", 8, "--seed", seed) for seed in (1, 2)]
     runs = [finished(process) for process in both]
     assert len(set(runs)) == 2
     for run_id in runs:
-        check(pbt_flow.load(run_id), 10)
+        check(pbt_flow.load(run_id), 8)
     experiments = {MlflowClient().get_run(run_id).info.experiment_id for run_id in runs}
     assert len(experiments) == 1

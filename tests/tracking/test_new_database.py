@@ -106,6 +106,7 @@ def test_what_was_not_put_in_its_place_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [scratch.scratch_folder()]
 
 
+@pytest.mark.durable
 def test_the_database_in_its_place_waits_for_the_disk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = []
@@ -127,6 +128,7 @@ def test_the_database_in_its_place_waits_for_the_disk(tmp_path, monkeypatch):
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
+@pytest.mark.durable
 def test_a_connection_of_somebody_else_keeps_waiting_for_the_disk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'mlflow.db'}")
