@@ -186,6 +186,12 @@ def _reason(ray: Any, error: BaseException, address: str, printed: str) -> str:
             f"the task's folder is too large to be sent to the workers ({size}); name what they do "
             "not need in its .gitignore"
         )
+    if "ray client connection timeout" in told:
+        # A head that wants a token leaves Ray Client without an answer, whatever token it has.
+        return (
+            f"{where} does not answer Ray Client; where it wants a token (RAY_AUTH_MODE), run the "
+            "command on a machine of the cluster"
+        )
     first = " ".join(told.split()).partition(". ")[0]
     if isinstance(error, SystemExit):
         first = "it does not answer"

@@ -143,7 +143,8 @@ def build_task(
         budget: The steps of a member that trains to the end, for a task that follows them.
 
     Raises:
-        TaskError: The class does not take one of the options, or not its value.
+        TaskError: The class does not take one of the options, or not its value; or its
+            `__init__` leaves out that of `Task`.
     """
     try:
         arguments = arguments_of(kind, options)
@@ -151,6 +152,12 @@ def build_task(
         raise TaskError(f"task {kind.__name__}: {error}") from None
     with constructing(kind.__name__):
         made = kind(seed=seed, device=device, **arguments)
+    # Otherwise every turn of every member would fail, by what is missing and not by the reason.
+    if not hasattr(made, "device"):
+        raise TaskError(
+            f"task {kind.__name__}: its __init__ must begin with "
+            "super().__init__(seed=seed, device=device)"
+        )
     # Others may have an attribute of their own by this name.
     if made.follows_budget:
         made.budget = budget

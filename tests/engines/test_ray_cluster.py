@@ -14,7 +14,7 @@ from patience import PATIENCE
 
 from pbt_flow.engines.ray import RayEngine, _Queued, _Seat, _told
 from pbt_flow.engines.ray_actor import Place
-from pbt_flow.engines.ray_cluster import attach
+from pbt_flow.engines.ray_cluster import _reason, attach
 from pbt_flow.exceptions import EngineError
 from pbt_flow.population.records import Checkpoint, Plan
 
@@ -73,6 +73,16 @@ def test_an_address_that_ray_cannot_read_is_told_in_rays_words(monkeypatch):
     with pytest.raises(EngineError) as refused:
         attach({}, cpus=1)
     assert "cannot attach to the Ray cluster at nowhere: " in one_line(refused)
+
+
+def test_a_cluster_that_does_not_let_rays_client_in_is_told_with_the_way_in():
+    """Ray Client is no package of these tests; what it raises there is written down."""
+    ray = pytest.importorskip("ray")
+    error = ConnectionError("ray client connection timeout")
+    told = _reason(ray, error, "ray://10.0.0.1:10001", "")
+    assert "ray://10.0.0.1:10001 does not answer Ray Client" in told
+    assert "RAY_AUTH_MODE" in told
+    assert "a machine of the cluster" in told
 
 
 @pytest.mark.slow

@@ -78,6 +78,17 @@ def test_a_constructor_may_ask_for_the_programs_name_and_start_processes(monkeyp
     assert sys.argv == ["program", "word"]
 
 
+def test_a_constructor_that_leaves_out_that_of_a_task_is_told_so_before_any_turn():
+    class Forgets(sample_tasks.Idle):
+        def __init__(self, *, seed, device="cpu"):
+            self.net = torch.nn.Linear(1, 1)
+
+    from pbt_flow.task.declaration import build_task
+
+    with pytest.raises(TaskError, match=r"task Forgets: .*super\(\).__init__\(seed=seed, device="):
+        build_task(Forgets, 0, "cpu", {})
+
+
 def test_the_names_that_are_refused_are_the_methods_that_a_population_calls():
     said = re.findall(r"`(\w+)`", Task.__doc__.split("in this order:")[1])
     assert {"train", "evaluate", "metrics", "state_dict"} <= set(said)
