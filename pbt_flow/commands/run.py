@@ -123,6 +123,7 @@ def _new(
     **settings: Any,
 ) -> Result:
     began = call_began()
+    Settings.check_given(settings)
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(engine_for(**settings))
         if isinstance(task, str):
