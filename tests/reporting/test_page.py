@@ -62,6 +62,17 @@ def test_each_founder_has_a_label_or_every_second_or_so(population):
     assert min(below - above for above, below in pairwise(pixels)) > 12.9
 
 
+def test_every_table_stands_in_a_box_that_scrolls_where_a_phone_has_no_room():
+    one = subject(population=4)
+    winner = one.result.winner
+    own = dataclasses.replace(winner, parents=((winner.member, winner.turn),) * 3)
+    with_averages = dataclasses.replace(one.result, own_average=own)
+    whole = text(dataclasses.replace(one, result=with_averages))
+    assert "What averaging brings" in whole
+    boxes = re.findall(r'<div class="(?:table|scroll)"[^>]*>\s*<table', whole)
+    assert len(boxes) == whole.count("<table")
+
+
 def test_every_colour_that_a_chart_names_is_in_the_pages_style():
     one = subject(control=True, population=9, faults={(0, 2): ["raises"]})
     named = set(re.findall(r"var\((--\w+)\)", json.dumps(drawn(one)) + text(one)))
