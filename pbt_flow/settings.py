@@ -15,7 +15,7 @@ import numpy as np
 
 from pbt_flow.exceptions import SettingsError, SpaceError, StrategyError
 from pbt_flow.population.history import Candidate
-from pbt_flow.population.stages import NOBODY, StagePlan
+from pbt_flow.population.stages import NOBODY, StagePlan, check_stages
 from pbt_flow.space import Hparams, Space, check_hparams, draw
 from pbt_flow.strategies.exploit import (
     EXPLOITS,
@@ -272,6 +272,31 @@ class Settings:
         settings._try_strategies(kind.space)
         return settings, kind
 
+    @classmethod
+    def check_given(cls, given: Mapping[str, Any]) -> None:
+        """Refuse what no task could make right, before a task is imported: that takes seconds.
+
+        Args:
+            given: As in `for_task`, which checks the rest.
+
+        Raises:
+            SettingsError: A value has the wrong type or is out of its range.
+            StrategyError: A strategy is unknown or has no such setting.
+        """
+        given = cls._read_given(given)
+        # Which settings and options there are, only the task knows.
+        names = {f.name for f in dataclasses.fields(cls)} - {"task", "options", "initial"}
+        values = {name: value for name, value in given.items() if name in names}
+        for name in ("stages", *STRATEGIES):
+            text = values.get(name)
+            # An object is written out later, and a class of the user's own may come with the task.
+            if not isinstance(text, str) or "." in text.partition(":")[0]:
+                values.pop(name, None)
+        check_stages(values.get("stages", NOBODY))
+        made = cls(**{"task": "", "workers": 1, **values})
+        made._check_values()
+        made.strategies()
+
     def useful_stages(self) -> StagePlan | None:
         """The plan of `stages`, or None where nobody who did not ask for stages gains by them.
 
@@ -414,14 +439,6 @@ class Settings:
             StrategyError: A strategy is unknown or has no such setting.
         """
         self._check_values()
-        if self.seed < 0:
-            raise SettingsError(f"seed must not be negative, got {self.seed}")
-        for name in ("seconds", "turn_timeout"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise SettingsError(f"{name} must be above 0, got {value}")
-        if self.register is not None:
-            check_model_name(self.register)
         if len(self.initial) > self.population:
             raise SettingsError(
                 f"initial gives {len(self.initial)} members to a population of {self.population}"
@@ -437,7 +454,7 @@ class Settings:
             _check_copies_in_stages(exploit, plan)
 
     def _check_values(self) -> None:
-        """Refuse values of another type, and numbers that are too small.
+        """Refuse values that cannot be, whatever the others are.
 
         Raises:
             SettingsError: A setting has such a value.
@@ -477,6 +494,14 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise SettingsError(f"seed must not be negative, got {self.seed}")
+        for name in ("seconds", "turn_timeout"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise SettingsError(f"{name} must be above 0, got {value}")
+        if self.register is not None:
+            check_model_name(self.register)
         self._check_gpu_share()
 
     def _check_gpu_share(self) -> None:

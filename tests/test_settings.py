@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from sample_tasks import Idle
 
+import pbt_flow
+from pbt_flow.commands.dry_run import dry_run
 from pbt_flow.exceptions import PBTError, SettingsError, SpaceError, StrategyError
 from pbt_flow.settings import STRATEGIES, Settings, Strategies
 from pbt_flow.strategies.exploit import BinaryTournament, NoExploit, Truncation, TTest
@@ -349,6 +351,43 @@ def test_a_strategy_that_could_only_fail_later_is_refused(given: Mapping[str, An
 def test_a_setting_out_of_its_range_is_refused(given: Mapping[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         made(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"interval": 0}, "interval must be at least 1, got 0"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"seconds": 0.0}, "seconds must be above 0"),
+        ({"register": "a/b"}, "register must name a model"),
+        ({"engine": "nope"}, "engine must be one of"),
+        ({"engine": "ray", "gpu_share": 1.5}, "gpu_share must be a part of 1"),
+        ({"stages": "nope"}, "stages must be none, narrow, wide"),
+        ({"exploit": "nope"}, "exploit: there is no 'nope'"),
+        ({"exploit": "truncation:fraction=2"}, "fraction must lie above 0"),
+        ({"resample": "sobol"}, "resample: sobol only makes an initial population"),
+    ],
+)
+@pytest.mark.parametrize("begin", [pbt_flow.run, dry_run])
+def test_what_no_task_could_make_right_is_refused_before_the_task_is_imported(
+    begin: Callable[..., Any], given: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(PBTError, match=message):
+        begin("no_such_file.py:Task", **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"seconds": "none", "interval": None, "stages": "wide", "gpu_share": "none"},
+        # A class beside the task, and what only the task knows.
+        {"exploit": "no_such_module.Exploit", "learning_rate": 3, "options": {"depth": 2}},
+        {"stages": "16x2:none,8x4:hparams,4x8:hparams,2x32:both", "resample": Uniform()},
+    ],
+)
+def test_what_a_task_could_make_right_is_not_refused_without_it(given: Mapping[str, Any]) -> None:
+    Settings.check_given(given)
 
 
 @pytest.mark.parametrize(

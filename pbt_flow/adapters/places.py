@@ -15,8 +15,8 @@ EVERY_LAYER = "dropout"
 """The hyperparameter that means all dropout layers of a module."""
 
 WAYS_OUT = WaysOut(
-    changed="since something in the module or its callbacks sets it too; drop that, or tune "
-    "another hyperparameter",
+    changed="since something in the module or its callbacks sets it too; {cycle}drop that, or "
+    "tune another hyperparameter",
     not_stepped="let a turn be longer by --interval, so that the optimiser makes a step",
     not_taken="a name that can be tuned is a key of the optimiser's groups (lr, weight_decay, "
     "momentum), dropout, a part of the path to dropout layers, or an attribute that is a number; "

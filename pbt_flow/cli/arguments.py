@@ -153,6 +153,24 @@ def _check_names(node: Any, seen: set[int]) -> None:
         _check_names(part, seen)
 
 
+class GivenOnce(argparse._StoreAction):
+    """Stores the value of an option; of two that differ, the first would silently be dropped."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, None)
+        # An empty one counts as not given.
+        if option_string and before not in (None, "", values):
+            both = f", as {before} and as {values}" if isinstance(before, str | int | float) else ""
+            raise argparse.ArgumentError(self, f"given twice{both}")
+        super().__call__(parser, namespace, values, option_string)
+
+
 class TaskOptions(argparse._AppendAction):
     """Collects `--set a=1 --set b=2 c=3`; an MLproject hands over all of them as one text."""
 

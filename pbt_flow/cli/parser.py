@@ -10,6 +10,7 @@ from typing import Any, NoReturn, get_type_hints
 
 from pbt_flow import __version__
 from pbt_flow.cli.arguments import (
+    GivenOnce,
     TaskOptions,
     flag,
     flag_or_text,
@@ -51,6 +52,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **named})
+        for action in (None, "store"):
+            self.register("action", action, GivenOnce)
 
     def error(self, message: str) -> NoReturn:
         """Print the sentence and where the help is, and exit with 2."""

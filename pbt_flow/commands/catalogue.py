@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pbt_flow.population.result import Result
@@ -51,6 +51,10 @@ def table(found: Sequence[ListedPopulation], *, width: int | None = None) -> str
         return "no populations yet"
     if width is None:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _ENDLESS
+    from pbt_flow.tracking.create import short_tasks
+
+    tasks = short_tasks({one.whole_task for one in found})
+    found = [replace(one, task=tasks[one.whole_task] or one.task) for one in found]
     now = time.time()
     columns = {name: [name, *(_cell(one, name, now) for one in found)] for name in _ORDER}
     shown, used = set[str](), -_GAP

@@ -111,6 +111,7 @@ def dry_run(
         PBTError: What `run` would refuse, or the turn failed.
     """
     control = settings.pop("control", None)
+    Settings.check_given(settings)
     with engine_for(**settings) as engine, temporary_folder() as folder:
         if isinstance(task, str):
             engine.submit(Describe(task=task))

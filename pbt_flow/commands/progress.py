@@ -162,7 +162,7 @@ class Progress:
             self._draw()
 
     def _done(self, history: History) -> int:
-        return sum(member.turn for member in history.members.values())
+        return history.turns_done
 
     @property
     def _budget(self) -> int:

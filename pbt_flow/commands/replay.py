@@ -408,6 +408,7 @@ def replay(
 
     arms = arms_of(schedule, seeds)
     task = given.pop("task", None) or schedule.task
+    Settings.check_given(given)
     with engine_for(**given) as engine:
         if isinstance(task, str):
             engine.submit(Describe(task=task, options=schedule.options))

@@ -123,6 +123,7 @@ def _new(
     **settings: Any,
 ) -> Result:
     began = call_began()
+    Settings.check_given(settings)
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(engine_for(**settings))
         if isinstance(task, str):
@@ -337,9 +338,16 @@ def _train(
     progress = Progress(stored.settings, stored.run_id, stored.store.tracking_uri, quiet=quiet)
 
     def watch(history: History, later: Callable[[LogCall], None]) -> LiveReport:
+        before = history.turns_done
+
         def so_far() -> Result:
-            seconds = time.monotonic() - began
-            return stored.result_of(history.snapshot(), {}, status="running", seconds=seconds)
+            return stored.result_of(
+                history.snapshot(),
+                {},
+                status="running",
+                seconds=time.monotonic() - began,
+                turns_before=before,
+            )
 
         keep = stored.store.artifacts.keep
         return LiveReport(progress, so_far, stored.report_data, keep, later)
@@ -422,6 +430,7 @@ def _end(
             status=status,
             reason=controller.stopping,
             seconds=time.monotonic() - began,
+            turns_before=controller.turns_before,
         )
         if averaged is not None and result.winner is not None:
             average = stored.average_of(result.winner, averaged)

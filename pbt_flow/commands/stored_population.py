@@ -129,6 +129,7 @@ class StoredPopulation:
             status=ended.get("status", self.store.status),
             reason=ended.get("reason", ""),
             seconds=ended.get("seconds", 0.0),
+            turns_before=ended.get("turns_before", 0),
         )
         average = ended.get("average")
         if average is not None and result.winner is not None:
@@ -150,6 +151,7 @@ class StoredPopulation:
         status: Status,
         reason: str = "",
         seconds: float,
+        turns_before: int = 0,
     ) -> Result:
         """What a history of it comes to.
 
@@ -159,6 +161,7 @@ class StoredPopulation:
             status: Whether it is running, or how it ended.
             reason: Why it ended; empty if it ran to the end of its budget.
             seconds: For how long it has trained.
+            turns_before: How many turns had been done before.
         """
         return Result.of(
             history,
@@ -170,6 +173,7 @@ class StoredPopulation:
             status=status,
             reason=reason,
             seconds=seconds,
+            turns_before=turns_before,
             charts=self.store.charts,
             budget=self.settings.budget,
             report_direction=self.store.manifest.report_direction,

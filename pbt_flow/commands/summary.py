@@ -5,16 +5,14 @@ from __future__ import annotations
 from pbt_flow.population.finalist import Finalist
 from pbt_flow.population.result import NO_WINNER, Result, effort_note
 from pbt_flow.utils.passwords import hide_password
-from pbt_flow.utils.text import duration, number, values
+from pbt_flow.utils.text import number, values
 
 
 def summary(result: Result) -> str:
     """What a person wants to know when a population has ended."""
     told = result.reason and result.reason != result.status
-    # Nobody has said how long it took before it has ended, or if it was killed.
-    took = f" in {duration(result.seconds)}" if result.seconds else ""
     lines = [
-        f"\n{result.status}: {result.members} members, {result.turns} turns{took}"
+        f"\n{result.status}: {result.members} members, {result.turns_told}"
         + (f" ({result.reason})" if told else "")
     ]
     if result.left:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pbt_flow.exceptions import TaskError, UnusableTask
-from pbt_flow.joining.param_groups import GroupTarget, is_optimizer, targets_in
+from pbt_flow.joining.param_groups import GroupTarget, groups_key, is_optimizer, targets_in
 from pbt_flow.space import Hparams, Space
 from pbt_flow.utils.text import did_you_mean
 
@@ -22,6 +22,8 @@ class WaysOut:
     """What a user can do about a hyperparameter that was not live: the ends of three messages.
 
     In each, `{name}` stands for the hyperparameter, and `{key}` for its name without an optimiser.
+    `{cycle}` stands for what helps where a cycle of the learning rate moves it too, and
+    `{scheduler}` for what helps where any scheduler does: both are empty where nothing does.
     """
 
     changed: str
@@ -33,13 +35,14 @@ class WaysOut:
 
 
 _OF_A_SCRIPT = WaysOut(
-    changed="since something in the script sets it too; name its scheduler in join(...), drop it, "
-    "or let the script compute it from what pbt.into(holder, {key}={name!r}) sets",
+    changed="since something in the script sets it too; {scheduler}drop it, or let the script "
+    "compute it from what pbt.into(holder, {key}={name!r}) sets",
     not_stepped="name the optimiser that trains in join(...), make it before the loop, or let a "
     "turn be longer by --interval",
     not_taken="name the optimiser that has {name} in its groups in join(...), give its holder to "
     "pbt.into(...), or ask for pbt[{name!r}] in the loop",
 )
+_NO_CYCLE = "give cycle_momentum=False to a OneCycleLR or CyclicLR, "
 
 
 class AttributeTarget:
@@ -273,7 +276,12 @@ class Hyperparameters:
 
     @staticmethod
     def _told(way_out: str, name: str) -> str:
-        return way_out.format(name=name, key=name.rpartition(".")[2])
+        _, key = groups_key(name)
+        cycle = _NO_CYCLE if key in ("momentum", "betas") else ""
+        # A named scheduler gets the base of a rate, and of nothing else.
+        scheduler = "name its scheduler in join(...), " if key == "lr" else cycle
+        key = name.rpartition(".")[2]
+        return way_out.format(name=name, key=key, cycle=cycle, scheduler=scheduler)
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
         """Compare what an optimiser is about to use with what was set."""

@@ -217,6 +217,11 @@ class History:
         self.stage += 1
 
     @property
+    def turns_done(self) -> int:
+        """How many turns all members have done together."""
+        return sum(member.turn for member in self.members.values())
+
+    @property
     def present(self) -> list[Member]:
         """The members that have not left at the end of a stage."""
         return [member for member in self.members.values() if member.index not in self.left]

@@ -15,7 +15,7 @@ from pbt_flow.population.records import Checkpoint, Direction, Member, ReportDir
 from pbt_flow.population.result_html import result_html
 from pbt_flow.population.turn_table import turns_dataframe
 from pbt_flow.utils.means import mean
-from pbt_flow.utils.text import counted
+from pbt_flow.utils.text import counted, duration, turn_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +67,8 @@ class Result:
     """How many members left at the end of a stage, as planned."""
     turns: int
     """How many turns all members did together."""
+    turns_before: int = 0
+    """How many of these turns had been done before the call that made this result."""
     turns_each: float
     """How many turns a member that was not retired did on average; 0 if all were retired.
 
@@ -102,6 +104,7 @@ class Result:
         status: Status,
         reason: str = "",
         seconds: float = 0.0,
+        turns_before: int = 0,
         charts: str = "",
         budget: int | None = None,
         report_direction: ReportDirection = None,
@@ -120,6 +123,7 @@ class Result:
             status: How the population ended, if it did.
             reason: Why it ended.
             seconds: Wall-clock seconds of the call that makes this result.
+            turns_before: How many turns had been done before that call.
             charts: The part of the charts' address that follows the address of the MLflow UI.
             budget: How many steps a member may train.
             report_direction: Which direction of the reports' metrics is better.
@@ -161,7 +165,8 @@ class Result:
             members=len(history.members),
             retired=len(retired),
             left=len(history.left),
-            turns=sum(member.turn for member in history.members.values()),
+            turns=history.turns_done,
+            turns_before=turns_before,
             turns_each=_turns_each(history, living),
             seconds=seconds,
             history=history,
@@ -277,6 +282,18 @@ class Result:
             return ""
         alone, together = self.winner.report[metric], self.average.report[metric]
         return metric if (alone > together if better == "maximize" else alone < together) else ""
+
+    @property
+    def turns_told(self) -> str:
+        """How many turns were done, in words, and how long those of the last call took.
+
+        Nobody has said how long it took where the population has not ended, or was killed.
+        """
+        text, new = turn_count(self.turns), self.turns - self.turns_before
+        if not self.seconds or not new:
+            return text
+        took = f"in {duration(self.seconds)}"
+        return f"{text}, the last {new:,} {took}" if self.turns_before else f"{text} {took}"
 
     @property
     def _quoted(self) -> Finalist | None:
@@ -396,6 +413,7 @@ class Result:
             "retired": self.retired,
             "left": self.left,
             "turns": self.turns,
+            "turns_before": self.turns_before,
             "budget": self.budget,
             "winner_step_over_budget": self.winner_share,
             "seconds": round(self.seconds, 3),
@@ -416,7 +434,7 @@ def _turns_each(history: History, living: Sequence[Member]) -> float:
     if all(member.turn == plan.ends[-1] for member in living):
         # The turns that retired members did not do count as done, as they do without stages.
         return float(plan.turns)
-    return sum(member.turn for member in history.members.values()) / plan.population
+    return history.turns_done / plan.population
 
 
 def is_same_effort(first: Result, second: Result) -> bool:

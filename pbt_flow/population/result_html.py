@@ -33,7 +33,7 @@ def _rows(result: Result) -> Iterator[tuple[str, str]]:
     members = f"{result.members} members"
     gone = [(result.retired, "retired"), (result.left, "left as planned")]
     members += "".join(f", {count} {what}" for count, what in gone if count)
-    yield "trained", f"{members}; {result.turns} turns in {result.seconds:.3g} s"
+    yield "trained", f"{members}; {result.turns_told}"
     if (winner := result.winner) is not None:
         yield "winner", f"member {winner.member:02d} turn {winner.turn}, step {winner.step:,}"
         yield from _numbers(winner)

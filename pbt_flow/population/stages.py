@@ -42,6 +42,16 @@ class Stage:
         return f"{self.members}x{self.turns}:{self.copies or NOBODY}"
 
 
+def check_stages(text: str) -> None:
+    """Refuse a text that can be no stages, whatever the budget is.
+
+    Raises:
+        SettingsError: It neither names stages nor writes them out.
+    """
+    if text != NOBODY and text not in SHAPES:
+        _read(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
     """The stages of a population, and the budget that they share out.

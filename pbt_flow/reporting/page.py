@@ -349,6 +349,7 @@ def _averages(subject: ReportData) -> Iterable[str]:
         "averaging across members brings. The scores of averages are on data that no choice has "
         "seen, where the task has any, and the reports on data that selection never saw.</p>"
     )
+    yield '<div class="scroll" tabindex="0" role="region" aria-label="Averages">'
     yield "<table><thead><tr><th>model</th><th>score</th><th>report</th></tr></thead><tbody>"
     for whose, rows in told.items():
         for name, finalist in rows:
@@ -358,7 +359,7 @@ def _averages(subject: ReportData) -> Iterable[str]:
                 f"<tr><td>{escape(name + of)}</td><td>{escape(number(score))}</td>"
                 f"<td>{escape(values(finalist.report))}</td></tr>"
             )
-    yield "</tbody></table></section>"
+    yield "</tbody></table></div></section>"
 
 
 def _two_numbers(result: Result) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -25,6 +26,8 @@ MOST_FOUNDERS = 7
 """The number of colours for founders in the page's style sheet."""
 _MOST_NODES = 4000
 """With more turns than this, the tree is drawn as lines without points."""
+_LABEL_HEIGHT = 13
+"""Pixels that the label of a founder takes."""
 _FADED = 0.25
 """How much of the others is left where all but the winner's line is faded."""
 _PART_COLOURS = {
@@ -191,9 +194,9 @@ def tree_chart(subject: ReportData, shades: series.Shades) -> Chart:
         data.append(_turn_markers([history.turn(*node) for node in turns], tree, shades))
     if tree.failed:
         data.append(_failure_markers(tree.failed))
-    height = int(min(900, max(240, 70 + 22 * tree.rows)))
-    survivors = series.surviving_founders(history, subject.settings.max_failures)
-    labelled = _choose_labels(tree, height, first=survivors)
+    founders = [node for node in tree.places if not node.turn]
+    height = _tree_height(tree, founders)
+    labelled = _choose_labels(tree, founders, height)
     layout = frame(
         height,
         x="step of the weights",
@@ -208,24 +211,33 @@ def tree_chart(subject: ReportData, shades: series.Shades) -> Chart:
     return {"data": data, "layout": {**layout, "showlegend": False}}
 
 
-def _choose_labels(tree: Tree, height: int, *, first: set[int]) -> list[Node]:
-    """The founders that get a label: no label covers another.
+def _tree_height(tree: Tree, founders: Sequence[Node]) -> int:
+    """The height of the tree's chart in pixels: each founder has room for a label, up to a limit.
+
+    Founders whose lines died out lie closer to each other than others.
+    """
+    rows = [tree.places[node][1] for node in founders]
+    nearest = min((below - above for above, below in pairwise(rows)), default=1.0)
+    of_a_row = max(22.0, _LABEL_HEIGHT / nearest)
+    return int(min(900, max(240, 70 + of_a_row * tree.rows)))
+
+
+def _choose_labels(tree: Tree, founders: Sequence[Node], height: int) -> Sequence[Node]:
+    """The founders that get a label: all, or where there is no room for that every second or so.
 
     Args:
         tree: The tree.
+        founders: All founders, from the first row to the last.
         height: The height of the chart in pixels.
-        first: The founders that are labelled before the others.
     """
-    founders = [node for node in tree.places if not node.turn]
-    founders.sort(key=lambda node: node.member not in first)
-    # A label is 13 pixels high, and the rows share what the margins leave of the height.
-    distance = 13 * tree.rows / (height - 60)
-    chosen: list[Node] = []
-    for node in founders:
-        row = tree.places[node][1]
-        if all(abs(row - tree.places[other][1]) > distance for other in chosen):
-            chosen.append(node)
-    return chosen
+    # The rows share what the margins leave of the height.
+    distance = _LABEL_HEIGHT * tree.rows / (height - 60)
+    for step in range(1, len(founders)):
+        chosen = founders[::step]
+        rows = [tree.places[node][1] for node in chosen]
+        if all(below - above >= distance for above, below in pairwise(rows)):
+            return chosen
+    return founders[:1]
 
 
 def _turn_markers(turns: Sequence[Turn], tree: Tree, shades: series.Shades) -> Chart:

@@ -38,6 +38,7 @@ class ListedPopulation:
     name: str
     experiment: str
     task: str
+    """The name of its task as people say it, without its place and its class."""
     method: str
     """`pbt`, `random search`, what they are called in stages, or `replay`."""
     seed: int | None
@@ -53,6 +54,8 @@ class ListedPopulation:
     """Seconds since the epoch."""
     disk: int | None
     """Bytes of its artifacts; None where they are not on a disk of this machine."""
+    whole_task: str = ""
+    """The name of its task as its settings have it."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values."""
@@ -203,12 +206,14 @@ def _describe(
     turns = _number(_changed(tags).get("turns", params.get("cfg/turns")))
     is_replay = tags["pbt.role"] == "replay"
     method = method_of(params.get("cfg/exploit", ""), params.get("cfg/stages", "none"))
+    task = params.get("cfg/task", tags.get("pbt.task", ""))
     best = metrics.get("winner/score", metrics.get("best_score"))
     return ListedPopulation(
         run_id=run.info.run_id,
         name=run.info.run_name or "",
         experiment=experiments.get(run.info.experiment_id, run.info.experiment_id),
-        task=short_task(params.get("cfg/task", tags.get("pbt.task", ""))),
+        task=short_task(task),
+        whole_task=task,
         method="replay" if is_replay else method,
         seed=_number(params.get("cfg/seed")),
         members=len(members),

@@ -13,7 +13,8 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,29 @@ def short_task(name: str) -> str:
     if place == "__main__":
         return attribute  # of a notebook's cell
     return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+
+
+def short_tasks(names: Iterable[str]) -> dict[str, str]:
+    """The names of tasks as people say them, each by its whole name.
+
+    Of two that would be called the same each is called by its class or function as well, and where
+    that is the same by the folder of its file.
+    """
+    short = {name: short_task(name) for name in names}
+    for name in _called_alike(short):
+        attribute = name.partition(":")[2]
+        short[name] += f":{attribute}" if attribute and attribute != short[name] else ""
+    for name in _called_alike(short):
+        place, _, attribute = name.partition(":")
+        folder = Path(place).parent.name
+        short[name] = f"{folder}/{short[name]}" if place.endswith(".py") else name
+    return short
+
+
+def _called_alike(short: Mapping[str, str]) -> list[str]:
+    """The whole names of tasks that share their short name with another."""
+    count = Counter(short.values())
+    return [name for name, called in short.items() if count[called] > 1]
 
 
 def member_colour(index: int) -> str:

@@ -75,7 +75,7 @@ def average_finalists(
     if judged is None:
         return None
     times, best = judged.times, sign * judged.score
-    turns = sum(member.turn for member in history.members.values())
+    turns = history.turns_done
     candidates = related[1 : 1 + max(1, int(SHARE * turns) // times)]
     parents = [winner]
     for candidate in candidates:

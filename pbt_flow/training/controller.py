@@ -93,6 +93,8 @@ class Controller:
     """How many times controllers have claimed the population, this one included."""
     logged: dict[int, int] = field(default_factory=dict)
     """Of each member how many turns the store was told of, or is going to be."""
+    turns_before: int = field(init=False)
+    """How many turns were done when this controller took over."""
     in_flight: dict[int, Plan] = field(default_factory=dict)
     stopping: str = ""
     """Why no more turns begin; empty while they do."""
@@ -117,7 +119,7 @@ class Controller:
         self.turn_times.count(newest)
         self.engine.turn_timeout = self.turn_times.limit
         self.rounds = Rounds(self.history, self.member_index)
-        self.began = self.clock()
+        self.began, self.turns_before = self.clock(), self.history.turns_done
         self.diagnostics = Diagnostics(self.history, self.store.space)
         self.notices = Notices(self.progress.say, self._tag)
         self.queues = StoreQueues(

@@ -100,7 +100,7 @@ def judge_finalists(
     ]
     if len(finalists) < 2:
         return Judgement()
-    turns = sum(member.turn for member in history.members.values())
+    turns = history.turns_done
     planned = rounds_of(len(finalists), int(SHARE * turns))
     if not planned:
         return Judgement()

@@ -16,10 +16,13 @@ from typing import Any
 
 from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.task.mlflow_capture import leave_this_thread_alone
-from pbt_flow.training.log_queue import LogQueue, Message, Tell
+from pbt_flow.training.log_queue import LISTENER, LogQueue, Message, Tell
 
 _LOOK_SECONDS = 0.2
 """How often the owner looks up while it waits, so that Ctrl-C reaches it on every system."""
+_SLOW_SECONDS = 10.0
+"""How long a request may take before the user is told: MLflow's client waits for 40 seconds, and
+that of a database for ever."""
 _END_SECONDS = 5.0
 """How long a request that is under way may hold up an end that gives up what waits."""
 
@@ -47,6 +50,10 @@ class ThreadedLogQueue(LogQueue):
     _is_asking: bool = False
     """Whether a thread is finding out if a silent store is back. One is enough."""
     _closed: bool = False
+    _under_way: dict[Hashable, float] = field(default_factory=dict)
+    """The lanes of which a call is being made, and since when, by the clock."""
+    _told_of: float | None = None
+    """Since when the call was under way that the user was told of; None while there is none."""
 
     def __post_init__(self) -> None:
         self._tell_user, self.say = self.say, self._said.append
@@ -70,10 +77,28 @@ class ThreadedLogQueue(LogQueue):
                 thread = threading.Thread(target=self._work, daemon=True, name="pbt_flow-log")
                 self._begun.append(thread)
                 thread.start()
+        self._notice_slow_call()
         while self._said:
             self._tell_user(self._said.popleft())
         if self._error is not None:
             raise self._error
+
+    def _notice_slow_call(self) -> None:
+        """Tell the user once of a call that has no answer for long, and neither fails."""
+        with self._lock:
+            oldest = min(self._under_way.values(), default=self.clock())
+            slow = self.clock() - oldest >= _SLOW_SECONDS and not self.silence.lasts()
+            if slow and self._told_of is None:
+                self._told_of = oldest
+                self.say(
+                    f"the tracking store has not answered for {_SLOW_SECONDS:.0f} s. Training goes "
+                    f"on, and {self.waits} waits for the store"
+                )
+            elif self._told_of is not None and oldest > self._told_of:
+                # Of one that has failed there are words, and of the store's return.
+                if self.silence.since is None:
+                    self.say("the tracking store answers again")
+                self._told_of = None
 
     def flush_and_wait(self) -> None:
         """Wait until the threads have made all calls, or one has met what ends the run.
@@ -116,6 +141,9 @@ class ThreadedLogQueue(LogQueue):
                 message = self._next()
                 # A silent store is asked by one thread at a time.
                 asks = self.silence.lasts()
+                # What the listener does may take long, without any store.
+                if message is not None and message.lane != LISTENER:
+                    self._under_way[message.lane] = self.clock()
             if message is None:
                 return
             error: BaseException | None = None
@@ -125,6 +153,7 @@ class ThreadedLogQueue(LogQueue):
             except BaseException as raised:
                 error = raised
             with self._lock:
+                self._under_way.pop(message.lane, None)
                 if asks:
                     self._is_asking = False
                     self._is_work.notify_all()

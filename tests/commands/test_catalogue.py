@@ -14,6 +14,7 @@ from pbt_flow.cli.main import main
 from pbt_flow.commands.catalogue import table
 from pbt_flow.population.result import Result
 from pbt_flow.tracking.catalogue import ListedPopulation
+from pbt_flow.tracking.create import short_task
 
 SMALL = {"population": 2, "turns": 2, "engine": "inline", "quiet": True}
 
@@ -121,6 +122,26 @@ def test_the_list_has_whole_columns_at_any_width(width: int) -> None:
     assert (left_out == 0) == (len(rows[0].split()) == 10)
     if width >= 40:
         assert "1.28e-07" in rows[1]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "shown"),
+    [
+        (["models.py:Wide", "models.py:Wide"], ["models", "models"]),
+        (["models.py:Wide", "models.py:Deep"], ["models:Wide", "models:Deep"]),
+        (["/a/train.py", "/b/train.py"], ["a/train", "b/train"]),
+        (["/a/own.py:Net", "/b/own.py:Net", "toy"], ["a/own:Net", "b/own:Net", "toy"]),
+        (["first.tasks:Net", "second.tasks:Net"], ["first.tasks:Net", "second.tasks:Net"]),
+        (["__main__:Net", "models.py:Net"], ["Net", "models"]),
+    ],
+)
+def test_tasks_of_one_file_or_of_files_of_one_name_are_told_apart(
+    tasks: list[str], shown: list[str]
+) -> None:
+    found = [listed(task=short_task(task), whole_task=task) for task in tasks]
+    head, *rows = table(found, width=200).splitlines()
+    where = head.index("task")
+    assert [row[where:].split()[0] for row in rows] == shown
 
 
 def test_a_list_of_nothing_says_so() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -70,6 +71,20 @@ def test_the_command_that_an_interrupted_resume_prints_goes_on_with_its_settings
     assert (ended.status, turns(ended)) == ("finished", {4})
     tags = MlflowClient().get_run(result.run_id).data.tags
     assert json.loads(tags["pbt.settings"]) == {"turns": 4, "max_failures": 5}
+
+
+def test_the_seconds_of_a_resume_stand_beside_the_turns_that_it_has_done():
+    first = run(population=3)
+    assert (first.turns, first.turns_before) == (6, 0)
+    assert re.match(r"\nfinished: 3 members, 6 turns in \d+ s\n", summary(first))
+    again = resume(first, turns=3)
+    assert (again.turns, again.turns_before) == (9, 6)
+    assert re.match(r"\nfinished: 3 members, 9 turns, the last 3 in \d+ s\n", summary(again))
+    assert pbt_flow.load(first.run_id).turns_told == again.turns_told
+    assert again.to_json()["turns_before"] == 6
+    assert re.search(r"9 turns, the last 3 in \d+ s", again._repr_html_())
+    # What only tells the end anew has trained nothing in its seconds.
+    assert summary(resume(first)).startswith("\nfinished: 3 members, 9 turns\n")
 
 
 def test_no_cluster_is_asked_for_what_is_left_when_every_turn_is_done(monkeypatch):

@@ -219,6 +219,28 @@ def test_a_single_cycle_is_scaled_by_its_peak(script):
     assert group(scaled)["lr"] == pytest.approx(3 * group(plain)["lr"])
 
 
+@pytest.mark.parametrize(
+    ("tuned", "cycled", "helps"),
+    [
+        ("momentum", True, "sets it too; give cycle_momentum=False to a OneCycleLR or CyclicLR, "),
+        ("lr", False, r"sets it too; name its scheduler in join\(...\), drop it, or"),
+        ("weight_decay", False, "sets it too; drop it, or let the script"),
+    ],
+)
+def test_what_a_schedule_sets_too_is_told_with_what_helps_there(tuned, cycled, helps, script):
+    kind = script(f"""
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=0.1, total_steps=20, cycle_momentum={cycled})
+        pbt = pbt_flow.join({{"{tuned}": RATE}}, score, net=net, optimizer=optimizer)
+        for number in pbt.steps():
+            update()
+            optimizer.param_groups[0]["weight_decay"] = 0.0
+            scheduler.step()
+    """)
+    with pytest.raises(TaskError, match=helps):
+        turn(build(kind), {tuned: 0.5})
+
+
 def test_namesakes_of_a_namespace_are_set_and_a_part_of_a_module_by_name(script):
     kind = script("""
         args = argparse.Namespace(clip=1.0, other=2)

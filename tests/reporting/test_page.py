@@ -8,6 +8,7 @@ import html
 import json
 import re
 import zlib
+from itertools import pairwise
 
 import pytest
 from optuna.distributions import FloatDistribution
@@ -45,6 +46,31 @@ def test_every_chart_has_its_place_on_the_page(settings):
     places = set(re.findall(r'class="chart" id="([\w-]+)"', text(one)))
     assert places == drawn(one).keys()
     assert {"scores", "tree", "founders", "time", "hparam-0", "hparam-3"} <= places
+
+
+@pytest.mark.parametrize("population", [3, 4, 8, 16, 64, 200])
+def test_each_founder_has_a_label_or_every_second_or_so(population):
+    one = subject(population=population, turns=4)
+    tree = charts(one, Shades.of(one.history))["tree"]["layout"]
+    axis, height = tree["yaxis"], tree["height"]
+    shown = [int(label) for label in axis["ticktext"]]
+    step = shown[1] - shown[0]
+    assert shown == list(range(0, population, step))
+    assert step == 1 or height == 900
+    # No label covers another.
+    pixels = [(height - 60) * row / axis["range"][0] for row in axis["tickvals"]]
+    assert min(below - above for above, below in pairwise(pixels)) > 12.9
+
+
+def test_every_table_stands_in_a_box_that_scrolls_where_a_phone_has_no_room():
+    one = subject(population=4)
+    winner = one.result.winner
+    own = dataclasses.replace(winner, parents=((winner.member, winner.turn),) * 3)
+    with_averages = dataclasses.replace(one.result, own_average=own)
+    whole = text(dataclasses.replace(one, result=with_averages))
+    assert "What averaging brings" in whole
+    boxes = re.findall(r'<div class="(?:table|scroll)"[^>]*>\s*<table', whole)
+    assert len(boxes) == whole.count("<table")
 
 
 def test_every_colour_that_a_chart_names_is_in_the_pages_style():

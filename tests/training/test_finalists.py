@@ -187,6 +187,28 @@ def test_a_finalist_that_cannot_be_evaluated_is_out_and_it_is_said():
     ]
 
 
+def test_who_fails_in_a_later_round_keeps_what_it_had_and_wins_over_nobody_with_more():
+    """It may be a worker that was taken away, which is no fault of the finalist's."""
+
+    def failing(*members: int) -> Callable[[int, int], float]:
+        def read(member: int, number: int) -> float:
+            if member in members and number >= 5:
+                raise ProcessLookupError("the worker died")
+            return float(member)
+
+        return read
+
+    history, said = finished(8, 10), []
+    assert judged(history, Readings(failing(7)), said.append).member == 6
+    assert "a finalist could not be evaluated: the worker died" in said
+    told = [record.member for record in history.ranked_finalists()]
+    assert told == [6, 7, 5, 4, 3, 2, 1, 0]
+    readings = [history.fresh[record.checkpoint].readings for record in history.ranked_finalists()]
+    assert readings == [13, 5, 5, 5, 1, 1, 1, 1]
+    # Where nobody ends the last round, the rounds before it decide.
+    assert judged(finished(8, 10), Readings(failing(6, 7))).member == 7
+
+
 def no_data(member: int, number: int) -> float:
     raise ValueError("no data")
 

@@ -8,6 +8,7 @@ import pytest
 
 from pbt_flow.exceptions import StoreError, StoreUnavailable, TakenOver
 from pbt_flow.training import log_queue
+from pbt_flow.training.log_queue import LISTENER
 from pbt_flow.training.log_threads import ThreadedLogQueue
 
 LONG = 30.0
@@ -133,6 +134,34 @@ def test_a_silent_store_hears_everything_once_when_it_is_back_and_the_owner_tell
     assert texts[1].startswith("the tracking store is back; it now knows the ")
     assert len(texts) == 2
     assert {thread for _, thread in said} == {threading.current_thread()}
+
+
+def test_a_call_without_an_answer_is_told_of_long_before_it_fails(made):
+    said, now, begun, go_on = [], [0.0], threading.Event(), threading.Event()
+
+    def wait():
+        begun.set()
+        assert go_on.wait(LONG)
+
+    queue = made(threads=2, say=said.append, clock=lambda: now[0])
+    queue.add(go_on.wait, lane=LISTENER)  # It makes a report, and no request.
+    queue.flush()
+    now[0] = 100.0
+    queue.flush()
+    queue.add(wait, lane=1)
+    queue.flush()
+    assert begun.wait(LONG)
+    now[0] = 109.0
+    queue.flush()
+    assert said == []
+    now[0] = 111.0
+    queue.flush()
+    queue.flush()
+    (told,) = said
+    assert told.startswith("the tracking store has not answered for 10 s. Training goes on, and")
+    go_on.set()
+    queue.flush_and_wait()
+    assert said[1:] == ["the tracking store answers again"]
 
 
 def test_one_thread_at_a_time_asks_a_silent_store(made):
