@@ -40,15 +40,14 @@ from optuna.distributions import (
 )
 
 from pbt_flow.exceptions import SpaceError
-from pbt_flow.utils.text import did_you_mean, listed
-from pbt_flow.utils.values import (
-    Value as Value,
-)
+from pbt_flow.utils.text import did_you_mean, listed, shortened
+from pbt_flow.utils.values import Value as Value
 from pbt_flow.utils.values import (
     from_tuples,
     has_tuples,
     identity,
     is_container,
+    is_same_in_json,
     plain,
     with_tuples,
 )
@@ -172,22 +171,13 @@ def _(dist: CategoricalDistribution) -> None:
         try:
             plain_choice = plain(choice)
         except ValueError as error:
-            raise ValueError(f"the choice {_short(choice)} cannot be: {error}") from None
+            raise ValueError(f"the choice {shortened(choice, 80)} cannot be: {error}") from None
         other = seen.setdefault(identity(plain_choice), plain_choice)
         if with_tuples(other) != with_tuples(plain_choice):
             raise ValueError(
-                f"the choices {_short(other)} and {_short(plain_choice)} are the same in JSON, "
-                "which has one form for tuples and lists; leave one of them out"
+                f"the choices {shortened(other, 80)} and {shortened(plain_choice, 80)} are the "
+                "same in JSON, which has one form for tuples and lists; leave one of them out"
             )
-
-
-def _short(value: Any, most: int = 80) -> str:
-    """Return a value as a message shows it: its repr, cut to some characters."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"an object of {type(value).__qualname__}"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _plain_domain(dist: BaseDistribution) -> BaseDistribution:
@@ -227,7 +217,7 @@ def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
             fits = False
         if not fits:
             raise SpaceError(
-                f"hyperparameter {name!r}: {_short(value, 500)} does not lie in {dist}"
+                f"hyperparameter {name!r}: {shortened(value, 500)} does not lie in {dist}"
             )
         checked[name] = inside
     return checked
@@ -530,16 +520,15 @@ def is_same_space(written: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     for a domain, tuples and lists count as the same there.
     """
 
-    def comparable(space: Mapping[str, Any], another: Mapping[str, Any]) -> str:
+    def comparable(space: Mapping[str, Any], another: Mapping[str, Any]) -> dict[str, Any]:
         domains: dict[str, Any] = {}
         for name, dist in space.items():
             domains[name] = dict(dist)
             if _TUPLES not in another.get(name, {}):
                 domains[name].pop(_TUPLES, None)
-        # As text, in which 1, 1.0 and True are different, as they are not for ==.
-        return json.dumps(domains, sort_keys=True)
+        return domains
 
-    return comparable(written, other) == comparable(other, written)
+    return is_same_in_json(comparable(written, other), comparable(other, written))
 
 
 def space_from_json(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:

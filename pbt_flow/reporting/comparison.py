@@ -7,7 +7,6 @@ that is. A single pair proves nothing.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +22,12 @@ from pbt_flow.reporting.html_text import prose
 from pbt_flow.reporting.page import assemble
 from pbt_flow.reporting.plotly_charts import Chart, frame, line
 from pbt_flow.reporting.series import best_and_mean
-from pbt_flow.settings import Settings, value_to_json
+from pbt_flow.settings import Settings
 from pbt_flow.task import is_same_task
 from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.means import difference, mean
 from pbt_flow.utils.text import listed, number
+from pbt_flow.utils.values import is_same_in_json
 
 MEASURES = ("mean score", "best score", "best report")
 CONTROL = "random search"
@@ -152,8 +152,7 @@ def check_same(
     for name in dict.fromkeys([*ours.options, *theirs.options]):
         default = known.get(name, _NOT_ON_RECORD)
         our_value, their_value = ours.options.get(name, default), theirs.options.get(name, default)
-        # As JSON, in which 1, 1.0 and True differ.
-        if json.dumps(our_value, sort_keys=True) != json.dumps(their_value, sort_keys=True):
+        if not is_same_in_json(our_value, their_value):
             raise ComparisonError(
                 f"populations {first} and {second} cannot be compared: the task's option {name} is "
                 f"{our_value!r} and {their_value!r}"
@@ -230,19 +229,14 @@ def check_pair(control: Entry, settings: Settings) -> None:
             "control copies nobody; compare methods with python -m pbt_flow compare"
         )
     for name in ("seed", "init", "initial"):
-        # As JSON: a record has lists where a task's space may have tuples.
-        if _json_text(getattr(theirs, name)) != _json_text(getattr(settings, name)):
+        # A record has lists where a task's space may have tuples.
+        if not is_same_in_json(getattr(theirs, name), getattr(settings, name)):
             raise ComparisonError(
                 f"population {control.run_id} is no control: its {name} is "
                 f"{getattr(theirs, name)!r} in place of {getattr(settings, name)!r}, so that it "
                 "began with other members; train one with --control, or compare several seeds of "
                 "both with python -m pbt_flow compare"
             )
-
-
-def _json_text(value: Any) -> str:
-    """A setting as it stands in a record."""
-    return json.dumps(value_to_json(value), sort_keys=True)
 
 
 def check_control(control: Entry, settings: Settings, *, defaults: Mapping[str, Any]) -> None:
