@@ -497,8 +497,8 @@ MUTATIONS = [
         "what a remote store refuses is no failure of the task",
         "tracking/test_deletion.py::refuses_a_checkpoint",
         "engines/worker.py",
-        "        with _storage_errors(what, root, Exception):\n",
-        "        with _storage_errors(what, root, OSError):\n",
+        "        with storage_errors(what, root, Exception):\n",
+        "        with storage_errors(what, root, OSError):\n",
         "only errors of the system are trouble with storage",
     ),
     Mutation(

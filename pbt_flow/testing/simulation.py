@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pbt_flow.engines.base import Engine, LostJob
+from pbt_flow.engines.evaluations import evaluate_afresh, evaluate_again, try_restoring
 from pbt_flow.engines.jobs import (
     AverageEvaluated,
     CheckNoise,
@@ -35,7 +36,6 @@ from pbt_flow.engines.jobs import (
 )
 from pbt_flow.engines.restore_check import State
 from pbt_flow.engines.returned import read_score
-from pbt_flow.engines.worker import evaluate_afresh, evaluate_again, try_restoring
 from pbt_flow.exceptions import StoreUnavailable
 from pbt_flow.population.checkpoints import Folders
 from pbt_flow.population.history import History
