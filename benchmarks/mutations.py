@@ -962,7 +962,7 @@ MUTATIONS = [
     Mutation(
         "a replay that is gone on with is checked from its first turn",
         "commands/test_replay.py::checked_from_its_first",
-        "commands/replay.py",
+        "commands/replay_turns.py",
         "                self.planner.check(turn)\n        return self\n",
         "                pass\n        return self\n",
         "only new turns are checked",
@@ -1146,7 +1146,7 @@ MUTATIONS = [
     Mutation(
         "a report that lacks the others' headline ends no replay",
         "commands/test_replay.py::without_the_headline",
-        "commands/replay.py",
+        "commands/replay_arms.py",
         " for report in self.reports if self.metric in report]",
         " for report in self.reports]",
         "every report is taken to have it",

@@ -22,19 +22,9 @@ from sample_tasks import KeepsTheDonorsRate, Regression
 import pbt_flow
 from pbt_flow import report
 from pbt_flow.cli.main import main
-from pbt_flow.commands.replay import (
-    INITIAL,
-    LAST,
-    SCHEDULE,
-    ReplayScreen,
-    SchedulePlanner,
-    arms_of,
-    note,
-    replay,
-    resume,
-    settings_of,
-    summary,
-)
+from pbt_flow.commands.replay import replay, resume, settings_of
+from pbt_flow.commands.replay_arms import INITIAL, LAST, SCHEDULE, Replay, arms_of, note, summary
+from pbt_flow.commands.replay_turns import ReplayScreen, SchedulePlanner
 from pbt_flow.exceptions import (
     PopulationError,
     ReplayError,
@@ -557,8 +547,6 @@ def test_a_report_without_the_headline_of_the_others_is_left_out_of_their_mean()
 
 
 def replay_of_nothing():
-    from pbt_flow.commands.replay import Replay
-
     plan = schedule(0.1)
     first, second, third = arms_of(plan, 2)
     first.scores.append(0.5)

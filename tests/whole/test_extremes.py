@@ -25,7 +25,7 @@ import pbt_flow
 from pbt_flow import compare
 from pbt_flow.commands import summary as of_population
 from pbt_flow.commands.progress import Progress
-from pbt_flow.commands.replay import INITIAL, LAST, SCHEDULE, Arm, Replay, note, summary
+from pbt_flow.commands.replay_arms import INITIAL, LAST, SCHEDULE, Arm, Replay, note, summary
 from pbt_flow.engines.returned import read_score
 from pbt_flow.population.history import Gain
 from pbt_flow.population.result import Result
