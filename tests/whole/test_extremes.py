@@ -32,8 +32,9 @@ from pbt_flow.population.result import Result
 from pbt_flow.population.schedule import Schedule
 from pbt_flow.reporting import series
 from pbt_flow.reporting import summary_image as picture
-from pbt_flow.reporting.comparison import Comparison, Entry
-from pbt_flow.reporting.comparison import page as comparison_page
+from pbt_flow.reporting.comparable import Entry
+from pbt_flow.reporting.comparison import Comparison
+from pbt_flow.reporting.comparison_page import page as comparison_page
 from pbt_flow.reporting.optuna_study import study_of
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.plotly_charts import charts
