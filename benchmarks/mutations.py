@@ -247,7 +247,7 @@ MUTATIONS = [
     Mutation(
         "a journal that contradicts a record is not believed",
         "tracking/test_journal.py::contradicts_a_record",
-        "tracking/store.py",
+        "tracking/turn_reading.py",
         "            elif _is_same(newest, known[-1]):\n",
         "            else:\n",
         "the newest record is not compared",
@@ -255,7 +255,7 @@ MUTATIONS = [
     Mutation(
         "a journal is whole by the word of the newest claim's controller alone",
         "tracking/test_remote_reading.py::may_lack_turns",
-        "tracking/store.py",
+        "tracking/turn_reading.py",
         "Seal(claim=newest_claim(run)[0], turns=there,",
         "Seal(claim=seal.claim, turns=there,",
         "an earlier controller's word holds as well",
@@ -263,8 +263,8 @@ MUTATIONS = [
     Mutation(
         "a whole journal that contradicts a record is not believed",
         "tracking/test_remote_reading.py::contradicts_a_record",
-        "tracking/store.py",
-        "        return all(call_at_once(is_true, chosen, self.requests_at_once))\n",
+        "tracking/turn_reading.py",
+        "        return all(call_at_once(is_true, chosen, self.runs.requests_at_once))\n",
         "        return True\n",
         "no record is compared with it",
     ),
@@ -866,7 +866,7 @@ MUTATIONS = [
     Mutation(
         "a deleted record is missed, and nothing trained over what follows it",
         "commands/test_resume.py::somebody_deleted",
-        "tracking/store.py",
+        "tracking/turn_reading.py",
         "        last = self.folders.last(member, self.accepted, known=len(known))\n",
         "        last = 0\n",
         "the turns end where one is missing",
