@@ -38,7 +38,9 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Member
 from pbt_flow.population.schedule import Schedule, Segment, schedule_of
 from pbt_flow.tasks.quadratic import NoisyQuadratic
-from pbt_flow.testing.simulation import MemoryStore, SimulatedEngine, simulate
+from pbt_flow.testing.memory_store import MemoryStore
+from pbt_flow.testing.simulated_engine import SimulatedEngine
+from pbt_flow.testing.simulation import simulate
 from pbt_flow.tracking.store import Store
 from pbt_flow.training.controller import Controller
 from pbt_flow.utils.interval import Interval
@@ -146,7 +148,7 @@ def test_only_the_newest_checkpoint_of_each_model_is_kept():
     _, store = simulated(schedule(0.1, 0.2, 0.3), 2, slots=2)
     assert set(store.engine.states) == {(member, 3) for member in range(6)}
     # Beside those of the models, two that are being written, and one that has just been followed.
-    assert store.most_checkpoints <= 6 + 2 + 1
+    assert store.engine.most_states <= 6 + 2 + 1
 
 
 def test_a_model_that_fails_ends_alone_and_its_reason_is_kept():
