@@ -44,7 +44,7 @@ from pbt_flow.population.records import Checkpoint, Plan, Turn
 from pbt_flow.population.turn_files import STATE, file_name, turn_folder
 from pbt_flow.settings import Settings
 from pbt_flow.space import space_to_json
-from pbt_flow.testing.simulation import Fault, SimulatedEngine
+from pbt_flow.testing.simulated_engine import Fault, SimulatedEngine
 from pbt_flow.training.controller import Controller
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -247,7 +247,7 @@ MUTATIONS = [
     Mutation(
         "a journal that contradicts a record is not believed",
         "tracking/test_journal.py::contradicts_a_record",
-        "tracking/store.py",
+        "tracking/turn_reading.py",
         "            elif _is_same(newest, known[-1]):\n",
         "            else:\n",
         "the newest record is not compared",
@@ -255,7 +255,7 @@ MUTATIONS = [
     Mutation(
         "a journal is whole by the word of the newest claim's controller alone",
         "tracking/test_remote_reading.py::may_lack_turns",
-        "tracking/store.py",
+        "tracking/turn_reading.py",
         "Seal(claim=newest_claim(run)[0], turns=there,",
         "Seal(claim=seal.claim, turns=there,",
         "an earlier controller's word holds as well",
@@ -263,8 +263,8 @@ MUTATIONS = [
     Mutation(
         "a whole journal that contradicts a record is not believed",
         "tracking/test_remote_reading.py::contradicts_a_record",
-        "tracking/store.py",
-        "        return all(call_at_once(is_true, chosen, self.requests_at_once))\n",
+        "tracking/turn_reading.py",
+        "        return all(call_at_once(is_true, chosen, self.runs.requests_at_once))\n",
         "        return True\n",
         "no record is compared with it",
     ),
@@ -497,8 +497,8 @@ MUTATIONS = [
         "what a remote store refuses is no failure of the task",
         "tracking/test_deletion.py::refuses_a_checkpoint",
         "engines/worker.py",
-        "        with _storage_errors(what, root, Exception):\n",
-        "        with _storage_errors(what, root, OSError):\n",
+        "        with storage_errors(what, root, Exception):\n",
+        "        with storage_errors(what, root, OSError):\n",
         "only errors of the system are trouble with storage",
     ),
     Mutation(
@@ -866,7 +866,7 @@ MUTATIONS = [
     Mutation(
         "a deleted record is missed, and nothing trained over what follows it",
         "commands/test_resume.py::somebody_deleted",
-        "tracking/store.py",
+        "tracking/turn_reading.py",
         "        last = self.folders.last(member, self.accepted, known=len(known))\n",
         "        last = 0\n",
         "the turns end where one is missing",
@@ -962,7 +962,7 @@ MUTATIONS = [
     Mutation(
         "a replay that is gone on with is checked from its first turn",
         "commands/test_replay.py::checked_from_its_first",
-        "commands/replay.py",
+        "commands/replay_turns.py",
         "                self.planner.check(turn)\n        return self\n",
         "                pass\n        return self\n",
         "only new turns are checked",
@@ -1146,7 +1146,7 @@ MUTATIONS = [
     Mutation(
         "a report that lacks the others' headline ends no replay",
         "commands/test_replay.py::without_the_headline",
-        "commands/replay.py",
+        "commands/replay_arms.py",
         " for report in self.reports if self.metric in report]",
         " for report in self.reports]",
         "every report is taken to have it",

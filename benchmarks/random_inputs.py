@@ -65,11 +65,11 @@ from pbt_flow.space import (
 from pbt_flow.strategies.explore import Gaussian, Perturb, Resample
 from pbt_flow.strategies.samplers import SAMPLERS, OptunaSampler
 from pbt_flow.task import Task, check_options, complete_options, declare
-from pbt_flow.task.options import arguments_of, is_same, options_of
+from pbt_flow.task.options import arguments_of, options_of
 from pbt_flow.testing.simulation import simulate
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.training import log_queue as log_queue
-from pbt_flow.utils.values import with_tuples
+from pbt_flow.utils.values import is_same_in_json, with_tuples
 
 
 class Difference(AssertionError):
@@ -389,7 +389,7 @@ def check_option_input(rng: random.Random) -> None:
         except PBTError as error:
             raise Difference(f"a value of its own type is refused: {error}") from error
         record = json.loads(json.dumps(full))
-        if not is_same(record, complete_options(known, record)):
+        if not is_same_in_json(record, complete_options(known, record)):
             raise Difference(f"option {full!r:.200} is read again as another")
         built = task(seed=0, **arguments_of(task, record)).option  # type: ignore[attr-defined]
         expect_same("an option", given, built)
@@ -397,7 +397,7 @@ def check_option_input(rng: random.Random) -> None:
     anything = rng.choice((*_WORDS, *_OBJECTS))
     read = check_options(known, {"option": anything})
     record = json.loads(json.dumps(read))
-    if not is_same(record, check_options(known, record)):
+    if not is_same_in_json(record, check_options(known, record)):
         raise Difference(f"option {anything!r:.100} is read as {read!r:.100} and then as another")
     arguments_of(task, record)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import numpy as np
 
-from pbt_flow.exceptions import SettingsError, SpaceError, StrategyError
+from pbt_flow.exceptions import SettingsError, StrategyError
 from pbt_flow.population.history import Candidate
 from pbt_flow.population.stages import NOBODY, StagePlan, check_stages
 from pbt_flow.space import Hparams, Space, check_hparams, draw
@@ -209,46 +209,13 @@ class Settings:
             SpaceError: An initial point lies outside the space.
         """
         kind = task if isinstance(task, Declaration) else declare(task)
-        known = {f.name for f in dataclasses.fields(cls)} - {"task"}
-        # Where turns run is decided before the task is read, and is not the task's affair.
-        own = known - {"engine", "workers", "device", "threads", "gpu_share"}
-        sources = (
-            ("", given, known),
-            (f"defaults of task {kind.label}: ", kind.defaults, own),
-            (f"quick of task {kind.label}: ", kind.quick, own),
-        )
-        for source, values, possible in sources:
-            if unknown := sorted(set(values) - possible):
-                word, options = unknown[0], [] if source else list(kind.options)
-                near = nearest(word, [*possible, *options])
-                if word in options:
-                    way = f"; as an option of the task it goes into options={{{word!r}: ...}}"
-                elif near in options:
-                    way = f" (did you mean the option of the task, options={{{near!r}: ...}}?)"
-                else:
-                    way = f"{did_you_mean(word, possible)}; there are {listed(sorted(possible))}"
-                raise SettingsError(f"{source}no setting {word!r}{way}")
+        _refuse_unknown_names(kind, given)
         budget = [given.get(name) for name in ("population", "turns", "interval")]
         if quick and not kind.quick and None in budget:
             raise SettingsError(
                 f"task {kind.label} has no quick settings; give population, turns and interval"
             )
-        usual = {**kind.defaults, **kind.quick} if quick else kind.defaults
-        values = {**usual, **cls._read_given(given)}
-        if isinstance(values.get("options"), Mapping):
-            # An option that is given leaves the task's other options as they are.
-            sources_of = [kind.defaults, kind.quick if quick else {}, values]
-            values["options"] = {
-                k: v for of in sources_of for k, v in of.get("options", {}).items()
-            }
-        if values.get("workers") is None:
-            # How many workers a cluster has room for is not known here, and may change.
-            on_cluster = values.get("engine") == "ray"
-            values["workers"] = (
-                values.get("population", cls.population)
-                if on_cluster
-                else usual_workers(values.get("device"))
-            )
+        values = cls._with_defaults([kind.defaults, kind.quick if quick else {}], given)
         options, initial = values.get("options", {}), values.get("initial", ())
         if not isinstance(options, Mapping):
             raise SettingsError(f"options must map names to values, got {options!r}")
@@ -296,6 +263,27 @@ class Settings:
         made = cls(**{"task": "", "workers": 1, **values})
         made._check_values()
         made.strategies()
+
+    @classmethod
+    def _with_defaults(
+        cls, defaults: Sequence[Mapping[str, Any]], given: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The settings that were given, over defaults of the task, of which a later one goes first.
+
+        An option that is given leaves the task's other options as they are.
+        """
+        values, options = dict[str, Any](), dict[str, Any]()
+        for source in (*defaults, cls._read_given(given)):
+            values |= source
+            if isinstance(values.get("options"), Mapping):
+                options |= source.get("options", {})
+                values["options"] = dict(options)
+        if values.get("workers") is None:
+            # How many workers a cluster has room for is not known here, and may change.
+            on_cluster = values.get("engine") == "ray"
+            members = values.get("population", cls.population)
+            values["workers"] = members if on_cluster else usual_workers(values.get("device"))
+        return values
 
     def useful_stages(self) -> StagePlan | None:
         """The plan of `stages`, or None where nobody who did not ask for stages gains by them.
@@ -673,6 +661,35 @@ class Settings:
         return settings
 
 
+def _refuse_unknown_names(kind: Declaration, given: Mapping[str, Any]) -> None:
+    """Refuse names that are no settings, given by the user or by the task.
+
+    Raises:
+        SettingsError: There is such a name. The message says which may have been meant.
+    """
+    known = {f.name for f in dataclasses.fields(Settings)} - {"task"}
+    # Where turns run is decided before the task is read, and is not the task's affair.
+    of_task = known - {"engine", "workers", "device", "threads", "gpu_share"}
+    sources = (
+        ("", given, known),
+        (f"defaults of task {kind.label}: ", kind.defaults, of_task),
+        (f"quick of task {kind.label}: ", kind.quick, of_task),
+    )
+    for source, values, possible in sources:
+        unknown = sorted(set(values) - possible)
+        if not unknown:
+            continue
+        word, options = unknown[0], [] if source else list(kind.options)
+        near = nearest(word, [*possible, *options])
+        if word in options:
+            way = f"; as an option of the task it goes into options={{{word!r}: ...}}"
+        elif near in options:
+            way = f" (did you mean the option of the task, options={{{near!r}: ...}}?)"
+        else:
+            way = f"{did_you_mean(word, possible)}; there are {listed(sorted(possible))}"
+        raise SettingsError(f"{source}no setting {word!r}{way}")
+
+
 def _check_copies_in_stages(exploit: Exploit, plan: StagePlan) -> None:
     """Refuse an exploit that copies otherwise than the stages say.
 
@@ -717,5 +734,3 @@ STRATEGIES: dict[str, dict[str, type[Any]]] = {
     "init": SAMPLERS,
     "resample": SAMPLERS,
 }
-
-__all__ = ["STRATEGIES", "Mode", "Settings", "SettingsError", "SpaceError", "Strategies"]

@@ -40,15 +40,14 @@ from optuna.distributions import (
 )
 
 from pbt_flow.exceptions import SpaceError
-from pbt_flow.utils.text import did_you_mean, listed
-from pbt_flow.utils.values import (
-    Value as Value,
-)
+from pbt_flow.utils.text import did_you_mean, listed, shortened
+from pbt_flow.utils.values import Value as Value
 from pbt_flow.utils.values import (
     from_tuples,
     has_tuples,
     identity,
     is_container,
+    is_same_in_json,
     plain,
     with_tuples,
 )
@@ -129,7 +128,7 @@ def _check_domain(dist: BaseDistribution) -> None:
 @_check_domain.register
 def _(dist: FloatDistribution) -> None:
     # The scale of a stepped domain reaches half a step beyond its bounds (see `_edges`).
-    half = dist.step / 2 if dist.step is not None else 0.0
+    half = (dist.step or 0.0) / 2
     if not math.isfinite((dist.high + half) - (dist.low - half)):
         raise ValueError(
             "its bounds and their difference must be finite numbers, got low="
@@ -172,22 +171,13 @@ def _(dist: CategoricalDistribution) -> None:
         try:
             plain_choice = plain(choice)
         except ValueError as error:
-            raise ValueError(f"the choice {_short(choice)} cannot be: {error}") from None
+            raise ValueError(f"the choice {shortened(choice, 80)} cannot be: {error}") from None
         other = seen.setdefault(identity(plain_choice), plain_choice)
         if with_tuples(other) != with_tuples(plain_choice):
             raise ValueError(
-                f"the choices {_short(other)} and {_short(plain_choice)} are the same in JSON, "
-                "which has one form for tuples and lists; leave one of them out"
+                f"the choices {shortened(other, 80)} and {shortened(plain_choice, 80)} are the "
+                "same in JSON, which has one form for tuples and lists; leave one of them out"
             )
-
-
-def _short(value: Any, most: int = 80) -> str:
-    """Return a value as a message shows it: its repr, cut to some characters."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"an object of {type(value).__qualname__}"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _plain_domain(dist: BaseDistribution) -> BaseDistribution:
@@ -227,7 +217,7 @@ def check_hparams(hparams: Hparams, space: Space) -> dict[str, Value]:
             fits = False
         if not fits:
             raise SpaceError(
-                f"hyperparameter {name!r}: {_short(value, 500)} does not lie in {dist}"
+                f"hyperparameter {name!r}: {shortened(value, 500)} does not lie in {dist}"
             )
         checked[name] = inside
     return checked
@@ -246,13 +236,28 @@ def _is_near(value: Any, inside: Any, dist: BaseDistribution) -> bool:
 # --- one value ------------------------------------------------------------------------------------
 
 
-@singledispatch
-def _snap(dist: BaseDistribution, value: Any) -> Value:
+def snap(value: Any, dist: BaseDistribution) -> Value:
+    """Return the value of `dist` that is nearest to `value`, with the type of the distribution.
+
+    >>> snap(0.37, FloatDistribution(0.0, 1.0, step=0.25)), snap(9, IntDistribution(1, 8))
+    (0.25, 8)
+    """
+    if isinstance(dist, CategoricalDistribution):
+        return dist.choices[index_of(value, dist)]
+    numbers = _of_numbers(dist)
+    if isinstance(numbers, IntDistribution):
+        return _nearest_integer(value, numbers)
+    return _nearest_float(value, numbers)
+
+
+def _of_numbers(dist: BaseDistribution) -> FloatDistribution | IntDistribution:
+    """Return a domain that has no choices, and so has numbers."""
+    if isinstance(dist, FloatDistribution | IntDistribution):
+        return dist
     raise TypeError(f"not a distribution of a space: {dist!r}")
 
 
-@_snap.register
-def _(dist: FloatDistribution, value: Any) -> Value:
+def _nearest_float(value: Any, dist: FloatDistribution) -> float:
     if dist.step is None:
         return min(max(float(value), dist.low), dist.high)
     # 1e-9: the quotient of a range that is a whole number of steps may lie just below that number.
@@ -266,8 +271,7 @@ def _(dist: FloatDistribution, value: Any) -> Value:
     return short if is_near else min(exact, dist.high)
 
 
-@_snap.register
-def _(dist: IntDistribution, value: Any) -> Value:
+def _nearest_integer(value: Any, dist: IntDistribution) -> int:
     last_step = (dist.high - dist.low) // dist.step
     if isinstance(value, int):
         # An integer stays an integer here, since a float does not hold every great one.
@@ -276,20 +280,6 @@ def _(dist: IntDistribution, value: Any) -> Value:
             return dist.low + min(max(steps, 0), last_step) * dist.step
     nearest_step = min(max(round((float(value) - dist.low) / dist.step), 0), last_step)
     return dist.low + nearest_step * dist.step
-
-
-@_snap.register
-def _(dist: CategoricalDistribution, value: Any) -> Value:
-    return dist.choices[index_of(value, dist)]
-
-
-def snap(value: Any, dist: BaseDistribution) -> Value:
-    """Return the value of `dist` that is nearest to `value`, with the type of the distribution.
-
-    >>> snap(0.37, FloatDistribution(0.0, 1.0, step=0.25)), snap(9, IntDistribution(1, 8))
-    (0.25, 8)
-    """
-    return _snap(dist, value)
 
 
 def index_of(value: Any, dist: CategoricalDistribution) -> int:
@@ -311,52 +301,21 @@ def index_of(value: Any, dist: CategoricalDistribution) -> int:
 def _edges(dist: FloatDistribution | IntDistribution) -> tuple[float, float]:
     """Return the ends of a domain's scale, as numbers or, for a log domain, their logarithms."""
     # Half a step beyond the bounds, so that the first and last value get a whole part, too.
-    half = dist.step / 2 if dist.step is not None else 0.0
-    low, high = dist.low - half, float(_snap(dist, dist.high)) + half  # type: ignore[arg-type]
+    half = (dist.step or 0.0) / 2
+    low, high = dist.low - half, float(snap(dist.high, dist)) + half  # type: ignore[arg-type]
     return (math.log(low), math.log(high)) if dist.log else (low, high)
-
-
-@singledispatch
-def _to_unit(dist: BaseDistribution, value: Any) -> float:
-    raise TypeError(f"not a distribution of a space: {dist!r}")
-
-
-@_to_unit.register(FloatDistribution)
-@_to_unit.register(IntDistribution)
-def _(dist: FloatDistribution | IntDistribution, value: Any) -> float:
-    low, high = _edges(dist)
-    if high == low:
-        return 0.5
-    place = math.log(value) if dist.log else float(value)
-    return min(max((place - low) / (high - low), 0.0), 1.0)
-
-
-@_to_unit.register
-def _(dist: CategoricalDistribution, value: Any) -> float:
-    return (index_of(value, dist) + 0.5) / len(dist.choices)
 
 
 def to_unit(value: Any, dist: BaseDistribution) -> float:
     """Return the place of `value` on its domain's own (perhaps log) scale, from 0 to 1."""
-    return _to_unit(dist, value)
-
-
-@singledispatch
-def _from_unit(dist: BaseDistribution, unit: float) -> Value:
-    raise TypeError(f"not a distribution of a space: {dist!r}")
-
-
-@_from_unit.register(FloatDistribution)
-@_from_unit.register(IntDistribution)
-def _(dist: FloatDistribution | IntDistribution, unit: float) -> Value:
-    low, high = _edges(dist)
-    place = low + unit * (high - low)
-    return snap(math.exp(place) if dist.log else place, dist)
-
-
-@_from_unit.register
-def _(dist: CategoricalDistribution, unit: float) -> Value:
-    return dist.choices[min(int(unit * len(dist.choices)), len(dist.choices) - 1)]
+    if isinstance(dist, CategoricalDistribution):
+        return (index_of(value, dist) + 0.5) / len(dist.choices)
+    numbers = _of_numbers(dist)
+    low, high = _edges(numbers)
+    if high == low:
+        return 0.5
+    place = math.log(value) if numbers.log else float(value)
+    return min(max((place - low) / (high - low), 0.0), 1.0)
 
 
 def from_unit(unit: float, dist: BaseDistribution) -> Value:
@@ -364,7 +323,13 @@ def from_unit(unit: float, dist: BaseDistribution) -> Value:
 
     It is the inverse of `to_unit`.
     """
-    return _from_unit(dist, min(max(float(unit), 0.0), 1.0))
+    unit = min(max(float(unit), 0.0), 1.0)
+    if isinstance(dist, CategoricalDistribution):
+        return dist.choices[min(int(unit * len(dist.choices)), len(dist.choices) - 1)]
+    numbers = _of_numbers(dist)
+    low, high = _edges(numbers)
+    place = low + unit * (high - low)
+    return snap(math.exp(place) if numbers.log else place, dist)
 
 
 def shift(
@@ -415,79 +380,23 @@ def shift(
     return neighbour if goes else moved
 
 
-@singledispatch
 def _part(dist: BaseDistribution, value: Any) -> tuple[float, float]:
     """Return the part of its domain's scale that belongs to a value: one point without steps."""
-    raise TypeError(f"not a distribution of a space: {dist!r}")
+    if isinstance(dist, CategoricalDistribution):
+        index = index_of(value, dist)
+        return index / len(dist.choices), (index + 1) / len(dist.choices)
+    half = (_of_numbers(dist).step or 0.0) / 2
+    return to_unit(value - half, dist), to_unit(value + half, dist)
 
 
-@_part.register(FloatDistribution)
-@_part.register(IntDistribution)
-def _(dist: FloatDistribution | IntDistribution, value: Any) -> tuple[float, float]:
-    half = dist.step / 2 if dist.step is not None else 0.0
-    return _to_unit(dist, value - half), _to_unit(dist, value + half)
-
-
-@_part.register
-def _(dist: CategoricalDistribution, value: Any) -> tuple[float, float]:
-    index = index_of(value, dist)
-    return index / len(dist.choices), (index + 1) / len(dist.choices)
-
-
-@singledispatch
 def _neighbour(dist: BaseDistribution, value: Any, direction: float) -> Value:
     """Return the next value of a stepped domain, upwards if `direction` is positive."""
-    raise TypeError(f"not a distribution of a space: {dist!r}")
-
-
-@_neighbour.register(FloatDistribution)
-@_neighbour.register(IntDistribution)
-def _(dist: FloatDistribution | IntDistribution, value: Any, direction: float) -> Value:
-    assert dist.step is not None
-    return _snap(dist, value + math.copysign(dist.step, direction))
-
-
-@_neighbour.register
-def _(dist: CategoricalDistribution, value: Any, direction: float) -> Value:
-    neighbour = index_of(value, dist) + (1 if direction > 0 else -1)
-    return dist.choices[min(max(neighbour, 0), len(dist.choices) - 1)]
-
-
-@singledispatch
-def _scale(dist: BaseDistribution, value: Any, factor: float, rng: np.random.Generator) -> Value:
-    raise TypeError(f"not a distribution of a space: {dist!r}")
-
-
-@_scale.register(FloatDistribution)
-@_scale.register(IntDistribution)
-def _(
-    dist: FloatDistribution | IntDistribution,
-    value: Any,
-    factor: float,
-    rng: np.random.Generator,
-) -> Value:
-    if dist.step is not None:
-        share = math.log(factor)
-        if dist.log:
-            # On a log scale the logarithm of the factor is the distance itself.
-            low, high = _edges(dist)
-            # Very great integers that lie close together have one logarithm.
-            share /= (high - low) or 1.0
-        return shift(value, dist, share, rng)
-    if dist.log:
-        return _snap(dist, value * factor)
-    # Multiplying would be wrong on a linear range. It cannot leave 0. It jumps from end to end of a
-    # narrow range far from 0 (a discount of 0.9 to 0.999). And 1.25 adds more than 0.8 takes away,
-    # while their logarithms are equal.
-    place = _to_unit(dist, value) + math.log(factor)
-    # Without rounding, a move away from a bound and back would end 5e-17 beside the bound.
-    place = round(place, 12)
-    return dist.high if place >= 1 else from_unit(place, dist)
-
-
-@_scale.register(CategoricalDistribution)
-def _(dist: CategoricalDistribution, value: Any, factor: float, rng: np.random.Generator) -> Value:
-    return cast(Value, value) if factor == 1 else _neighbour(dist, value, factor - 1)
+    if isinstance(dist, CategoricalDistribution):
+        neighbour = index_of(value, dist) + (1 if direction > 0 else -1)
+        return dist.choices[min(max(neighbour, 0), len(dist.choices) - 1)]
+    step = _of_numbers(dist).step
+    assert step is not None
+    return snap(value + math.copysign(step, direction), dist)
 
 
 def scale(value: Any, dist: BaseDistribution, factor: float, rng: np.random.Generator) -> Value:
@@ -502,7 +411,26 @@ def scale(value: Any, dist: BaseDistribution, factor: float, rng: np.random.Gene
     moves by at least one step. On a log range it may stay where its part is wider than the move. A
     choice moves to its neighbour, so only ordered choices should be scaled (see `is_ordered`).
     """
-    return _scale(dist, value, factor, rng)
+    if isinstance(dist, CategoricalDistribution):
+        return cast(Value, value) if factor == 1 else _neighbour(dist, value, factor - 1)
+    numbers = _of_numbers(dist)
+    if numbers.step is not None:
+        share = math.log(factor)
+        if numbers.log:
+            # On a log scale the logarithm of the factor is the distance itself.
+            low, high = _edges(numbers)
+            # Very great integers that lie close together have one logarithm.
+            share /= (high - low) or 1.0
+        return shift(value, dist, share, rng)
+    if numbers.log:
+        return snap(value * factor, dist)
+    # Multiplying would be wrong on a linear range. It cannot leave 0. It jumps from end to end of a
+    # narrow range far from 0 (a discount of 0.9 to 0.999). And 1.25 adds more than 0.8 takes away,
+    # while their logarithms are equal.
+    place = to_unit(value, dist) + math.log(factor)
+    # Without rounding, a move away from a bound and back would end 5e-17 beside the bound.
+    place = round(place, 12)
+    return numbers.high if place >= 1 else from_unit(place, dist)
 
 
 def is_ordered(dist: BaseDistribution) -> bool:
@@ -592,16 +520,15 @@ def is_same_space(written: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     for a domain, tuples and lists count as the same there.
     """
 
-    def comparable(space: Mapping[str, Any], another: Mapping[str, Any]) -> str:
+    def comparable(space: Mapping[str, Any], another: Mapping[str, Any]) -> dict[str, Any]:
         domains: dict[str, Any] = {}
         for name, dist in space.items():
             domains[name] = dict(dist)
             if _TUPLES not in another.get(name, {}):
                 domains[name].pop(_TUPLES, None)
-        # As text, in which 1, 1.0 and True are different, as they are not for ==.
-        return json.dumps(domains, sort_keys=True)
+        return domains
 
-    return comparable(written, other) == comparable(other, written)
+    return is_same_in_json(comparable(written, other), comparable(other, written))
 
 
 def space_from_json(plain: Mapping[str, Any]) -> dict[str, BaseDistribution]:

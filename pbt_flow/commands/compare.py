@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pbt_flow.commands.publish import writing_to
 from pbt_flow.commands.stored_population import CONTROL, StoredPopulation
-from pbt_flow.reporting.comparison import Comparison, page
+from pbt_flow.reporting.comparison import Comparison
+from pbt_flow.reporting.comparison_page import page
 from pbt_flow.tracking.adoption import launched_run
 from pbt_flow.tracking.client import connect
 from pbt_flow.utils.scratch import temporary_folder

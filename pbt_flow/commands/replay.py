@@ -16,22 +16,20 @@ import contextlib
 import dataclasses
 import json
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pbt_flow.commands.frame import check_claim, tell_if_possible, train
 from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, start
-from pbt_flow.commands.notebook_line import NotebookLine, is_in_notebook
+from pbt_flow.commands.replay_arms import Arm, arms_from_json, arms_of, arms_to_json, note
+from pbt_flow.commands.replay_arms import Replay as Replay
+from pbt_flow.commands.replay_arms import summary as summary
+from pbt_flow.commands.replay_turns import ReplayScreen, SchedulePlanner
 from pbt_flow.engines import Engine
 from pbt_flow.engines.jobs import Describe
-from pbt_flow.exceptions import PBTError, ReplayError, ScheduleError, SettingsError, StoreError
-from pbt_flow.population.history import History
-from pbt_flow.population.records import Member, Plan, Turn, derive_seed
+from pbt_flow.exceptions import ReplayError, ScheduleError, SettingsError, StoreError
 from pbt_flow.population.result import Status
 from pbt_flow.population.schedule import Schedule
 from pbt_flow.population.stages import NOBODY
@@ -40,8 +38,6 @@ from pbt_flow.space import Hparams, Space, check_hparams, space_to_json
 from pbt_flow.task import recorded_options
 from pbt_flow.training.controller import Controller
 from pbt_flow.training.log_queue import LogCall
-from pbt_flow.utils.interval import Interval
-from pbt_flow.utils.terminal import Unbroken
 from pbt_flow.utils.text import listed
 
 if TYPE_CHECKING:
@@ -51,114 +47,6 @@ if TYPE_CHECKING:
 
 CHANGES = ("workers", "threads", "warm", "turn_timeout", "engine", "device", "gpu_share")
 """The settings that say how a replay runs, and not what it trains. A resume may change them."""
-SCHEDULE, LAST, INITIAL = "schedule", "last", "best_initial"
-"""The names of the arms."""
-ARM_TITLES = {
-    SCHEDULE: "the winner's schedule",
-    LAST: "its last hyperparameters, held constant",
-    INITIAL: "the best initial setting, held constant",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arm:
-    """One way to train fresh models, and the results of the models that were trained in it."""
-
-    name: str
-    members: Sequence[int]
-    """The members of the replay that are the arm's models."""
-    hparams: Hparams | None
-    """The hyperparameters that are held constant; None if the models follow the schedule."""
-    scores: list[float] = field(default_factory=list)
-    """The last score of each model that was trained to the end."""
-    reports: list[Mapping[str, float]] = field(default_factory=list)
-    """What `Task.report` returned for each of these models."""
-    errors: dict[int, str] = field(default_factory=dict)
-    """Why each other model failed, by member."""
-
-    def label(self, member: int) -> str:
-        """The name of the run of one of the arm's models."""
-        return f"{self.name}-{self.members.index(member):02d}"
-
-    @property
-    def metric(self) -> str:
-        """The headline of the reports, which is their first metric; empty if there is none."""
-        return next(iter(self.reports[0]), "") if self.reports else ""
-
-    @property
-    def column(self) -> str:
-        """The headline's title in the table, where the score has a column too."""
-        return "score of the report" if self.metric == "score" else self.metric
-
-    def summary(self) -> dict[str, Interval]:
-        """Mean and confidence interval of the score, and of the report's headline, by title."""
-        found: dict[str, Interval] = {}
-        if self.scores:
-            found["score"] = Interval.of(self.scores)
-        if self.metric:
-            # A task may leave a metric out of some reports.
-            told = [report[self.metric] for report in self.reports if self.metric in report]
-            found[self.column] = Interval.of(told)
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class Replay:
-    """The result of a replay."""
-
-    run_id: str
-    tracking_uri: str
-    schedule: Schedule
-    arms: Sequence[Arm]
-
-    def table(self) -> list[list[str]]:
-        """The results as rows of text: a heading, a row for each arm, and the winner itself."""
-        heading = ["", "models", "score"]
-        metric = next((arm.column for arm in self.arms if arm.metric), "")
-        if metric:
-            heading.append(metric)
-        rows = [heading]
-        for arm in self.arms:
-            summary = arm.summary()
-            row = [ARM_TITLES[arm.name], f"{len(arm.scores)}/{len(arm.members)}"]
-            for title in heading[2:]:
-                row.append(str(summary.get(title, "-")))
-            rows.append(row)
-        winner = ["the winner itself", "1", f"{self.schedule.score:.4g}"]
-        # The winner's report is not in the schedule: its cell stays empty.
-        rows.append(winner + [""] * (len(heading) - len(winner)))
-        return rows
-
-    def to_json(self) -> dict[str, Any]:
-        """The replay as plain JSON values."""
-        return {
-            "replay": self.run_id,
-            "source": self.schedule.source,
-            "winner_score": self.schedule.score,
-            "arms": {
-                arm.name: {
-                    "scores": arm.scores,
-                    "reports": [dict(report) for report in arm.reports],
-                    "errors": list(arm.errors.values()),
-                    "mean": {key: vars(value) for key, value in arm.summary().items()},
-                }
-                for arm in self.arms
-            },
-        }
-
-
-def arms_of(schedule: Schedule, seeds: int) -> list[Arm]:
-    """The arms of a replay, with `seeds` models each."""
-    last = schedule.segments[-1].hparams
-    ways: list[tuple[str, Hparams | None]] = [(SCHEDULE, None), (LAST, last)]
-    # The best initial setting makes an arm of its own only if it is not what another arm trains.
-    if schedule.best_initial not in (None, last):
-        ways.append((INITIAL, schedule.best_initial))
-    arms = []
-    for number, (name, hparams) in enumerate(ways):
-        members = range(number * seeds, (number + 1) * seeds)
-        arms.append(Arm(name=name, members=members, hparams=hparams))
-    return arms
 
 
 def settings_of(schedule: Schedule, arms: Sequence[Arm], **given: Any) -> Settings:
@@ -209,145 +97,6 @@ def check_segments(schedule: Schedule, space: Space) -> None:
     """
     for segment in schedule.segments:
         check_hparams(segment.hparams, space)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchedulePlanner:
-    """Plans the turns of a replay, and checks that they were trained as the schedule says."""
-
-    schedule: Schedule
-    arms: Sequence[Arm]
-    seed: int
-    """The replay's seed."""
-
-    def arm_of(self, member: int) -> Arm:
-        """The arm that a member belongs to."""
-        return next(arm for arm in self.arms if member in arm.members)
-
-    def plan(self, member: Member) -> Plan:
-        """The next turn of a member: the next segment of the schedule."""
-        segment = self.schedule.segments[member.turn]
-        constant = self.arm_of(member.index).hparams
-        return Plan(
-            member=member.index,
-            turn=member.turn + 1,
-            seed=derive_seed(self.seed, member.index, member.turn + 1),
-            hparams=segment.hparams if constant is None else constant,
-            steps=segment.end - segment.start,
-            start=member.checkpoint,
-            start_step=member.step,
-            trained=segment.end,
-        )
-
-    def check(self, turn: Turn) -> None:
-        """Check that each step of a turn was trained under the hyperparameters of its arm.
-
-        Raises:
-            ReplayError: A step was trained under others, or the task says that other values were
-                live.
-        """
-        constant, live = self.arm_of(turn.member).hparams, turn.plan.hparams
-        step, end = turn.plan.start_step, turn.plan.start_step + turn.plan.steps
-        while step < end:
-            segment = self.schedule.segment(step)
-            wanted = segment.hparams if constant is None else constant
-            if wanted != live:
-                raise ReplayError(
-                    f"member {turn.member} trained step {step} under {dict(live)}, and the "
-                    f"schedule says {dict(wanted)}"
-                )
-            step = segment.end
-        for name, value in live.items():
-            # A task may report as `live/NAME` the value that its optimiser really trained with.
-            told = turn.metrics.get(f"live/{name}")
-            if told is not None and not (isinstance(value, int | float) and told == value):
-                raise ReplayError(
-                    f"member {turn.member}, turn {turn.number}: the task trained with {name} = "
-                    f"{told}, and the schedule says {value}; a restored optimiser may have "
-                    "brought its own value back"
-                )
-
-    def is_last(self, turn: Turn) -> bool:
-        """Whether a turn is the last of its model: it failed, or the schedule is over."""
-        return not turn.ok or turn.number == len(self.schedule.segments)
-
-    def last_turns(self, history: History) -> list[Turn]:
-        """The last turn of each model that has ended, ordered by member."""
-        newest = [turns[-1] for _, turns in sorted(history.turns.items()) if turns]
-        return [turn for turn in newest if self.is_last(turn)]
-
-    def enter_results(self, history: History) -> None:
-        """Enter the results of the models that have ended into their arms."""
-        for turn in self.last_turns(history):
-            arm = self.arm_of(turn.member)
-            if turn.score is None:
-                arm.errors[turn.member] = turn.reason or turn.status
-            else:
-                arm.scores.append(turn.score)
-
-
-class ReplayScreen:
-    """Checks every turn of a replay, and prints the result of each model that has ended.
-
-    Args:
-        planner: The planner of the replay, which knows what the turns should be.
-        quiet: Whether to print nothing.
-    """
-
-    def __init__(self, planner: SchedulePlanner, *, quiet: bool = False) -> None:
-        self.planner, self.quiet = planner, quiet
-        self._line = NotebookLine() if is_in_notebook() else None
-
-    def __enter__(self) -> ReplayScreen:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
-    def watch(self, history: History, later: Callable[[LogCall], None]) -> ReplayScreen:
-        """Check the turns that a resumed replay has done already.
-
-        Nothing that a replay shows has to be asked for, so that nothing is left for `later`.
-
-        Raises:
-            ReplayError: A turn was not trained as the schedule says.
-        """
-        for turns in history.turns.values():
-            for turn in turns:
-                self.planner.check(turn)
-        return self
-
-    def turn(self, turn: Turn, history: History) -> None:
-        """Check a turn that has just been committed, and print the result if its model has ended.
-
-        Raises:
-            ReplayError: The turn was not trained as the schedule says.
-        """
-        self.planner.check(turn)
-        if self.planner.is_last(turn):
-            ended = len(self.planner.last_turns(history))
-            label = self.planner.arm_of(turn.member).label(turn.member)
-            outcome = f"failed: {turn.reason}" if turn.score is None else f"score {turn.score:.4g}"
-            text = f"[{ended}/{len(history.members)}] {label}: {outcome}"
-            # A failure stays, where a line that is written over would lose it.
-            if self._line is None or turn.score is None:
-                self.say(text)
-            elif not self.quiet:
-                self._line.show(text)
-
-    def tick(self) -> None:
-        """Do nothing: a replay shows no time."""
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            # Notebooks show standard error in red.
-            stream = sys.stderr if self._line is None else sys.stdout
-            print(text, file=Unbroken(stream), flush=True)
 
 
 def schedule_from(source: str) -> Schedule:
@@ -433,7 +182,7 @@ def replay(
             store = Store.create(client, uri, plan, tags=tags)
             result = Replay(run_id=store.run_id, tracking_uri=uri, schedule=schedule, arms=arms)
             with _runs_ended_on_error(store):
-                store.outcome.log_arms(_arms_to_json(result))
+                store.outcome.log_arms(arms_to_json(result))
                 for arm in arms:
                     for member in arm.members:
                         store.tag({"pbt.arm": arm.name, "pbt.role": "replay"}, member)
@@ -477,7 +226,7 @@ def resume(run_id: str, *, quiet: bool = False, **changes: Any) -> Replay:
                     f"{name} cannot change on the resume of a replay; what can: {listed(CHANGES)}"
                 )
         settings = stored.settings.resumed(**changes)
-        schedule, arms = _arms_from_json(store.outcome.arms(), run_id)
+        schedule, arms = arms_from_json(store.outcome.arms(), run_id)
         uri = store.tracking_uri
         result = Replay(run_id=run_id, tracking_uri=uri, schedule=schedule, arms=arms)
         with engine_for(settings.engine, settings.threads, settings.device) as engine:
@@ -600,69 +349,3 @@ def _runs_ended_on_error(store: Store) -> Iterator[None]:
         with contextlib.suppress(StoreError):
             store.finish(status, dict.fromkeys(range(len(store.members)), status))
         raise
-
-
-def _arms_to_json(result: Replay) -> dict[str, Any]:
-    """The schedule and the arms as plain values."""
-    return {
-        "version": 1,
-        "schedule": result.schedule.to_json(),
-        "arms": [
-            {
-                "name": arm.name,
-                "members": list(arm.members),
-                "hparams": None if arm.hparams is None else dict(arm.hparams),
-            }
-            for arm in result.arms
-        ],
-    }
-
-
-def _arms_from_json(plain: Any, run_id: str) -> tuple[Schedule, list[Arm]]:
-    """The inverse of `_arms_to_json`.
-
-    Raises:
-        ReplayError: The text is not what `_arms_to_json` wrote.
-        ScheduleError: The schedule in it is not valid.
-    """
-    try:
-        if plain["version"] != 1:
-            raise ValueError(f"version {plain['version']!r}, this program reads version 1")
-        schedule = Schedule.from_json(plain["schedule"])
-        arms = []
-        for arm in plain["arms"]:
-            hparams = arm["hparams"]
-            if hparams is not None:
-                hparams = check_hparams(hparams, schedule.space)
-            members = [int(member) for member in arm["members"]]
-            arms.append(Arm(name=arm["name"], members=members, hparams=hparams))
-    except PBTError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise ReplayError(f"run {run_id}: its arms cannot be read: {error}") from None
-    return schedule, arms
-
-
-def note(result: Replay) -> str:
-    """The description on the replay's page in MLflow, in Markdown."""
-    heading, *rows = result.table()
-    table = [heading, ["---"] * len(heading), *rows]
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    title = f"**Replay of {result.schedule.source}**: mean and 95% t interval over fresh models"
-    return "\n".join([title, "", *lines])
-
-
-def summary(result: Replay) -> str:
-    """What the command prints when a replay has ended: the table, and why models failed."""
-    rows = result.table()
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    better = "greater" if result.schedule.direction == "maximize" else "smaller"
-    lines.append(f"mean and 95% t interval over a row's models; a {better} score is better")
-    for arm in result.arms:
-        lines += [f"{arm.name}: a model failed: {error}" for error in arm.errors.values()]
-    lines += [f"replay {result.run_id}", "look at it in MLflow's UI with"]
-    return "\n".join([*lines, f"  python -m pbt_flow ui {result.run_id[:12]}"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from pbt_flow.commands.publish import write, writing_to
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.exceptions import PopulationError
-from pbt_flow.reporting.comparison import check_ended, check_equal, check_pair
+from pbt_flow.reporting.comparable import check_ended, check_equal, check_pair
 from pbt_flow.utils.scratch import temporary_folder
 
 

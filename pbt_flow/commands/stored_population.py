@@ -20,7 +20,7 @@ from pbt_flow.population.leaving import end_stages
 from pbt_flow.population.records import Checkpoint, Member, derive_seed, report_seed
 from pbt_flow.population.result import Result, Status
 from pbt_flow.reporting import summary_image
-from pbt_flow.reporting.comparison import Entry
+from pbt_flow.reporting.comparable import Entry
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.settings import Settings
 from pbt_flow.space import check_hparams

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from pbt_flow.task import declare, find_task
-from pbt_flow.task.options import describe
+from pbt_flow.task.option_types import describe
 from pbt_flow.utils.text import number
 
 

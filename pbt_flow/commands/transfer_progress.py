@@ -6,7 +6,6 @@ Everything goes to standard error; standard output is for the result.
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import IO, cast
 
 from rich.console import Console
@@ -43,12 +42,7 @@ class TransferProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def say(self, text: str) -> None:

@@ -48,6 +48,8 @@ def read_score(returned: Any) -> tuple[float, tuple[float, ...]]:
 def read_metrics(returned: Any, what: str) -> dict[str, float]:
     """The metrics that a task's method returned, as floats; none if it returned None.
 
+    Their names are such as files and databases take.
+
     Args:
         returned: What the method returned.
         what: The method, for the message.
@@ -55,6 +57,7 @@ def read_metrics(returned: Any, what: str) -> dict[str, float]:
     Raises:
         TypeError: The method returned no mapping, or one of its metrics is no number. The message
             names the metric.
+        ValueError: Two names are written alike, such as 1 and "1".
     """
     if returned is None:
         return {}
@@ -65,9 +68,9 @@ def read_metrics(returned: Any, what: str) -> dict[str, float]:
             f"{what} must return a mapping of names to numbers, got {in_short(returned)}"
         ) from None
     found: dict[str, float] = {}
-    for name, value in plain.items():
+    for name, value in _under_printable_names(plain, what).items():
         try:
-            found[str(name)] = float(value)
+            found[name] = float(value)
         except Exception as error:
             raise TypeError(
                 f"{what} must return a mapping of names to numbers that a float can hold: the "
@@ -76,25 +79,16 @@ def read_metrics(returned: Any, what: str) -> dict[str, float]:
     return found
 
 
-def with_printable_names(returned: Any, what: str) -> Any:
-    """The metrics that a task's method returned, under names that files and databases take.
-
-    What is no mapping is returned as it is: `read_metrics` says what is wrong with it.
-
-    Raises:
-        ValueError: Two names are written alike, such as 1 and "1".
-    """
-    if not isinstance(returned, Mapping):
-        return returned
+def _under_printable_names(metrics: dict[Any, Any], what: str) -> dict[str, Any]:
     # A lone surrogate in a metric's name would stop every message to MLflow that has the name.
-    names = {name: printable(str(name)) for name in returned}
+    names = {name: printable(str(name)) for name in metrics}
     for written, count in Counter(names.values()).items():
         if count > 1:
             raise ValueError(
                 f"{what} returned {count} metrics whose names are written {written!r}; name "
                 "metrics by texts that differ"
             )
-    return {names[name]: value for name, value in returned.items()}
+    return {names[name]: value for name, value in metrics.items()}
 
 
 _LONGEST_SENTENCE = 1000

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pbt_flow.engines.device_memory import CrowdedOut, DeviceMemory, is_out_of_memory
+from pbt_flow.engines.evaluations import evaluate_afresh, evaluate_again, try_restoring
 from pbt_flow.engines.jobs import (
     AverageEvaluated,
     CheckNoise,
@@ -27,7 +27,6 @@ from pbt_flow.engines.jobs import (
     EvaluateAfresh,
     EvaluateAverage,
     EvaluatedAfresh,
-    Fresh,
     Inspect,
     Inspection,
     Job,
@@ -38,24 +37,11 @@ from pbt_flow.engines.jobs import (
     Retry,
     WorkerContext,
 )
-from pbt_flow.engines.restore_check import Difference, State, Trained, compare_restored
-from pbt_flow.engines.returned import (
-    printable,
-    read_metrics,
-    read_score,
-    read_understood,
-    with_printable_names,
-)
-from pbt_flow.exceptions import (
-    CheckpointError,
-    Diverged,
-    PBTError,
-    StorageError,
-    StoreError,
-    UnusableTask,
-)
+from pbt_flow.engines.restore_check import State
+from pbt_flow.engines.returned import printable, read_metrics, read_score, read_understood
+from pbt_flow.engines.storage_errors import storage_errors
+from pbt_flow.exceptions import Diverged, PBTError, StorageError, StoreError, UnusableTask
 from pbt_flow.population.checkpoints import Folders, copy_state, load_state, save_state
-from pbt_flow.population.fresh_score import fresh_seed
 from pbt_flow.population.records import Checkpoint, Plan, Status, Turn, derive_seed, report_seed
 from pbt_flow.population.turn_files import STATE, file_name
 from pbt_flow.space import own_hparams
@@ -254,12 +240,10 @@ class Worker:
                 task = self._take_task(plan.member, plan.start)
                 task.reseed(plan.seed)
             with _timed(seconds, "train"):
-                returned = task.train(own_hparams(plan.hparams), plan.steps)
-                metrics = read_metrics(with_printable_names(returned, "train()"), "train()")
+                metrics = read_metrics(task.train(own_hparams(plan.hparams), plan.steps), "train()")
             with _timed(seconds, "evaluate"):
                 score, sample = read_score(task.evaluate())
-                returned = task.metrics()
-                evaluation = read_metrics(with_printable_names(returned, "metrics()"), "metrics()")
+                evaluation = read_metrics(task.metrics(), "metrics()")
                 notes = self._read_notes(task)
             if math.isfinite(score):
                 with _timed(seconds, "checkpoint"):
@@ -294,7 +278,7 @@ class Worker:
             seconds=seconds,
         )
         what = f"write the record of member {plan.member}, turn {plan.turn}"
-        with _storage_errors(what, self._folders.root(plan.member), Exception):
+        with storage_errors(what, self._folders.root(plan.member), Exception):
             self._folders.commit(turn, self.read_output())
         return turn
 
@@ -305,8 +289,7 @@ class Worker:
             task = self._take_task(request.member, request.checkpoint)
             task.reseed(report_seed(self.context.seed))
             if request.report:
-                returned = task.report()
-                metrics = read_metrics(with_printable_names(returned, "report()"), "report()")
+                metrics = read_metrics(task.report(), "report()")
             if request.samples is not None:
                 task.samples(Path(request.samples))
         except BaseException as error:
@@ -370,8 +353,7 @@ class Worker:
             scores = evaluate_afresh(request, self.context.seed, task)
             if request.folder is not None:
                 task.reseed(report_seed(self.context.seed))
-                returned = task.report()
-                metrics = read_metrics(with_printable_names(returned, "report()"), "report()")
+                metrics = read_metrics(task.report(), "report()")
                 root = Path(request.folder)
                 checkpoint = save_state(state, lead.member, lead.turn, root)
         except BaseException as error:
@@ -424,7 +406,7 @@ class Worker:
             StorageError: The place where the state lies cannot be read.
         """
         what = f"read the checkpoint of member {start.member}, turn {start.turn}"
-        with _storage_errors(what, self._folders.root(start.member), OSError, StoreError):
+        with storage_errors(what, self._folders.root(start.member), OSError, StoreError):
             return load_state(start, self._folders.fetch(start), self.device)
 
     def _read_notes(self, task: Task) -> dict[str, str]:
@@ -454,9 +436,9 @@ class Worker:
         what = f"write the checkpoint of member {plan.member}, turn {plan.turn}"
         root = self._folders.root(plan.member)
         # torch raises RuntimeError, and no OSError, if it cannot write a file.
-        with _storage_errors(what, root, OSError, RuntimeError):
+        with storage_errors(what, root, OSError, RuntimeError):
             checkpoint = save_state(state, plan.member, plan.turn, root, plan.attempt)
-        with _storage_errors(what, root, Exception):
+        with storage_errors(what, root, Exception):
             self._folders.publish(plan.member, plan.turn, file_name(STATE, plan.attempt))
         return checkpoint
 
@@ -471,74 +453,6 @@ def _with_way_out(account: str) -> str:
     return "\n".join([reason, *trace])
 
 
-def try_restoring(
-    check: CheckRestore,
-    seed: int,
-    *,
-    build: Callable[[int], Task],
-    load: Callable[[], State],
-    through_file: Callable[[State], State],
-) -> Difference | None:
-    """Do what `CheckRestore` asks for, with the seeds that turns of the population would have.
-
-    Args:
-        check: The request.
-        seed: The population's seed.
-        build: Builds a fresh model from a seed.
-        load: Reads the check's checkpoint.
-        through_file: Returns a state as it would come back from a checkpoint.
-    """
-
-    def train(task: Task, part: int) -> Trained:
-        task.reseed(derive_seed(seed, check.member, check.checkpoint.turn + 1 + part))
-        task.train(own_hparams(check.hparams), check.steps)
-        # Both parts are evaluated, as each turn is: an evaluation too may change what training
-        # depends on, and the state may leave that out.
-        score, _ = read_score(task.evaluate())
-        return Trained(score=score, state=through_file(task.state_dict()))
-
-    return compare_restored(
-        build=lambda: build(derive_seed(seed, check.member, 0)),
-        build_other=lambda: build(derive_seed(seed, check.other, 0)),
-        load=load,
-        through_file=through_file,
-        train=train,
-    )
-
-
-def evaluate_again(check: CheckNoise, seed: int, task: Task) -> tuple[float, ...]:
-    """The scores of `CheckNoise`.
-
-    Args:
-        check: The request.
-        seed: The population's seed.
-        task: A task in the state of the check's checkpoint.
-    """
-    turn_seed = derive_seed(seed, check.member, check.checkpoint.turn)
-    scores = []
-    for number in range(check.times):
-        task.reseed(derive_seed(turn_seed, check.member, number))
-        score, _ = read_score(task.evaluate())
-        scores.append(score)
-    return tuple(scores)
-
-
-def evaluate_afresh(request: Fresh, seed: int, task: Task) -> tuple[float, ...]:
-    """The scores of the fresh evaluations that a request asks for.
-
-    Args:
-        request: The request.
-        seed: The population's seed.
-        task: A task in the state that is to be evaluated.
-    """
-    scores = []
-    for number in range(request.first, request.first + request.times):
-        task.reseed(fresh_seed(seed, number))
-        score, _ = read_score(task.evaluate_fresh())
-        scores.append(score)
-    return tuple(scores)
-
-
 @contextmanager
 def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     """Note in `seconds` how long the block took, whether it ended well or not."""
@@ -547,39 +461,3 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         seconds[name] = time.perf_counter() - begun
-
-
-@contextmanager
-def _storage_errors(what: str, root: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turn the errors of a storage place into a `StorageError`.
-
-    Args:
-        what: What the block does there, such as "read the checkpoint of member 0, turn 1".
-        root: The folder on this machine.
-        errors: The exceptions that count as trouble with the place. Others are the task's own.
-
-    Raises:
-        StorageError: The block raised one of `errors`. The message says why, and where on this
-            machine something has to be done.
-    """
-    try:
-        yield
-    except CheckpointError:
-        # It is the state that is wrong, and not the place.
-        raise
-    except errors as error:
-        reason = " ".join(message_of(error).split()) or type(error).__name__
-        # A remote store's error has no error number of this machine's system. A folder here is then
-        # not at fault, and the message names none.
-        from_torch = isinstance(error, RuntimeError) and not isinstance(error, StoreError)
-        if from_torch or getattr(error, "errno", None) is not None:
-            there = next(place for place in (root, *root.parents) if place.exists())
-            if isinstance(error, FileExistsError):
-                # No file is written twice: an attempt is a name.
-                reason += "; two processes have ended one turn: train must not return in a fork"
-            elif what.startswith("read "):
-                reason += f"; make {there} readable for the user that the workers run as"
-            else:
-                free = f"{shutil.disk_usage(there).free:,} bytes are free"
-                reason += f"; make room in {there} ({free}), or make it writable"
-        raise StorageError(f"cannot {what}: {reason}") from error

@@ -17,14 +17,8 @@ from pbt_flow.task.construction import constructing
 from pbt_flow.task.joined_function import function_task
 from pbt_flow.task.joined_script import ScriptTask, with_options
 from pbt_flow.task.naming import find_task, name_task
-from pbt_flow.task.options import (
-    Option,
-    arguments_of,
-    check_known,
-    compare_with_code,
-    describe,
-    options_of,
-)
+from pbt_flow.task.option_types import describe
+from pbt_flow.task.options import Option, arguments_of, check_known, compare_with_code, options_of
 from pbt_flow.task.session import found_in_main, is_of_session, pickle_by_value, unpickle
 
 

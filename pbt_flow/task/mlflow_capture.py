@@ -16,28 +16,21 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from pbt_flow.task.mlflow_globals import FLUENT, SavedGlobals, set_variables, without_variables
+from pbt_flow.utils.import_hook import ImportHook
 
 INNER = "task"
 """The value of the tag `pbt.role` on a run that a task began inside of its member's run."""
 _NO_RUN = "0" * 32
 """A run id that stands for no run: what is logged to it is dropped."""
-_CLIENT, _FLUENT = "mlflow.tracking.client", "mlflow.tracking.fluent"
+_CLIENT = "mlflow.tracking.client"
 _PARENT, _ROLE, _POPULATION = "mlflow.parentRunId", "pbt.role", "pbt.population"
-_VARIABLES = (
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_EXPERIMENT_ID",
-    "MLFLOW_EXPERIMENT_NAME",
-    "MLFLOW_RUN_ID",
-    "MLFLOW_RUN_CONTEXT",
-)
-
 _OUR_METRICS = ("turn", "step", "score", "donor", "hparams_donor")
 _OUR_GROUPS = ("hparam/", "train/", "eval/", "seconds/", "report/", "init/", "legend/", "param/")
 _OUR_TAGS = ("mlflow.runName", "mlflow.parentRunId", "mlflow.runColor")
@@ -111,7 +104,7 @@ class TaskLogging:
         self._is_environment_set = False
         """Whether the environment's variables name the population's store."""
         self._job: Job | None = None
-        self._finder = _ImportHook({_CLIENT: self._patch_client, _FLUENT: self._patch_fluent})
+        self._finder = ImportHook({_CLIENT: self._patch_client, FLUENT: self._patch_fluent})
         self._replaced: list[tuple[Any, str, Any, Any]] = []
         """Each replaced function: its owner, its name, the replacement, and MLflow's own."""
         self._theirs: dict[str, Callable[..., Any]] = {}
@@ -157,10 +150,10 @@ class TaskLogging:
         runs = self._runs
         run_id = _NO_RUN if runs is None or member is None else runs.members[member]
         job = Job(runs=runs, member=run_id)
-        saved = _SavedGlobals() if self._restores else None
+        saved = SavedGlobals() if self._restores else None
         try:
             if runs is not None and not self._is_environment_set:
-                _set_variables(runs)
+                set_variables(runs.tracking_uri, runs.experiment_id)
                 # Where globals are restored, the variables are too, and are set before each job.
                 self._is_environment_set = saved is None
             if runs is not None and member is not None:
@@ -168,7 +161,7 @@ class TaskLogging:
             else:
                 os.environ.pop("MLFLOW_RUN_CONTEXT", None)
             if saved is not None:
-                saved.set_aside(runs)
+                saved.set_aside(None if runs is None else runs.tracking_uri)
             self._job = job
             yield job
         finally:
@@ -182,7 +175,7 @@ class TaskLogging:
 
     def _end_open_runs(self, job: Job) -> None:
         """End the runs that the task has left open, and write what MLflow has not written yet."""
-        fluent, status = sys.modules[_FLUENT], "FAILED" if job.failed else "FINISHED"
+        fluent, status = sys.modules[FLUENT], "FAILED" if job.failed else "FINISHED"
         while self._theirs["active_run"]() is not None:
             # A store may be away. MLflow takes the run off its stack all the same, so that this
             # loop ends.
@@ -208,24 +201,29 @@ class TaskLogging:
     # would get.
 
     def _patch_client(self, module: ModuleType) -> None:
-        self._replace(module.MlflowClient, "create_run", self._create_run)
-        replacements: dict[str, Callable[..., Any]] = {
-            "get_run": self._get_run,
-            "log_metric": self._log_metric,
-            "log_param": self._log_param,
-            "log_batch": self._log_batch,
-            "set_tag": self._set_tag,
-            "delete_tag": self._delete_tag,
-            "set_terminated": self._set_terminated,
-            "update_run": self._do_nothing,
-            "delete_run": self._do_nothing,
-            "log_artifact": self._log_unless_no_run,
-            "log_artifacts": self._log_unless_no_run,
-            "log_inputs": self._log_unless_no_run,
-            "log_outputs": self._log_unless_no_run,
+        client = module.MlflowClient
+        self._replace(client, "create_run", self._create_run)
+        also_without_run: dict[str, Callable[..., Any]] = {
+            "get_run": _get_run,
+            "log_param": _log_param,
+            "set_terminated": _set_terminated,
+            "update_run": _do_nothing,
+            "delete_run": _do_nothing,
         }
-        for name, ours in replacements.items():
-            self._replace(module.MlflowClient, name, _for_our_runs(ours))
+        dropped_without_run: dict[str, Callable[..., Any]] = {
+            "log_metric": _renaming(_own_name),
+            "set_tag": _renaming(_own_tag_name),
+            "delete_tag": _renaming(_own_tag_name),
+            "log_batch": _log_batch,
+            "log_artifact": _log_as_it_is,
+            "log_artifacts": _log_as_it_is,
+            "log_inputs": _log_as_it_is,
+            "log_outputs": _log_as_it_is,
+        }
+        for name, ours in also_without_run.items():
+            self._replace(client, name, _for_our_runs(ours))
+        for name, ours in dropped_without_run.items():
+            self._replace(client, name, _for_our_runs(_dropped_without_run(ours)))
 
     def _patch_fluent(self, module: ModuleType) -> None:
         self._theirs["active_run"], self._theirs["end_run"] = module.active_run, module.end_run
@@ -252,7 +250,7 @@ class TaskLogging:
         """The active run: the member's from the beginning of the job until the task ends it."""
         active = theirs()
         if active is None and not job.ended and self._is_store_of(job):
-            return sys.modules[_FLUENT].start_run()
+            return sys.modules[FLUENT].start_run()
         return active
 
     def _start_run(
@@ -274,7 +272,7 @@ class TaskLogging:
             job.used = True
             # The task has chosen another store, in which the population's experiment and run do not
             # exist.
-            with _without_variables("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_CONTEXT"):
+            with without_variables("MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_CONTEXT"):
                 return theirs(run_id, nested=nested, parent_run_id=parent_run_id, **given)
         active = self._theirs["active_run"]()
         is_member = active is not None and job.is_ours(active.info.run_id)
@@ -333,7 +331,8 @@ class TaskLogging:
             job.ended = False
             own_tags = {key: text for key, text in given_tags.items() if _is_from_task(key)}
             if own_tags:
-                self._log_tags(client, job.member, own_tags)
+                tag = sys.modules["mlflow.entities"].RunTag
+                client.log_batch(job.member, tags=[tag(key, own_tags[key]) for key in own_tags])
             return client.get_run(job.member)
         if job.runs is None or parent == _NO_RUN:
             return client.get_run(_NO_RUN)
@@ -342,144 +341,20 @@ class TaskLogging:
         job.inner.append((client, inner.info.run_id))
         return inner
 
-    def _get_run(self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str) -> Any:
-        return _make_no_run() if run_id == _NO_RUN else theirs(client, run_id)
 
-    def _log_metric(
-        self,
-        job: Job,
-        theirs: Callable[..., Any],
-        client: Any,
-        run_id: str,
-        key: str,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        job.used = True
-        if run_id == _NO_RUN:
-            return None
-        return theirs(client, run_id, _own_name(key), *args, **kwargs)
+@contextlib.contextmanager
+def logging_dropped() -> Iterator[None]:
+    """Drop what a task logs by itself in the block, which only looks at the task."""
+    logging = TaskLogging(restores=True)
+    logging.install()
+    try:
+        with logging.job(None):
+            yield
+    finally:
+        logging.remove()
 
-    def _log_param(
-        self,
-        job: Job,
-        theirs: Callable[..., Any],
-        client: Any,
-        run_id: str,
-        key: str,
-        value: Any,
-        synchronous: bool | None = None,
-    ) -> Any:
-        # By way of `log_batch`, which knows what to do with a value that has changed.
-        param = sys.modules["mlflow.entities"].Param(key, str(value))
-        done = client.log_batch(run_id, params=[param], synchronous=synchronous)
-        return done if synchronous is False else value
 
-    def _set_tag(
-        self,
-        job: Job,
-        theirs: Callable[..., Any],
-        client: Any,
-        run_id: str,
-        key: str,
-        value: Any,
-        synchronous: bool | None = None,
-    ) -> Any:
-        job.used = True
-        if run_id == _NO_RUN:
-            return None
-        return theirs(client, run_id, _own_tag_name(key), value, synchronous)
-
-    def _log_batch(
-        self,
-        job: Job,
-        theirs: Callable[..., Any],
-        client: Any,
-        run_id: str,
-        metrics: Sequence[Any] = (),
-        params: Sequence[Any] = (),
-        tags: Sequence[Any] = (),
-        synchronous: bool | None = None,
-    ) -> Any:
-        job.used = True
-        if run_id == _NO_RUN:
-            return None
-        entities = sys.modules["mlflow.entities"]
-        tag_texts = {_own_tag_name(tag.key): tag.value for tag in tags}
-        new, changed = self._sort_params(job, client, run_id, params) if params else ({}, {})
-        for name, value in changed.items():
-            tag_texts[f"param/{name}"] = value
-        answer = theirs(
-            client,
-            run_id,
-            [_with_name(metric, _own_name(metric.key)) for metric in metrics],
-            [entities.Param(name, value) for name, value in new.items()],
-            [entities.RunTag(name, value) for name, value in tag_texts.items()],
-            synchronous,
-        )
-        if params:
-            # Only now: the store has taken them.
-            known, moved = job.params[run_id]
-            known.update(new)
-            moved.update(changed)
-        return answer
-
-    def _sort_params(
-        self, job: Job, client: Any, run_id: str, params: Iterable[Any]
-    ) -> tuple[dict[str, str], dict[str, str]]:
-        """Sort params into new ones and those whose value has changed.
-
-        MLflow refuses to change a param. A task that logs its hyperparameters as params logs other
-        values after each move, and must not fail for that. So a new value is written to a tag.
-
-        Returns:
-            The params that the run does not have yet, and those that it has with another value.
-        """
-        if run_id not in job.params:
-            data = client.get_run(run_id).data
-            moved = {tag.removeprefix("param/") for tag in data.tags if tag.startswith("param/")}
-            job.params[run_id] = dict(data.params), moved
-        known, moved = job.params[run_id]
-        new: dict[str, str] = {}
-        changed: dict[str, str] = {}
-        for param in params:
-            name, value = _own_name(param.key), str(param.value)
-            if name not in known and name not in new:
-                new[name] = value
-            # A param that has moved keeps its tag up to date, even if it moves back to the value
-            # that the param itself has.
-            elif name in moved or {**known, **new}[name] != value:
-                changed[name] = value
-        return new, changed
-
-    def _delete_tag(
-        self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, key: str
-    ) -> Any:
-        if run_id != _NO_RUN:
-            theirs(client, run_id, _own_tag_name(key))
-        return None
-
-    def _set_terminated(
-        self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
-    ) -> Any:
-        # The run ends for the task only: the controller ends the member's run in MLflow.
-        job.ended = True
-        return None
-
-    def _do_nothing(
-        self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
-    ) -> Any:
-        """Replaces what would delete the member's run, or change its status or name."""
-        return None
-
-    def _log_unless_no_run(
-        self, job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
-    ) -> Any:
-        return None if run_id == _NO_RUN else theirs(client, run_id, *args, **kw)
-
-    def _log_tags(self, client: Any, run_id: str, tags: Mapping[str, str]) -> None:
-        entities = sys.modules["mlflow.entities"]
-        client.log_batch(run_id, tags=[entities.RunTag(key, text) for key, text in tags.items()])
+# --- replacements for methods of the client, for our runs -----------------------------------------
 
 
 def _for_our_runs(ours: Callable[..., Any]) -> Callable[..., Any]:
@@ -499,16 +374,131 @@ def _for_our_runs(ours: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-@contextlib.contextmanager
-def logging_dropped() -> Iterator[None]:
-    """Drop what a task logs by itself in the block, which only looks at the task."""
-    logging = TaskLogging(restores=True)
-    logging.install()
-    try:
-        with logging.job(None):
-            yield
-    finally:
-        logging.remove()
+def _dropped_without_run(ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a replacement that calls `ours` for members' runs, and drops what goes to no run."""
+
+    def replacement(
+        job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
+    ) -> Any:
+        job.used = True
+        return None if run_id == _NO_RUN else ours(job, theirs, client, run_id, *args, **kw)
+
+    return replacement
+
+
+def _renaming(own_name: Callable[[str], str]) -> Callable[..., Any]:
+    """Make a replacement that calls MLflow's own function with another name of what is logged."""
+
+    def replacement(
+        job: Job,
+        theirs: Callable[..., Any],
+        client: Any,
+        run_id: str,
+        key: str,
+        *args: Any,
+        **kw: Any,
+    ) -> Any:
+        return theirs(client, run_id, own_name(key), *args, **kw)
+
+    return replacement
+
+
+def _log_as_it_is(
+    job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
+) -> Any:
+    return theirs(client, run_id, *args, **kw)
+
+
+def _get_run(job: Job, theirs: Callable[..., Any], client: Any, run_id: str) -> Any:
+    return _make_no_run() if run_id == _NO_RUN else theirs(client, run_id)
+
+
+def _set_terminated(
+    job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
+) -> None:
+    # The run ends for the task only: the controller ends the member's run in MLflow.
+    job.ended = True
+
+
+def _do_nothing(
+    job: Job, theirs: Callable[..., Any], client: Any, run_id: str, *args: Any, **kw: Any
+) -> None:
+    """Replaces what would delete the member's run, or change its status or name."""
+
+
+def _log_param(
+    job: Job,
+    theirs: Callable[..., Any],
+    client: Any,
+    run_id: str,
+    key: str,
+    value: Any,
+    synchronous: bool | None = None,
+) -> Any:
+    # By way of `log_batch`, which knows what to do with a value that has changed.
+    param = sys.modules["mlflow.entities"].Param(key, str(value))
+    done = client.log_batch(run_id, params=[param], synchronous=synchronous)
+    return done if synchronous is False else value
+
+
+def _log_batch(
+    job: Job,
+    theirs: Callable[..., Any],
+    client: Any,
+    run_id: str,
+    metrics: Sequence[Any] = (),
+    params: Sequence[Any] = (),
+    tags: Sequence[Any] = (),
+    synchronous: bool | None = None,
+) -> Any:
+    entities = sys.modules["mlflow.entities"]
+    tag_texts = {_own_tag_name(tag.key): tag.value for tag in tags}
+    new, changed = _sort_params(job, client, run_id, params) if params else ({}, {})
+    for name, value in changed.items():
+        tag_texts[f"param/{name}"] = value
+    answer = theirs(
+        client,
+        run_id,
+        [_with_name(metric, _own_name(metric.key)) for metric in metrics],
+        [entities.Param(name, value) for name, value in new.items()],
+        [entities.RunTag(name, value) for name, value in tag_texts.items()],
+        synchronous,
+    )
+    if params:
+        # Only now: the store has taken them.
+        known, moved = job.params[run_id]
+        known.update(new)
+        moved.update(changed)
+    return answer
+
+
+def _sort_params(
+    job: Job, client: Any, run_id: str, params: Iterable[Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Sort params into new ones and those whose value has changed.
+
+    MLflow refuses to change a param. A task that logs its hyperparameters as params logs other
+    values after each move, and must not fail for that. So a new value is written to a tag.
+
+    Returns:
+        The params that the run does not have yet, and those that it has with another value.
+    """
+    if run_id not in job.params:
+        data = client.get_run(run_id).data
+        moved = {tag.removeprefix("param/") for tag in data.tags if tag.startswith("param/")}
+        job.params[run_id] = dict(data.params), moved
+    known, moved = job.params[run_id]
+    new: dict[str, str] = {}
+    changed: dict[str, str] = {}
+    for param in params:
+        name, value = _own_name(param.key), str(param.value)
+        if name not in known and name not in new:
+            new[name] = value
+        # A param that has moved keeps its tag up to date, even if it moves back to the value
+        # that the param itself has.
+        elif name in moved or {**known, **new}[name] != value:
+            changed[name] = value
+    return new, changed
 
 
 # --- names and single values ----------------------------------------------------------------------
@@ -576,109 +566,3 @@ def _child_tags(runs: MemberRuns, member: str) -> str:
     MLflow in such a process reads them from MLFLOW_RUN_CONTEXT.
     """
     return json.dumps({_PARENT: member, _ROLE: INNER, _POPULATION: runs.population})
-
-
-def _set_variables(runs: MemberRuns) -> None:
-    """Lead processes that the task starts to the population's store and experiment."""
-    os.environ["MLFLOW_TRACKING_URI"] = runs.tracking_uri
-    os.environ["MLFLOW_EXPERIMENT_ID"] = runs.experiment_id
-    # MLflow refuses the name of an experiment beside an id.
-    os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
-    # With this, each process would resume one and the same run, and end it.
-    os.environ.pop("MLFLOW_RUN_ID", None)
-
-
-@contextlib.contextmanager
-def _without_variables(*names: str) -> Iterator[None]:
-    """Take variables out of the environment for the time of the block."""
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(before)
-
-
-class _SavedGlobals:
-    """MLflow's globals and variables of the environment, as they were before a job."""
-
-    def __init__(self) -> None:
-        self._variables = {name: os.environ.get(name) for name in _VARIABLES}
-        modules: Any = sys.modules
-        self._mlflow, self._fluent = modules.get("mlflow"), modules.get(_FLUENT)
-
-    def set_aside(self, runs: MemberRuns | None) -> None:
-        """Let the job find MLflow as it is in a worker: at the population's store, with no run."""
-        if self._fluent is None:
-            return
-        self._uri = self._mlflow.get_tracking_uri()
-        if runs is not None and self._uri != runs.tracking_uri:
-            self._mlflow.set_tracking_uri(runs.tracking_uri)
-        self._experiment = self._fluent._active_experiment_id
-        self._fluent._active_experiment_id = None
-        # The stack of this thread. MLflow has no public way to set an active run aside without
-        # ending it.
-        self._active = self._fluent._active_run_stack.get()
-        self._fluent._active_run_stack.set([])
-
-    def restore(self) -> None:
-        """Set all globals and variables to what they were."""
-        has_moved = self._fluent is not None and self._mlflow.get_tracking_uri() != self._uri
-        self._restore_variables()
-        if self._fluent is None:
-            return
-        self._fluent._active_run_stack.set(self._active)
-        self._fluent._active_experiment_id = self._experiment
-        if has_moved:
-            # First None: a store that came from a variable, or from MLflow's default, is then
-            # found in that way again, and not set for good.
-            for uri in (None, self._uri):
-                if self._mlflow.get_tracking_uri() != self._uri:
-                    self._mlflow.set_tracking_uri(uri)
-                    # `set_tracking_uri` writes to the environment too.
-                    self._restore_variables()
-
-    def _restore_variables(self) -> None:
-        for name, value in self._variables.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-class _ImportHook(MetaPathFinder):
-    """Patches modules as soon as they are imported.
-
-    Args:
-        patches: The patch of each module, by the module's name.
-    """
-
-    def __init__(self, patches: Mapping[str, Callable[[ModuleType], None]]) -> None:
-        self.patches = patches
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname not in self.patches:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _PatchingLoader(spec.loader, self.patches[fullname])
-        return spec
-
-
-class _PatchingLoader(Loader):
-    """Loads a module with another loader, and then patches it."""
-
-    def __init__(self, theirs: Loader, patch: Callable[[ModuleType], None]) -> None:
-        self._theirs, self._patch = theirs, patch
-
-    def __getattr__(self, name: str) -> Any:
-        # Python asks loaders for more than `Loader` declares, such as a module's source.
-        return getattr(self._theirs, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._theirs.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._theirs.exec_module(module)
-        self._patch(module)

@@ -190,17 +190,13 @@ def runs_of_members(client: MlflowClient, parent: Run) -> list[Run]:
     return _search(client, [parent.info.experiment_id], wanted)
 
 
-def describe_runs(
-    client: MlflowClient, runs: Iterable[Run], *, with_disk: bool = True
-) -> list[ListedPopulation]:
+def describe_runs(client: MlflowClient, runs: Iterable[Run]) -> list[ListedPopulation]:
     """What is known of populations or replays, given their runs."""
     names = {one.experiment_id: one.name for one in client.search_experiments()}
-    return [_describe(client, run, names, with_disk=with_disk) for run in runs]
+    return [_describe(client, run, names) for run in runs]
 
 
-def _describe(
-    client: MlflowClient, run: Run, experiments: dict[str, str], *, with_disk: bool
-) -> ListedPopulation:
+def _describe(client: MlflowClient, run: Run, experiments: dict[str, str]) -> ListedPopulation:
     tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
     members = runs_of_members(client, run)
     turns = _number(_changed(tags).get("turns", params.get("cfg/turns")))
@@ -222,7 +218,7 @@ def _describe(
         best=best,
         status=founding_state(client, run) or status_of(run),
         began=run.info.start_time / 1000,
-        disk=_disk([run, *members]) if with_disk else None,
+        disk=_disk([run, *members]),
     )
 
 

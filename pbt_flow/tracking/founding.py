@@ -125,9 +125,7 @@ def delete_whole_place(uri: str, location: str) -> None:
         Path(place).parent.rmdir()
 
 
-def founding_state(
-    client: MlflowClient, run: Run, *, date: Callable[[], float] = time.time
-) -> FoundingState | None:
+def founding_state(client: MlflowClient, run: Run) -> FoundingState | None:
     """What the run of a population is that has no manifest; None of a population that has begun.
 
     Only a run that no controller has claimed is looked at closely, so that a list of populations
@@ -136,7 +134,6 @@ def founding_state(
     Args:
         client: Talks to the tracking store.
         run: The run.
-        date: Returns the seconds since the epoch.
     """
     tags = run.data.tags
     if tags.get("pbt.role") not in _ROLES or newest_claim(run)[0] > 0 or ORIGIN in tags:
@@ -148,7 +145,7 @@ def founding_state(
         return None  # What cannot be looked at is not called left over.
     founder = tags.get(FOUNDER, "")
     ended = run.info.status != "RUNNING" or has_died(founder)
-    is_old = date() - run.info.start_time / 1000 > _LONGEST_SECONDS
+    is_old = time.time() - run.info.start_time / 1000 > _LONGEST_SECONDS
     return "never begun" if ended or is_old else "being made"
 
 

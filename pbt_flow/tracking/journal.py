@@ -6,7 +6,7 @@ committed a second time, in segments of some hundreds of turns, below `journal/`
 run. A segment is never changed, and its name is the digest of its content.
 
 The record stays the commit. The journal is believed of a member only as far as the record of the
-newest turn that it has is the same (`Store.turns`), and what it lacks is read from the records.
+newest turn that it has is the same (`TurnReader`), and what it lacks is read from the records.
 """
 
 from __future__ import annotations

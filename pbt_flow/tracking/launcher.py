@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pbt_flow.utils.processes import is_alive
@@ -45,25 +44,18 @@ def tell_after_launcher(run_id: str, status: str, launcher: int) -> None:
         )
 
 
-def correct_status(
-    run_id: str,
-    status: str,
-    *,
-    launcher_lives: Callable[[], bool],
-    clock: Callable[[], float] = time.monotonic,
-    pause: Callable[[float], None] = time.sleep,
-) -> None:
+def correct_status(run_id: str, status: str, launcher: int) -> None:
     """Wait for the end of a launcher, and write a run's status over the one that it wrote.
 
     A population that says meanwhile that it is running is left alone: somebody has resumed it.
     """
     from mlflow.tracking import MlflowClient
 
-    client, end = MlflowClient(), clock() + _PATIENCE
-    while launcher_lives():
-        if clock() > end:
+    client, end = MlflowClient(), time.monotonic() + _PATIENCE
+    while is_alive(launcher):
+        if time.monotonic() > end:
             return
-        pause(_PAUSE)
+        time.sleep(_PAUSE)
     run = client.get_run(run_id)
     resumed = run.info.status == "RUNNING" and "pbt.role" in run.data.tags
     if run.info.status != status and not resumed:
@@ -73,7 +65,7 @@ def correct_status(
 def main() -> None:
     """What runs in the process that waits."""
     run_id, status, launcher = sys.argv[1:]
-    correct_status(run_id, status, launcher_lives=lambda: is_alive(int(launcher)))
+    correct_status(run_id, status, int(launcher))
 
 
 if __name__ == "__main__":

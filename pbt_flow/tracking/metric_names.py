@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+import threading
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class MetricNames:
     """The names with a suffix, by the metrics that have them."""
     _announced: int = 0
     """How many names with a suffix the user has been told of."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+    """Threads log turns of several members at once, and the first metric of a name gets it."""
 
     def named(self, group: str, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return metrics under their names in MLflow, which begin with the name of their group."""
@@ -55,14 +58,16 @@ class MetricNames:
 
     def of_turn(self, turn: Turn) -> dict[str, float]:
         """Return the metrics of a turn under their names in MLflow."""
-        return {**self.named("train", turn.metrics), **self.named("eval", turn.evaluation)}
+        with self._lock:
+            return {**self.named("train", turn.metrics), **self.named("eval", turn.evaluation)}
 
     def news(self) -> str | None:
         """Return a message about names that got a suffix; None if there are no new ones."""
-        if len(self._suffixed) == self._announced:
-            return None
-        self._announced = len(self._suffixed)
-        pairs = [f"{metric!r:.60} is {name[-60:]!r}" for metric, name in self._suffixed.items()]
+        with self._lock:
+            if len(self._suffixed) == self._announced:
+                return None
+            self._announced = len(self._suffixed)
+            pairs = [f"{metric!r:.60} is {name[-60:]!r}" for metric, name in self._suffixed.items()]
         shown = ", ".join(pairs[:_MAX_SHOWN])
         if len(pairs) > _MAX_SHOWN:
             shown += f", and {len(pairs) - _MAX_SHOWN} others"

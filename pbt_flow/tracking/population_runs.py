@@ -23,6 +23,8 @@ from pbt_flow.utils.at_once import call_at_once
 
 _UNDERSTOOD = "pbt.understood/"
 _ON_RESUME = "pbt.understood-on-resume/"
+MAX_TAG_LENGTH = 5000
+"""The most characters of a tag that every store of MLflow takes."""
 LEFT = "pbt.left"
 """The tag of a member that has left, which says at which stage; empty of one that is back."""
 

@@ -14,24 +14,21 @@ process, and it belongs to the user.
 from __future__ import annotations
 
 import json
-import math
 import shutil
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from mlflow.entities import Metric, Run, RunTag
 from mlflow.tracking import MlflowClient
-from optuna.distributions import CategoricalDistribution
 
-from pbt_flow.exceptions import RecordError, StoreError
+from pbt_flow.exceptions import StoreError
 from pbt_flow.population.accepted import Accepted
 from pbt_flow.population.checkpoints import Folders, LocalFolders
-from pbt_flow.population.records import Checkpoint, Donor, Turn, fitted_turn, turn_to_json
-from pbt_flow.population.turn_files import Attempt, turn_folder
-from pbt_flow.space import Space, index_of, space_from_json
+from pbt_flow.population.records import Checkpoint, Turn
+from pbt_flow.population.turn_files import Attempt
+from pbt_flow.space import Space, space_from_json
 from pbt_flow.tracking.adoption import MANIFEST
 from pbt_flow.tracking.artifacts import Artifacts
 from pbt_flow.tracking.catalogue import find_run, runs_of_members
@@ -47,33 +44,29 @@ from pbt_flow.tracking.create import (
     Manifest,
     create_population,
     lacks_params,
-    member_name,
     member_params,
 )
 from pbt_flow.tracking.deletion import StoredStates
 from pbt_flow.tracking.drivers import is_store_error, store_message
 from pbt_flow.tracking.founding import founding_sentence, founding_state
-from pbt_flow.tracking.journal import Journal, JournalRead, Seal
+from pbt_flow.tracking.journal import Journal, Seal
 from pbt_flow.tracking.lease import Lease, claim, newest_claim
 from pbt_flow.tracking.metric_names import MetricNames
 from pbt_flow.tracking.outcome import Outcome
-from pbt_flow.tracking.population_runs import LEFT, PopulationRuns
+from pbt_flow.tracking.population_runs import LEFT, MAX_TAG_LENGTH, PopulationRuns
 from pbt_flow.tracking.remote_checkpoints import RemoteFolders
 from pbt_flow.tracking.saved_view import view_address
+from pbt_flow.tracking.turn_metrics import metrics_of, tags_of
+from pbt_flow.tracking.turn_reading import TurnReader, missing_record
 from pbt_flow.utils.at_once import call_at_once
 from pbt_flow.utils.collection import collection_paused
 from pbt_flow.utils.passwords import hide_password
 from pbt_flow.utils.scratch import new_temporary_folder
-from pbt_flow.utils.values import Value
 
 CHANGED = "pbt.settings"
 """The tag with the settings that resumes have changed, as JSON; the manifest never changes."""
-_MOST_COMPARED = 16
-"""How many members' newest records are compared with a journal that has every turn."""
 _MOST_METRICS = 1000
 """The most metrics of one request; MLflow refuses more."""
-_MAX_TAG_LENGTH = 5000
-"""The most characters of a tag that every store of MLflow takes."""
 
 
 @dataclass(kw_only=True)
@@ -91,8 +84,6 @@ class Store(PopulationRuns):
     """The members whose runs did not have their params when the population was made or opened."""
     names: MetricNames = field(default_factory=MetricNames)
     """The names of the task's metrics in MLflow."""
-    _names_lock: threading.Lock = field(default_factory=threading.Lock)
-    """Threads log turns of several members at once, and the first metric of a name gets it."""
     not_in_journal: list[Turn] = field(default_factory=list)
     """The turns of the last `read_turns` that had to be read from their records."""
     _accepted: Accepted | None = None
@@ -219,52 +210,20 @@ class Store(PopulationRuns):
         for metrics, tags in self._batches(turns):
             with self.talk():
                 self.client.log_batch(self.members[turns[0].member], metrics=metrics, tags=tags)
-        with self._names_lock:
-            return self.names.news()
+        return self.names.news()
 
     def _batches(self, turns: Sequence[Turn]) -> Iterator[tuple[list[Metric], list[RunTag]]]:
         """Metrics and tags of turns, as few requests as MLflow's limit of a request allows."""
         metrics, last = list[Metric](), dict[str, str]()
         for turn in turns:
-            own = self._turn_metrics(turn)
+            own = metrics_of(turn, self.space, self.names)
             if metrics and len(metrics) + len(own) > _MOST_METRICS:
                 yield metrics, [RunTag(key, text) for key, text in last.items()]
                 metrics, last = [], {}
             metrics += own
             # A tag takes as long as all metrics together, so a turn without events has none.
-            last |= _turn_tags(turn)
+            last |= tags_of(turn)
         yield metrics, [RunTag(key, text) for key, text in last.items()]
-
-    def _turn_metrics(self, turn: Turn) -> list[Metric]:
-        """The metrics of a turn."""
-        plan, when = turn.plan, int(turn.ended * 1000)
-        values: dict[str, float] = {
-            # A member that copied nobody is its own donor, so that the chart has no gaps.
-            "donor": plan.donor.member if plan.donor else turn.member,
-            "step": turn.step,
-        }
-        for name, value in plan.hparams.items():
-            values[f"hparam/{name}"] = self._hparam_number(name, value)
-        with self._names_lock:
-            values |= self.names.of_turn(turn)
-        values |= {f"seconds/{name}": value for name, value in turn.seconds.items()}
-        if turn.score is not None:
-            values["score"] = turn.score
-        if plan.donor is not None and plan.donor.hparams_of is not None:
-            values["hparams_donor"] = plan.donor.hparams_of.member
-        # This metric comes last, since `projected` takes it as a sign that the others are logged.
-        # Only a database logs all of them at once.
-        values["turn"] = plan.turn
-        # The x axis is the member's own effort, which only grows. MLflow shows the value at the
-        # greatest step as the latest one, and the step of the weights may go back after a copy.
-        return [Metric(key, float(value), when, plan.trained) for key, value in values.items()]
-
-    def _hparam_number(self, name: str, value: Value) -> float:
-        """Return the number that stands for a hyperparameter's value in a metric."""
-        dist = self.space[name]
-        if isinstance(dist, CategoricalDistribution):
-            return index_of(value, dist)
-        return float(value)  # type: ignore[arg-type]
 
     def log_population(self, metrics: Mapping[str, float], step: int, when: float) -> None:
         """Log metrics of the whole population with the population's run."""
@@ -304,6 +263,11 @@ class Store(PopulationRuns):
         """The journal of the population's turns."""
         return Journal(runs=self)
 
+    @property
+    def reader(self) -> TurnReader:
+        """What reads the turns from the journal and from their records."""
+        return TurnReader(runs=self, space=self.space, folders=self.folders, accepted=self.accepted)
+
     def read_turns(self, say: Callable[[str], None]) -> dict[int, list[Turn]]:
         """Return the committed turns of each member, in order, from the journal and the records.
 
@@ -317,108 +281,16 @@ class Store(PopulationRuns):
         """
         # Of the hundreds of thousands of objects of a large record none is garbage.
         with collection_paused():
-            return self._read_turns(say)
-
-    def _read_turns(self, say: Callable[[str], None]) -> dict[int, list[Turn]]:
-        journal = self.journal.read()
-        doubts = [f"{doubt}; the turns are read from their records" for doubt in journal.doubts]
-        # The listings of many members wait for a server, and not for this machine.
-        is_here = isinstance(self.folders, LocalFolders)
-        at_once = 1 if is_here else self.requests_at_once
-        self.not_in_journal = []
-        if not is_here and self._has_every_turn(journal):
-            return {m: self._fitted(journal.turns.get(m, ())) for m in range(len(self.members))}
-
-        def read(member: int) -> list[Turn]:
-            known = self._accepted_of(journal.turns.get(member, ()))
-            found, believed = self._turns(member, known)
-            if known and not believed:
-                doubts.append(
-                    f"the journal has turn {len(known)} of member {member}, whose record is "
-                    "missing or another one; this member's turns are read from their records"
-                )
-            self.not_in_journal += found[believed:]
-            return found
-
-        turns = dict(enumerate(call_at_once(read, range(len(self.members)), at_once)))
-        for doubt in doubts:
-            say(doubt)
+            turns, self.not_in_journal = self.reader.read(self.journal.read(), say)
         return turns
 
-    def turns(self, member: int) -> list[Turn]:
-        """Return the committed turns of a member, in order, from their records.
+    def record(self, member: int, number: int) -> Turn | None:
+        """Return a committed turn of a member, with the values of the space; None if there is none.
 
         Raises:
-            RecordError: A record cannot be trusted, or one is missing between others.
+            RecordError: The record cannot be trusted.
         """
-        return self._turns(member, ())[0]
-
-    def _turns(self, member: int, known: Sequence[Turn]) -> tuple[list[Turn], int]:
-        """Return the committed turns of a member, and how many of them the journal has said.
-
-        Args:
-            member: The member.
-            known: Its first turns, as the journal says.
-        """
-        found: list[Turn] = []
-        # Asked before the records are read, since a member that is training may commit another turn
-        # meanwhile.
-        last = self.folders.last(member, self.accepted, known=len(known))
-        if 0 < len(known) <= last:
-            newest = self.record(member, len(known), known[-1].plan.attempt)
-            if newest is None:
-                last = self.folders.last(member, self.accepted)
-            elif _is_same(newest, known[-1]):
-                found = self._fitted(known)
-        believed = len(found)
-        while len(found) < last or not known:
-            turn = self.record(member, len(found) + 1)
-            if turn is None:
-                break
-            found.append(turn)
-        if last > len(found):
-            self._refuse_gap(member, len(found) + 1, f"turn {last} has one")
-        if (there := self.accepted.count(member)) > len(found):
-            self._refuse_gap(member, len(found) + 1, f"an earlier controller found {there} turns")
-        return found, believed
-
-    def _fitted(self, turns: Sequence[Turn]) -> list[Turn]:
-        """Turns of the journal with the values of the space."""
-        return [fitted_turn(turn, self.space) for turn in turns]
-
-    def _has_every_turn(self, journal: JournalRead) -> bool:
-        """Whether the journal has all turns, by the word of the controller that ended in order.
-
-        A few of the newest records are read all the same. Where any of this is not so, every
-        member's records are looked at: a request or two for each.
-        """
-        with self.talk():
-            run = self.client.get_run(self.run_id)
-        seal = Seal.of(run.data.tags)
-        if run.info.status == "RUNNING" or journal.doubts or seal is None:
-            return False
-        there = sum(len(turns) for turns in journal.turns.values())
-        if seal != Seal(claim=newest_claim(run)[0], turns=there, digest=journal.digest):
-            return False
-        known = [turns for turns in journal.turns.values() if turns]
-        if any(len(self._accepted_of(turns)) < len(turns) for turns in known):
-            return False
-        chosen = known[:: math.ceil(len(known) / _MOST_COMPARED) or 1]
-
-        def is_true(turns: Sequence[Turn]) -> bool:
-            last = turns[-1]
-            record = self.record(last.member, last.number, last.plan.attempt)
-            return record is not None and _is_same(record, last)
-
-        return all(call_at_once(is_true, chosen, self.requests_at_once))
-
-    def _accepted_of(self, known: Sequence[Turn]) -> Sequence[Turn]:
-        """The first turns of a member in the journal that are of attempts that count."""
-        for place, turn in enumerate(known):
-            own = turn.plan.attempt
-            if self.accepted.choose(turn.member, turn.number, [own]) != own:
-                return known[:place]
-        return known
+        return self.reader.record(member, number)
 
     def log_records(self, turns: Sequence[Turn]) -> None:
         """Write turns into the journal, whose records are there. Doing it twice changes nothing."""
@@ -439,20 +311,6 @@ class Store(PopulationRuns):
         with self.talk():
             runs = runs_of_members(self.client, self.client.get_run(self.run_id))
         return {int(r.data.tags["pbt.member"]): int(r.data.metrics.get("turn", 0)) for r in runs}
-
-    def record(self, member: int, number: int, attempt: Attempt | None = None) -> Turn | None:
-        """Return a committed turn of a member, with the values of the space; None if there is none.
-
-        Args:
-            member: The member.
-            number: The number of the turn among the member's turns.
-            attempt: The attempt that counts, if that is known.
-
-        Raises:
-            RecordError: The record cannot be trusted.
-        """
-        turn = self.folders.record(member, number, self.accepted, attempt)
-        return None if turn is None else fitted_turn(turn, self.space)
 
     def projected(self, turns: Mapping[int, Sequence[Turn]]) -> dict[int, int]:
         """Return how many of each member's turns are certainly logged with its run.
@@ -475,21 +333,14 @@ class Store(PopulationRuns):
         # A controller that did not know yet that another one had taken over may have logged a turn
         # that does not count. Its record is still there.
         if logged > committed and self.folders.record(member, committed + 1) is None:
-            self._refuse_gap(member, committed + 1, f"MLflow has the metrics of turn {logged}")
+            why = f"MLflow has the metrics of turn {logged}"
+            raise missing_record(self.members[member], committed + 1, why)
         # The tags of turns are logged after their metrics, and so some may be missing.
         wanted: dict[str, tuple[str, int]] = {}
         for place, turn in enumerate(turns[:logged]):
-            wanted |= {key: (text, place) for key, text in _turn_tags(turn).items()}
+            wanted |= {key: (text, place) for key, text in tags_of(turn).items()}
         missing = [place for key, (text, place) in wanted.items() if data.tags.get(key) != text]
         return min([*missing, max(0, min(logged - 1, committed))])
-
-    def _refuse_gap(self, member: int, turn: int, why: str) -> NoReturn:
-        """Refuse a population from which the record of a turn was deleted."""
-        raise RecordError(
-            f"run {self.members[member]}: there is no record in {turn_folder(turn)}, and "
-            f"{why}: somebody has deleted the record of a turn that has happened; bring the file "
-            "back, since it cannot be made again"
-        )
 
     @property
     def sees_states(self) -> bool:
@@ -572,7 +423,7 @@ class Store(PopulationRuns):
             if name not in began["options"]:
                 options[name] = value
         # A long option may not fit into the tag; the changed settings must.
-        if options and len(json.dumps(new | {"options": options})) <= _MAX_TAG_LENGTH:
+        if options and len(json.dumps(new | {"options": options})) <= MAX_TAG_LENGTH:
             new["options"] = options
         if new != self.changed():
             self.tag({CHANGED: json.dumps(new)})
@@ -627,42 +478,3 @@ def _without_manifest(client: MlflowClient, run: Run, uri: str, error: Exception
     return StoreError(
         f"run {run_id} at {hide_password(uri)} is no population: it has no artifact {MANIFEST}"
     )
-
-
-# --- small things ---------------------------------------------------------------------------------
-
-
-def _is_same(one: Turn, other: Turn) -> bool:
-    """Whether two turns have the same record: one may have the tuples of the space for its lists,
-    and a number that is none is equal to itself.
-    """
-    return json.dumps(turn_to_json(one)) == json.dumps(turn_to_json(other))
-
-
-def _turn_tags(turn: Turn) -> dict[str, str]:
-    """What a turn leaves in the tags of its member's run; nothing if it is without events."""
-    tags: dict[str, str] = {}
-    if turn.plan.donor:
-        tags["pbt.copied"] = _copied_tag(turn.plan.donor)
-    if not turn.ok:
-        tags["pbt.error"] = _error_tag(turn)
-    return tags
-
-
-def _copied_tag(donor: Donor) -> str:
-    """Return whom a member copied, and what it took if that was not everything."""
-    taken = {"both": "", "weights": "weights of ", "hparams": "hyperparameters of "}
-    text = f"{taken[donor.copies]}{member_name(donor.member)} turn {donor.turn}"
-    if (other := donor.hparams_of) is not None:
-        text += f", hyperparameters of {member_name(other.member)} turn {other.turn}"
-    return text
-
-
-def _error_tag(turn: Turn) -> str:
-    """Return why a turn went wrong: its reason, and as much of the traceback's end as fits."""
-    text = f"turn {turn.number} {turn.status}: {turn.error}"
-    if len(text) <= _MAX_TAG_LENGTH:
-        return text
-    head = f"turn {turn.number} {turn.status}: {turn.reason}\n\n[...]"
-    # The index is negative: it leaves room for the head.
-    return head + text[len(head) - _MAX_TAG_LENGTH :]

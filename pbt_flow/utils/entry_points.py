@@ -7,7 +7,8 @@ import os
 import sys
 from functools import lru_cache
 from importlib import metadata
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
+from typing import Any
 
 
 def announced(group: str) -> dict[str, EntryPoint]:
@@ -31,10 +32,13 @@ def _places() -> tuple[tuple[str, int], ...]:
 
 
 @lru_cache(maxsize=1)
-def _read(places: tuple[tuple[str, int], ...]) -> EntryPoints:
+def _read(places: tuple[tuple[str, int], ...]) -> Any:
     """Read the metadata of all packages, which takes 20 ms where 200 are installed.
 
     Each start of the program asks for seven groups. A package that is installed meanwhile, from a
     notebook say, changes its place.
+
+    Returns:
+        An object with `select`: `EntryPoints`, and before Python 3.12 `SelectableGroups`.
     """
     return metadata.entry_points()

@@ -106,7 +106,7 @@ def reason_in(account: str) -> str:
     return lines[-1].strip() if start is None else _in_one_line(rest[start:])
 
 
-def in_short(value: object, most: int = 120) -> str:
+def in_short(value: object) -> str:
     """Return the repr of a value on one line, cut to some characters."""
     try:
         # reprlib does not write out a number of a million digits, or a long list. It would cut a
@@ -114,7 +114,7 @@ def in_short(value: object, most: int = 120) -> str:
         text = repr(value) if isinstance(value, str) else _SHORT_REPR.repr(value)
     except Exception:
         text = f"an object of type {type(value).__name__}"
-    return _cut(" ".join(text.split()), most)
+    return _cut(" ".join(text.split()), 120)
 
 
 _SHORT_REPR = reprlib.Repr()

@@ -59,6 +59,16 @@ def listed(names: Iterable[object]) -> str:
     return ", ".join(map(repr, names)) or "none"
 
 
+def shortened(value: object, most: int = 200) -> str:
+    """A value as it looks in Python, cut to some characters."""
+    try:
+        text = repr(value)
+    except Exception:
+        # Python refuses to write a number of thousands of digits, for instance.
+        text = f"an object of {type(value).__qualname__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The name that a misspelt word is nearest to; None if none is near."""
     plain = {name.lower(): name for name in known}

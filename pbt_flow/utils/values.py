@@ -125,6 +125,11 @@ def identity(value: Any) -> Hashable:
         return id(value)
 
 
+def is_same_in_json(first: Any, second: Any) -> bool:
+    """Whether two values are the same in JSON, where a tuple is a list; 1, 1.0 and True differ."""
+    return json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+
+
 def _from_numpy(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()

@@ -22,19 +22,9 @@ from sample_tasks import KeepsTheDonorsRate, Regression
 import pbt_flow
 from pbt_flow import report
 from pbt_flow.cli.main import main
-from pbt_flow.commands.replay import (
-    INITIAL,
-    LAST,
-    SCHEDULE,
-    ReplayScreen,
-    SchedulePlanner,
-    arms_of,
-    note,
-    replay,
-    resume,
-    settings_of,
-    summary,
-)
+from pbt_flow.commands.replay import replay, resume, settings_of
+from pbt_flow.commands.replay_arms import INITIAL, LAST, SCHEDULE, Replay, arms_of, note, summary
+from pbt_flow.commands.replay_turns import ReplayScreen, SchedulePlanner
 from pbt_flow.exceptions import (
     PopulationError,
     ReplayError,
@@ -48,7 +38,9 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Member
 from pbt_flow.population.schedule import Schedule, Segment, schedule_of
 from pbt_flow.tasks.quadratic import NoisyQuadratic
-from pbt_flow.testing.simulation import MemoryStore, SimulatedEngine, simulate
+from pbt_flow.testing.memory_store import MemoryStore
+from pbt_flow.testing.simulated_engine import SimulatedEngine
+from pbt_flow.testing.simulation import simulate
 from pbt_flow.tracking.store import Store
 from pbt_flow.training.controller import Controller
 from pbt_flow.utils.interval import Interval
@@ -156,7 +148,7 @@ def test_only_the_newest_checkpoint_of_each_model_is_kept():
     _, store = simulated(schedule(0.1, 0.2, 0.3), 2, slots=2)
     assert set(store.engine.states) == {(member, 3) for member in range(6)}
     # Beside those of the models, two that are being written, and one that has just been followed.
-    assert store.most_checkpoints <= 6 + 2 + 1
+    assert store.engine.most_states <= 6 + 2 + 1
 
 
 def test_a_model_that_fails_ends_alone_and_its_reason_is_kept():
@@ -557,8 +549,6 @@ def test_a_report_without_the_headline_of_the_others_is_left_out_of_their_mean()
 
 
 def replay_of_nothing():
-    from pbt_flow.commands.replay import Replay
-
     plan = schedule(0.1)
     first, second, third = arms_of(plan, 2)
     first.scores.append(0.5)

@@ -192,7 +192,8 @@ def test_a_turn_that_is_committed_while_somebody_reads_is_not_taken_for_a_gap(tr
         return found
 
     monkeypatch.setattr(LocalFolders, "record", record)
-    assert [turn.number for turn in Store.open(result.run_id).turns(1)] == [1, 2]
+    found, _ = Store.open(result.run_id).reader.of_member(1)
+    assert [turn.number for turn in found] == [1, 2]
 
 
 def forget_journal(result):

@@ -19,7 +19,8 @@ from pbt_flow.population.lineage import (
     weights_parent,
 )
 from pbt_flow.tasks.quadratic import NoisyQuadratic
-from pbt_flow.testing.simulation import Fault, simulate
+from pbt_flow.testing.simulated_engine import Fault
+from pbt_flow.testing.simulation import simulate
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from pbt_flow import compare, report
 from pbt_flow.cli.main import main
 from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.result import Result
-from pbt_flow.reporting.comparison import Comparison, Entry, check_pair, page
+from pbt_flow.reporting.comparable import Entry, check_pair
+from pbt_flow.reporting.comparison import Comparison
+from pbt_flow.reporting.comparison_page import page
 from pbt_flow.settings import Settings
 from pbt_flow.tasks.toy import Toy
 from pbt_flow.testing.simulation import simulate

@@ -12,15 +12,11 @@ from report_subjects import Rich, text
 from rich.console import Console
 
 from pbt_flow.commands.live_table import live_table
+from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.result import Result
-from pbt_flow.reporting.comparison import (
-    Comparison,
-    ComparisonError,
-    Entry,
-    check_equal,
-    check_pair,
-    page,
-)
+from pbt_flow.reporting.comparable import Entry, check_equal, check_pair
+from pbt_flow.reporting.comparison import Comparison
+from pbt_flow.reporting.comparison_page import page
 from pbt_flow.reporting.plotly_charts import score_chart
 from pbt_flow.reporting.report_data import ReportData
 from pbt_flow.reporting.series import best_and_mean, stage_ends

@@ -15,7 +15,8 @@ from sample_tasks import Idle
 
 from pbt_flow.exceptions import OptionError
 from pbt_flow.task import Declaration, TaskError, check_options, complete_options, declare
-from pbt_flow.task.options import arguments_of, compare_with_code, is_same, options_of
+from pbt_flow.task.options import arguments_of, compare_with_code, options_of
+from pbt_flow.utils.values import is_same_in_json
 
 if TYPE_CHECKING:
     from nowhere import Missing
@@ -142,9 +143,9 @@ def test_an_option_is_read_by_its_type_and_given_back_to_the_task_as_it_wants_it
     name: str, given: Any, recorded: Any, built: Any
 ) -> None:
     read = check_options(MANY, {name: given})[name]
-    assert is_same(read, recorded)
+    assert is_same_in_json(read, recorded)
     # What a record holds is read as itself, or a resume would differ from the run.
-    assert is_same(check_options(MANY, {name: read})[name], recorded)
+    assert is_same_in_json(check_options(MANY, {name: read})[name], recorded)
     got = Many(seed=0, **arguments_of(Many, {name: read})).given[name]
     assert got == built
     assert type(got) is type(built)

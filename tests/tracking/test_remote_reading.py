@@ -43,7 +43,7 @@ def asked(monkeypatch):
             # As if the artifacts of all runs were on another machine.
             for module in ("store", "journal"):
                 patch.setattr(f"pbt_flow.tracking.{module}.local_path", lambda uri: None)
-            patch.setattr("pbt_flow.tracking.store._MOST_COMPARED", COMPARED)
+            patch.setattr("pbt_flow.tracking.turn_reading._MOST_COMPARED", COMPARED)
             for name in OF_ARTIFACTS:
                 counting(patch, LocalArtifactRepository, name, found)
             for name, method in list(vars(MlflowClient).items()):

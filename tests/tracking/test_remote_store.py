@@ -109,7 +109,7 @@ def test_what_was_fetched_goes_with_the_last_who_can_ask_for_it(database, monkey
     )  # as if it were elsewhere
     store = Store.open(result.run_id)
     cache = Path(store.folders.cache)
-    turn = store.turns(1)[0]
+    turn = store.record(1, 1)
     assert store.folders.fetch(turn.checkpoint).is_relative_to(cache)
     del store
     gc.collect()

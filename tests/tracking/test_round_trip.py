@@ -35,9 +35,9 @@ from benchmarks.random_inputs import (
     random_space,
 )
 from pbt_flow.cli.parser import make_parser
-from pbt_flow.exceptions import RecordError, SpaceError
+from pbt_flow.exceptions import ComparisonError, RecordError, SpaceError
 from pbt_flow.population.records import Turn
-from pbt_flow.reporting import comparison as compare
+from pbt_flow.reporting.comparable import check_same
 from pbt_flow.space import check_hparams, check_space, plain_space
 from pbt_flow.task import Task, TaskError
 from pbt_flow.tracking.client import local_path
@@ -327,12 +327,12 @@ def test_populations_are_compared_by_all_options_and_what_is_not_on_record_was_t
 
     def check(first: Any, second: Any) -> None:
         defaults = {"scale": 1.0, "layers": [64, 64]}
-        compare.check_same("a", first, "b", second, defaults=defaults)
+        check_same("a", first, "b", second, defaults=defaults)
 
     check(made(scale=1.0, layers=[64, 64]), made())
     check(made(scale=1.0, layers=[3]), made(layers=[3]))
     for other in (made(), made(scale=1), made(scale=5.0)):
-        with pytest.raises(compare.ComparisonError, match="option scale is 100.0 and"):
+        with pytest.raises(ComparisonError, match="option scale is 100.0 and"):
             check(made(scale=100.0), other)
 
 

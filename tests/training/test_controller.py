@@ -470,7 +470,7 @@ def test_no_turn_begins_while_too_many_checkpoints_wait_to_be_deleted():
     """The store deletes one in 20 seconds; four members end a turn each second."""
     made = simulate(Counting, slots=4, turns=12, request=20.0, requests_at_once=1, keep=1)
     fast = simulate(Counting, slots=4, turns=12, request=0.0, keep=1)
-    assert made.store.most_checkpoints <= fast.store.most_checkpoints + 2 * 4 + 4
+    assert made.engine.most_states <= fast.engine.most_states + 2 * 4 + 4
     assert [text for text in made.said if "no turn begins until the store has caught up" in text]
     assert len(turns_of(made)) == 4 * 12
     assert set(made.engine.states) == set(fast.engine.states)
@@ -513,7 +513,7 @@ def test_checkpoints_stay_within_keep_for_each_member_however_long_it_takes(keep
     # Beside them: two being written, two that these began with, the best initial one and the two
     # best ever, the one whose arrival has just made others superfluous, and the best of three ages
     # at most.
-    assert simulation.store.most_checkpoints <= keep * 8 + 2 + 2 + 3 + 1 + 3
+    assert simulation.engine.most_states <= keep * 8 + 2 + 2 + 3 + 1 + 3
 
 
 @pytest.mark.parametrize("keep", [1, 2])
@@ -533,7 +533,7 @@ def test_a_straggler_copies_records_of_its_own_age_however_far_the_others_are(ke
     for plan in copied:
         assert plan.start_step == plan.trained - 5
         assert plan.donor.turn == plan.turn - 1
-    assert simulation.store.most_checkpoints <= keep * 6 + 6 + 6 + 3 + 1 + 20
+    assert simulation.engine.most_states <= keep * 6 + 6 + 6 + 3 + 1 + 20
 
 
 @pytest.mark.parametrize("finalists", ["fresh", "none"])

@@ -7,7 +7,8 @@ from pbt_flow.engines import InlineEngine, LostJob
 from pbt_flow.engines.batch import MOST_MOVES, run_batch
 from pbt_flow.engines.jobs import EvaluateAfresh
 from pbt_flow.population.records import Checkpoint
-from pbt_flow.testing.simulation import SimulatedEngine, simulate
+from pbt_flow.testing.simulated_engine import SimulatedEngine
+from pbt_flow.testing.simulation import simulate
 
 
 def turns_without_time(simulation):

@@ -20,7 +20,7 @@ from pbt_flow.engines.returned import read_metrics, read_score
 from pbt_flow.engines.worker import Worker
 from pbt_flow.population.checkpoints import read_record
 from pbt_flow.population.records import Turn, turn_from_json, turn_to_json
-from pbt_flow.tracking.store import _error_tag
+from pbt_flow.tracking.turn_metrics import _error_tag
 from pbt_flow.utils.reasons import account_of, in_short, reason_in, reason_of
 
 

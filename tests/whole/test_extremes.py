@@ -25,15 +25,16 @@ import pbt_flow
 from pbt_flow import compare
 from pbt_flow.commands import summary as of_population
 from pbt_flow.commands.progress import Progress
-from pbt_flow.commands.replay import INITIAL, LAST, SCHEDULE, Arm, Replay, note, summary
+from pbt_flow.commands.replay_arms import INITIAL, LAST, SCHEDULE, Arm, Replay, note, summary
 from pbt_flow.engines.returned import read_score
 from pbt_flow.population.history import Gain
 from pbt_flow.population.result import Result
 from pbt_flow.population.schedule import Schedule
 from pbt_flow.reporting import series
 from pbt_flow.reporting import summary_image as picture
-from pbt_flow.reporting.comparison import Comparison, Entry
-from pbt_flow.reporting.comparison import page as comparison_page
+from pbt_flow.reporting.comparable import Entry
+from pbt_flow.reporting.comparison import Comparison
+from pbt_flow.reporting.comparison_page import page as comparison_page
 from pbt_flow.reporting.optuna_study import study_of
 from pbt_flow.reporting.page import page
 from pbt_flow.reporting.plotly_charts import charts
