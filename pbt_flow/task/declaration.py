@@ -18,7 +18,14 @@ from pbt_flow.task.joined_function import function_task
 from pbt_flow.task.joined_script import ScriptTask, with_options
 from pbt_flow.task.naming import find_task, name_task
 from pbt_flow.task.option_types import describe
-from pbt_flow.task.options import Option, arguments_of, check_known, compare_with_code, options_of
+from pbt_flow.task.options import (
+    NOT_OPTIONS,
+    Option,
+    arguments_of,
+    check_known,
+    compare_with_code,
+    options_of,
+)
 from pbt_flow.task.session import found_in_main, is_of_session, pickle_by_value, unpickle
 
 
@@ -212,7 +219,8 @@ def check_task(task: type[Task]) -> None:
     """Check the declarations of a task class.
 
     Raises:
-        TaskError: The space or a direction is missing or wrong.
+        TaskError: The space or a direction is missing or wrong; or the constructor does not take
+            what every task's does.
     """
     try:
         check_space(getattr(task, "space", {}))
@@ -235,6 +243,22 @@ def check_task(task: type[Task]) -> None:
             f"task {task.__name__}: report_direction is 'maximize' or 'minimize' for the first "
             f"metric of report(), or a mapping such as {{'accuracy': 'maximize'}}, got {told!r}"
         )
+    _check_constructor(task)
+
+
+def _check_constructor(task: type[Task]) -> None:
+    """Check that a constructor takes a seed and a device by their names.
+
+    Raises:
+        TaskError: It does not.
+    """
+    try:
+        inspect.signature(task).bind_partial(**dict.fromkeys(NOT_OPTIONS))
+    except TypeError as error:
+        raise TaskError(
+            f"task {task.__name__}: its __init__ {error}; it must take seed and device, as in "
+            '__init__(self, *, seed, device="cpu")'
+        ) from None
 
 
 def _in_plain_types(told: ReportDirection) -> ReportDirection:

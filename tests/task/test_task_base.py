@@ -89,6 +89,24 @@ def test_a_constructor_that_leaves_out_that_of_a_task_is_told_so_before_any_turn
         build_task(Forgets, 0, "cpu", {})
 
 
+def test_a_constructor_that_takes_no_device_is_told_so_when_the_task_is_read():
+    class TakesNone(sample_tasks.Idle):
+        def __init__(self, seed, width=3):
+            super().__init__(seed=seed)
+
+    class PassesOn(sample_tasks.Idle):
+        def __init__(self, width=3, **others):
+            super().__init__(**others)
+
+    from pbt_flow.task.declaration import check_task
+
+    with pytest.raises(
+        TaskError, match=r"task TakesNone: its __init__ got .*'device'; it must take seed"
+    ):
+        check_task(TakesNone)
+    check_task(PassesOn)
+
+
 def test_the_names_that_are_refused_are_the_methods_that_a_population_calls():
     said = re.findall(r"`(\w+)`", Task.__doc__.split("in this order:")[1])
     assert {"train", "evaluate", "metrics", "state_dict"} <= set(said)
