@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,6 +164,26 @@ def arms_from_json(plain: Any, run_id: str) -> tuple[Schedule, list[Arm]]:
     return schedule, arms
 
 
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _row_by_row(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The same for a narrow terminal: the name of each row, and its cells below."""
+    heads, *body = rows
+    lines = []
+    for name, *cells in body:
+        lines.append(name)
+        lines += [f"  {head} {cell}" for head, cell in zip(heads[1:], cells, strict=True) if cell]
+    return lines
+
+
 def note(result: Replay) -> str:
     """The description on the replay's page in MLflow, in Markdown."""
     heading, *rows = result.table()
@@ -171,14 +193,19 @@ def note(result: Replay) -> str:
     return "\n".join([title, "", *lines])
 
 
-def summary(result: Replay) -> str:
-    """What the command prints when a replay has ended: the table, and why models failed."""
+def summary(result: Replay, *, width: int | None = None) -> str:
+    """What the command prints when a replay has ended: the table, and why models failed.
+
+    Args:
+        result: The replay.
+        width: Characters of a line; None for those of the terminal, or any number in a file.
+    """
+    if width is None:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     rows = result.table()
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join(cells).rstrip())
+    lines = _aligned(rows)
+    if max(map(len, lines)) > width:
+        lines = _row_by_row(rows)
     better = "greater" if result.schedule.direction == "maximize" else "smaller"
     lines.append(f"mean and 95% t interval over a row's models; a {better} score is better")
     for arm in result.arms:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,7 @@ class Transferred:
         return (
             f"{self.name} ({self.run_id[:12]}), {self.runs} runs, {byte_count(self.size)}, is in "
             f"{self.folder}\ntake it into another store there with\n"
-            f"  python -m pbt_flow import {self.folder}"
+            f"  python -m pbt_flow import {shlex.quote(self.folder)}"
         )
 
     def import_text(self) -> str:

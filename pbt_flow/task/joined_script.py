@@ -157,9 +157,10 @@ class ScriptTask(Task):
             )
         if self._script.seeded_by:
             found["seed"] = (
-                f"{self._script.seeded_by} of the script comes to another seed for each member; "
-                "what is drawn by it before the loop, such as a split of the data, is another in "
-                "each: draw that from a generator of its own, or give --set keep_seed=true"
+                f"{self._script.seeded_by} of the script comes to another seed for each member. A "
+                "split of the data that has a seed or a generator of its own is the same in all; "
+                "one that has none is another in each, so that members are validated on different "
+                "data: give it one, or --set keep_seed=true"
             )
         return found
 

@@ -109,6 +109,9 @@ def _without_wide_tables(lines: Sequence[str], width: int) -> Iterator[str]:
             yield from rows
             continue
         head, _, *body = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+        if " " in head[0]:
+            # A name of several words is not of a column alone: it says what the table is of.
+            yield head[0]
         for row in body:
             yield ", ".join(row[:2])
             for name, cell in zip(head[2:], row[2:], strict=False):

@@ -542,6 +542,12 @@ def test_what_came_of_it_is_told_in_a_table():
     assert note(made).splitlines()[3].startswith("| --- | ---")
 
 
+def test_in_a_narrow_terminal_no_row_of_it_is_cut():
+    lines = summary(replay_of_nothing(), width=40).splitlines()
+    assert lines[:4] == ["the winner's schedule", "  models 1/2", "  score 0.5", "  loss 0.75"]
+    assert max(map(len, lines[: lines.index("replay x") - 2])) <= 40
+
+
 def test_a_report_without_the_headline_of_the_others_is_left_out_of_their_mean():
     _, last, _ = arms_of(schedule(0.1, 0.2), 3)
     last.reports.extend([{"loss": 0.5, "error": 1.0}, {"error": 2.0}, {"loss": 1.5}])

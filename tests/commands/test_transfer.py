@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from sample_tasks import Regression
 
 import pbt_flow
 from pbt_flow.cli.main import main
+from pbt_flow.commands.transfer import Transferred
 from pbt_flow.commands.transfer_progress import TransferProgress
 from pbt_flow.tracking import import_runs
 from pbt_flow.tracking.export_folder import _digest_of
@@ -120,6 +122,14 @@ def essence(run: Any) -> dict[str, Any]:
 def files_of(run: Any) -> list[str]:
     root = Path(run.info.artifact_uri.removeprefix("file://"))
     return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
+
+
+def test_the_command_that_an_export_prints_takes_a_folder_with_spaces() -> None:
+    made = Transferred(
+        run_id="0123abcd", name="toy", folder="/my work/out ü", size=1, runs=3, tracking_uri=""
+    )
+    command = made.export_text().splitlines()[-1]
+    assert shlex.split(command)[2:] == ["pbt_flow", "import", "/my work/out ü"]
 
 
 @pytest.mark.slow

@@ -707,7 +707,10 @@ def test_members_begin_with_other_weights_though_the_script_seeds_itself(script)
     for name in ("net", "drawn"):
         assert not same(first[name], other[name])
     assert same(first["data"], other["data"]), "a generator of the script's own is its own affair"
-    assert "torch.manual_seed(1) of the script" in tasks[0].understood()["seed"]
+    told = tasks[0].understood()["seed"]
+    assert "torch.manual_seed(1) of the script" in told
+    # Who has seeded the split need not change anything.
+    assert "a generator of its own is the same in all; one that has none is another in each" in told
     # In the loop the script's seeding is its own.
     torch.manual_seed(5)
     drawn = torch.rand(()).item()

@@ -100,9 +100,7 @@ def test_a_constructor_that_takes_no_device_is_told_so_when_the_task_is_read():
 
     from pbt_flow.task.declaration import check_task
 
-    with pytest.raises(
-        TaskError, match=r"TakesNone: its __init__ .*'device'; it must take"
-    ):
+    with pytest.raises(TaskError, match=r"TakesNone: its __init__ .*'device'; it must take"):
         check_task(TakesNone)
     check_task(PassesOn)
 

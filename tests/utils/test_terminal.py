@@ -75,3 +75,13 @@ def test_a_table_that_is_too_wide_is_told_row_by_row_and_no_number_is_cut() -> N
     ]
     narrow = "\n".join(["| a | b |", "|---|---|", "| 1 | 2 |"])
     assert fitted(narrow, Terminal()) == narrow
+
+
+def test_a_table_that_is_too_wide_still_says_what_it_is_of() -> None:
+    """Of five methods there are four tables of differences, which nothing else tells apart."""
+    rows = ["| PBT tournament against random search | mean difference | pairs |", "|---|---|---|"]
+    spread = "+0.366 (95% t interval +0.22 to +0.511 over 2 seeds)"
+    told = "\n".join([*rows, f"| mean score, better by | {spread} | ahead in 2 of 2 |"])
+    lines = fitted(told, Terminal()).split("\n")
+    assert lines[0] == "PBT tournament against random search"
+    assert lines[1].startswith("mean score, better by, +0.366")
