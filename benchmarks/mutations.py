@@ -1122,7 +1122,7 @@ MUTATIONS = [
     Mutation(
         "the contract finds a schedule that overwrites a rate",
         "testing/test_task_contract.py::broken_task_is_caught",
-        "testing/task_contract.py",
+        "testing/watched_rates.py",
         "if held and not any(held.values())}\n",
         "if False}\n",
         "nothing is missed",

@@ -24,12 +24,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pbt_flow.engines.restore_check import first_difference
 from pbt_flow.engines.returned import read_score
-from pbt_flow.joining.param_groups import groups_key
 from pbt_flow.population.checkpoints import load_state, save_state
 from pbt_flow.population.records import derive_seed
 from pbt_flow.space import Hparams, Space, check_hparams, draw, from_unit, own_hparams
 from pbt_flow.task import Task, check_task
 from pbt_flow.task.construction import constructing
+from pbt_flow.testing.watched_rates import WatchedRates
 from pbt_flow.utils.reasons import message_of
 from pbt_flow.utils.text import listed
 
@@ -234,7 +234,7 @@ class TaskContract:
         member.load_state_dict(copy.deepcopy(donated))
         names = space if self.live is None else self.live
         asked = {**middle(space), **{name: from_unit(0.7, space[name]) for name in names}}
-        watched = _WatchedRates({name: asked[name] for name in names})
+        watched = WatchedRates({name: asked[name] for name in names})
         hook = register_optimizer_step_pre_hook(watched.look)
         try:
             self.turn(member, asked, number=2)
@@ -354,45 +354,6 @@ def _numbers(state: Any) -> Any:
         return [_numbers(value) for value in state]
     is_bytes = isinstance(state, torch.Tensor) and state.dtype == torch.uint8
     return None if isinstance(state, str | bytes | bytearray) or is_bytes else state
-
-
-class _WatchedRates:
-    """Whether the groups of any optimiser hold the values that were asked for, at each step."""
-
-    def __init__(self, asked: Hparams) -> None:
-        self._asked = asked
-        self._held: dict[str, dict[tuple[int, int], bool]] = {name: {} for name in asked}
-        self._found: dict[str, Any] = {}
-
-    def look(self, optimizer: Any, *_: Any) -> None:
-        """Look at an optimiser that is about to make a step."""
-        for name, wanted in self._asked.items():
-            key = groups_key(name)[1]
-            for number, group in enumerate(optimizer.param_groups):
-                if key not in group:
-                    continue
-                place = (id(optimizer), number)
-                held = any(_is_close(group.get(one), wanted) for one in _places_of(key))
-                if not held and self._held[name].get(place, True):
-                    self._found.setdefault(name, group[key])
-                self._held[name][place] = held and self._held[name].get(place, True)
-
-    def missed(self) -> dict[str, tuple[Any, Any]]:
-        """For each hyperparameter that no group had throughout: what was asked, what was there."""
-        missed = {name for name, held in self._held.items() if held and not any(held.values())}
-        return {name: (self._asked[name], self._found[name]) for name in sorted(missed)}
-
-
-def _places_of(key: str) -> tuple[str, ...]:
-    """The keys under which a group has a value, or the base from which a schedule makes it."""
-    return key, f"initial_{key}", f"max_{key}"
-
-
-def _is_close(found: Any, wanted: Any) -> bool:
-    if isinstance(wanted, bool) or not isinstance(wanted, int | float):
-        return bool(found == wanted)
-    # A rate that a graph has captured is a tensor of fewer bits.
-    return found is not None and math.isclose(float(found), wanted, rel_tol=1e-6)
 
 
 def assert_same(a: Any, b: Any, where: str = "state") -> None:

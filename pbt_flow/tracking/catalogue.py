@@ -21,13 +21,13 @@ from pbt_flow.tracking.create import method_of, short_task
 from pbt_flow.tracking.drivers import store_message
 from pbt_flow.tracking.founding import founding_state
 from pbt_flow.tracking.lease import is_orphan
+from pbt_flow.tracking.population_runs import STATUSES
 from pbt_flow.utils.passwords import hide_password
 
 LAST = "last"
 """The word for the population that began last."""
 _LONG = re.compile("[0-9a-f]{32}")
 _MOST = 1000
-_STATUSES = {"FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +228,7 @@ def status_of(run: Run) -> str:
         return "interrupted" if is_orphan(run) else "running"
     # What the launcher wrote on the run is less than what the controller knew.
     told = run.data.tags.get("pbt.status", "running")
-    return told if told != "running" else _STATUSES.get(run.info.status, "running")
+    return told if told != "running" else STATUSES.get(run.info.status, "running")
 
 
 def _budget(stages: str, turns: int | None, params: dict[str, str], members: int) -> int | None:

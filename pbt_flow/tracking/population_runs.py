@@ -23,6 +23,12 @@ from pbt_flow.utils.at_once import call_at_once
 
 _UNDERSTOOD = "pbt.understood/"
 _ON_RESUME = "pbt.understood-on-resume/"
+STATUSES: Mapping[str, Status] = {
+    "FINISHED": "finished",
+    "KILLED": "interrupted",
+    "FAILED": "failed",
+}
+"""The status of a population that its run's status in MLflow stands for; else it is running."""
 MAX_TAG_LENGTH = 5000
 """The most characters of a tag that every store of MLflow takes."""
 LEFT = "pbt.left"
@@ -165,12 +171,7 @@ class PopulationRuns:
         """The status of the population, and the last that was heard of its controller."""
         with self.talk():
             run = self.client.get_run(self.run_id)
-        known: dict[str, Status] = {
-            "FINISHED": "finished",
-            "KILLED": "interrupted",
-            "FAILED": "failed",
-        }
-        status = known.get(run.info.status, "running")
+        status = STATUSES.get(run.info.status, "running")
         # A controller that was killed has left its run behind as running.
         if run.info.status == "RUNNING" and is_orphan(run):
             status = "interrupted"
