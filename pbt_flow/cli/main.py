@@ -24,7 +24,7 @@ from pbt_flow.utils.processes import process_began, timed_from
 from pbt_flow.utils.terminal import fitted, unbroken
 
 if TYPE_CHECKING:
-    from pbt_flow.commands.replay import Replay
+    from pbt_flow.commands.replay_arms import Replay
     from pbt_flow.population.result import Result
 
 _TASK = {"task": "--task is missing; for example --task rl"}
@@ -316,6 +316,6 @@ def _outcome_of(result: Result) -> Outcome:
 
 
 def _outcome_of_replay(made: Replay) -> Outcome:
-    from pbt_flow.commands.replay import summary as replay_summary
+    from pbt_flow.commands.replay_arms import summary as replay_summary
 
     return Outcome(text=replay_summary(made), plain=made.to_json())

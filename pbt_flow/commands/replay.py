@@ -23,9 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 from pbt_flow.commands.frame import check_claim, tell_if_possible, train
 from pbt_flow.commands.launch import check_buildable, engine_for, read_declaration, start
-from pbt_flow.commands.replay_arms import Arm, arms_from_json, arms_of, arms_to_json, note
-from pbt_flow.commands.replay_arms import Replay as Replay
-from pbt_flow.commands.replay_arms import summary as summary
+from pbt_flow.commands.replay_arms import (
+    Arm,
+    Replay,
+    arms_from_json,
+    arms_of,
+    arms_to_json,
+    note,
+    summary,
+)
 from pbt_flow.commands.replay_turns import ReplayScreen, SchedulePlanner
 from pbt_flow.engines import Engine
 from pbt_flow.engines.jobs import Describe

@@ -28,10 +28,7 @@ from pbt_flow.population.history import History
 from pbt_flow.population.records import Checkpoint
 from pbt_flow.population.result import NO_WINNER, Result, Status
 from pbt_flow.population.stages import NOBODY
-from pbt_flow.reporting.comparison import (
-    Entry,
-    check_control,
-)
+from pbt_flow.reporting.comparable import Entry, check_control
 from pbt_flow.settings import Settings
 from pbt_flow.space import is_same_space, space_to_json
 from pbt_flow.task import Declaration, Task, recorded_options

@@ -15,9 +15,13 @@ from typing import Any
 from pbt_flow.exceptions import ComparisonError
 from pbt_flow.population.records import Direction
 from pbt_flow.population.result import is_same_effort
-from pbt_flow.reporting.comparable import MEASURES, check_ended, check_equal, turns_done
-from pbt_flow.reporting.comparable import Entry as Entry
-from pbt_flow.reporting.comparable import check_control as check_control
+from pbt_flow.reporting.comparable import (
+    MEASURES,
+    Entry,
+    check_ended,
+    check_equal,
+    turns_done,
+)
 from pbt_flow.utils.interval import Interval
 from pbt_flow.utils.means import difference
 from pbt_flow.utils.text import listed
