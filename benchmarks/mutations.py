@@ -505,7 +505,7 @@ MUTATIONS = [
         "a full disk ends the run at once",
         "whole/test_disk.py::full_disk",
         "commands/run.py",
-        '        if status == "failed" and living:\n',
+        '        if status == "failed" and controller.living:\n',
         "        if False:\n",
         "the end waits until the disk takes the report",
     ),

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ def _check_keywords(function: Callable[..., Result], settings: Mapping[str, Any]
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
-    known = [field.name for field in dataclasses.fields(Settings)]
+    known = [f.name for f in dataclasses.fields(Settings)]
     for name in settings:
         near = nearest(name, [*own, *known])
         if name not in known and near in own:
@@ -386,74 +387,105 @@ def _end(
     lease: Lease,
 ) -> Result:
     """Look at the winner, say in MLflow what became of everyone, and make the result."""
-    history, last_words = controller.history, list[LogCall]()
-    outcome, artifacts = stored.store.outcome, stored.store.artifacts
+    store, history, say = stored.store, controller.history, controller.progress.say
     if status != "interrupted" and not controller.living:
         status = "failed"
     elif status == "finished" and history.winner() is None:
         controller.stopping, status = NO_WINNER, "failed"
-    engine, say = controller.engine, controller.progress.say
-    how = controller.settings.finalists
-    if status == "finished" and how != "none":
-        judgement = judge_finalists(history, engine, say)
-        history.fresh.update(judgement.fresh)
-        history.scores_repeat = judgement.scores_repeat
-    if status == "finished":
-        _tell_of_failed_ends(history, controller.progress.say)
-    best, initial = history.winner(), history.best_initial
-    reports: Mapping[Checkpoint, Mapping[str, float]] = {}
-    averaged: Averaged | None = None
-    own: Averaged | None = None
-    with temporary_folder() as folder, temporary_folder() as place:
-        if status == "finished" and best is not None:
-            if how in ("average", "own"):
-                averaged = average_finalists(history, engine, Path(place), say)
-            if how == "own":
-                # It is shown and not handed over, so that its state is not kept.
-                with temporary_folder() as unkept:
-                    own = average_own_records(history, engine, Path(unkept), say)
-                if own is None:
-                    say("no average of the winner's own checkpoints: too few, or without a mean")
-            # A task may take a minute for it, and nothing would move on the screen.
-            controller.progress.say("reporting on the winner and on the best initial setting")
-            wanted = None if controller.settings.samples == "none" else folder
-            reports = controller.inspect([best, *([initial] if initial else [])], wanted)
-            if any(Path(folder).iterdir()):
-                last_words.append(partial(artifacts.log_samples, Path(folder)))
+    with temporary_folder() as samples, temporary_folder() as average:
+        looked = _Looked()
+        if status == "finished":
+            looked = _look(controller, samples=Path(samples), average=Path(average))
         controller.engine.close()
         result = stored.result_of(
             history,
-            reports,
+            looked.reports,
             status=status,
             reason=controller.stopping,
             seconds=time.monotonic() - began,
             turns_before=controller.turns_before,
         )
-        if averaged is not None and result.winner is not None:
-            average = stored.average_of(result.winner, averaged)
-            result = dataclasses.replace(result, average=average)
-            last_words.append(partial(artifacts.keep_average, Path(place)))
-        if own is not None and result.winner is not None:
-            result = dataclasses.replace(
-                result, own_average=stored.own_average_of(result.winner, own)
-            )
-        living = {member.index for member in controller.living}
-        ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
-        members = {m: ended if m in living else "FAILED" for m in history.members}
-        # Who has left has done what it was to, and its run has ended.
-        members = {m: status for m, status in members.items() if m not in history.left}
-        ours = partial(check_claim, stored.store, lease)
+        last_words: list[LogCall] = []
+        if any(Path(samples).iterdir()):
+            last_words.append(partial(store.artifacts.log_samples, Path(samples)))
+        if result.winner is not None and looked.averaged is not None:
+            handed_over = stored.average_of(result.winner, looked.averaged)
+            result = dataclasses.replace(result, average=handed_over)
+            last_words.append(partial(store.artifacts.keep_average, Path(average)))
+        if result.winner is not None and looked.own is not None:
+            own = stored.own_average_of(result.winner, looked.own)
+            result = dataclasses.replace(result, own_average=own)
+        ours = partial(check_claim, store, lease)
         told = partial(stored.report_data, result)
-        left = [ours, partial(publish, told, artifacts.keep, say)]
+        left = [ours, partial(publish, told, store.artifacts.keep, say)]
         if status == "finished" and kind.has_model:
             name = controller.settings.register
-            left.append(partial(publish_model, artifacts, result, name, say))
-        left.append(partial(outcome.conclude, result))
-        if status == "failed" and living:
+            left.append(partial(publish_model, store.artifacts, result, name, say))
+        left.append(partial(store.outcome.conclude, result))
+        if status == "failed" and controller.living:
             # What failed may be the very disk that these are written to: it is not waited for.
             left = [partial(tell_if_possible, left, say)]
-        seal = partial(stored.store.seal_journal, controller.claim, result.turns)
-        controller.queues.say_last(
-            [*last_words, *left, ours, seal, partial(stored.store.finish, ended, members)]
-        )
+        seal = partial(store.seal_journal, controller.claim, result.turns)
+        finish = partial(store.finish, *_run_statuses(controller, status))
+        controller.queues.say_last([*last_words, *left, ours, seal, finish])
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Looked:
+    """What was seen when training was over; nothing where it did not come to its end."""
+
+    reports: Mapping[Checkpoint, Mapping[str, float]] = field(default_factory=dict)
+    """What the task reports of the winner and of the best initial setting."""
+    averaged: Averaged | None = None
+    """The average of finalists, which is handed over where it is better."""
+    own: Averaged | None = None
+    """That of the winner's own last checkpoints, which is shown beside them."""
+
+
+def _look(controller: Controller, *, samples: Path, average: Path) -> _Looked:
+    """Judge the finalists, average them, and report on the winner.
+
+    Args:
+        controller: That of a population which has a winner.
+        samples: The folder for what the task shows of its models.
+        average: The folder for the state of the average.
+    """
+    history, engine, say = controller.history, controller.engine, controller.progress.say
+    how = controller.settings.finalists
+    if how != "none":
+        judgement = judge_finalists(history, engine, say)
+        history.fresh.update(judgement.fresh)
+        history.scores_repeat = judgement.scores_repeat
+    _tell_of_failed_ends(history, say)
+    best, initial = history.winner(), history.best_initial
+    if best is None:
+        return _Looked()
+    averaged = own = None
+    if how in ("average", "own"):
+        averaged = average_finalists(history, engine, average, say)
+    if how == "own":
+        # It is shown and not handed over, so that its state is not kept.
+        with temporary_folder() as unkept:
+            own = average_own_records(history, engine, Path(unkept), say)
+        if own is None:
+            say("no average of the winner's own checkpoints: too few, or without a mean")
+    # A task may take a minute for it, and nothing would move on the screen.
+    say("reporting on the winner and on the best initial setting")
+    wanted = None if controller.settings.samples == "none" else str(samples)
+    reports = controller.inspect([best, *([initial] if initial else [])], wanted)
+    return _Looked(reports=reports, averaged=averaged, own=own)
+
+
+def _run_statuses(controller: Controller, status: Status) -> tuple[str, dict[int, str]]:
+    """How the population's run ends in MLflow, and those of its members.
+
+    Who has left has done what it was to, and its run has ended.
+    """
+    ended = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}[status]
+    living = {member.index for member in controller.living}
+    return ended, {
+        member: ended if member in living else "FAILED"
+        for member in controller.history.members
+        if member not in controller.history.left
+    }
