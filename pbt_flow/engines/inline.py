@@ -67,6 +67,7 @@ class InlineEngine(Engine):
         if self._worker is not None:
             # The process goes on, and its memory and its GPU are the user's again.
             self._worker.drop_all()
+            self._worker = None
         if self._threads_before is not None:
             import torch
 

@@ -167,9 +167,8 @@ class Worker:
 
     def drop_all(self) -> None:
         """Drop the tasks in memory. The next turn of each is restored from its checkpoint."""
-        if self._warm:
-            self._warm.clear()
-            self._memory.give_back()
+        self._warm.clear()
+        self._memory.give_back()
 
     def _do(self, job: Job) -> Done:
         if isinstance(job, Plan):

@@ -248,11 +248,17 @@ def test_what_a_job_needs_is_its_model_and_its_training_whether_the_model_was_th
         assert not memory.has_room()
 
 
-def test_a_population_in_this_process_leaves_its_memory_to_the_user(tmp_path):
+@pytest.mark.parametrize("looked_at", [False, True])
+def test_a_population_in_this_process_leaves_its_memory_to_the_user(tmp_path, looked_at):
+    """Also where its last model was reported on, and waits for no turn any more."""
     engine = InlineEngine()
     engine.start(WorkerContext(task=TaskSpec(name="test_device_memory:Sized"), seed=3, warm=2))
     engine.open(LocalFolders({0: str(tmp_path)}))
     engine.submit(plan())
-    assert len(engine.wait()) == len(Sized.alive) == 1
+    (turn,) = engine.wait()
+    if looked_at:
+        engine.submit(Inspect(member=turn.member, checkpoint=turn.checkpoint))
+        engine.wait()
+    assert len(Sized.alive) == 1
     engine.close()
     assert not Sized.alive
