@@ -9,6 +9,7 @@ was said how to go on. In the first two seconds `mlflow` imports itself, which i
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import os
@@ -149,7 +150,12 @@ MOMENTS: dict[str, list[tuple[str, float]]] = {
 
 def main() -> None:
     """Print a table of what each moment came to."""
-    wanted = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    known = [*COMMANDS, *MOMENTS]
+    parser.add_argument("wanted", nargs="*", metavar="COMMAND or MOMENT", help=", ".join(known))
+    wanted = parser.parse_args().wanted
+    if unknown := sorted(set(wanted) - set(known)):
+        parser.error(f"neither a command nor a moment: {', '.join(unknown)}")
     commands = [name for name in COMMANDS if not set(wanted) & set(COMMANDS) or name in wanted]
     moments = [name for name in MOMENTS if not set(wanted) & set(MOMENTS) or name in wanted]
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": str(ROOT)}

@@ -30,12 +30,12 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 import pbt_flow
+from benchmarks.servers import Bucket, Postgres, Server
 from benchmarks.simulated_machines import ROOT, CannotSimulate, Command, Machine, Network
 from pbt_flow.commands.stored_population import StoredPopulation
 from pbt_flow.population.checkpoints import state_place
 from pbt_flow.population.history import History
 from pbt_flow.population.turn_files import ERROR, RECORD, file_place, owner_of, turn_folder
-from tests.servers import Bucket, Postgres, Server
 
 STORES = ("server", "bucket", "folder", "no server")
 """Artifacts through `mlflow server`, which keeps them in S3; in S3 itself; in a folder that all

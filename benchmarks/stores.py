@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,6 @@ from typing import Any
 
 from benchmarks.process_tree import descendants
 
-ROOT = Path(__file__).resolve().parents[1]
 STORES = ("sqlite", "shared", "proxied", "s3")
 _REQUEST = re.compile(r'"(GET|POST|PUT|PATCH|DELETE|HEAD) (\S+) HTTP/[0-9.]+"? ')
 _RUN_ID = re.compile("[0-9a-f]{32}")
@@ -77,8 +75,7 @@ def opened(name: str, folder: Path) -> Iterator[OpenStore]:
     if name == "sqlite":
         yield OpenStore(name=name, environment={}, folder=folder)
         return
-    sys.path.append(str(ROOT / "tests"))
-    from servers import Bucket, Server
+    from benchmarks.servers import Bucket, Server
 
     bucket = Bucket(folder) if name == "s3" else None
     try:

@@ -44,6 +44,29 @@ def test_each_command_is_one_that_the_command_line_takes(name):
     make_parser().parse_args(words[3:])
 
 
+_IMPORTS = """
+import importlib, sys
+path = [*sys.path]
+for name in sys.argv[1:]:
+    importlib.import_module(f"benchmarks.{name}")
+    # What one benchmark puts on the path is not there for the next.
+    sys.path[:] = path
+    for helper in ("servers", "patience"):
+        sys.modules.pop(helper, None)
+"""
+
+
+@pytest.mark.slow
+def test_each_benchmark_is_found_as_the_documents_call_it():
+    """In a clone nothing but the working folder is on the path, unlike in these tests."""
+    names = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+    assert len(names) > 20
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-c", _IMPORTS, *names]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_environment_lists_third_parties_only():
     """MLflow caches it by this list: our own code in it would be an old copy for ever."""
     environment = yaml.safe_load((ROOT / "conda.yaml").read_text())
