@@ -793,7 +793,7 @@ MUTATIONS = [
     ),
     Mutation(
         "gradients that a joined script gathers go on after a copy",
-        "joining/test_join.py::gathered_for_a_step",
+        "joining/test_joined_state.py::gathered_for_a_step",
         "joining/unsaved_weights.py",
         "                gradient = gathered.get(name, {}).get(number)\n",
         "                gradient = None\n",
@@ -801,7 +801,7 @@ MUTATIONS = [
     ),
     Mutation(
         "an error of torch in a joined script ends no worker",
-        "joining/test_join.py::walk_of_64_frames",
+        "joining/test_joined_process.py::walk_of_64_frames",
         "joining/script.py",
         "_LEVELS = 40\n",
         "_LEVELS = 0\n",
@@ -809,7 +809,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what the loop carries in no object is told",
-        "joining/test_join.py::carries_in_no_object",
+        "joining/test_joined_state.py::carries_in_no_object",
         "joining/member.py",
         "self.carried = self._look_for_carried(frame)",
         "self.carried = []",
@@ -825,7 +825,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a loop inside of a loop is refused",
-        "joining/test_join.py::loop_inside_of_another",
+        "joining/test_joined_process.py::loop_inside_of_another",
         "joining/outer_loop.py",
         "if is_in_body(line, loop) and not (at_join and",
         "if False and not (at_join and",
@@ -1065,7 +1065,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the place in a loader is part of the state",
-        "joining/test_join.py::place_in_a_loader",
+        "joining/test_joined_state.py::place_in_a_loader",
         "joining/loader_position.py",
         "            for _ in range(self._done):\n",
         "            for _ in range(0):\n",
@@ -1073,7 +1073,7 @@ MUTATIONS = [
     ),
     Mutation(
         "what a loader draws is apart from what the script draws",
-        "joining/test_join.py::place_in_a_loader",
+        "joining/test_joined_state.py::place_in_a_loader",
         "joining/loader_position.py",
         "        with self._randomness:\n            return next(",
         "        if True:\n            return next(",
@@ -1081,7 +1081,7 @@ MUTATIONS = [
     ),
     Mutation(
         "members of a script begin with other weights",
-        "joining/test_join.py::members_begin_with",
+        "joining/test_joined_process.py::members_begin_with",
         "joining/script.py",
         "        self._body.seed = None if keep_seed else seed\n",
         "        self._body.seed = None\n",
@@ -1089,7 +1089,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a member that is dropped is freed",
-        "joining/test_join.py::dropped_is_freed",
+        "joining/test_joined_process.py::dropped_is_freed",
         "joining/script.py",
         "        self._body.member = self.member\n",
         "        self._body.member = self.member\n        self.member.body = self._body\n",
@@ -1097,7 +1097,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a module trains in the mode that the script's loop began in",
-        "joining/test_join.py::modules_are_in_the_mode",
+        "joining/test_joined_process.py::modules_are_in_the_mode",
         "joining/member.py",
         "            module.training = training\n",
         "            pass\n",
