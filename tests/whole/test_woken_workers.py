@@ -53,6 +53,10 @@ class Sleepy(InlineEngine):
     """Whether the second attempt falls asleep as well, and this engine ends with it."""
     asleep: list
 
+    def start(self, context, *, slots=1):
+        super().start(context, slots=slots)
+        self.context = context
+
     def open(self, folders, runs=None):
         super().open(folders, runs)
         self.folders = folders
@@ -87,7 +91,7 @@ class Sleepy(InlineEngine):
 
     def wake(self, number):
         """Run a sleeping attempt to its end, as its worker would have."""
-        woken = Worker(self._worker.context)
+        woken = Worker(self.context)
         woken.folders = self.folders
         return woken.run(self.asleep.pop(number))
 
